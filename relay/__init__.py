@@ -1,0 +1,1 @@
+"""The SMTP door to OpenSend: from a TCP connection to a queued row and a published send job."""

@@ -1,0 +1,70 @@
+"""Mail addresses in the one form that is stored, compared and looked up (RFC 5321 section 4.1.2, RFC 5890, contract section 3)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import idna
+
+#: The widest that the columns of the contract hold.
+MAX_ADDRESS_LENGTH = 512
+
+_PLAIN_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\Z", re.ASCII)
+_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z", re.ASCII)
+
+
+class BadAddress(ValueError):
+    """Not an address that mail can be sent to. `utf8_local_part` tells the one case that a setting can allow."""
+
+    def __init__(self, reason: str, *, utf8_local_part: bool = False) -> None:
+        super().__init__(reason)
+        self.utf8_local_part = utf8_local_part
+
+
+@lru_cache(maxsize=4096)
+def normalise_domain(domain: str) -> str:
+    """The domain as lower-case A-labels (IDNA 2008, with the mapping of UTS 46), without a final dot.
+
+    Raises BadAddress for anything that is no domain name: empty labels, address literals, characters that IDNA refuses.
+    """
+    lowered = domain.rstrip(".").lower() if domain.endswith(".") and not domain.endswith("..") else domain.lower()
+    if _PLAIN_DOMAIN.match(lowered) and "xn--" not in lowered:
+        return lowered
+    try:
+        return idna.encode(lowered, uts46=True).decode("ascii").lower()
+    except idna.IDNAError as error:
+        raise BadAddress("domain is not valid") from error
+
+
+def normalise(local: str, domain: str, *, allow_utf8_local_part: bool = False) -> str:
+    """`local@domain` in the stored form. `local` is given unquoted; it is quoted again only where the grammar needs it.
+
+    Raises BadAddress where SES could not send to it: no domain, a control character, too long, and a local part that isn't
+    ASCII unless `allow_utf8_local_part`.
+    """
+    if not local or not domain:
+        raise BadAddress("local@domain is required")
+    if any(character < " " or character == "\x7f" for character in local):
+        raise BadAddress("control character in the local part")
+    if not local.isascii():
+        if not allow_utf8_local_part:
+            raise BadAddress("local part is not ASCII", utf8_local_part=True)
+        if any(0xD800 <= ord(character) <= 0xDFFF for character in local):
+            raise BadAddress("local part is not valid UTF-8")
+    elif not _DOT_ATOM.match(local):
+        local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    address = f"{local}@{normalise_domain(domain)}"
+    if len(address) > MAX_ADDRESS_LENGTH:
+        raise BadAddress("address is too long")
+    return address
+
+
+def domain_of(address: str) -> str:
+    """The domain of an address in the stored form."""
+    return address.rpartition("@")[2]
+
+
+def comparison_form(address: str) -> str:
+    """What two spellings of one mailbox have in common for us, and what email_suppressions.email holds: trimmed, lower case."""
+    return address.strip().lower()

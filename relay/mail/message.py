@@ -1,0 +1,64 @@
+"""A message as its sender meant it: what `relay.mail.parse` makes of raw bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from relay.records import StoredAttachment
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One parsed message. Text is Unicode without NUL and without lone surrogates; addresses are `local@domain`, bare.
+
+    Addresses appear once per field, in order, with the domain as lower-case A-labels (IDNA 2008), at most 512 characters.
+    """
+
+    #: For emails."from": ASCII, `Name <a@b.c>` or `a@b.c`; a display name that isn't ASCII is an RFC 2047 encoded word.
+    sender: str
+    #: Every address of every From field, normalised: all of them must belong to the key's domain.
+    from_addresses: tuple[str, ...]
+    to: tuple[str, ...] = ()
+    cc: tuple[str, ...] = ()
+    bcc: tuple[str, ...] = ()
+    reply_to: tuple[str, ...] = ()
+    subject: str = ""
+    html: str = ""
+    text: str = ""
+    #: Which headers, and in what form: contract section 3, "A row that can be sent".
+    headers: Mapping[str, str] = field(default_factory=dict)
+    attachments: tuple[StoredAttachment, ...] = ()
+    #: Without the angle brackets' white space; None when the message has none. Only for deduplication; never stored.
+    message_id: str | None = None
+    #: From Idempotency-Key, X-OpenSend-Idempotency-Key or Resend-Idempotency-Key, 1-256 characters.
+    idempotency_key: str | None = None
+    #: From X-OpenSend-Tag.
+    tags: tuple[tuple[str, str], ...] = ()
+    #: Names of the headers that did not fit among those that SES takes; logged, never their values.
+    dropped_headers: tuple[str, ...] = ()
+    #: Which parser served, and why the other did not: `flanker`, or `fallback:<cause>`. For the metric.
+    parser: str = "flanker"
+
+
+class Fault(StrEnum):
+    """Why a message can't be taken. Damage to MIME is never one of them."""
+
+    NO_FROM = "no_from"
+    BAD_TAG = "bad_tag"
+    BAD_IDEMPOTENCY_KEY = "bad_idempotency_key"
+    UTF8_LOCAL_PART = "utf8_local_part"
+    ATTACHMENTS_TOO_LARGE = "attachments_too_large"
+
+
+class Unusable(Exception):  # noqa: N818 - names the message's state, not a malfunction of ours
+    """The message is at fault and a repeat of it will be too: always a 5xx.
+
+    `detail` may be said to the client: it holds only what the client itself sent, ASCII, at most 200 characters.
+    """
+
+    def __init__(self, fault: Fault, detail: str = "") -> None:
+        super().__init__(fault.value)
+        self.fault = fault
+        self.detail = detail
