@@ -42,6 +42,20 @@ class Message:
     parser: str = "flanker"
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a message is followed before the rest is kept as it is. Sizes are octets."""
+
+    #: Parts in all, containers included; what lies beyond becomes one attachment.
+    max_parts: int = 1000
+    #: Containers within containers; what lies deeper becomes one attachment.
+    max_part_depth: int = 50
+    #: All attachments together, counted after Base64 without line breaks; beyond it the message is Unusable.
+    max_attachment_octets: int = 40 * 1024 * 1024
+    #: Whether an address may have a local part that isn't ASCII (contract section 3: SES can't send to it).
+    allow_utf8_local_parts: bool = False
+
+
 class Fault(StrEnum):
     """Why a message can't be taken. Damage to MIME is never one of them."""
 
@@ -52,7 +66,7 @@ class Fault(StrEnum):
     ATTACHMENTS_TOO_LARGE = "attachments_too_large"
 
 
-class Unusable(Exception):  # noqa: N818 - names the message's state, not a malfunction of ours
+class Unusable(Exception):
     """The message is at fault and a repeat of it will be too: always a 5xx.
 
     `detail` may be said to the client: it holds only what the client itself sent, ASCII, at most 200 characters.
