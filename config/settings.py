@@ -1,0 +1,162 @@
+"""Every setting of the relay: its variable, default and bounds (contract section 2).
+
+Plain data, so that a worker can hold it without the library that validates it: `config.environment` does that once at
+start, in a process of its own, and what it found travels from there as JSON. Tests make a `Settings` directly.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from relay.records import RecipientRule
+
+#: What `Settings.log_level` may be, from the most to the least that is written.
+LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+
+
+class Source(NamedTuple):
+    """Where a setting comes from and what may be in it; `config.environment` makes validators of these."""
+
+    #: The variables that give it, the first that is set and not empty wins.
+    variables: tuple[str, ...]
+    #: Completes "should be …" in the line that refuses a wrong value.
+    expected: str
+    #: The value is never shown, not even where it is wrong.
+    secret: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    #: What a text must match: a regular expression, or one of the forms that `config.environment` knows by name.
+    form: str | None = None
+
+
+def _setting(variables: str, expected: str, *, default: Any = ..., **source: Any) -> Any:
+    given = Source(tuple(variables.split()), expected, **source)
+    options: dict[str, Any] = {"metadata": {"source": given}, "repr": not given.secret}
+    if callable(default):
+        options["default_factory"] = default
+    elif default is not ...:
+        options["default"] = default
+    return field(**options)
+
+
+def _whole(variables: str, default: int | None, minimum: int, maximum: int, what: str = "a whole number") -> Any:
+    return _setting(variables, f"{what} from {minimum} to {maximum}", default=default, minimum=minimum, maximum=maximum)
+
+
+def _seconds(variables: str, default: float, minimum: float, maximum: float) -> Any:
+    return _setting(
+        variables, f"seconds, from {minimum:g} to {maximum:g}", default=default, minimum=minimum, maximum=maximum
+    )
+
+
+def _switch(variables: str, default: bool) -> Any:
+    return _setting(variables, "true or false (or 1 or 0)", default=default)
+
+
+def _machine_name() -> str:
+    """The host name if it can stand in a greeting, which `_` and its like can't (RFC 5321 section 4.1.2)."""
+    name = socket.gethostname().rstrip(".")
+    labels = name.split(".")
+    plain = all(label and label.isascii() and label.replace("-", "").isalnum() for label in labels)
+    return name if plain and len(name) <= 253 else "localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment said, validated. Sizes are octets, durations seconds; None means not set."""
+
+    database_url: str = _setting(
+        "DATABASE_URL", "a URL like postgres://user:password@host:5432/name", secret=True, form="postgres-url"
+    )
+    redis_url: str | None = _setting(
+        "REDIS_URL", "a URL like redis://host:6379/0 or rediss://…", default=None, secret=True, form="redis-url"
+    )
+    #: Whether the certificate of a rediss:// server is verified. Some platforms present a self-signed one.
+    redis_tls_verify: bool = _switch("SMTP_RELAY_REDIS_TLS_VERIFY", True)
+
+    port: int = _whole("SMTP_RELAY_PORT PORT", 2587, 1, 65535, "a port number")
+    host: str = _setting(
+        "SMTP_RELAY_HOST",
+        "an address or name to listen on, like 0.0.0.0 or ::",
+        default="0.0.0.0",  # noqa: S104 - contract section 2
+        form=r"[^\s/@]+",
+    )
+    tls_cert_path: str | None = _setting("SMTP_RELAY_TLS_CERT_PATH", "the path of a PEM file", default=None)
+    tls_key_path: str | None = _setting("SMTP_RELAY_TLS_KEY_PATH", "the path of a PEM file", default=None)
+    #: A second listener with implicit TLS (RFC 8314); needs the certificate.
+    tls_port: int | None = _whole("SMTP_RELAY_TLS_PORT", None, 1, 65535, "a port number")
+    #: What the greeting and EHLO name.
+    hostname: str = _setting(
+        "SMTP_RELAY_HOSTNAME", "a host name", default=_machine_name, form=r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
+    )
+
+    max_message_size_bytes: int = _whole("SMTP_RELAY_MAX_MESSAGE_SIZE_BYTES", 41_943_040, 1024, 1 << 30)
+    max_recipients: int = _whole("SMTP_RELAY_MAX_RECIPIENTS", 1000, 1, 100_000)
+    max_parts: int = _whole("SMTP_RELAY_MAX_PARTS", 1000, 1, 100_000)
+    max_part_depth: int = _whole("SMTP_RELAY_MAX_PART_DEPTH", 50, 1, 200)
+    max_connections: int = _whole("SMTP_RELAY_MAX_CONNECTIONS", 1000, 1, 1_000_000)
+    command_timeout_seconds: float = _seconds("SMTP_RELAY_COMMAND_TIMEOUT_SECONDS", 60.0, 1, 3600)
+    tls_handshake_seconds: float = _seconds("SMTP_RELAY_TLS_HANDSHAKE_SECONDS", 10.0, 1, 300)
+    drain_seconds: float = _seconds("SMTP_RELAY_DRAIN_SECONDS", 25.0, 0, 3600)
+
+    recipients: RecipientRule = _setting(  # noqa: RUF009 - returns dataclasses.field()
+        "SMTP_RELAY_RECIPIENTS", "merge, envelope or headers", default=RecipientRule.MERGE
+    )
+    #: How long a repeated message is known as one; 0 is off.
+    dedupe_seconds: int = _whole("SMTP_RELAY_DEDUPE_SECONDS", 3600, 0, 604_800)
+    allow_utf8_local_parts: bool = _switch("SMTP_RELAY_ALLOW_UTF8_LOCAL_PARTS", False)
+
+    #: Above this a message goes to a file and through a process of its own.
+    spool_threshold_bytes: int = _whole("SMTP_RELAY_SPOOL_THRESHOLD_BYTES", 1_000_000, 1024, 1 << 30)
+    spool_dir: str = _setting("SMTP_RELAY_SPOOL_DIR", "a writable directory", default=tempfile.gettempdir)
+
+    queue_url: str | None = _setting(
+        "BACKGROUND_JOBS_QUEUE_URL", "the URL of an SQS queue", default=None, form=r"https?://[^\s/@]+/\S*"
+    )
+    db_polling_fallback: bool = _switch("BACKGROUND_JOBS_DB_POLLING_FALLBACK", True)
+    require_queue: bool = _switch("BACKGROUND_JOBS_REQUIRE_QUEUE", False)
+    aws_region: str = _setting(
+        "AWS_REGION", "an AWS region like us-east-1", default="us-east-1", form=r"[a-z]{2,}(-[a-z0-9]+)+"
+    )
+
+    email_provider_max_attempts: int = _whole("EMAIL_PROVIDER_MAX_ATTEMPTS", 3, 1, 100)
+    tracking_secret: str | None = _setting("TRACKING_SECRET", "a secret text", default=None, secret=True)
+    tracking_base_url: str | None = _setting(
+        "TRACKING_BASE_URL", "an http or https URL", default=None, form=r"https?://[^\s/]+\S*"
+    )
+    app_url: str | None = _setting("APP_URL", "an http or https URL", default=None, form=r"https?://[^\s/]+\S*")
+    webhook_secret_encryption_key: str | None = _setting(
+        "WEBHOOK_SECRET_ENCRYPTION_KEY", "a secret text", default=None, secret=True
+    )
+
+    web_concurrency: int = _whole("WEB_CONCURRENCY", 1, 1, 256)
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(
+        "SMTP_RELAY_LOG_LEVEL", "debug, info, warning, error or critical", default="info"
+    )
+    #: `auto` is text on a terminal, else JSON.
+    log_format: Literal["auto", "text", "json"] = _setting(
+        "SMTP_RELAY_LOG_FORMAT", "auto, text or json", default="auto"
+    )
+    sentry_dsn: str | None = _setting(
+        "SENTRY_DSN", "a DSN like https://key@host/1", default=None, secret=True, form=r"https?://[^\s/@]+@[^\s/@]+/\S+"
+    )
+    #: Where the first worker exposes its metrics, the second on the next port, and so on. None: nowhere.
+    metrics_port: int | None = _whole("SMTP_RELAY_METRICS_PORT", None, 1, 65535, "a port number")
+    metrics_host: str = _setting(
+        "SMTP_RELAY_METRICS_HOST", "an address to listen on", default="127.0.0.1", form=r"[^\s/@]+"
+    )
+
+    def to_json(self) -> bytes:
+        """For the way from the process that validated to the workers. Holds secrets: never log or store it."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, document: bytes) -> Settings:
+        """The reverse of `to_json`. Trusts its input."""
+        values = json.loads(document)
+        values["recipients"] = RecipientRule(values["recipients"])
+        return cls(**values)
