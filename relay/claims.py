@@ -1,0 +1,37 @@
+"""How a message that comes again, whole or split over transactions, is known to be the same one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has claimed a recipient already: the row that the recipient is in, or will be, and since when (unix ms)."""
+
+    email_id: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One transaction's claim on the recipients of one message; `key` is what all transactions of that message share.
+
+    `email_id` is the id of the (first) row that the claimant means to store, `seconds` how long a claim holds.
+    """
+
+    key: bytes
+    email_id: str
+    seconds: int
+
+    @classmethod
+    def of(cls, user_id: str, message_id: str, content_digest: bytes, email_id: str, seconds: int) -> Self:
+        """The claim for a message. Two users' messages never share a key: each part is hashed with its length."""
+        digest = hashlib.sha256()
+        for part in (user_id.encode("utf-8", "surrogatepass"), message_id.encode("utf-8", "surrogatepass")):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+        digest.update(content_digest)
+        return cls(digest.digest(), email_id, seconds)
