@@ -1,1 +1,1 @@
-"""Settings from the environment, logging and error reports: everything that differs from one installation to the next."""
+"""Settings from the environment, logging and error reports: what differs from one installation to the next."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-class Unavailable(Exception):  # noqa: N818 - says what is the case, as the standard library's TimeoutError does
+class Unavailable(Exception):
     """A service that we depend on did not answer. The client always hears 4xx, never the text of the cause.
 
-    `service` names it for the log (`postgres`, `redis`, `sqs`). `unclear` tells that the work may have been done all the same:
-    a commit whose answer got lost (contract section 3: look the row up by its id).
+    `service` names it for the log (`postgres`, `redis`, `sqs`). `unclear` tells that the work may have been done all
+    the same: a commit whose answer got lost.
     """
 
     def __init__(self, service: str, *, unclear: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What passes between the rooms: the rows that the relay reads and writes, as frozen values (contract sections 3 and 4)."""
+"""What passes between the rooms: the rows that the relay reads and writes, as frozen values (contract section 3)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StoredAttachment:
 
 @dataclass(frozen=True, slots=True)
 class EmailRow:
-    """One row of emails, ready to insert; the id is ours, so that an unclear commit can be looked up (contract section 3)."""
+    """One row of emails, ready to insert. The id is made by us, so that an unclear commit can be looked up by it."""
 
     id: str
     user_id: str

@@ -1,0 +1,203 @@
+"""Where a line and where a message ends, across reads: the only reader of the wire (RFC 5321 sections 2.3.8, 4.5.2).
+
+What is found depends on the bytes alone, never on how the network cut them. A line ends with CRLF and nothing else.
+A bare LF in a *command* is refused and ends the connection: whoever puts a line feed into an address must not thereby
+get a second command executed. Bare CR and bare LF in *data* are kept as data, and never end a line there; a lone dot
+between them, which some servers take for the end of data, is refused as soon as it is seen (`DataEnd.FALSE_END`): to
+go on reading would leave a client that believes it has finished without an answer, and to believe it would let a
+second message be smuggled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+from relay.spool import NoRoom
+
+#: A line this long is no mistake but an attack or a wrong protocol; until then it is read and thrown away.
+MAX_DISCARDED_LINE = 1_000_000
+
+_CARRIAGE_RETURN = 13
+_LINE_END = b"\r\n"
+_END_OF_DATA = b"\n.\r\n"
+_UNIX_END_OF_DATA = b"\n.\n"
+#: The longest beginning of an end of data that may still lack its rest: CR LF . CR
+_HELD_BACK = 4
+
+
+class Flaw(Enum):
+    """What can be wrong with a line before it is looked at."""
+
+    #: Longer than allowed; it was read to its end and thrown away.
+    TOO_LONG = "too long"
+    #: No end in sight: the connection is beyond repair.
+    ENDLESS = "endless"
+    #: It ended in LF without CR.
+    BARE_LINE_FEED = "bare line feed"
+
+
+class DataEnd(Enum):
+    """How the reading of message data ended."""
+
+    COMPLETE = "complete"
+    #: Over the limit; it was read to its end and the surplus thrown away.
+    TOO_LARGE = "too large"
+    #: LF . LF, LF . CR LF or CR LF . LF: what follows can't be told from data or commands any more.
+    FALSE_END = "false end"
+    #: The client closed its side before the end.
+    CUT_OFF = "cut off"
+
+
+class Sink(Protocol):
+    """Where message data goes as it arrives."""
+
+    def write(self, octets: bytes) -> None:
+        """Takes the next octets; raises NoRoom where they can't be kept."""
+
+
+class Framing:
+    """Cuts a stream of octets into lines and message data.
+
+    `receive` returns the next octets of the stream, empty at its end; it may block, and what it raises passes through.
+    """
+
+    def __init__(self, receive: Callable[[], bytes]) -> None:
+        self._receive = receive
+        self._buffer = b""
+        self._position = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything that arrived has been consumed."""
+        return self._position >= len(self._buffer)
+
+    def peek(self) -> bytes:
+        """What arrived and has not been consumed."""
+        return self._buffer[self._position :]
+
+    def discard(self) -> None:
+        """Throws away what arrived and has not been consumed (RFC 3207 section 4.2: nothing survives STARTTLS)."""
+        self._buffer = b""
+        self._position = 0
+
+    def line(self, limit: int) -> bytes | Flaw | None:
+        """The next line without its CRLF; None when the stream ended (a last line without CRLF is dropped).
+
+        `limit` counts octets, CRLF included.
+        """
+        searched = self._position
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched - self._position > limit:
+                return self._skip_line()
+            octets = self._receive()
+            if not octets:
+                return None
+            searched -= self._position
+            self._buffer = self._buffer[self._position :] + octets
+            self._position = 0
+        start, self._position = self._position, end + 1
+        if end == start or self._buffer[end - 1] != _CARRIAGE_RETURN:
+            return Flaw.BARE_LINE_FEED
+        if end + 1 - start > limit:
+            return Flaw.TOO_LONG
+        return self._buffer[start : end - 1]
+
+    def _skip_line(self) -> Flaw | None:
+        """Reads on to the end of a line that is too long already; nothing of it is kept but its last octet."""
+        length = 0
+        while (end := self._buffer.find(b"\n", self._position)) < 0:
+            length += len(self._buffer) - self._position
+            last = self._buffer[-1]
+            if length > MAX_DISCARDED_LINE:
+                return Flaw.ENDLESS
+            self._buffer = self._receive()
+            self._position = 0
+            if not self._buffer:
+                return None
+        if end > self._position:
+            last = self._buffer[end - 1]
+        length += end - self._position
+        self._position = end + 1
+        if length > MAX_DISCARDED_LINE:
+            return Flaw.ENDLESS
+        return Flaw.TOO_LONG if last == _CARRIAGE_RETURN else Flaw.BARE_LINE_FEED
+
+    def data(self, sink: Sink, limit: int) -> DataEnd:
+        """Reads message data to CRLF.CRLF into `sink`, with dots unstuffed and the last CRLF kept.
+
+        `limit` counts octets after unstuffing. NoRoom of the sink is raised once the data has been read to its end.
+        """
+        # The two octets before the window, so that a line end before it is seen; the DATA line's own, to begin with.
+        before = _LINE_END
+        size = 0
+        failure: NoRoom | None = None
+        while True:
+            window = before + self._buffer[self._position :]
+            verdict, end = _find_end(window)
+            if verdict is DataEnd.FALSE_END:
+                return verdict
+            # Without an end, the last octets wait for what they may become together with the next.
+            taken = end if verdict else max(len(window) - _HELD_BACK, len(before))
+            octets = window[:taken].replace(b"\r\n.", _LINE_END)[len(before) :]
+            size += len(octets)
+            if octets and size <= limit and failure is None:
+                try:
+                    sink.write(octets)
+                except NoRoom as error:
+                    failure = error
+            if verdict:
+                # `end` is behind the CRLF that ends the last line; the dot and its CRLF follow.
+                self._position += end - len(before) + 3
+                break
+            self._buffer = window[taken:]
+            self._position = 0
+            before = window[taken - len(before) : taken]
+            received = self._receive()
+            if not received:
+                return DataEnd.CUT_OFF
+            self._buffer += received
+        if size > limit:
+            return DataEnd.TOO_LARGE
+        if failure is not None:
+            raise failure
+        return DataEnd.COMPLETE
+
+    def chunk(self, size: int, sink: Sink | None) -> bool:
+        """Reads exactly `size` octets (RFC 3030 BDAT) into `sink`, or throws them away without one.
+
+        False when the stream ended before. NoRoom of the sink is raised once the chunk has been read to its end.
+        """
+        failure: NoRoom | None = None
+        while size > 0:
+            if self.empty:
+                self._buffer = self._receive()
+                self._position = 0
+                if not self._buffer:
+                    return False
+            octets = self._buffer[self._position : self._position + size]
+            self._position += len(octets)
+            size -= len(octets)
+            if sink is not None and failure is None:
+                try:
+                    sink.write(octets)
+                except NoRoom as error:
+                    failure = error
+        if failure is not None:
+            raise failure
+        return True
+
+
+def _find_end(window: bytes) -> tuple[DataEnd | None, int]:
+    """The end of data in `window`, or a false one, and the offset behind the last line's CRLF."""
+    end = window.find(_END_OF_DATA)
+    false_end = window.find(_UNIX_END_OF_DATA, 0, end + 1 if end >= 0 else len(window))
+    if false_end >= 0:
+        return DataEnd.FALSE_END, false_end
+    if end < 0:
+        return None, 0
+    if window[end - 1 : end] != b"\r":
+        return DataEnd.FALSE_END, end
+    return DataEnd.COMPLETE, end + 1

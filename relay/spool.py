@@ -1,0 +1,78 @@
+"""Message data as it arrives: in memory while it is small, in an unlinked temporary file from a threshold on."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import IO
+
+
+class NoRoom(Exception):
+    """The spool can't take the message: no temporary file, or the disk is full. Passes."""
+
+
+class Body:
+    """The raw octets of one message, complete or still arriving.
+
+    Up to `threshold` octets stay in memory. A larger message goes to a file without a name in `directory` (the system's
+    temporary folder where that is None): whatever ends this process, nothing is left behind.
+    """
+
+    __slots__ = ("_chunks", "_directory", "_file", "_threshold", "size")
+
+    def __init__(self, threshold: int, directory: str | None = None) -> None:
+        self._threshold = threshold
+        self._directory = directory
+        self._chunks: list[bytes] = []
+        self._file: IO[bytes] | None = None
+        #: Octets so far.
+        self.size = 0
+
+    def write(self, octets: bytes) -> None:
+        """Takes the next octets. Raises NoRoom."""
+        self.size += len(octets)
+        if self.size <= self._threshold:
+            self._chunks.append(octets)
+            return
+        try:
+            if self._file is None:
+                # Closed by `close`, or by the end of the process.
+                self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
+                for chunk in self._chunks:
+                    _write_all(self._file, chunk)
+                self._chunks.clear()
+            _write_all(self._file, octets)
+        except OSError as error:
+            raise NoRoom from error
+
+    @property
+    def spooled(self) -> bool:
+        """Whether the octets are in a file."""
+        return self._file is not None
+
+    def fileno(self) -> int:
+        """The descriptor of the file. Raises ValueError when the octets are in memory."""
+        if self._file is None:
+            raise ValueError("not spooled")
+        return self._file.fileno()
+
+    def read(self) -> bytes:
+        """All octets, in memory."""
+        if self._file is not None:
+            self._file.seek(0)
+            return self._file.read()
+        if len(self._chunks) > 1:
+            self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0] if self._chunks else b""
+
+    def close(self) -> None:
+        """Lets go of the octets."""
+        self._chunks.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _write_all(file: IO[bytes], octets: bytes) -> None:
+    written = 0
+    while written < len(octets):
+        written += file.write(octets[written:])
