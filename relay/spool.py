@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from typing import IO
 
@@ -26,6 +27,14 @@ class Body:
         self._file: IO[bytes] | None = None
         #: Octets so far.
         self.size = 0
+
+    @classmethod
+    def from_file(cls, fd: int) -> Body:
+        """Takes over the descriptor of a file that another process spooled."""
+        body = cls(0)
+        body._file = os.fdopen(fd, "rb", buffering=0)
+        body.size = os.fstat(fd).st_size
+        return body
 
     def write(self, octets: bytes) -> None:
         """Takes the next octets. Raises NoRoom."""

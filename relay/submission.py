@@ -34,12 +34,18 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a submission: the reply, and the id of its row where there is one (for the log)."""
+    """What became of a submission."""
 
     reply: Reply
-    email_id: str = ""
     #: For the log and the metric: `queued`, `repeated`, or why it was refused. No address, no text of the message.
-    outcome: str = ""
+    outcome: str
+    #: The (first) row of the message, stored now or before; empty where there is none.
+    email_id: str = ""
+    #: Rows that were stored just now and need a job.
+    stored: tuple[str, ...] = ()
+    #: Octets and recipients of the envelope, for the log.
+    size: int = 0
+    recipients: int = 0
 
 
 class Services(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import ClassVar
 
@@ -383,13 +383,13 @@ class Session:
         self.expects = Expects.COMMAND
         self._exchange = None
         if self._transaction is not None:
-            self.verdict = Verdict(reply, outcome="failed")
+            self.verdict = Verdict(reply, "failed")
         self._end_transaction()
         return reply
 
     def _refuse(self, reply: Reply) -> Reply:
         """A message that is refused before anyone looked into it."""
-        self.verdict = Verdict(reply, outcome="refused")
+        self.verdict = Verdict(reply, "refused")
         return reply
 
     def _submit(self, body: Body) -> Reply:
@@ -403,7 +403,7 @@ class Session:
             )
         finally:
             body.close()
-        self.verdict = verdict
+        self.verdict = replace(verdict, size=body.size, recipients=len(transaction.recipients))
         return verdict.reply
 
     def _rset(self, argument: str) -> Reply:

@@ -1,0 +1,134 @@
+"""May this key send this message to these people, and as which rows? Speaks neither SMTP nor SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from relay.address import comparison_form, domain_of
+from relay.mail import Fault, Message, Unusable
+from relay.records import ApiKey, EmailRow, RecipientRule
+from relay.smtp import replies
+from relay.smtp.replies import Reply
+
+#: SES refuses a mail with more recipients than this, To, Cc and Bcc together; more of them become several rows.
+RECIPIENTS_PER_ROW: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Recipients:
+    """Who receives a message, by header field; nobody is in two of them. Addresses in the stored form."""
+
+    to: tuple[str, ...]
+    cc: tuple[str, ...]
+    bcc: tuple[str, ...]
+
+    def mailboxes(self) -> tuple[str, ...]:
+        """Everyone, in comparison form."""
+        return tuple(comparison_form(address) for address in (*self.to, *self.cc, *self.bcc))
+
+    def only(self, mailboxes: Collection[str]) -> Recipients:
+        """Those of them whose comparison form is given."""
+        return Recipients(*(_among(field, mailboxes) for field in (self.to, self.cc, self.bcc)))
+
+    def portions(self, size: int = RECIPIENTS_PER_ROW) -> list[Recipients]:
+        """The same people in groups of at most `size`, To first, then Cc, then Bcc."""
+        if len(self.to) + len(self.cc) + len(self.bcc) <= size:
+            return [self]
+        marked = [(0, a) for a in self.to] + [(1, a) for a in self.cc] + [(2, a) for a in self.bcc]
+        portions = []
+        for start in range(0, len(marked), size):
+            fields: tuple[list[str], list[str], list[str]] = ([], [], [])
+            for field, address in marked[start : start + size]:
+                fields[field].append(address)
+            portions.append(Recipients(*(tuple(field) for field in fields)))
+        return portions
+
+
+def _among(addresses: Iterable[str], mailboxes: Collection[str]) -> tuple[str, ...]:
+    return tuple(address for address in addresses if comparison_form(address) in mailboxes)
+
+
+def may_send_from(key: ApiKey, from_addresses: Sequence[str]) -> Reply | None:
+    """The domain restriction of the key: every address of every From field must be in it, sub-domains excluded.
+
+    None: it may.
+    """
+    if key.domain is None or all(domain_of(address) == key.domain for address in from_addresses):
+        return None
+    return replies.wrong_domain(key.domain)
+
+
+def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule) -> Recipients:
+    """Who receives the message. `envelope`: the forward-paths in the stored form.
+
+    `merge`: whoever is in To, Cc or Bcc, and whoever is in the envelope alone as Bcc: mail libraries strip that field
+    and leave its people in RCPT only. `envelope`: nobody but the envelope's, those in To or Cc there. `headers`: nobody
+    but the header's.
+    """
+    seen: set[str] = set()
+    in_envelope = {comparison_form(address) for address in envelope}
+
+    def fresh(addresses: Iterable[str]) -> tuple[str, ...]:
+        kept = []
+        for address in addresses:
+            mailbox = comparison_form(address)
+            if mailbox not in seen:
+                seen.add(mailbox)
+                kept.append(address)
+        return tuple(kept)
+
+    if rule is RecipientRule.ENVELOPE:
+        to, cc = fresh(_among(message.to, in_envelope)), fresh(_among(message.cc, in_envelope))
+        return Recipients(to, cc, fresh(envelope))
+    to, cc, bcc = fresh(message.to), fresh(message.cc), fresh(message.bcc)
+    if rule is RecipientRule.MERGE:
+        bcc += fresh(envelope)
+    return Recipients(to, cc, bcc)
+
+
+def rows(
+    message: Message, recipients: Recipients, user_id: str, ids: Sequence[str], *, idempotent: bool
+) -> list[EmailRow]:
+    """What is stored: one row for each portion of the recipients, under one of `ids` each.
+
+    `idempotent`: the first row carries the message's idempotency key. Not so for the rest of a message whose first part
+    has been stored under that key already.
+    """
+    # SES needs a body, and mails that are only a subject are common (contract section 3).
+    text = message.text if message.text or message.html else "\n"
+    return [
+        EmailRow(
+            id=ids[number],
+            user_id=user_id,
+            sender=message.sender,
+            to=portion.to,
+            cc=portion.cc,
+            bcc=portion.bcc,
+            reply_to=message.reply_to,
+            subject=message.subject,
+            html=message.html,
+            text=text,
+            headers=message.headers,
+            attachments=message.attachments,
+            tags=message.tags,
+            idempotency_key=message.idempotency_key if idempotent and number == 0 else None,
+        )
+        for number, portion in enumerate(recipients.portions())
+    ]
+
+
+def refusal(unusable: Unusable) -> Reply:
+    """The reply to a message that is at fault itself."""
+    match unusable.fault:
+        case Fault.NO_FROM:
+            return replies.NO_SENDER
+        case Fault.BAD_TAG:
+            return replies.bad_tag(unusable.detail)
+        case Fault.BAD_IDEMPOTENCY_KEY:
+            return replies.bad_idempotency_key(unusable.detail)
+        case Fault.UTF8_LOCAL_PART:
+            return replies.UTF8_LOCAL_PART
+        case Fault.ATTACHMENTS_TOO_LARGE:
+            return replies.ATTACHMENTS_TOO_LARGE

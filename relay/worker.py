@@ -1,0 +1,97 @@
+"""One worker process: puts the parts together, serves until told to end, and takes them apart again."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+
+from collections.abc import Sequence
+
+from psycogreen.gevent import patch_psycopg
+
+patch_psycopg()
+
+import config.logging
+import config.sentry
+from config.settings import Settings
+from relay import orders
+from relay.accept import AcceptOptions, Acceptor
+from relay.bulk import BulkLane
+from relay.cache import Cache
+from relay.gate import Gate
+from relay.jobs import Publisher
+from relay.listening import Listener
+from relay.lookups import Lookups
+from relay.mail import Limits
+from relay.server import Server
+from relay.store import Store
+from relay.tls import CertificateStore
+
+#: Seconds of the drain that belong to the jobs of the last messages.
+PUBLISH_SECONDS = 1.5
+
+
+def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int) -> int:
+    """Serves the inherited listening descriptors (each with whether it is for implicit TLS); the exit status.
+
+    `index` counts the workers from 0; `lifeline`: see `relay.orders.attend`. Raises CertificateError.
+    """
+    settings = Settings.from_json(settings_json)
+    config.logging.configure(settings)
+    config.sentry.init(settings)
+    certificate = None
+    if settings.tls_cert_path and settings.tls_key_path:
+        certificate = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
+    store, cache = _store(settings), _cache(settings)
+    lookups = Lookups(store, cache)
+    publisher = None
+    if settings.queue_url is not None:
+        publisher = Publisher(settings.queue_url, settings.aws_region, store=store, cache=cache)
+        publisher.start()
+    bulk = BulkLane(settings_json)
+    small = Acceptor(lookups, store, _accept_options(settings))
+    gate = Gate(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
+    server = Server(settings, gate, certificate)
+    orders.attend(lifeline, drain=server.drain, certificate=certificate)
+    server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in listeners])
+    bulk.close()
+    if publisher is not None:
+        publisher.stop(PUBLISH_SECONDS)
+    store.close()
+    cache.close()
+    config.sentry.flush()
+    return 0
+
+
+def bulk_acceptor(settings_json: bytes) -> Acceptor:
+    """What the process for large messages does with them; the worker publishes their jobs."""
+    settings = Settings.from_json(settings_json)
+    config.logging.configure(settings)
+    config.sentry.init(settings)
+    store = _store(settings)
+    return Acceptor(Lookups(store, _cache(settings)), store, _accept_options(settings))
+
+
+def _store(settings: Settings) -> Store:
+    return Store(settings.database_url)
+
+
+def _cache(settings: Settings) -> Cache:
+    return Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
+
+
+def _accept_options(settings: Settings) -> AcceptOptions:
+    return AcceptOptions(
+        limits=Limits(
+            max_parts=settings.max_parts,
+            max_part_depth=settings.max_part_depth,
+            allow_utf8_local_parts=settings.allow_utf8_local_parts,
+        ),
+        dedupe_seconds=settings.dedupe_seconds,
+        publishes=settings.queue_url is not None,
+    )
+
+
+def _leave_to_polling(_email_id: str) -> None:
+    """Without a queue, rows wait in Postgres for a worker that polls (contract section 2)."""
