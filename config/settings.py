@@ -7,6 +7,7 @@ start, in a process of its own, and what it found travels from there as JSON. Te
 from __future__ import annotations
 
 import json
+import os
 import socket
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -149,6 +150,10 @@ class Settings:
     metrics_host: str = _setting(
         "SMTP_RELAY_METRICS_HOST", "an address to listen on", default="127.0.0.1", form=r"[^\s/@]+"
     )
+
+    def writes_json(self) -> bool:
+        """Whether log lines are JSON: as the setting says, or where nobody watches on a terminal."""
+        return self.log_format == "json" or (self.log_format == "auto" and not os.isatty(1))
 
     def to_json(self) -> bytes:
         """For the way from the process that validated to the workers. Holds secrets: never log or store it."""

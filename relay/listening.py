@@ -17,7 +17,7 @@ from config.settings import Settings
 BACKLOG = 4096
 
 
-class CannotListen(Exception):  # noqa: N818 - says what is the case
+class CannotListen(Exception):
     """An address can't be bound. The text is one line that names the variable, fit for stderr."""
 
 
@@ -35,7 +35,10 @@ class Listener:
 
 
 def bind(settings: Settings) -> list[Listener]:
-    """Every address of `host` on `port`, and on `tls_port` if that is set. Raises CannotListen; then nothing stays bound."""
+    """Every address of `host` on `port`, and on `tls_port` if that is set.
+
+    Raises CannotListen; then nothing stays bound.
+    """
     ports = [("SMTP_RELAY_PORT", settings.port, False)]
     if settings.tls_port is not None:
         ports.append(("SMTP_RELAY_TLS_PORT", settings.tls_port, True))

@@ -14,15 +14,15 @@ class CertificateError(Exception):
     """The pair can't be used. The text is one line that names the variable and the path, fit for stderr and the log."""
 
 
-class _PassphraseNeeded(Exception):  # noqa: N818 - says what is the case
+class _PassphraseNeeded(Exception):
     pass
 
 
 class CertificateStore:
     """The certificate that new connections get.
 
-    A server reads `context` at the moment of each handshake, never earlier, so that a renewed certificate serves from the
-    next connection on while the present ones keep theirs.
+    A server reads `context` at the moment of each handshake, never earlier, so that a renewed certificate serves from
+    the next connection on while the present ones keep theirs.
     """
 
     def __init__(self, cert_path: str, key_path: str) -> None:
@@ -88,9 +88,9 @@ def _no_passphrase() -> NoReturn:
 def _reason(error: Exception, cert_path: str, key_path: str) -> str:
     reason = getattr(error, "reason", None) or ""
     if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-        return f"SMTP_RELAY_TLS_KEY_PATH is {key_path!r}: should be the key of the certificate {cert_path!r}, it is another's"
+        return f"SMTP_RELAY_TLS_KEY_PATH is {key_path!r}: should be the key of {cert_path!r}, it is another's"
     if reason in ("EE_KEY_TOO_SMALL", "CA_MD_TOO_WEAK", "CA_KEY_TOO_SMALL"):
-        return f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should be a certificate with a key and digest of today's strength"
+        return f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should have a key and digest of today's strength"
     if not _holds(cert_path, b"-----BEGIN CERTIFICATE-----"):
         return f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should be a PEM file with a certificate"
     if not _holds(key_path, b"PRIVATE KEY-----"):

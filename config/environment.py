@@ -1,0 +1,194 @@
+"""Reading and validating the environment: only here, once, before anything listens (contract section 2).
+
+pydantic is needed for this alone, so whoever imports this module ends soon or doesn't mind 20 MB: `python -m relay`
+does it in a short-lived child, and hands the result to the workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, get_type_hints
+from urllib.parse import urlsplit
+
+import psycopg2.extensions
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from config.settings import Settings, Source
+from relay.tls import CertificateError, CertificateStore
+
+
+class WrongSettings(Exception):
+    """What the environment says can't work. The text, fit for stderr, is a line for each wrong variable; no secrets."""
+
+
+def load() -> Settings:
+    """The settings of this process's environment. Raises WrongSettings; nothing has been opened or changed then."""
+    try:
+        values = _Environment().model_dump()
+    except ValidationError as error:
+        raise WrongSettings("\n".join(sorted(set(_lines(error))))) from None
+    settings = Settings(**values)
+    problems = list(_contradictions(settings))
+    if problems:
+        raise WrongSettings("\n".join(problems))
+    return settings
+
+
+# The model, made of what config.settings declares.
+
+
+class _Base(BaseSettings):
+    model_config = SettingsConfigDict(
+        case_sensitive=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, frozen=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trim(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """White space around a value is nobody's wish, and nothing but white space is not set."""
+        trimmed = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in trimmed.items() if value != ""}
+
+
+def _switch(value: object) -> object:
+    """OpenSend's own programs know `true` and `false`; 1 and 0 are what people write besides."""
+    if not isinstance(value, str):
+        return value
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if value.lower() not in known:
+        raise ValueError
+    return known[value.lower()]
+
+
+def _postgres_url(value: str) -> str:
+    if urlsplit(value).scheme not in ("postgres", "postgresql"):
+        raise ValueError
+    try:
+        psycopg2.extensions.parse_dsn(value)
+    except psycopg2.ProgrammingError as error:
+        raise ValueError from error
+    return value
+
+
+def _redis_url(value: str) -> str:
+    parts = urlsplit(value)
+    database = parts.path.removeprefix("/")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.port == 0:
+        raise ValueError
+    if database and not (database.isascii() and database.isdigit()):
+        raise ValueError
+    return value
+
+
+def _pattern(form: str) -> Callable[[str], str]:
+    pattern = re.compile(form)
+
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError
+        return value
+
+    return check
+
+
+_FORMS: Final = {"postgres-url": _postgres_url, "redis-url": _redis_url}
+
+
+def _checked(form: str) -> AfterValidator:
+    check = _FORMS.get(form) or _pattern(form)
+    return AfterValidator(lambda value: value if value is None else check(value))
+
+
+def _definition(setting: dataclasses.Field[Any], kind: Any) -> tuple[Any, Any]:
+    source: Source = setting.metadata["source"]
+    validators: list[Any] = [BeforeValidator(_switch)] if kind is bool else []
+    if source.form is not None:
+        validators.append(_checked(source.form))
+    default: dict[str, Any] = {}
+    if setting.default_factory is not dataclasses.MISSING:
+        default = {"default_factory": setting.default_factory}
+    elif setting.default is not dataclasses.MISSING:
+        default = {"default": setting.default}
+    options = Field(validation_alias=AliasChoices(*source.variables), ge=source.minimum, le=source.maximum, **default)
+    return (Annotated[(kind, *validators)] if validators else kind), options
+
+
+def _definitions() -> dict[str, Any]:
+    kinds = get_type_hints(Settings)
+    return {setting.name: _definition(setting, kinds[setting.name]) for setting in dataclasses.fields(Settings)}
+
+
+_Environment: Final = create_model("_Environment", __base__=_Base, **_definitions())
+
+
+# What is said of wrong ones.
+
+
+def _lines(error: ValidationError) -> Iterator[str]:
+    sources: dict[str, Source] = {}
+    for setting in dataclasses.fields(Settings):
+        source: Source = setting.metadata["source"]
+        sources[source.variables[0]] = source
+        sources[setting.name] = source
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        source = sources[str(problem["loc"][0])]
+        # The first one that is set is the one that was read.
+        variable = next((name for name in source.variables if os.environ.get(name)), source.variables[0])
+        yield f"{variable} {_shown(variable, source)}: should be {source.expected}"
+
+
+def _shown(variable: str, source: Source) -> str:
+    value = os.environ.get(variable, "")
+    if not value.strip():
+        return "is not set"
+    if not source.secret:
+        return f"is {value[:200]!r}"
+    return "is set, but not shown"
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """What each value allows and all of them together don't. One line for each."""
+    yield from _tls_contradictions(settings)
+    if settings.queue_url is None:
+        wanted = "BACKGROUND_JOBS_QUEUE_URL is not set: should be the URL of an SQS queue, because"
+        if settings.require_queue:
+            yield f"{wanted} BACKGROUND_JOBS_REQUIRE_QUEUE is true"
+        elif not settings.db_polling_fallback:
+            yield f"{wanted} BACKGROUND_JOBS_DB_POLLING_FALLBACK is false and nothing would ever deliver"
+    if not (os.path.isdir(settings.spool_dir) and os.access(settings.spool_dir, os.W_OK | os.X_OK)):
+        yield f"SMTP_RELAY_SPOOL_DIR is {settings.spool_dir!r}: should be a writable directory"
+    if settings.metrics_port is not None and settings.metrics_port + settings.web_concurrency > 65536:
+        yield f"SMTP_RELAY_METRICS_PORT is {settings.metrics_port}: should leave a port for each worker, up to 65535"
+
+
+def _tls_contradictions(settings: Settings) -> Iterator[str]:
+    cert_path, key_path = settings.tls_cert_path, settings.tls_key_path
+    if cert_path and key_path:
+        try:
+            CertificateStore(cert_path, key_path)
+        except CertificateError as error:
+            yield str(error)
+        if settings.tls_port == settings.port:
+            yield f"SMTP_RELAY_TLS_PORT is {settings.tls_port}: should be another port than SMTP_RELAY_PORT"
+    elif cert_path or key_path:
+        missing, given = "SMTP_RELAY_TLS_KEY_PATH", "SMTP_RELAY_TLS_CERT_PATH"
+        if key_path:
+            missing, given = given, missing
+        yield f"{missing} is not set: should be the path of a PEM file, because {given} is set"
+    elif settings.tls_port is not None:
+        yield (
+            f"SMTP_RELAY_TLS_PORT is {settings.tls_port}: should be unset, or SMTP_RELAY_TLS_CERT_PATH and "
+            "SMTP_RELAY_TLS_KEY_PATH set"
+        )

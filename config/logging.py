@@ -1,0 +1,255 @@
+"""Logs: readable on a terminal, else one JSON object a line, on standard output, and nothing personal in either.
+
+What a line must not hold is kept out by whoever writes it; `withhold` is the net below. Uncaught errors and what
+libraries say through the standard library's logging come out in the same form.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final
+
+import gevent
+import orjson
+import structlog
+
+from config import sentry, traces
+from config.settings import Settings
+
+_Line = MutableMapping[str, Any]
+
+#: Fields that nobody should ever log: what they hold is a secret or somebody's mail.
+DANGEROUS: Final = frozenset(
+    (
+        "password",
+        "passwd",
+        "key",
+        "api_key",
+        "apikey",
+        "token",
+        "token_hash",
+        "secret",
+        "authorization",
+        "credentials",
+        "dsn",
+        "url",
+        "address",
+        "addresses",
+        "recipient",
+        "recipients",
+        "sender",
+        "reverse_path",
+        "forward_path",
+        "mail_from",
+        "rcpt_to",
+        "from",
+        "to",
+        "cc",
+        "bcc",
+        "reply_to",
+        "email",
+        "mailbox",
+        "subject",
+        "body",
+        "text",
+        "html",
+        "content",
+        "headers",
+        "header",
+        "data",
+        "line",
+        "command",
+        "raw",
+        "message",
+        "attachment",
+        "attachments",
+        "filename",
+        "settings",
+        "environ",
+        "peer",
+        "socket",
+    )
+)
+WITHHELD: Final = "[withheld]"
+
+#: What is in every mail address and in every API key (contract section 1).
+_TELLTALES: Final = ("@", "os_live_")
+
+_LEVEL_OF_METHOD: Final = {"exception": "error", "warn": "warning", "fatal": "critical"}
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+def configure(settings: Settings) -> None:
+    """Sets up structlog, the standard library's logging, and what becomes of uncaught errors, for this process.
+
+    Call it in the process that logs (after a fork, in the thread whose gevent hub serves); may be called again.
+    """
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    last: list[structlog.typing.Processor]
+    if settings.writes_json():
+        last = [structlog.processors.JSONRenderer(serializer=_to_json)]
+    else:
+        colours = os.isatty(1) and not os.environ.get("NO_COLOR")
+        last = [
+            _printable,
+            structlog.dev.ConsoleRenderer(
+                colors=colours, sort_keys=False, pad_event_to=36, exception_formatter=structlog.dev.plain_traceback
+            ),
+            _to_octets,
+        ]
+    structlog.configure(
+        processors=[
+            _head,
+            _report,
+            _explain,
+            withhold,
+            *last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=LineLogger,
+        cache_logger_on_first_use=True,
+    )
+    _bridge_standard_logging()
+    _catch_uncaught()
+
+
+class LineLogger:
+    """Writes each line with one write(), so that those of several processes don't mix."""
+
+    #: Lines that could not be written, since whoever read them is gone. Mail goes on all the same.
+    lost = 0
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def msg(self, line: bytes) -> None:
+        """Writes one line to standard output; the line end is added."""
+        try:
+            os.write(1, line + b"\n")
+        except OSError:
+            LineLogger.lost += 1
+
+    debug = info = warning = warn = error = critical = fatal = exception = log = msg
+
+
+# From a line's fields to its octets.
+
+
+def _head(_: object, method: str, line: _Line) -> _Line:
+    moment = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    level = _LEVEL_OF_METHOD.get(method, method)
+    return {"timestamp": moment, "level": level, "event": line.pop("event"), **line}
+
+
+def withhold(_: object, __: str, line: _Line) -> _Line:
+    """Replaces what must not be in a log: fields with a telling name, and values that hold an address or a key."""
+    for name, value in line.items():
+        if name in DANGEROUS or _tells(value):
+            line[name] = WITHHELD
+    return line
+
+
+def _tells(value: object) -> bool:
+    if value is None or isinstance(value, int | float):
+        return False
+    text = value if isinstance(value, str) else repr(value)
+    return any(telltale in text for telltale in _TELLTALES)
+
+
+def _report(_: object, method: str, line: _Line) -> _Line:
+    """Errors also go to Sentry, if there is one; but not those of libraries, which its own client is among."""
+    if method in ("error", "critical", "exception") and "logger" not in line:
+        sentry.report(line["event"], error=_error_of(line))
+    return line
+
+
+def _error_of(line: _Line) -> BaseException | None:
+    given = line.get("exc_info")
+    if isinstance(given, BaseException):
+        return given
+    if isinstance(given, tuple):
+        error: BaseException | None = given[1]
+        return error
+    return sys.exc_info()[1] if given else None
+
+
+def _explain(_: object, __: str, line: _Line) -> _Line:
+    error = _error_of(line)
+    line.pop("exc_info", None)
+    if error is not None:
+        line["error"] = traces.summary(error)
+        line["traceback"] = traces.frames(error.__traceback__)
+    return line
+
+
+def _to_json(line: _Line, **_: object) -> bytes:
+    return orjson.dumps(line, default=lambda unknown: type(unknown).__name__, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _printable(_: object, __: str, line: _Line) -> _Line:
+    """So that no value forges a line of its own or moves the cursor."""
+    where = line.pop("traceback", None)
+    for name, value in line.items():
+        if isinstance(value, str) and not value.isprintable():
+            line[name] = ascii(value)
+    if where:
+        line["exception"] = "".join(f"  {frame}\n" for frame in where).rstrip("\n")
+    return line
+
+
+def _to_octets(_: object, __: str, line: Any) -> bytes:
+    rendered: str = line
+    return rendered.encode("utf-8", "backslashreplace")
+
+
+# What others say.
+
+
+class _Bridge(logging.Handler):
+    """What libraries log (boto3, redis, urllib3, gevent), as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        # The template is the library's source, its arguments may be anything.
+        event = str(record.msg) if _tells(message) else message
+        log.log(record.levelno, event, logger=record.name, exc_info=record.exc_info)
+
+
+def _bridge_standard_logging() -> None:
+    root = logging.getLogger()
+    root.handlers = [_Bridge()]
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    # PLY tells about unused rules of flanker's grammar each time that it is imported.
+    logging.getLogger("flanker").setLevel(logging.CRITICAL)
+
+
+def _catch_uncaught() -> None:
+    """Whatever escapes a greenlet, a thread, a destructor or the main program becomes a line and a report.
+
+    gevent's own way is to print it with the greenlet's arguments: the socket and the peer's address.
+    """
+    hub = gevent.get_hub()
+    hub.print_exception = _uncaught_in_greenlet
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda args: _log_uncaught("uncaught error in a thread", args.exc_value)
+    sys.unraisablehook = lambda args: _log_uncaught("uncaught error in a destructor", args.exc_value)
+
+
+def _uncaught_in_greenlet(context: object, kind: object, error: BaseException | None, traceback: object) -> None:
+    _log_uncaught("uncaught error in a greenlet", error)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    _log_uncaught("uncaught error", error)
+
+
+def _log_uncaught(event: str, error: BaseException | None) -> None:
+    log.critical(event, exc_info=error)
