@@ -53,7 +53,6 @@ DANGEROUS: Final = frozenset(
         "cc",
         "bcc",
         "reply_to",
-        "email",
         "mailbox",
         "subject",
         "body",
@@ -149,17 +148,20 @@ def _head(_: object, method: str, line: _Line) -> _Line:
 
 
 def withhold(_: object, __: str, line: _Line) -> _Line:
-    """Replaces what must not be in a log: fields with a telling name, and values that hold an address or a key."""
+    """Replaces what must not be in a log: fields with a telling name, and values that hold an address or a key.
+
+    Numbers stay: how many recipients there were is no secret.
+    """
     for name, value in line.items():
-        if name in DANGEROUS or _tells(value):
+        if value is None or isinstance(value, int | float):
+            continue
+        text = value if isinstance(value, str) else repr(value)
+        if name in DANGEROUS or _tells(text):
             line[name] = WITHHELD
     return line
 
 
-def _tells(value: object) -> bool:
-    if value is None or isinstance(value, int | float):
-        return False
-    text = value if isinstance(value, str) else repr(value)
+def _tells(text: str) -> bool:
     return any(telltale in text for telltale in _TELLTALES)
 
 
