@@ -76,9 +76,14 @@ def _postgres_url(value: str) -> str:
     if urlsplit(value).scheme not in ("postgres", "postgresql"):
         raise ValueError
     try:
-        psycopg2.extensions.parse_dsn(value)
+        parameters = psycopg2.extensions.parse_dsn(value)
     except psycopg2.ProgrammingError as error:
         raise ValueError from error
+    # Several hosts have several ports; libpq itself looks at them only when it connects.
+    if not all(
+        port.isdecimal() and 0 < int(port) < 65536 for port in parameters.get("port", "5432").split(",") if port
+    ):
+        raise ValueError
     return value
 
 

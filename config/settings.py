@@ -71,7 +71,10 @@ class Settings:
     """What the environment said, validated. Sizes are octets, durations seconds; None means not set."""
 
     database_url: str = _setting(
-        "DATABASE_URL", "a URL like postgres://user:password@host:5432/name", secret=True, form="postgres-url"
+        "DATABASE_URL",
+        "a URL like postgres://user:password@host:5432/name, with parameters that libpq knows",
+        secret=True,
+        form="postgres-url",
     )
     redis_url: str | None = _setting(
         "REDIS_URL", "a URL like redis://host:6379/0 or rediss://…", default=None, secret=True, form="redis-url"

@@ -53,7 +53,7 @@ def prepare(channel: socket.socket) -> None:
     Raises SystemExit(2) after a line on stderr for whatever stands in the way.
     """
     from config import environment
-    from relay import listening, supervisor
+    from relay import listening, supervisor, tls
 
     try:
         settings = environment.load()
@@ -61,6 +61,10 @@ def prepare(channel: socket.socket) -> None:
     except (environment.WrongSettings, listening.CannotListen) as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from error
+    if settings.tls_cert_path and settings.tls_key_path:
+        complaint = tls.complaint(tls.CertificateStore(settings.tls_cert_path, settings.tls_key_path))
+        if complaint:
+            sys.stderr.write(f"warning: {complaint}\n")
     supervisor.hand_over(
         channel,
         settings=settings.to_json(),

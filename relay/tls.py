@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import NoReturn
+import time
+from typing import Final, NoReturn
 
 #: Of one file: what changes when it is written, replaced or renamed over.
 _Signature = tuple[int, int, int]
+
+
+#: Days before its end from which a certificate is worth a warning.
+WARN_DAYS: Final = 14
+
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+_NOT_YET_VALID: Final = 9
+_EXPIRED: Final = 10
 
 
 class CertificateError(Exception):
@@ -104,3 +113,34 @@ def _reason(error: Exception, cert_path: str, key_path: str) -> str:
 def _holds(path: str, marker: bytes) -> bool:
     with open(path, "rb") as file:
         return marker in file.read(1 << 20)
+
+
+def complaint(store: CertificateStore) -> str | None:
+    """One line, if clients that verify refuse this certificate for its dates or soon will; nothing else is judged.
+
+    A client that trusts this certificate alone shakes hands with the store's context, in memory.
+    """
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_context.check_hostname = False
+    client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client_context.load_verify_locations(store.cert_path)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(to_client, to_server)
+    server = store.context.wrap_bio(to_server, to_client, server_side=True)
+    what = f"SMTP_RELAY_TLS_CERT_PATH is {store.cert_path!r}:"
+    try:
+        for party in (client, server, client):
+            try:
+                party.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    except ssl.SSLCertVerificationError as error:
+        known = {_EXPIRED: "has expired", _NOT_YET_VALID: "is not valid yet"}
+        if error.verify_code not in known:
+            return None
+        return f"{what} {known[error.verify_code]}, clients that verify it will not send"
+    certificate = client.getpeercert()
+    if not certificate:
+        return None
+    days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86400
+    return f"{what} expires in {days:.0f} days" if days < WARN_DAYS else None
