@@ -73,6 +73,41 @@ def create_api_key(
         database_url,
         "INSERT INTO api_keys (id, name, token_hash, token_preview, permission, domain, created_at, user_id)"
         " VALUES (%s, %s, %s, %s, %s, %s, now(), %s)",
-        (key.id, name, hashlib.sha256(token.encode()).hexdigest(), f"{token[:11]}…", permission, domain, key.user_id),
+        (key.id, name, _hash(token), f"{token[:11]}…", permission, domain, key.user_id),
     )
     return key
+
+
+def ensure_api_key(database_url: str, path: Path) -> NewApiKey:
+    """The key whose token is in the file at `path` (mode 0600), and in the database; what is missing is made."""
+    if not path.exists():
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(f"os_live_{secrets.token_urlsafe(24)}\n")
+        fresh.replace(path)
+    token = path.read_text().strip()
+    known = query(
+        database_url,
+        "SELECT id::text, user_id FROM api_keys WHERE token_hash = %s AND user_id IS NOT NULL",
+        (_hash(token),),
+    )
+    if known:
+        return NewApiKey(str(known[0][0]), token, str(known[0][1]))
+    return create_api_key(database_url, token=token)
+
+
+def query(
+    database_url: str, statement: str | sql.Composable, parameters: tuple[object, ...] = ()
+) -> list[tuple[object, ...]]:
+    """The rows of one statement."""
+    connection = psycopg2.connect(database_url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return list(cursor.fetchall())
+    finally:
+        connection.close()
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

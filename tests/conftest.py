@@ -5,11 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 import redis
 
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, drop_database
 from scripts.services import Postgres, Sqs, Valkey
+
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile("relay", deadline=None)
+hypothesis.settings.load_profile("relay")
 
 
 @pytest.fixture(scope="session")

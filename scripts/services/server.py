@@ -55,6 +55,7 @@ class Server:
         self.host = "127.0.0.1"
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     def start(self) -> Self:
         """Starts the server and waits until it answers. Raises ServiceFailed."""
@@ -69,12 +70,13 @@ class Server:
         self.prepare()
         arguments = self.command()
         with self.log_path.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self.directory,
+                cwd=self.working_directory(),
                 env=self.environment(),
                 start_new_session=True,  # a Ctrl-C is for whoever started the server, who then stops it in order
                 preexec_fn=self._in_child(),  # noqa: PLW1509 - C calls only, and no other way to ask for these things
@@ -106,6 +108,11 @@ class Server:
                 return
         self._process = None
         self._pid_path.unlink(missing_ok=True)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To the server's first process, if it is still there."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """Ends the server and its children at once (SIGKILL), as a crash would. `start` brings it back."""
@@ -160,9 +167,9 @@ class Server:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         return {**kept, "LC_ALL": "C"}
 
-    def user(self) -> tuple[int, int] | None:
-        """The user and group to run as, None for our own."""
-        return None
+    def working_directory(self) -> Path:
+        """Where the server runs."""
+        return self.directory
 
     def _in_child(self) -> Callable[[], None]:
         end_with_us = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
@@ -182,7 +189,8 @@ class Server:
         return lambda: None
 
     def _last_words(self) -> str:
-        lines = [line.strip() for line in self.log_path.read_text(errors="replace").splitlines() if line.strip()]
+        said = self.log_path.read_bytes()[self._log_start :].decode(errors="replace")
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
         telling = [line for line in lines[-20:] if "FATAL" in line or "error" in line.lower()]
         return (telling or lines or ["it said nothing"])[-1]
 
@@ -211,7 +219,7 @@ def start_together(*servers: Server) -> None:
             server.wait_until_ready()
     except BaseException:
         for server in servers:
-            server.kill()
+            server.stop()
         raise
 
 
@@ -227,6 +235,7 @@ def program(package: str, pattern: str) -> Path:
 def secret(path: Path) -> str:
     """The password in a file that only we can read, made at the first call."""
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.new")
         fresh.touch(mode=0o600)
         fresh.write_text(secrets.token_urlsafe(24))

@@ -1,0 +1,68 @@
+"""The relay's log for a person: one short line for each message, and for whatever else is worth a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+#: What each line begins with: the level's style, see the caller's `paint`.
+_STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
+#: Shown in front, or of no use on a development machine.
+_SHOWN_APART = frozenset(("event", "level", "timestamp", "traceback"))
+
+
+class LogView:
+    """Follows a log file of JSON lines that another process appends to."""
+
+    def __init__(self, path: Path, paint: Callable[[str, str], str]) -> None:
+        """`paint(text, style)` colours; the file may not be there yet."""
+        self._path = path
+        self._paint = paint
+        self._offset = 0
+
+    def new_lines(self) -> Iterator[str]:
+        """What was appended since the last call, line by line, without a line that is still being written."""
+        try:
+            with self._path.open("rb") as log:
+                log.seek(self._offset)
+                appended = log.read()
+        except FileNotFoundError:
+            return
+        whole = appended[: appended.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            yield self._readable(line)
+
+    def _readable(self, line: str) -> str:
+        try:
+            entry = json.loads(line)
+            time = datetime.fromisoformat(entry["timestamp"]).astimezone().strftime("%H:%M:%S")
+            event, level = str(entry["event"]), str(entry["level"])
+        except (ValueError, KeyError, TypeError):
+            return line  # not one of the relay's own: shown as it is
+        if event == "message accepted":
+            what = self._paint("accepted", "green")
+            return f"{time}  {what}  {entry.get('email')}  {_size(entry)}, {_recipients(entry)}{_outcome(entry)}"
+        if event == "message refused":
+            what = self._paint("refused ", "yellow")
+            return f"{time}  {what}  {entry.get('code')}  {_size(entry)}, {_recipients(entry)}{_outcome(entry)}"
+        fields = " ".join(f"{name}={value}" for name, value in entry.items() if name not in _SHOWN_APART)
+        return f"{time}  {self._paint(event, _STYLES.get(level, 'dim'))}  {fields}".rstrip()
+
+
+def _size(entry: dict[str, Any]) -> str:
+    octets = int(entry.get("octets") or 0)
+    return f"{octets} octets" if octets < 10_000 else f"{octets / 1000:,.0f} kB"
+
+
+def _recipients(entry: dict[str, Any]) -> str:
+    count = int(entry.get("recipients") or 0)
+    return "1 recipient" if count == 1 else f"{count} recipients"
+
+
+def _outcome(entry: dict[str, Any]) -> str:
+    outcome = entry.get("outcome")
+    return f", {outcome}" if outcome and outcome not in ("queued", "accepted") else ""

@@ -1,0 +1,62 @@
+"""The relay itself, as a process of its own with an environment of its own."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from scripts.services.server import Server
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Relay(Server):
+    """`python -m relay` on 127.0.0.1. What it logs is in `server.log`, one JSON object a line."""
+
+    name = "The relay"
+
+    def __init__(self, directory: Path, settings: Mapping[str, str | None], port: int | None = None) -> None:
+        """`settings` are environment variables; None takes one out of the environment that the relay inherits."""
+        super().__init__(directory, port)
+        self._given = dict(settings)
+
+    def set(self, variable: str, value: str | None) -> None:
+        """Changes one variable for the next start."""
+        self._given[variable] = value
+
+    def command(self) -> list[str]:
+        """See Server."""
+        return [sys.executable, "-m", "relay"]
+
+    def working_directory(self) -> Path:
+        """See Server."""
+        return ROOT
+
+    def environment(self) -> dict[str, str]:
+        """See Server."""
+        wanted: dict[str, str | None] = {
+            **super().environment(),
+            "SMTP_RELAY_HOST": self.host,
+            "SMTP_RELAY_PORT": str(self.port),
+            "SMTP_RELAY_LOG_FORMAT": "json",
+            **self._given,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def answers(self) -> bool:
+        """Whether it greets."""
+        try:
+            with socket.create_connection((self.host, self.port), timeout=2) as connection:
+                greeted = connection.recv(4) == b"220 "
+                connection.sendall(b"QUIT\r\n")
+                return greeted
+        except OSError:
+            return False
+
+    def _last_words(self) -> str:
+        """What it says of settings it can't work with is plain text on stderr, before any log line."""
+        said = self.log_path.read_bytes()[self._log_start :].decode(errors="replace")
+        lines = [line for line in said.splitlines() if line and not line.startswith("{")]
+        return lines[-1] if lines else super()._last_words()
