@@ -17,8 +17,9 @@ from math import ceil
 from typing import Final
 
 import gevent
+import structlog
 
-from relay import policy
+from relay import metrics, policy
 from relay.claims import Claim, Holder
 from relay.commits import Repeated, Stored
 from relay.errors import Unavailable
@@ -30,11 +31,18 @@ from relay.smtp.replies import Reply
 from relay.store import Store
 from relay.submission import Submission, Verdict
 
+log = structlog.get_logger(__name__)
+
 #: A claim without a row is taken over after this long: its holder has died. Longer than any commit may take; seconds.
 LEASE_SECONDS: Final = 15.0
 #: How long a repeat waits to learn what became of the transaction that has the same message in hand; seconds.
 PATIENCE_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.05
+_LOGGED_NAMES: Final = 20
+
+_PARSE_SECONDS: Final = metrics.STAGE_SECONDS.labels("parse")
+_SCREEN_SECONDS: Final = metrics.STAGE_SECONDS.labels("screen")
+_STORE_SECONDS: Final = metrics.STAGE_SECONDS.labels("store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +75,14 @@ class Acceptor:
 
     def accept(self, submission: Submission) -> Verdict:
         """Stores the message. A positive reply means that its rows are committed. Raises nothing but for bugs."""
-        message: Message | None = None
         try:
             raw = submission.body.read()
+            began = time.monotonic()
             message = parse(raw, self._options.limits)
+            _PARSE_SECONDS.observe(time.monotonic() - began)
+            metrics.PARSED.labels(message.parser).inc()
+            if message.dropped_headers:
+                _log_dropped(submission, message.dropped_headers)
             return self._store_message(submission, message, raw)
         except Unusable as unusable:
             return Verdict(policy.refusal(unusable), unusable.fault.value)
@@ -89,7 +101,9 @@ class Acceptor:
         ids = [str(uuid.uuid4()) for _ in range(ceil(len(mailboxes) / RECIPIENTS_PER_ROW))]
         attempt = _Attempt(self._lookups, self._claim(submission, message, raw, ids[0]), mailboxes, self._intents(ids))
         try:
+            began = time.monotonic()
             screening = attempt.screen(login.token_hash, login.key.user_id)
+            _SCREEN_SECONDS.observe(time.monotonic() - began)
             self._judge(screening, login.key.user_id, message)
             holders = self._settle(attempt, screening.held)
             fresh = everyone if not holders else everyone.only(set(mailboxes) - holders.keys())
@@ -162,7 +176,9 @@ class Acceptor:
         self, attempt: _Attempt, message: Message, fresh: Recipients, user_id: str, ids: list[str], *, idempotent: bool
     ) -> Verdict:
         rows = policy.rows(message, fresh, user_id, ids, idempotent=idempotent)
+        began = time.monotonic()
         outcome = self._store.insert(rows, fresh.mailboxes())
+        _STORE_SECONDS.observe(time.monotonic() - began)
         if isinstance(outcome, Stored):
             return Verdict(replies.queued(ids[0]), "queued", ids[0], tuple(row.id for row in rows))
         if isinstance(outcome, Repeated):
@@ -195,6 +211,13 @@ class _Attempt:
     def release(self) -> None:
         """Nothing came of it: whoever has the same message may store it."""
         self._lookups.release(self._claim, self._mailboxes, self._intents)
+
+
+def _log_dropped(submission: Submission, names: Sequence[str]) -> None:
+    """SES takes no more headers, or not these (contract section 3): their names are logged, never their values."""
+    log.info(
+        "headers dropped", connection=submission.connection_id, count=len(names), names=list(names[:_LOGGED_NAMES])
+    )
 
 
 def _require(refusal: Reply | None, outcome: str) -> None:

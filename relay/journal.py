@@ -6,6 +6,7 @@ import time
 
 import structlog
 
+from relay import metrics
 from relay.smtp.replies import Reply
 from relay.submission import Verdict
 
@@ -21,14 +22,18 @@ class Journal:
 
     def opened(self) -> None:
         """A client was accepted."""
+        metrics.CONNECTIONS.inc()
+        metrics.CONNECTIONS_OPEN.value += 1
         log.debug("connection opened", connection=self._id)
 
     def closed(self) -> None:
         """The socket is closed."""
+        metrics.CONNECTIONS_OPEN.value -= 1
         log.debug("connection closed", connection=self._id, seconds=round(time.monotonic() - self._began, 3))
 
     def authenticated(self, reply: Reply) -> None:
         """An AUTH ended."""
+        metrics.AUTH.labels(str(reply.code)).inc()
         if reply.positive:
             log.debug("authenticated", connection=self._id)
         else:
@@ -37,6 +42,10 @@ class Journal:
     def message(self, verdict: Verdict) -> None:
         """A message was answered."""
         reply = verdict.reply
+        metrics.MESSAGES.labels(verdict.outcome).inc()
+        if reply.positive:
+            metrics.MESSAGE_BYTES.inc(verdict.size)
+            metrics.RECIPIENTS.inc(verdict.recipients)
         write = log.info if reply.positive else log.warning
         write(
             "message accepted" if reply.positive else "message refused",
@@ -45,11 +54,12 @@ class Journal:
             outcome=verdict.outcome,
             code=reply.code,
             octets=verdict.size,
-            recipients=verdict.recipients,
+            recipient_count=verdict.recipients,
         )
 
     def error_reply(self, reply: Reply) -> None:
         """A command was refused."""
+        metrics.REFUSALS.labels(str(reply.code), reply.enhanced).inc()
         log.debug("command refused", connection=self._id, code=reply.code, enhanced=reply.enhanced)
 
     def failed(self, error: Exception) -> None:
@@ -58,4 +68,5 @@ class Journal:
 
     def tls_failed(self, error: OSError) -> None:
         """A TLS handshake did not succeed."""
+        metrics.TLS_FAILED.inc()
         log.info("tls handshake failed", connection=self._id, reason=type(error).__name__)

@@ -112,7 +112,7 @@ class Family(Generic[Child]):
 #: Every series, in the order of their definition.
 FAMILIES: Final[list[Family[Any]]] = []
 
-CONNECTIONS: Final = Family("smtp_relay_connections", "Connections accepted", Counter, ("listener",))
+CONNECTIONS: Final = Family("smtp_relay_connections", "Connections accepted", Counter).labels()
 CONNECTIONS_REFUSED: Final = Family("smtp_relay_connections_refused", "Answered 421 at once", Counter, ("reason",))
 CONNECTIONS_OPEN: Final = Family("smtp_relay_connections_open", "Connections open now", Gauge).labels()
 TLS_FAILED: Final = Family("smtp_relay_tls_failed", "TLS handshakes that did not succeed", Counter).labels()

@@ -15,7 +15,7 @@ patch_psycopg()
 import config.logging
 import config.sentry
 from config.settings import Settings
-from relay import orders
+from relay import metrics, orders
 from relay.accept import AcceptOptions, Acceptor
 from relay.bulk import BulkLane
 from relay.cache import Cache
@@ -40,6 +40,7 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     settings = Settings.from_json(settings_json)
     config.logging.configure(settings)
     config.sentry.init(settings)
+    metrics.serve(settings, index)
     certificate = None
     if settings.tls_cert_path and settings.tls_key_path:
         certificate = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
