@@ -13,7 +13,8 @@ from relay.records import StoredAttachment
 class Message:
     """One parsed message. Text is Unicode without NUL and without lone surrogates; addresses are `local@domain`, bare.
 
-    Addresses appear once per field, in order, with the domain as lower-case A-labels (IDNA 2008), at most 512 characters.
+    Addresses appear once per field, in order, with the domain as lower-case A-labels (IDNA 2008), at most 512
+    characters.
     """
 
     #: For emails."from": ASCII, `Name <a@b.c>` or `a@b.c`; a display name that isn't ASCII is an RFC 2047 encoded word.

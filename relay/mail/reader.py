@@ -2,97 +2,117 @@
 
 from __future__ import annotations
 
-import base64
-from email import message_from_bytes
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP
-from typing import Any, cast
+import re
+from typing import Final
 
-from relay.address import BadAddress, normalise
+from relay.address import BadAddress
+from relay.mail import content, control, encodedword, mailbox, stored_headers, structure
+from relay.mail.header import Head
+from relay.mail.mailbox import Mailbox
 from relay.mail.message import Fault, Limits, Message, Unusable
-from relay.records import StoredAttachment
 
-_NOT_STORED = frozenset(
-    "from to cc bcc subject reply-to mime-version message-id date received return-path delivered-to x-original-to "
-    "dkim-signature idempotency-key x-opensend-idempotency-key resend-idempotency-key x-opensend-tag".split()
-)
-_KEY_FIELDS = ("Idempotency-Key", "X-OpenSend-Idempotency-Key", "Resend-Idempotency-Key")
+DEFAULT_LIMITS: Final = Limits()
+
+#: What SES needs of a message that is only a subject (contract section 3).
+_EMPTY_BODY: Final = "\n"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
+_SPACES = re.compile(r"\s+")
 
 
-def parse(raw: bytes, limits: Limits | None = None) -> Message:
-    """The message that `raw` (RFC 5322, line ends CRLF or LF) means.
+def parse(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
+    """The message that `raw` means: RFC 5322, line ends CRLF or LF; a bare CR is data.
 
-    Raises Unusable and nothing else.
+    Raises Unusable, and nothing else: for no From address, bad control headers, attachments over the limit, and a local
+    part that
+    isn't ASCII. Damage is never a reason.
     """
-    limits = limits or Limits()
-    message = cast(EmailMessage, message_from_bytes(raw, policy=SMTP))
-    senders = _mailboxes(message, "From")
-    from_addresses = _bare(senders, limits)
-    if not from_addresses:
-        raise Unusable(Fault.NO_FROM, "No usable From address")
-    text, html = message.get_body(("plain",)), message.get_body(("html",))
-    key = next((str(message[name]).strip() for name in _KEY_FIELDS if message[name]), None)
-    if key is not None and not 1 <= len(key) <= 256:
-        raise Unusable(Fault.BAD_IDEMPOTENCY_KEY, "Idempotency-Key must have 1 to 256 characters")
+    return read(raw, limits)
+
+
+def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
+    """`parse`; without `shortcuts` everything takes the long way, which must lead to the same message."""
+    root, parser = structure.read(raw, limits, shortcuts=shortcuts)
+    head = root.head
+    people = _People(head, limits, shortcuts=shortcuts)
+    sender, from_addresses = people.senders()
+    to, cc, bcc = people.recipients("to"), people.recipients("cc"), people.recipients("bcc")
+    reply_to = people.reply_to()
+    idempotency_key, tags = control.idempotency_key(head), control.tags(head)
+    headers, dropped = stored_headers.select(head.fields)
+    body = content.read(raw, root, limits)
     return Message(
-        sender=from_addresses[0],
+        sender=sender,
         from_addresses=from_addresses,
-        to=_bare(_mailboxes(message, "To"), limits),
-        cc=_bare(_mailboxes(message, "Cc"), limits),
-        bcc=_bare(_mailboxes(message, "Bcc"), limits),
-        reply_to=_bare(_mailboxes(message, "Reply-To"), limits),
-        subject=str(message["Subject"] or "").replace("\0", ""),
-        text=_content(text),
-        html=_content(html),
-        headers={
-            name: str(value)
-            for name, value in message.items()
-            if name.lower() not in _NOT_STORED and not name.lower().startswith("content-") and str(value).isascii()
-        },
-        attachments=tuple(
-            StoredAttachment(
-                part.get_filename() or "attachment",
-                base64.b64encode(cast(bytes, part.get_payload(decode=True) or b"")).decode("ascii"),
-                part.get_content_type(),
-            )
-            for part in message.iter_attachments()
-        )
-        if message.is_multipart()
-        else (),
-        message_id=str(message["Message-ID"]).strip() if message["Message-ID"] else None,
-        idempotency_key=key,
-        tags=tuple(_tag(str(value)) for value in message.get_all("X-OpenSend-Tag", [])),
-        parser="fallback:plain",
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
+        subject=_subject(head),
+        html=body.html,
+        text=body.text or ("" if body.html else _EMPTY_BODY),
+        headers=headers,
+        attachments=body.attachments,
+        message_id=_SPACES.sub("", head.first("message-id")) or None,
+        idempotency_key=idempotency_key,
+        tags=tags,
+        dropped_headers=dropped,
+        parser=parser,
     )
 
 
-def _tag(value: str) -> tuple[str, str]:
-    name, found, rest = value.strip().partition("=")
-    if not found or not name:
-        raise Unusable(Fault.BAD_TAG, "X-OpenSend-Tag must be name=value")
-    return name.strip(), rest.strip()
+def _subject(head: Head) -> str:
+    text = encodedword.decode(head.first("subject"))
+    if not text.isprintable():
+        text = _CONTROLS.sub(" ", text)
+    return text.strip()
 
 
-def _mailboxes(message: EmailMessage, name: str) -> list[Address]:
-    return [address for header in message.get_all(name, []) for address in cast(Any, header).addresses]
+class _People:
+    """The addresses in one header block."""
 
+    def __init__(self, head: Head, limits: Limits, *, shortcuts: bool) -> None:
+        self._head = head
+        self._allow = limits.allow_utf8_local_parts
+        self._shortcuts = shortcuts
 
-def _bare(mailboxes: list[Address], limits: Limits) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    for mailbox in mailboxes:
+    def senders(self) -> tuple[str, tuple[str, ...]]:
+        """The stored form of the first sender, and every address that a reader might see in any From field."""
+        shown: Mailbox | None = None
+        candidates: list[Mailbox] = []
+        for view in self._head.every("from"):
+            found = mailbox.parse(view, shortcuts=self._shortcuts)
+            candidates += found.mailboxes
+            shown = shown or next((each for each in found.mailboxes if self._addresses([each])), None)
+            if found.doubtful:
+                candidates += mailbox.lookalikes(view)
+        if shown is None:
+            raise Unusable(Fault.NO_FROM, "no usable From address")
+        return mailbox.with_name(shown.name, self._addresses([shown])[0]), self._addresses(candidates)
+
+    def recipients(self, key: str) -> tuple[str, ...]:
+        """The addresses of all fields of that name."""
+        views = self._head.every(key)
+        if not views:
+            return ()
+        return self._addresses([each for view in views for each in self._mailboxes(view)])
+
+    def reply_to(self) -> tuple[str, ...]:
+        """The addresses of Reply-To; those that can't be stored are left out."""
+        found: dict[str, str] = {}
+        for view in self._head.every("reply-to"):
+            for each in self._mailboxes(view):
+                try:
+                    address = mailbox.address_of(each, allow_utf8_local_parts=self._allow)
+                except BadAddress:
+                    continue
+                found.setdefault(address.lower(), address)
+        return tuple(found.values())
+
+    def _mailboxes(self, view: str) -> list[Mailbox]:
+        return mailbox.parse(view, shortcuts=self._shortcuts).mailboxes
+
+    def _addresses(self, mailboxes: list[Mailbox]) -> tuple[str, ...]:
         try:
-            found[normalise(mailbox.username, mailbox.domain, allow_utf8_local_part=limits.allow_utf8_local_parts)] = (
-                None
-            )
+            return mailbox.addresses(mailboxes, allow_utf8_local_parts=self._allow)
         except BadAddress as error:
-            if error.utf8_local_part:
-                raise Unusable(Fault.UTF8_LOCAL_PART, "A local part is not ASCII") from error
-    return tuple(found)
-
-
-def _content(part: Any) -> str:
-    if part is None:
-        return ""
-    payload = cast(bytes, part.get_payload(decode=True) or b"")
-    return payload.decode(part.get_content_charset("utf-8"), "replace").replace("\r\n", "\n").replace("\0", "")
+            raise Unusable(Fault.UTF8_LOCAL_PART, "the local part of an address is not ASCII") from error

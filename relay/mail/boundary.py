@@ -1,0 +1,78 @@
+"""Delimiter lines of multiparts (RFC 2046 section 5.1.1), and boundaries that the header doesn't tell."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+#: RFC 2046 allows 70; what is longer than this is no boundary.
+MAX_LENGTH = 250
+#: Lines that begin with `--` and are looked at when a boundary has to be found.
+_MAX_GUESSES = 500
+
+_LINE_END = re.compile(rb"(--)?[ \t]*+(?:\r?\n|\r?\Z)")
+_DASHED_LINE = re.compile(rb"(?:\A|\n)--([^\r\n]{1,250})(?:\r?\n|\Z)(?=([A-Za-z-]{0,30}))")
+_WHITE_SPACE = re.compile(r"\s+")
+
+
+class Delimiter(NamedTuple):
+    """One delimiter line: what is before it ends at `start` (the line end belongs to the delimiter), what follows
+    begins at `end`.
+    """
+
+    start: int
+    end: int
+    closes: bool
+
+
+def find(raw: bytes, start: int, end: int, boundary: bytes, limit: int) -> list[Delimiter]:
+    """The delimiter lines of `boundary` in `raw[start:end]`, `limit` at most. Blanks at the end of the line are
+    allowed.
+    """
+    found: list[Delimiter] = []
+    needle = b"--" + boundary
+    if raw.startswith(needle, start, end):
+        _take(raw, start, start, end, needle, found)
+    needle = b"\n" + needle
+    position = start
+    while len(found) < limit and (position := raw.find(needle, position, end)) >= 0:
+        before = position - 1 if position > start and raw[position - 1] == 0x0D else position
+        _take(raw, before, position, end, needle, found)
+        position += len(needle)
+    return found
+
+
+def _take(raw: bytes, before: int, position: int, end: int, needle: bytes, found: list[Delimiter]) -> None:
+    """Adds the delimiter line at `position`, if it ends as one does. Two in a row share the line end between them."""
+    match = _LINE_END.match(raw, position + len(needle), end)
+    if match:
+        if found and before < found[-1].end:
+            before = found[-1].end
+        found.append(Delimiter(before, match.end(), match[1] is not None))
+
+
+def candidates(view: str) -> list[bytes]:
+    """What a boundary parameter may mean: itself, and itself without the white space that folding put into it."""
+    value = view.rstrip(" \t")
+    spellings = [value, value.strip(" \t"), _WHITE_SPACE.sub("", value), value.strip("'\"<> \t")]
+    if "\\" in value:
+        spellings.append(value.replace("\\", ""))
+    return [spelling.encode("latin-1") for spelling in dict.fromkeys(spellings) if 0 < len(spelling) <= MAX_LENGTH]
+
+
+def adopt(raw: bytes, start: int, end: int) -> bytes | None:
+    """A boundary that the body itself shows: a dashed line before a Content field, or one that comes again with `--`
+    behind it.
+    """
+    seen: list[bytes] = []
+    closing: set[bytes] = set()
+    for match in _DASHED_LINE.finditer(raw, max(start - 1, 0), end):
+        value = match[1].rstrip(b" \t")
+        if match[2].lower().startswith(b"content-") and value.strip(b"-"):
+            return value
+        if value.endswith(b"--") and value.strip(b"-"):
+            closing.add(value[:-2])
+        seen.append(value)
+        if len(seen) >= _MAX_GUESSES:
+            break
+    return next((value for value in seen if value in closing), None)

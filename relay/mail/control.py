@@ -1,0 +1,57 @@
+"""Header fields that are meant for OpenSend and not for the recipient: idempotency key and tags (contract section
+3)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from relay.mail import charset
+from relay.mail.header import Head
+from relay.mail.message import Fault, Unusable
+
+_KEY_FIELDS: Final = ("idempotency-key", "x-opensend-idempotency-key", "resend-idempotency-key")
+_TAG_FIELD: Final = "x-opensend-tag"
+_MAX_KEY: Final = 256
+_MAX_TAGS: Final = 75
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_TAG_NAME = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
+_TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{0,256}\Z")
+
+
+def idempotency_key(head: Head) -> str | None:
+    """The key that the client gave, in the first of the three fields that is there; None without one.
+
+    Raises Unusable for one that isn't 1 to 256 characters, holds a control character, or comes with another that
+    differs.
+    """
+    keys = {charset.decode_view(value) for name in _KEY_FIELDS for value in head.every(name)}
+    if not keys:
+        return None
+    if len(keys) > 1:
+        raise Unusable(Fault.BAD_IDEMPOTENCY_KEY, "idempotency keys differ")
+    key = keys.pop()
+    if not 1 <= len(key) <= _MAX_KEY:
+        raise Unusable(Fault.BAD_IDEMPOTENCY_KEY, "idempotency key must have 1 to 256 characters")
+    if _CONTROLS.search(key):
+        raise Unusable(Fault.BAD_IDEMPOTENCY_KEY, "idempotency key holds a control character")
+    return key
+
+
+def tags(head: Head) -> tuple[tuple[str, str], ...]:
+    """The tags of all X-OpenSend-Tag fields, `name=value` each, in their order. Raises Unusable for a bad one."""
+    values = head.every(_TAG_FIELD)
+    if len(values) > _MAX_TAGS:
+        raise Unusable(Fault.BAD_TAG, "more than 75 X-OpenSend-Tag headers")
+    found = []
+    for number, text in enumerate(values, 1):
+        name, separator, value = (each.strip(" \t") for each in text.partition("="))
+        if not separator:
+            raise Unusable(Fault.BAD_TAG, f"X-OpenSend-Tag {number} is not name=value")
+        if not _TAG_NAME.match(name):
+            raise Unusable(Fault.BAD_TAG, f"X-OpenSend-Tag {number}: name must be 1 to 256 of A-Z a-z 0-9 _ -")
+        if not _TAG_VALUE.match(value):
+            raise Unusable(Fault.BAD_TAG, f"X-OpenSend-Tag {number}: value must be at most 256 of A-Z a-z 0-9 _ -")
+        found.append((name, value))
+    return tuple(found)

@@ -1,0 +1,157 @@
+"""Which headers are stored, and in what form (contract section 3, "A row that can be sent")."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from relay.mail import encodedword
+from relay.mail.header import Field
+
+#: SES takes 15, and the worker adds one.
+MAX_HEADERS: Final = 14
+#: A name, `: ` and a value together stay under the 998 characters of RFC 5322 section 2.1.1.
+_MAX_NAME_AND_VALUE: Final = 996
+_MAX_NAME: Final = 126
+#: Names that are reported as dropped, at most.
+_MAX_REPORTED: Final = 100
+
+_NAME = re.compile(r"[!-9;-~]{1,126}\Z")
+_PRINTABLE = re.compile(r"[ -~]+\Z")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
+_MESSAGE_ID = re.compile(r"<[^<>\s]+>")
+
+_COLUMNS = frozenset(
+    ("from", "to", "cc", "bcc", "subject", "reply-to", "mime-version", "message-id", "date", "resent-bcc")
+)
+CONTROL_FIELDS: Final = frozenset(
+    ("idempotency-key", "x-opensend-idempotency-key", "resend-idempotency-key", "x-opensend-tag", "x-entity-id")
+)
+_TRACE = frozenset(
+    (
+        "received",
+        "return-path",
+        "delivered-to",
+        "x-original-to",
+        "dkim-signature",
+        "domainkey-signature",
+        "x-google-dkim-signature",
+        "authentication-results",
+        "x-original-authentication-results",
+        "received-spf",
+        "x-received",
+        "x-delivered-to",
+        "envelope-to",
+        "x-envelope-to",
+        "x-envelope-from",
+        "delivery-date",
+        "x-gm-message-state",
+        "x-google-smtp-source",
+        "x-mozilla-status",
+        "x-mozilla-status2",
+        "content-length",
+        "lines",
+        "x-uidl",
+    )
+)
+_LEFT_OUT: Final = _COLUMNS | CONTROL_FIELDS | _TRACE
+_LEFT_OUT_PREFIXES: Final = ("content-", "arc-", "x-ses-")
+
+#: The first of these that match go before all others when there are too many.
+_RANKS: Final = (
+    "in-reply-to",
+    "references",
+    "list-",
+    "auto-submitted",
+    "precedence",
+    "feedback-id",
+    "sender",
+    "x-priority",
+    "importance",
+    "x-entity-ref-id",
+)
+
+
+def select(fields: list[Field]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The headers to store, in the order of the message, and the names of those that could not be.
+
+    A name that comes several times keeps all its values, joined by a comma and a space, under its first spelling.
+    Values are printable
+    ASCII; text that isn't is in encoded words, and so is text whose encoded words would decode to a line end or NUL.
+    """
+    values: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    for key, name, view in fields:
+        if not view or key in _LEFT_OUT or key.startswith(_LEFT_OUT_PREFIXES):
+            continue
+        value = _value(view)
+        if value:
+            values.setdefault(key, []).append(value)
+            names.setdefault(key, name)
+    if not values:
+        return {}, ()
+    dropped: list[str] = []
+    kept: dict[str, str] = {}
+    for key, several in values.items():
+        room = _MAX_NAME_AND_VALUE - len(key)
+        value = several[0] if len(several) == 1 else _joined(key, several, room, dropped)
+        if len(value) > room and key in ("references", "in-reply-to"):
+            value = _shortened(value, room)
+        if 0 < len(value) <= room and _NAME.match(names[key]):
+            kept[key] = value
+        else:
+            dropped.append(names[key][:_MAX_NAME])
+    if len(kept) > MAX_HEADERS:
+        ranked = sorted(kept, key=_rank)
+        chosen = set(ranked[:MAX_HEADERS])
+        dropped += [names[key] for key in kept if key not in chosen]
+        kept = {key: value for key, value in kept.items() if key in chosen}
+    return {names[key]: value for key, value in kept.items()}, tuple(dropped[:_MAX_REPORTED])
+
+
+def _rank(key: str) -> int:
+    return next(
+        (rank for rank, name in enumerate(_RANKS) if key == name or (name == "list-" and key.startswith(name))),
+        len(_RANKS),
+    )
+
+
+def _value(view: str) -> str:
+    """The stored form of one value, given as a latin-1 view."""
+    if _PRINTABLE.match(view) and "=?" not in view:
+        return view
+    text = encodedword.decode(view)
+    if view.isascii() and not _CONTROLS.search(text):
+        return _CONTROLS.sub(" ", view).strip()
+    return encodedword.encode(_CONTROLS.sub(" ", text).strip())
+
+
+def _joined(key: str, several: list[str], room: int, dropped: list[str]) -> str:
+    """As many of the values as there is room for."""
+    separator = " " if key in ("references", "in-reply-to") else ", "
+    whole = separator.join(several)
+    if len(whole) <= room or separator == " ":
+        return whole
+    value = ""
+    for each in several:
+        longer = f"{value}{separator}{each}" if value else each
+        if len(longer) <= room:
+            value = longer
+        else:
+            dropped.append(key[:_MAX_NAME])
+    return value
+
+
+def _shortened(value: str, room: int) -> str:
+    """The first message id and as many of the last as fit (RFC 5322 section 3.6.4); empty if there are none."""
+    ids = _MESSAGE_ID.findall(value)
+    if not ids or len(ids[0]) > room:
+        return ""
+    length = len(ids[0])
+    last: list[str] = []
+    for each in reversed(ids[1:]):
+        length += 1 + len(each)
+        if length > room:
+            break
+        last.append(each)
+    return " ".join([ids[0], *reversed(last)])

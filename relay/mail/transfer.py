@@ -1,0 +1,160 @@
+"""Content-Transfer-Encoding (RFC 2045 section 6): the octets of a part's body, and the Base64 that is stored of it."""
+
+from __future__ import annotations
+
+import re
+from binascii import Error, a2b_base64, a2b_qp, a2b_uu, b2a_base64
+from functools import lru_cache
+
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_FOREIGN = bytes(set(range(256)) - set(_ALPHABET) - {0x3D})
+_LINE_ENDS = b"\r\n"
+#: Octets of Base64 that are cleaned at a time: what a step needs besides the result.
+_STEP = 1 << 20
+
+_COMMENT = re.compile(r"\([^()]*\)")
+_TOKEN = re.compile(r"[^\s;,\"'()]+")
+_BLANKS_AT_LINE_END = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
+_BAD_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n|\Z)")
+_UU_BEGIN = re.compile(rb"^begin(?:-base64)?[ \t]+[0-7]{3,4}[ \t]*([^\r\n]*)\r?\n", re.MULTILINE)
+
+_UUENCODE = frozenset(("x-uuencode", "uuencode", "x-uue", "uue", "x-uu"))
+
+
+@lru_cache(maxsize=256)
+def name(value: str) -> str:
+    """The encoding that a Content-Transfer-Encoding value names: `base64`, `quoted-printable`, `uuencode`, or empty for
+    none.
+
+    Comments, blanks, quotes and parameters around the name are ignored.
+    """
+    match = _TOKEN.search(_COMMENT.sub(" ", value[:200]).lower())
+    token = match[0] if match else ""
+    if token in ("base64", "quoted-printable"):
+        return token
+    return "uuencode" if token in _UUENCODE else ""
+
+
+def decode(octets: bytes, encoding: str) -> bytes:
+    """The octets that were encoded. Never raises: what is damaged is read as far as it can be."""
+    if encoding == "quoted-printable":
+        return decode_quoted_printable(octets)
+    if encoding == "base64":
+        return decode_base64(octets)
+    if encoding == "uuencode":
+        return decode_uuencode(octets)
+    return octets
+
+
+def decode_base64(octets: bytes) -> bytes:
+    """Base64 to octets. Foreign octets are dropped, decoding starts again after padding, and a lone last character is
+    dropped.
+    """
+    try:
+        return a2b_base64(octets.translate(None, _LINE_ENDS), strict_mode=True)
+    except Error:
+        pass
+    decoded = []
+    for run in octets.translate(None, _FOREIGN).split(b"="):
+        if run:
+            usable = run[: len(run) - 1] if len(run) % 4 == 1 else run
+            decoded.append(a2b_base64(usable + b"=" * (-len(usable) % 4)))
+    return b"".join(decoded)
+
+
+def decode_quoted_printable(octets: bytes) -> bytes:
+    """Quoted-printable to octets. Escapes that aren't any stay as they stand; blanks at line ends are no part of the
+    text.
+    """
+    if (
+        b" \n" in octets
+        or b"\t\n" in octets
+        or b" \r\n" in octets
+        or b"\t\r\n" in octets
+        or octets.endswith((b" ", b"\t"))
+    ):
+        octets = _BLANKS_AT_LINE_END.sub(b"", octets)
+    if b"==" in octets or octets.count(b"=\r") != octets.count(b"=\r\n"):
+        octets = _BAD_ESCAPE.sub(b"=3D", octets)
+    return a2b_qp(octets)
+
+
+def decode_q(octets: bytes) -> bytes:
+    """The Q encoding of RFC 2047 section 4.2 to octets: like quoted-printable, but `_` is a space."""
+    if b"==" in octets:
+        octets = _BAD_ESCAPE.sub(b"=3D", octets)
+    return a2b_qp(octets, header=True)
+
+
+def decode_uuencode(octets: bytes) -> bytes:
+    """The first file of uuencoded text; what isn't uuencoded stays as it is."""
+    begin = _UU_BEGIN.search(octets)
+    if begin is None:
+        return octets
+    decoded = []
+    position = begin.end()
+    while position < len(octets):
+        stop = octets.find(b"\n", position) + 1 or len(octets)
+        line = octets[position:stop].rstrip(b"\r\n")
+        position = stop
+        if line.rstrip(b" ") == b"end":
+            break
+        if not line:
+            continue
+        size = (line[0] - 32) & 63
+        # Lines lose their trailing blanks on the way, or carry one character too many.
+        try:
+            decoded.append(a2b_uu(line[: 1 + (size * 4 + 2) // 3]))
+        except Error:
+            decoded.append(line)
+    return b"".join(decoded)
+
+
+def uuencoded_name(octets: bytes) -> str:
+    """The file name in the first `begin` line, as a latin-1 view; empty where there is none."""
+    begin = _UU_BEGIN.search(octets)
+    return begin[1].decode("latin-1").strip() if begin else ""
+
+
+def encoded_size(size: int) -> int:
+    """How many octets of Base64, without line breaks, `size` octets make."""
+    return (size + 2) // 3 * 4
+
+
+def to_base64(raw: bytes, start: int, end: int, encoding: str) -> str:
+    """The Base64, without line breaks, of the octets that `raw[start:end]` carry in that encoding.
+
+    Where the part is Base64 already, that very Base64 is kept: it is neither decoded nor encoded, and cleaned in steps,
+    so that
+    little more than the result is needed.
+    """
+    if encoding == "base64":
+        kept = _keep_base64(raw, start, end)
+        if kept is not None:
+            return kept
+    return b2a_base64(decode(raw[start:end], encoding), newline=False).decode("ascii")
+
+
+def _keep_base64(raw: bytes, start: int, end: int) -> str | None:
+    """Sound Base64 without its line breaks; None where it holds anything else or padding in its midst."""
+    pieces = []
+    size = 0
+    padding = b""
+    for position in range(start, end, _STEP):
+        piece = raw[position : min(position + _STEP, end)].translate(None, _LINE_ENDS)
+        if piece and padding and piece.strip(b"="):
+            return None
+        rest = piece.translate(None, _ALPHABET)
+        if rest:
+            if rest.strip(b"=") or not piece.endswith(rest):
+                return None
+            padding += rest
+        size += len(piece)
+        pieces.append(piece.decode("ascii"))
+    if len(padding) > 2 or (padding and size % 4):
+        return None
+    if size % 4:
+        if size % 4 == 1:
+            return None
+        pieces.append("=" * (-size % 4))
+    return pieces[0] if len(pieces) == 1 else "".join(pieces)
