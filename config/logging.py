@@ -6,6 +6,7 @@ libraries say through the standard library's logging come out in the same form.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -192,7 +193,16 @@ def _explain(_: object, __: str, line: _Line) -> _Line:
 
 
 def _to_json(line: _Line, **_: object) -> bytes:
-    return orjson.dumps(line, default=lambda unknown: type(unknown).__name__, option=orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(line, default=_kind, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # What orjson refuses (half a surrogate pair, a number of 65 bits) is no reason to lose the line, or the mail.
+        return json.dumps(line, default=_kind, skipkeys=True).encode()
+
+
+def _kind(unknown: object) -> str:
+    """In place of a value without a JSON form, whose own text could say anything."""
+    return type(unknown).__name__
 
 
 def _printable(_: object, __: str, line: _Line) -> _Line:

@@ -61,7 +61,7 @@ def init(settings: Settings) -> None:
         auto_enabling_integrations=False,
         include_local_variables=False,
         include_source_context=False,
-        send_default_pii=False,
+        # send_default_pii is off by default, and deprecated: to name it is a warning.
         max_breadcrumbs=0,
         auto_session_tracking=False,
         send_client_reports=False,

@@ -1,8 +1,8 @@
 """A service under the real supervisor whose workers do little, and misbehave when asked. Run as a program.
 
-SMALL_WORKER says how a worker behaves: `good`, `crash` or `refuse` (ends at once, with status 1 or 2), `stubborn` (never
-drains), `crash-after-first` (only the first life goes well). A client of a good worker reads its pid and a line end,
-then what it sends comes back, and `die` ends the worker.
+SMALL_WORKER says how a worker behaves: `good`, `crash` or `refuse` (ends at once, with status 1 or 2), `stubborn`
+(never drains), `crash-after-first` (only the first life goes well). A client of a good worker reads its pid and a line
+end, then what it sends comes back, and `die` ends the worker.
 """
 
 from __future__ import annotations
