@@ -26,6 +26,7 @@ from relay.errors import Unavailable
 from relay.lookups import Lookups, Screening
 from relay.mail import Limits, Message, Unusable, parse
 from relay.policy import RECIPIENTS_PER_ROW, Recipients
+from relay.records import EmailRow
 from relay.smtp import replies
 from relay.smtp.replies import Reply
 from relay.store import Store
@@ -182,10 +183,21 @@ class Acceptor:
         if isinstance(outcome, Stored):
             return Verdict(replies.queued(ids[0]), "queued", ids[0], tuple(row.id for row in rows))
         if isinstance(outcome, Repeated):
+            left_out = self._left_out(outcome.first_id, rows, fresh)
+            if left_out:
+                return self._insert(attempt, message, fresh.only(left_out), user_id, ids, idempotent=False)
             attempt.release()
             return _repeated(outcome.first_id)
         self._lookups.learned(user_id, outcome.reasons)
         raise self._suppressed(user_id, outcome.reasons)
+
+    def _left_out(self, first_id: str, rows: Sequence[EmailRow], fresh: Recipients) -> set[str]:
+        """Who is new in a message whose idempotency key has been used, when it is the same message in another part.
+
+        A mail server that splits a message gives each part the same key; without Redis nothing else connects them.
+        What came as several rows is never taken for a part: only the first of them could be found again.
+        """
+        return self._store.left_out(first_id, rows[0], fresh.mailboxes()) if len(rows) == 1 else set()
 
 
 class _Attempt:
