@@ -29,18 +29,15 @@ def main(program: str, *arguments: str) -> NoReturn:
     STATE.mkdir(exist_ok=True)
     lock = os.open(STATE / "venv.lock", os.O_RDWR | os.O_CREAT, 0o644)
     announced = False
-    while True:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        if _whole():
-            break
-        if _try_exclusive(lock):
+    while not (_try(lock, fcntl.LOCK_SH) and _whole()):
+        if _try(lock, fcntl.LOCK_EX):
             if not _whole():
                 _install()
             continue
-        if not announced:
-            print("Waiting for another command in this checkout that uses .venv …", file=sys.stderr)
-            announced = True
         fcntl.flock(lock, fcntl.LOCK_UN)
+        if not announced:
+            print("Waiting for another command in this checkout, since .venv is about to change …", file=sys.stderr)
+            announced = True
         time.sleep(0.2)
     os.set_inheritable(lock, True)  # the lock lasts as long as the program
     python = str(VENV / "bin" / "python")
@@ -50,9 +47,9 @@ def main(program: str, *arguments: str) -> NoReturn:
     os.execv(python, [python, "-P", "-m", f"scripts.{program}", *arguments])  # noqa: S606 - no shell wanted
 
 
-def _try_exclusive(lock: int) -> bool:
+def _try(lock: int, mode: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -111,13 +108,13 @@ def _run(command: list[str], log_path: Path, log, total: int) -> None:  # type: 
 def _reason(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    full = [line for line in lines if "No space left on device" in line]
-    unreachable = any(sign in output for sign in ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError"))
-    if full:
+    if "No space left on device" in output:
         return "no space left on the disk"
-    if unreachable:
+    if any(sign in output for sign in ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError")):
         return "the Python package index can't be reached; is there a network, is a proxy needed?"
-    return (errors or lines or ["no reason was given"])[-1]
+    # pip goes on after these, to an error that names the package but not the cause
+    causes = [line for line in lines if line.startswith("Could not fetch URL")]
+    return (causes or errors or lines or ["no reason was given"])[-1]
 
 
 if __name__ == "__main__":
@@ -126,4 +123,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        sys.exit(f"Could not make .venv: {error.strerror}: {error.filename}")
+        sys.exit(f"Could not make .venv: {error.strerror}: {error.filename or ROOT}")

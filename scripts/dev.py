@@ -67,9 +67,9 @@ class Wish:
     def __init__(self) -> None:
         self.stop = False
         self.relay: Relay | None = None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, self._note)
+        hang_up_counts = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # it doesn't under nohup
+        for number in (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hang_up_counts else ())):
+            signal.signal(number, self._note)
 
     def check(self) -> None:
         """Raises Stop if someone asked for the end."""
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
     except psycopg2.Error as error:
         reason = f"Postgres: {str(error).strip().splitlines()[0]}"
     except OSError as error:
-        reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        reason = f"{error.strerror or error}: {error.filename or STATE}"
     print(screen.paint(reason, "red"), file=sys.stderr)
     return 1
 

@@ -1,4 +1,4 @@
-"""`./scripts/launch smoke`: does `./scripts/dev` do for a newcomer what it promises? Starts it for real, in this checkout.
+"""`./scripts/launch smoke`: does `./scripts/dev` keep its promises to a newcomer? Starts it for real, in this checkout.
 
 Exit status 0: a mail was sent with the printed key and each of the printed lines, its rows are in Postgres, and nothing
 was left running.
@@ -41,14 +41,14 @@ def main() -> int:
         try:
             printed = _until_up(dev.stdout)
             family = [psutil.Process(dev.pid), *psutil.Process(dev.pid).children(recursive=True)]
+            before = _rows()
             sent = _send(printed, port)
-            found = _rows()
+            found = _rows() - before
         finally:
             with contextlib.suppress(ProcessLookupError):
                 dev.send_signal(signal.SIGINT)
-            rest = dev.stdout.read()
+            print(dev.stdout.read(), end="")
             exit_status = dev.wait(60)
-    print(rest, end="")
     left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     print(f"{sent} mails sent, {found} rows found, exit status {exit_status}, {len(left)} processes left running")
     return 0 if sent == found and exit_status == 0 and not left else 1

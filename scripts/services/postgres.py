@@ -13,7 +13,8 @@ from pathlib import Path
 
 from scripts.services.server import Server, ServiceFailed, program, secret
 
-_PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
+_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _CAPABILITY_VERSION_3, _CAP_DAC_OVERRIDE = 0x20080522, 1
 _libc = ctypes.CDLL(None)  # before any fork: a child between fork and exec must not load libraries
 
@@ -42,7 +43,7 @@ class Postgres(Server):
             **(settings or {}),
         }
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self._needs_override: bool | None = None
+        self._drop: Callable[[], None] | None = None
 
     def url(self, database: str = "postgres") -> str:
         """`postgresql://` with user, password and port; without `database`, the one that initdb made."""
@@ -114,19 +115,21 @@ class Postgres(Server):
     def _become(self) -> Callable[[], None]:
         if self._account is None:
             return lambda: None
-        if self._needs_override is None:
-            self._needs_override = not self._reachable()
-        return self._drop_privileges(override=self._needs_override)
+        if self._drop is None:
+            candidates = (self._drop_privileges(override=False), self._drop_privileges(override=True))
+            self._drop = next(filter(self._gets_there, candidates), None)
+        if self._drop is None:
+            raise ServiceFailed(
+                "Postgres refuses to be root, and the user nobody, whom it would be instead, may not go into"
+                f" {self.directory}: start this as an ordinary user, or from another directory"
+            )
+        return self._drop
 
-    def _reachable(self) -> bool:
-        """Whether `nobody` gets to the program and the data through every directory above them."""
-        drop = self._drop_privileges(override=False)
+    def _gets_there(self, drop: Callable[[], None]) -> bool:
+        """Whether the user that `drop` makes of us gets to the program and the data through every directory above."""
         try:
             tried = subprocess.run(
-                [str(_program("postgres")), "--version"],
-                check=False,
-                capture_output=True,
-                preexec_fn=drop,
+                [str(_program("postgres")), "--version"], check=False, capture_output=True, preexec_fn=drop
             )
         except (subprocess.SubprocessError, OSError):
             return False
@@ -138,7 +141,9 @@ class Postgres(Server):
         uid, gid, directory = self._account.pw_uid, self._account.pw_gid, self.directory
 
         def drop() -> None:
-            _libc.prctl(_PR_SET_KEEPCAPS, int(override), 0, 0, 0)
+            if override:
+                # keeps capabilities over setuid, and lets access(2) know of them, by which initdb finds its programs
+                _libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
             os.setgroups([])
             os.setgid(gid)
             os.setuid(uid)
