@@ -11,13 +11,15 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from socket import SHUT_WR
 from typing import Any, Protocol
 
+import gevent.socket
 from gevent import Timeout
 
 from relay.smtp import replies
-from relay.smtp.framing import DataEnd, Flaw, Framing
+from relay.smtp.framing import Flaw, Framing
 from relay.smtp.replies import Reply
 from relay.smtp.session import LINE_LIMIT, Expects, Session
 from relay.spool import NoRoom
@@ -29,7 +31,7 @@ class Drain(BaseException):
 
 
 class _Ended(Exception):
-    """The conversation can't go on: the client is gone (no farewell), or took too long."""
+    """The conversation is over: the client is gone (no farewell), or took too long."""
 
     def __init__(self, farewell: Reply | None = None) -> None:
         super().__init__()
@@ -71,11 +73,13 @@ class Journal(Protocol):
 
 
 class Connection:
-    """Runs a session over a socket. `socket` is gevent's, or an SSLSocket of gevent's after a handshake."""
+    """Runs a session over a socket of gevent's."""
 
     #: Octets asked of the kernel at once. Larger costs memory per connection that sends, smaller costs calls.
     receive_size = 65536
-    #: Seconds that a client gets to read what is due to it before it is cut off.
+    #: Replies that may wait for a common segment. What a client is answered without ever reading is bounded by it.
+    most_unsent = 100
+    #: Seconds that a client gets to take a farewell, and to read what is due to it before it is cut off.
     linger_seconds = 2.0
 
     def __init__(
@@ -84,9 +88,10 @@ class Connection:
         session: Session,
         journal: Journal,
         pace: Pace,
-        tls_context: Callable[[], ssl.SSLContext | None],
+        tls_context: Callable[[], ssl.SSLContext],
         draining: Callable[[], bool],
     ) -> None:
+        """`tls_context` is called at each handshake; `draining` tells whether the process wants to end."""
         self._socket = sock
         self._session = session
         self._journal = journal
@@ -95,103 +100,88 @@ class Connection:
         self._draining = draining
         self._framing = Framing(self._receive)
         self._unsent: list[bytes] = []
-        self._born = self._deadline = time.monotonic()
+        self._end_by = time.monotonic() + pace.connection
+        self._deadline = self._end_by
         #: When the client was told to send message data; None between messages.
         self._data_began: float | None = None
         self._received = 0
+        self._since_pause = 0
         self._secure = False
         #: Between commands with nothing buffered: the moment at which a `Drain` loses nothing.
         self.idle = False
 
     def run(self, *, implicit_tls: bool = False) -> None:
-        """The whole connection; returns when the socket is closed. Nothing but a bug raises."""
+        """The whole connection; returns when the socket is closed. Raises nothing."""
+        linger = False
         try:
-            if implicit_tls and not self._start_tls():
-                return
-            self._converse()
+            if implicit_tls:
+                self._start_tls()
+            linger = self._converse()
         except Drain:
             self._farewell(replies.SHUTTING_DOWN)
         except _Ended as ended:
             if ended.farewell is not None:
                 self._farewell(ended.farewell)
+                linger = True
+        except Exception as error:  # noqa: BLE001 - what the client sends next may be anything now, it has to go
+            self._journal.failed(error)
+            self._farewell(replies.FAILED)
+            linger = True
         finally:
             self._session.close()
-            self._close()
+            self._hang_up(linger=linger)
 
-    def _converse(self) -> None:
+    def _converse(self) -> bool:
+        """Returns whether the client may be sending still."""
         session = self._session
         self._say(session.greeting())
         while True:
+            if session.expects is Expects.TLS:
+                self._start_tls()
             if self._draining() and session.expects is Expects.COMMAND and self._framing.empty:
                 raise Drain
-            try:
-                reply = self._step()
-            except _Ended:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client hears 451 and the connection goes on
-                self._journal.failed(error)
-                reply = session.fail(replies.TRY_LATER)
-            if reply is None:
-                self._flush()
-                return
-            self._report()
-            self._say(reply)
-            if reply.closes:
-                self._flush()
-                if reply is not replies.BYE:
-                    self._linger()
-                return
-            if session.expects is Expects.TLS and not self._start_tls():
-                return
+            reply = self._step()
+            if reply is not None:
+                self._say(reply)
+                if reply.closes:
+                    self._flush()
+                    return reply is not replies.BYE or not self._framing.empty
 
     def _step(self) -> Reply | None:
-        """Reads what the session expects, and has it answered. None when the stream ended."""
-        session = self._session
-        reply: Reply | None = None
-        while reply is None:
-            if session.expects is Expects.DATA:
-                return self._read_data()
-            if session.expects is Expects.CHUNK:
-                return self._read_chunk()
-            self._begin_command()
-            line = self._framing.line(LINE_LIMIT)
-            if line is None:
-                return None
-            reply = session.flawed_line(line) if isinstance(line, Flaw) else session.line(line)
+        """Reads what the session expects, and has it answered."""
+        answer = self._read()
+        try:
+            reply = answer()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears 451 and the connection goes on
+            self._journal.failed(error)
+            reply = self._session.fail(replies.TRY_LATER)
+        self._report()
         return reply
 
-    def _read_data(self) -> Reply | None:
+    def _read(self) -> Callable[[], Reply | None]:
+        """What is to be done with what the client sent."""
         session = self._session
-        self._begin_data()
-        body = session.new_body()
         try:
-            end = self._framing.data(body, session.max_message_size)
+            if session.expects is Expects.DATA:
+                self._begin_data()
+                end = self._framing.data(session.sink, session.max_message_size)
+                return partial(session.end_of_data, end)
+            if session.expects is Expects.CHUNK:
+                self._begin_data()
+                self._framing.chunk(session.chunk_size, session.sink)
+                return session.end_of_chunk
         except NoRoom as error:
             self._journal.failed(error)
-            return session.fail(replies.NO_ROOM)
-        except BaseException:
-            body.close()
-            raise
-        if end is DataEnd.CUT_OFF:
-            body.close()
-            return None
-        return session.end_of_data(end, body)
-
-    def _read_chunk(self) -> Reply | None:
-        session = self._session
-        self._begin_data()
-        try:
-            complete = self._framing.chunk(session.chunk_size, session.chunk_sink())
-        except NoRoom as error:
-            self._journal.failed(error)
-            return session.fail(replies.NO_ROOM)
-        return session.end_of_chunk() if complete else None
+            return partial(session.fail, replies.NO_ROOM)
+        self._begin_command()
+        line = self._framing.line(LINE_LIMIT)
+        return partial(session.flawed_line, line) if isinstance(line, Flaw) else partial(session.line, line)
 
     # Reading, and by when
 
     def _begin_command(self) -> None:
         self._data_began = None
-        self._deadline = min(time.monotonic() + self._pace.command, self._born + self._pace.connection)
+        self._deadline = min(time.monotonic() + self._pace.command, self._end_by)
 
     def _begin_data(self) -> None:
         self._data_began = time.monotonic()
@@ -202,7 +192,7 @@ class Connection:
         now = time.monotonic()
         if self._data_began is not None:
             earned = self._pace.data_grace + self._received / self._pace.data_rate
-            self._deadline = min(self._data_began + earned, self._born + self._pace.connection)
+            self._deadline = min(self._data_began + earned, self._end_by)
         if self._deadline <= now:
             raise _Ended(replies.TIMED_OUT)
         self._socket.settimeout(self._deadline - now)
@@ -215,8 +205,18 @@ class Connection:
             raise _Ended from error
         finally:
             self.idle = False
+        if not octets:
+            raise _Ended
         self._received += len(octets)
+        self._pause_after(len(octets))
         return octets
+
+    def _pause_after(self, octets: int) -> None:
+        """Lets the others have their turn: gevent's recv switches only when there is nothing to read."""
+        self._since_pause += octets
+        if self._since_pause >= self.receive_size:
+            self._since_pause = 0
+            gevent.sleep(0)
 
     # Writing
 
@@ -224,17 +224,22 @@ class Connection:
         self._unsent.append(reply.encode())
         if not reply.positive:
             self._journal.error_reply(reply)
+        if len(self._unsent) >= self.most_unsent:
+            self._flush()
 
     def _flush(self) -> None:
         if self._unsent:
             octets = b"".join(self._unsent)
             self._unsent.clear()
-            self._socket.settimeout(self._pace.command)
-            try:
-                self._socket.sendall(octets)
-            except OSError as error:
-                # Whatever the client was to hear stays true: a row that is committed is delivered.
-                raise _Ended from error
+            self._send(octets, self._pace.command)
+
+    def _send(self, octets: bytes, seconds: float) -> None:
+        try:
+            self._socket.settimeout(seconds)
+            self._socket.sendall(octets)
+        except OSError as error:
+            # Whatever the client was to hear stays true: a row that is committed is delivered.
+            raise _Ended from error
 
     def _report(self) -> None:
         session = self._session
@@ -245,46 +250,54 @@ class Connection:
             self._journal.message(session.verdict)
             session.verdict = None
 
-    # TLS and the end
+    # TLS
 
-    def _start_tls(self) -> bool:
-        """Exchanges the socket for one that speaks TLS. False: no handshake came about in time."""
-        context = self._tls_context()
+    def _start_tls(self) -> None:
+        """Exchanges the socket for one that speaks TLS. Raises _Ended when no handshake came about in time."""
         self._flush()
         # Whatever a third party wrote behind STARTTLS in the clear must not be taken for the client's (RFC 3207).
         self._framing.discard()
-        if context is None:
-            return False
         try:
             self._socket.settimeout(self._pace.handshake)
             with Timeout(self._pace.handshake, TimeoutError):
-                self._socket = context.wrap_socket(self._socket, server_side=True)
+                self._socket = self._tls_context().wrap_socket(self._socket, server_side=True)
         except OSError as error:
             self._journal.tls_failed(error)
-            return False
+            raise _Ended from error
         self._secure = True
         self._session.tls_started()
-        return True
+
+    # The end
 
     def _farewell(self, reply: Reply) -> None:
-        """A last line to a client that did not ask for one, if it still listens."""
+        """A last line to a client that did not ask for one, and with it whatever it is still due, if it listens."""
+        self._unsent.append(reply.encode())
+        octets = b"".join(self._unsent)
+        self._unsent.clear()
         with contextlib.suppress(_Ended):
-            self._say(reply)
-            self._flush()
+            self._send(octets, self.linger_seconds)
 
-    def _linger(self) -> None:
-        """Reads what the client still sends: a close over unread octets would destroy the reply on its way."""
-        with contextlib.suppress(OSError), Timeout(self.linger_seconds, False):
-            if not self._secure:
+    def _hang_up(self, *, linger: bool) -> None:
+        """Closes the connection. `linger`: the client may be sending, and a close over unread octets destroys replies
+        that are on their way; so what it sends is read for a while, and thrown away.
+        """
+        try:
+            if self._secure:
+                self._end_tls()
+            if linger:
                 self._socket.shutdown(SHUT_WR)
-            while self._socket.recv(self.receive_size):
-                pass
-
-    def _close(self) -> None:
-        if self._secure:
-            # Our close_notify, without waiting for the client's: some never send one.
-            with contextlib.suppress(OSError, ValueError):
-                self._socket.settimeout(0.0)
-                self._socket.unwrap()
-        with contextlib.suppress(OSError):
+                with Timeout(self.linger_seconds, False):
+                    while octets := self._socket.recv(self.receive_size):
+                        self._pause_after(len(octets))
+        except OSError:
+            # Gone already, which is what we are waiting for.
+            pass
+        finally:
             self._socket.close()
+
+    def _end_tls(self) -> None:
+        """Our close_notify, without waiting for the client's, which some never send. The socket is a plain one then."""
+        self._socket.settimeout(0.0)
+        with contextlib.suppress(OSError, ValueError):
+            self._socket.unwrap()
+        self._socket = gevent.socket.socket(fileno=self._socket.detach())

@@ -21,6 +21,8 @@ MAX_DISCARDED_LINE = 1_000_000
 
 _CARRIAGE_RETURN = 13
 _LINE_END = b"\r\n"
+#: Every end of data, the true one and the false ones, has these, and few other lines do.
+_DOTTED = b"\n."
 _END_OF_DATA = b"\n.\r\n"
 _UNIX_END_OF_DATA = b"\n.\n"
 #: The longest beginning of an end of data that may still lack its rest: CR LF . CR
@@ -46,8 +48,6 @@ class DataEnd(Enum):
     TOO_LARGE = "too large"
     #: LF . LF, LF . CR LF or CR LF . LF: what follows can't be told from data or commands any more.
     FALSE_END = "false end"
-    #: The client closed its side before the end.
-    CUT_OFF = "cut off"
 
 
 class Sink(Protocol):
@@ -60,7 +60,8 @@ class Sink(Protocol):
 class Framing:
     """Cuts a stream of octets into lines and message data.
 
-    `receive` returns the next octets of the stream, empty at its end; it may block, and what it raises passes through.
+    `receive` returns the next octets of the stream, one at least. It may block, and it raises when there are no more:
+    whatever it raises passes through.
     """
 
     def __init__(self, receive: Callable[[], bytes]) -> None:
@@ -73,60 +74,53 @@ class Framing:
         """Whether everything that arrived has been consumed."""
         return self._position >= len(self._buffer)
 
-    def peek(self) -> bytes:
-        """What arrived and has not been consumed."""
-        return self._buffer[self._position :]
-
     def discard(self) -> None:
         """Throws away what arrived and has not been consumed (RFC 3207 section 4.2: nothing survives STARTTLS)."""
         self._buffer = b""
         self._position = 0
 
-    def line(self, limit: int) -> bytes | Flaw | None:
-        """The next line without its CRLF; None when the stream ended (a last line without CRLF is dropped).
-
-        `limit` counts octets, CRLF included.
-        """
+    def line(self, limit: int) -> bytes | Flaw:
+        """The next line without its CRLF. `limit` counts octets, CRLF included."""
         searched = self._position
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched - self._position > limit:
                 return self._skip_line()
-            octets = self._receive()
-            if not octets:
-                return None
             searched -= self._position
-            self._buffer = self._buffer[self._position :] + octets
+            # Let go of what is consumed before waiting: a thousand idle connections keep nothing.
+            self._buffer = self._buffer[self._position :]
             self._position = 0
-        start, self._position = self._position, end + 1
+            self._buffer += self._receive()
+        start = self._position
+        if end + 1 - start > limit:
+            return self._skip_line()
+        self._position = end + 1
         if end == start or self._buffer[end - 1] != _CARRIAGE_RETURN:
             return Flaw.BARE_LINE_FEED
-        if end + 1 - start > limit:
-            return Flaw.TOO_LONG
         return self._buffer[start : end - 1]
 
-    def _skip_line(self) -> Flaw | None:
-        """Reads on to the end of a line that is too long already; nothing of it is kept but its last octet."""
+    def _skip_line(self) -> Flaw:
+        """Reads on to the end of a line that is too long; nothing of it is kept but its last octet."""
         length = 0
+        last = 0
         while (end := self._buffer.find(b"\n", self._position)) < 0:
             length += len(self._buffer) - self._position
-            last = self._buffer[-1]
             if length > MAX_DISCARDED_LINE:
                 return Flaw.ENDLESS
+            if not self.empty:
+                last = self._buffer[-1]
+            self.discard()
             self._buffer = self._receive()
-            self._position = 0
-            if not self._buffer:
-                return None
-        if end > self._position:
-            last = self._buffer[end - 1]
         length += end - self._position
-        self._position = end + 1
         if length > MAX_DISCARDED_LINE:
             return Flaw.ENDLESS
+        if end > self._position:
+            last = self._buffer[end - 1]
+        self._position = end + 1
         return Flaw.TOO_LONG if last == _CARRIAGE_RETURN else Flaw.BARE_LINE_FEED
 
-    def data(self, sink: Sink, limit: int) -> DataEnd:
-        """Reads message data to CRLF.CRLF into `sink`, with dots unstuffed and the last CRLF kept.
+    def data(self, sink: Sink | None, limit: int) -> DataEnd:
+        """Reads message data to CRLF.CRLF into `sink` or nowhere, with dots unstuffed and the last CRLF kept.
 
         `limit` counts octets after unstuffing. NoRoom of the sink is raised once the data has been read to its end.
         """
@@ -136,14 +130,16 @@ class Framing:
         failure: NoRoom | None = None
         while True:
             window = before + self._buffer[self._position :]
-            verdict, end = _find_end(window)
+            dotted = _DOTTED in window
+            verdict, end = _find_end(window) if dotted else (None, 0)
             if verdict is DataEnd.FALSE_END:
                 return verdict
             # Without an end, the last octets wait for what they may become together with the next.
             taken = end if verdict else max(len(window) - _HELD_BACK, len(before))
-            octets = window[:taken].replace(b"\r\n.", _LINE_END)[len(before) :]
+            octets = window[:taken].replace(b"\r\n.", _LINE_END) if dotted else window[:taken]
+            octets = octets[len(before) :]
             size += len(octets)
-            if octets and size <= limit and failure is None:
+            if octets and size <= limit and sink is not None and failure is None:
                 try:
                     sink.write(octets)
                 except NoRoom as error:
@@ -155,28 +151,23 @@ class Framing:
             self._buffer = window[taken:]
             self._position = 0
             before = window[taken - len(before) : taken]
-            received = self._receive()
-            if not received:
-                return DataEnd.CUT_OFF
-            self._buffer += received
+            self._buffer += self._receive()
         if size > limit:
             return DataEnd.TOO_LARGE
         if failure is not None:
             raise failure
         return DataEnd.COMPLETE
 
-    def chunk(self, size: int, sink: Sink | None) -> bool:
-        """Reads exactly `size` octets (RFC 3030 BDAT) into `sink`, or throws them away without one.
+    def chunk(self, size: int, sink: Sink | None) -> None:
+        """Reads exactly `size` octets (RFC 3030 BDAT) into `sink` or nowhere.
 
-        False when the stream ended before. NoRoom of the sink is raised once the chunk has been read to its end.
+        NoRoom of the sink is raised once the chunk has been read to its end.
         """
         failure: NoRoom | None = None
         while size > 0:
             if self.empty:
+                self.discard()
                 self._buffer = self._receive()
-                self._position = 0
-                if not self._buffer:
-                    return False
             octets = self._buffer[self._position : self._position + size]
             self._position += len(octets)
             size -= len(octets)
@@ -187,7 +178,6 @@ class Framing:
                     failure = error
         if failure is not None:
             raise failure
-        return True
 
 
 def _find_end(window: bytes) -> tuple[DataEnd | None, int]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum, auto
 from typing import ClassVar
 
-from relay.address import BadAddress, comparison_form, normalise
 from relay.records import RecipientRule
 from relay.smtp import replies
 from relay.smtp.framing import DataEnd, Flaw
-from relay.smtp.path import Path, parse_path
+from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.sasl import MECHANISMS, Challenge, Credentials, Exchange, Failure, Outcome
+from relay.smtp.transaction import Transaction, is_size
 from relay.spool import Body
 from relay.submission import Login, Services, Submission, Verdict
 
@@ -32,7 +32,10 @@ LINE_LIMIT = 12288
 
 #: First words of protocols that a browser can be made to speak to us; answering them line by line would be execution.
 _FOREIGN_VERBS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH", b"TRACE"))
-_CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
+#: Blanks apart, which tabs are.
+_CONTROL = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f]")
+#: Replies to what no working client says, or says here.
+_NONSENSE = frozenset((500, 501, 502, 503, 504, 530, 538, 555))
 
 
 class Expects(Enum):
@@ -49,57 +52,28 @@ class Expects(Enum):
     TLS = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the operator decided, as far as the dialogue goes."""
-
-    hostname: str
-    #: Octets; advertised by SIZE.
-    max_message_size: int
-    max_recipients: int
-    recipient_rule: RecipientRule = RecipientRule.MERGE
-    allow_utf8_local_parts: bool = False
-    #: A certificate is configured: STARTTLS is offered, and AUTH needs it.
-    tls_available: bool = False
-    #: Errors of syntax or order that one connection may make before it is closed.
-    max_errors: int = 20
-    #: Failed AUTHs that one connection may make before it is closed.
-    max_auth_failures: int = 5
-    #: Octets of a message that stay in memory.
-    spool_threshold: int = 1_000_000
-    spool_directory: str | None = None
-
-
-@dataclass(slots=True)
-class Transaction:
-    """From MAIL to the end of data (RFC 5321 section 3.3)."""
-
-    smtputf8: bool
-    #: Forward-paths by the form in which they compare.
-    recipients: dict[str, str] = field(default_factory=dict)
-    #: What BDAT has brought so far.
-    body: Body | None = None
-    #: Why the chunks to come will be refused.
-    refusal: Reply | None = None
-
-
 class Session:
     """One client's dialogue."""
 
-    def __init__(self, options: Options, services: Services, connection_id: str, *, secure: bool = False) -> None:
+    def __init__(self, options: Options, services: Services, connection_id: str) -> None:
         self._options = options
         self._services = services
-        self._rule = options.recipient_rule
         self._connection_id = connection_id
-        self._secure = secure
-        self._extended = False
+        self._secure = False
         self._greeted = False
-        self._transaction: Transaction | None = None
+        #: EHLO, not HELO: extensions may be used.
+        self._extended = False
+        self._login: Login | None = None
+        self._rule = options.recipient_rule
         self._exchange: Exchange | None = None
+        self._transaction: Transaction | None = None
+        #: Commands behind a refused MAIL that are no errors of their own: the client had sent them along with it.
+        self._excused = 0
         self._errors = 0
         self._auth_failures = 0
-        self.login: Login | None = None
         self.expects = Expects.COMMAND
+        #: With Expects.DATA and CHUNK: where the octets go; None where they are read and thrown away.
+        self.sink: Body | None = None
         #: With Expects.CHUNK: how many octets.
         self.chunk_size = 0
         self._chunk_is_last = False
@@ -108,50 +82,67 @@ class Session:
         #: What the last AUTH came to, likewise.
         self.auth_reply: Reply | None = None
 
-    def greeting(self) -> Reply:
-        """The banner."""
-        return replies.greeting(self._options.hostname)
-
     @property
     def max_message_size(self) -> int:
         """Octets that a message may have."""
         return self._options.max_message_size
 
-    def new_body(self) -> Body:
-        """Where the data of the next message goes."""
-        return Body(self._options.spool_threshold, self._options.spool_directory)
+    def greeting(self) -> Reply:
+        """The banner."""
+        return replies.greeting(self._options.hostname)
+
+    def close(self) -> None:
+        """The connection is gone; what it left unfinished is let go."""
+        self._end_transaction()
+
+    def fail(self, reply: Reply) -> Reply:
+        """Trouble of ours in the midst of something: nothing of the transaction is kept."""
+        self.expects = Expects.COMMAND
+        self._exchange = None
+        return reply if self._transaction is None else self._conclude(Verdict(reply, "failed"))
 
     # Lines
 
     def line(self, line: bytes) -> Reply | None:
         """Carries out one command, or takes one SASL response. None: the reply is due when the chunk has been read."""
         if self._exchange is not None:
-            return self._advance(self._exchange.respond(line))
-        verb, _, argument = line.partition(b" ")
-        name = self._COMMANDS.get(verb.rstrip(b"\t").upper())
-        if name is None:
-            return self._error(_unknown(verb, line))
-        if len(line) > COMMAND_LINE_LIMIT and name != "_auth":
-            return self._error(replies.LINE_TOO_LONG)
-        text = argument.decode("utf-8", "surrogateescape").strip(" \t")
-        if _CONTROL.search(text):
-            return self._error(replies.BAD_CHARACTER)
-        command: Callable[[str], Reply | None] = getattr(self, name)
-        reply = command(text)
-        return self._error(reply) if reply is not None and 500 <= reply.code <= 504 else reply
+            return self._counted(self._advance(self._exchange.respond(line)))
+        verb, _, octets = line.partition(b" ")
+        command = self._COMMANDS.get(verb.rstrip(b"\t").upper())
+        if command is None:
+            return self._counted(_unknown(verb))
+        argument = octets.decode("utf-8", "surrogateescape").strip(" \t")
+        if len(line) > COMMAND_LINE_LIMIT and command is not Session._auth:
+            refusal = replies.LINE_TOO_LONG
+        elif _CONTROL.search(argument):
+            refusal = replies.BAD_CHARACTER
+        else:
+            forgiven = command is Session._rcpt and self._transaction is not None
+            reply = command(self, argument)
+            return reply if reply is None or forgiven else self._counted(reply)
+        # Whatever BDAT's argument was meant to be, octets follow that must not be taken for commands.
+        return replies.BDAT_SYNTAX if command is Session._bdat else self._counted(refusal)
 
     def flawed_line(self, flaw: Flaw) -> Reply:
         """A line that can't be carried out for its form alone."""
         in_exchange, self._exchange = self._exchange is not None, None
+        self.expects = Expects.COMMAND
         if flaw is Flaw.ENDLESS:
-            return replies.TOO_MANY_ERRORS
+            return replies.ENDLESS_LINE
         if flaw is Flaw.BARE_LINE_FEED:
             return replies.BARE_LINE_FEED
-        return self._error(replies.AUTH_LINE_TOO_LONG if in_exchange else replies.LINE_TOO_LONG)
+        return self._counted(replies.AUTH_LINE_TOO_LONG if in_exchange else replies.LINE_TOO_LONG)
 
-    def _error(self, reply: Reply) -> Reply:
-        """Counts a line that made no sense; the connection ends when there were too many."""
-        self.expects = Expects.COMMAND
+    def _counted(self, reply: Reply) -> Reply:
+        """The reply, or the end of the connection when it made no sense for the umpteenth time.
+
+        Recipients that are refused are not counted: an application may well have a list of bad ones.
+        """
+        if reply.code not in _NONSENSE:
+            return reply
+        if reply is replies.MAIL_FIRST and self._excused:
+            self._excused -= 1
+            return reply
         self._errors += 1
         return replies.TOO_MANY_ERRORS if self._errors > self._options.max_errors else reply
 
@@ -173,7 +164,7 @@ class Session:
         self._end_transaction()
 
     def _extensions(self) -> list[str]:
-        offered = [
+        return [
             f"SIZE {self._options.max_message_size}",
             "8BITMIME",
             "PIPELINING",
@@ -181,12 +172,15 @@ class Session:
             "SMTPUTF8",
             "CHUNKING",
             f"LIMITS RCPTMAX={self._options.max_recipients}",
+            "STARTTLS" if self._in_the_clear else "AUTH PLAIN LOGIN",
         ]
-        if self._options.tls_available and not self._secure:
-            offered.append("STARTTLS")
-        else:
-            offered.append("AUTH PLAIN LOGIN")
-        return offered
+
+    # TLS
+
+    @property
+    def _in_the_clear(self) -> bool:
+        """Whether the client could encrypt and does not."""
+        return self._options.tls_available and not self._secure
 
     def _starttls(self, argument: str) -> Reply:
         if self._secure:
@@ -200,32 +194,30 @@ class Session:
 
     def tls_started(self) -> None:
         """The handshake is done: everything learned before it is forgotten (RFC 3207 section 4.2)."""
-        self._end_transaction()
+        self.expects = Expects.COMMAND
         self._secure = True
         self._greeted = False
         self._extended = False
-        self.login = None
-        self.expects = Expects.COMMAND
+        self._login = None
+        self._rule = self._options.recipient_rule
+        self._end_transaction()
 
     # AUTH
 
     def _auth(self, argument: str) -> Reply:
-        mechanism, _, response = argument.partition(" ")
-        if self._options.tls_available and not self._secure:
+        if self._in_the_clear:
             return replies.ENCRYPTION_REQUIRED
         if not self._greeted:
             return replies.HELLO_FIRST
-        if self.login is not None:
+        if self._login is not None:
             return replies.ALREADY_AUTHENTICATED
-        if self._transaction is not None:
-            return replies.AUTH_IN_TRANSACTION
+        mechanism, _, response = argument.partition(" ")
         kind = MECHANISMS.get(mechanism.upper())
         if kind is None:
             return replies.AUTH_MECHANISM
-        exchange = kind()
-        self._exchange = exchange
+        self._exchange = kind()
         response = response.strip(" \t")
-        return self._advance(exchange.begin(response.encode("utf-8", "surrogateescape") if response else None))
+        return self._advance(self._exchange.begin(response.encode("utf-8", "surrogateescape") if response else None))
 
     def _advance(self, outcome: Outcome) -> Reply:
         if isinstance(outcome, Challenge):
@@ -236,13 +228,15 @@ class Session:
         if outcome is Failure.CANCELLED:
             return replies.AUTH_CANCELLED
         if not isinstance(outcome, Credentials):
-            return self._error(replies.AUTH_MALFORMED)
+            return replies.AUTH_MALFORMED
         login = self._services.authenticate(outcome.password)
-        self.auth_reply = login if isinstance(login, Reply) else replies.AUTHENTICATED
         if isinstance(login, Reply):
-            self._auth_failures += 1
+            self.auth_reply = login
+            if not login.temporary:
+                self._auth_failures += 1
             return login.closing() if self._auth_failures >= self._options.max_auth_failures else login
-        self.login = login
+        self.auth_reply = replies.AUTHENTICATED
+        self._login = login
         if outcome.username.strip().lower() == ENVELOPE_USERNAME:
             self._rule = RecipientRule.ENVELOPE
         return replies.AUTHENTICATED
@@ -250,67 +244,33 @@ class Session:
     # The envelope
 
     def _mail(self, argument: str) -> Reply:
+        refusal = self._begin_transaction(argument)
+        if refusal is None:
+            return replies.MAIL_OK
+        self._excused = self._options.max_recipients + 1
+        return refusal
+
+    def _begin_transaction(self, argument: str) -> Reply | None:
         if not self._greeted:
             return replies.HELLO_FIRST
-        if self.login is None:
-            insecure = self._options.tls_available and not self._secure
-            return replies.STARTTLS_REQUIRED if insecure else replies.AUTH_REQUIRED
+        if self._login is None:
+            return replies.STARTTLS_REQUIRED if self._in_the_clear else replies.AUTH_REQUIRED
         if self._transaction is not None:
             return replies.NESTED_MAIL
-        path = _path_behind("FROM:", argument)
-        if path is None:
-            return replies.MAIL_SYNTAX
-        refusal = self._check_mail_parameters(path.parameters)
-        if refusal is not None:
-            return refusal
-        smtputf8 = "SMTPUTF8" in path.parameters
-        if not smtputf8 and not path.local.isascii():
-            return replies.UTF8_NOT_ANNOUNCED
-        self._transaction = Transaction(smtputf8)
-        return replies.MAIL_OK
-
-    def _check_mail_parameters(self, parameters: dict[str, str]) -> Reply | None:
-        for keyword, value in parameters.items():
-            if not self._extended:
-                return replies.UNKNOWN_PARAMETER
-            if keyword == "SIZE":
-                if not (value.isascii() and value.isdigit() and len(value) <= 20):
-                    return replies.SIZE_SYNTAX
-                if int(value) > self._options.max_message_size:
-                    return replies.TOO_LARGE
-            elif keyword == "BODY":
-                if value.upper() not in ("7BIT", "8BITMIME"):
-                    return replies.BODY_SYNTAX
-            elif keyword == "SMTPUTF8":
-                if value:
-                    return replies.UNKNOWN_PARAMETER
-            elif keyword != "AUTH":
-                # AUTH= (RFC 4954 section 5) names whom a trusted relay speaks for: nobody is one, it is ignored.
-                return replies.UNKNOWN_PARAMETER
+        outcome = Transaction.begin(argument, self._options, extended=self._extended)
+        if isinstance(outcome, Reply):
+            return outcome
+        self._transaction = outcome
         return None
 
     def _rcpt(self, argument: str) -> Reply:
-        transaction = self._transaction
-        if transaction is None:
-            return replies.MAIL_FIRST
-        if transaction.body is not None:
-            return replies.CHUNKING_BEGUN
-        path = _path_behind("TO:", argument)
-        if path is None or path.null:
-            return replies.RCPT_SYNTAX
-        if path.parameters:
-            return replies.UNKNOWN_PARAMETER
-        if not transaction.smtputf8 and not path.local.isascii():
-            return replies.UTF8_NOT_ANNOUNCED
-        try:
-            address = normalise(path.local, path.domain, allow_utf8_local_part=self._options.allow_utf8_local_parts)
-        except BadAddress as error:
-            return replies.UTF8_LOCAL_PART if error.utf8_local_part else replies.BAD_RECIPIENT
-        mailbox = comparison_form(address)
-        if mailbox not in transaction.recipients and len(transaction.recipients) >= self._options.max_recipients:
-            return replies.TOO_MANY_RECIPIENTS
-        transaction.recipients.setdefault(mailbox, address)
-        return replies.RCPT_OK
+        return replies.MAIL_FIRST if self._transaction is None else self._transaction.add_recipient(argument)
+
+    def _rset(self, argument: str) -> Reply:
+        if argument:
+            return replies.NO_ARGUMENT_ALLOWED
+        self._end_transaction()
+        return replies.OK
 
     # The message
 
@@ -325,101 +285,63 @@ class Session:
         if not transaction.recipients:
             return replies.RCPT_FIRST
         self.expects = Expects.DATA
+        self.sink = transaction.open_body()
         return replies.SEND_DATA
 
-    def end_of_data(self, end: DataEnd, body: Body) -> Reply:
-        """The data that followed 354 has been read; `end` is never CUT_OFF, which has nobody to answer."""
+    def end_of_data(self, end: DataEnd) -> Reply:
+        """The data that followed 354 has been read into `sink`."""
         self.expects = Expects.COMMAND
         if end is DataEnd.COMPLETE:
-            return self._submit(body)
-        self._end_transaction()
-        body.close()
-        return self._refuse(replies.FALSE_END_OF_DATA if end is DataEnd.FALSE_END else replies.TOO_LARGE)
+            return self._submit()
+        reply = replies.FALSE_END_OF_DATA if end is DataEnd.FALSE_END else replies.TOO_LARGE
+        return self._conclude(Verdict(reply, "refused"))
 
     def _bdat(self, argument: str) -> Reply | None:
         size, _, last = argument.partition(" ")
         last = last.strip().upper()
-        if not (size.isascii() and size.isdigit() and len(size) <= 20) or last not in ("", "LAST"):
+        if not is_size(size) or last not in ("", "LAST"):
             # How many octets follow is unknown: there is no way back to commands.
             return replies.BDAT_SYNTAX
         self.expects = Expects.CHUNK
         self.chunk_size = int(size)
         self._chunk_is_last = bool(last)
+        self.sink = None if self._transaction is None else self._transaction.open_chunk(self.chunk_size)
         return None
 
-    def chunk_sink(self) -> Body | None:
-        """Where the octets of the announced chunk go; None where they are read and thrown away (RFC 3030 section 2)."""
-        transaction = self._transaction
-        if transaction is None or not transaction.recipients or transaction.refusal is not None:
-            return None
-        if transaction.body is None:
-            transaction.body = self.new_body()
-        if transaction.body.size + self.chunk_size > self._options.max_message_size:
-            transaction.refusal = replies.TOO_LARGE
-            transaction.body.close()
-            return None
-        return transaction.body
-
     def end_of_chunk(self) -> Reply:
-        """The octets of the announced chunk have been read."""
+        """The octets of the announced chunk have been read into `sink`."""
         self.expects = Expects.COMMAND
         transaction = self._transaction
         if transaction is None:
-            return self._error(replies.MAIL_FIRST)
+            return self._counted(replies.MAIL_FIRST)
         if not transaction.recipients:
-            return self._error(replies.RCPT_FIRST)
-        if transaction.refusal is not None:
+            return self._counted(replies.RCPT_FIRST)
+        if self._chunk_is_last:
             refusal = transaction.refusal
-            if self._chunk_is_last:
-                self._end_transaction()
-            return self._refuse(refusal)
-        if not self._chunk_is_last:
-            return replies.CHUNK_OK
-        body, transaction.body = transaction.body, None
-        return self._submit(body if body is not None else self.new_body())
+            return self._submit() if refusal is None else self._conclude(Verdict(refusal, "refused"))
+        return replies.CHUNK_OK if transaction.refusal is None else transaction.refusal
 
-    def fail(self, reply: Reply) -> Reply:
-        """Trouble of ours in the midst of something: nothing of the transaction is kept."""
-        self.expects = Expects.COMMAND
-        self._exchange = None
-        if self._transaction is not None:
-            self.verdict = Verdict(reply, "failed")
-        self._end_transaction()
-        return reply
-
-    def _refuse(self, reply: Reply) -> Reply:
-        """A message that is refused before anyone looked into it."""
-        self.verdict = Verdict(reply, "refused")
-        return reply
-
-    def _submit(self, body: Body) -> Reply:
-        transaction, login = self._transaction, self.login
-        self._transaction = None
+    def _submit(self) -> Reply:
+        transaction, login = self._transaction, self._login
         if transaction is None or login is None:
             raise AssertionError("data without a transaction")
-        try:
-            verdict = self._services.accept(
-                Submission(login, tuple(transaction.recipients.values()), self._rule, body, self._connection_id)
-            )
-        finally:
-            body.close()
-        self.verdict = replace(verdict, size=body.size, recipients=len(transaction.recipients))
+        submission = Submission(login, transaction.recipients, self._rule, transaction.open_body(), self._connection_id)
+        return self._conclude(self._services.accept(submission))
+
+    def _conclude(self, verdict: Verdict) -> Reply:
+        """The message is answered, one way or the other."""
+        transaction = self._transaction
+        if transaction is not None:
+            verdict = replace(verdict, size=transaction.size, recipients=len(transaction.recipients))
+        self.verdict = verdict
+        self._end_transaction()
         return verdict.reply
 
-    def _rset(self, argument: str) -> Reply:
-        if argument:
-            return replies.NO_ARGUMENT_ALLOWED
-        self._end_transaction()
-        return replies.OK
-
     def _end_transaction(self) -> None:
-        if self._transaction is not None and self._transaction.body is not None:
-            self._transaction.body.close()
-        self._transaction = None
-
-    def close(self) -> None:
-        """The connection is gone; what it left unfinished is let go."""
-        self._end_transaction()
+        self.sink = None
+        if self._transaction is not None:
+            self._transaction.close()
+            self._transaction = None
 
     # The rest
 
@@ -438,33 +360,27 @@ class Session:
     def _quit(self, _argument: str) -> Reply:
         return replies.BYE
 
-    _COMMANDS: ClassVar[dict[bytes, str]] = {
-        b"EHLO": "_ehlo",
-        b"HELO": "_helo",
-        b"STARTTLS": "_starttls",
-        b"AUTH": "_auth",
-        b"MAIL": "_mail",
-        b"RCPT": "_rcpt",
-        b"DATA": "_data",
-        b"BDAT": "_bdat",
-        b"RSET": "_rset",
-        b"NOOP": "_noop",
-        b"VRFY": "_vrfy",
-        b"HELP": "_help",
-        b"QUIT": "_quit",
-        b"EXPN": "_not_implemented",
-        b"ETRN": "_not_implemented",
-        b"TURN": "_not_implemented",
+    _COMMANDS: ClassVar[dict[bytes, Callable[[Session, str], Reply | None]]] = {
+        b"EHLO": _ehlo,
+        b"HELO": _helo,
+        b"STARTTLS": _starttls,
+        b"AUTH": _auth,
+        b"MAIL": _mail,
+        b"RCPT": _rcpt,
+        b"DATA": _data,
+        b"BDAT": _bdat,
+        b"RSET": _rset,
+        b"NOOP": _noop,
+        b"VRFY": _vrfy,
+        b"HELP": _help,
+        b"QUIT": _quit,
+        b"EXPN": _not_implemented,
+        b"ETRN": _not_implemented,
+        b"TURN": _not_implemented,
     }
 
 
-def _path_behind(keyword: str, argument: str) -> Path | None:
-    if argument[: len(keyword)].upper() != keyword:
-        return None
-    return parse_path(argument[len(keyword) :])
-
-
-def _unknown(verb: bytes, line: bytes) -> Reply:
+def _unknown(verb: bytes) -> Reply:
     if verb.upper() in _FOREIGN_VERBS:
         return replies.NOT_SMTP
-    return replies.BAD_CHARACTER if _CONTROL.search(line.decode("latin-1")) else replies.UNKNOWN_COMMAND
+    return replies.BAD_CHARACTER if _CONTROL.search(verb.decode("latin-1")) else replies.UNKNOWN_COMMAND

@@ -1,0 +1,125 @@
+"""One mail transaction: the envelope that MAIL and RCPT build up, and the data that DATA or BDAT brings."""
+
+from __future__ import annotations
+
+from relay.address import BadAddress, comparison_form, normalise
+from relay.smtp import replies
+from relay.smtp.options import Options
+from relay.smtp.path import Path, parse_path
+from relay.smtp.replies import Reply
+from relay.spool import Body
+
+
+class Transaction:
+    """From MAIL to the end of data (RFC 5321 section 3.3)."""
+
+    def __init__(self, options: Options, *, smtputf8: bool) -> None:
+        self._options = options
+        self._smtputf8 = smtputf8
+        #: Forward-paths by the form in which they compare.
+        self._recipients: dict[str, str] = {}
+        #: What DATA or BDAT has brought so far; None before either.
+        self.body: Body | None = None
+        #: Why all further chunks are refused.
+        self.refusal: Reply | None = None
+
+    @classmethod
+    def begin(cls, argument: str, options: Options, *, extended: bool) -> Transaction | Reply:
+        """The transaction that MAIL opens with this argument, or why it doesn't. `extended`: the client sent EHLO.
+
+        The reverse-path is only looked at: SES makes its own.
+        """
+        path = _path_behind("FROM:", argument)
+        if path is None:
+            return replies.MAIL_SYNTAX
+        if path.parameters:
+            refusal = _check_parameters(path.parameters, options) if extended else replies.UNKNOWN_PARAMETER
+            if refusal is not None:
+                return refusal
+        smtputf8 = "SMTPUTF8" in path.parameters
+        if not smtputf8 and not path.local.isascii():
+            return replies.UTF8_NOT_ANNOUNCED
+        return cls(options, smtputf8=smtputf8)
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """The forward-paths in their order, in the stored form (relay.address), each once."""
+        return tuple(self._recipients.values())
+
+    @property
+    def size(self) -> int:
+        """Octets of data so far."""
+        return 0 if self.body is None else self.body.size
+
+    def add_recipient(self, argument: str) -> Reply:
+        """Carries out RCPT with this argument."""
+        if self.body is not None:
+            return replies.CHUNKING_BEGUN
+        path = _path_behind("TO:", argument)
+        if path is None or path.null:
+            return replies.RCPT_SYNTAX
+        if path.parameters:
+            return replies.UNKNOWN_PARAMETER
+        if not self._smtputf8 and not path.local.isascii():
+            return replies.UTF8_NOT_ANNOUNCED
+        try:
+            address = normalise(path.local, path.domain, allow_utf8_local_part=self._options.allow_utf8_local_parts)
+        except BadAddress as error:
+            return replies.UTF8_LOCAL_PART if error.utf8_local_part else replies.BAD_RECIPIENT
+        mailbox = comparison_form(address)
+        if mailbox not in self._recipients and len(self._recipients) >= self._options.max_recipients:
+            return replies.TOO_MANY_RECIPIENTS
+        self._recipients.setdefault(mailbox, address)
+        return replies.RCPT_OK
+
+    def open_body(self) -> Body:
+        """Where the data goes; the same for every chunk."""
+        if self.body is None:
+            self.body = Body(self._options.spool_threshold, self._options.spool_directory)
+        return self.body
+
+    def open_chunk(self, size: int) -> Body | None:
+        """Where a chunk of so many octets goes; None where it is read only to be refused (RFC 3030 section 2)."""
+        if not self._recipients or self.refusal is not None:
+            return None
+        body = self.open_body()
+        if body.size + size > self._options.max_message_size:
+            self.refusal = replies.TOO_LARGE
+            body.close()
+            return None
+        return body
+
+    def close(self) -> None:
+        """Lets go of the data."""
+        if self.body is not None:
+            self.body.close()
+
+
+def is_size(text: str) -> bool:
+    """Whether it is a number of octets (RFC 1870 section 4, RFC 3030 section 2): at most 20 digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
+
+
+def _path_behind(keyword: str, argument: str) -> Path | None:
+    if argument[: len(keyword)].upper() != keyword:
+        return None
+    return parse_path(argument[len(keyword) :])
+
+
+def _check_parameters(parameters: dict[str, str], options: Options) -> Reply | None:
+    for keyword, value in parameters.items():
+        if keyword == "SIZE":
+            if not is_size(value):
+                return replies.SIZE_SYNTAX
+            if int(value) > options.max_message_size:
+                return replies.TOO_LARGE
+        elif keyword == "BODY":
+            if value.upper() not in ("7BIT", "8BITMIME"):
+                return replies.BODY_SYNTAX
+        elif keyword == "SMTPUTF8":
+            if value:
+                return replies.SMTPUTF8_SYNTAX
+        elif keyword != "AUTH":
+            # AUTH= (RFC 4954 section 5) names whom a trusted relay speaks for: nobody is one, it is ignored.
+            return replies.UNKNOWN_PARAMETER
+    return None
