@@ -1,0 +1,163 @@
+"""CPU per message and throughput, of the relay and of the yardstick in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from scripts.benchmark.plan import Plan
+from scripts.benchmark.report import Series, Table, say, verdict
+from scripts.benchmark.subjects import Sample, Stage
+from scripts.services import Server
+
+#: What is asked of CPU per message, as a ratio to the yardstick's.
+COST_GOALS: Final[Mapping[str, float]] = MappingProxyType(
+    {"1.2 KB": 0.45, "25 KB": 0.35, "230 KB": 0.30, "10 MB": 0.25}
+)
+SESSION_GOAL: Final = 0.6
+#: What is asked of two workers' throughput, as a ratio to one yardstick's.
+THROUGHPUT_GOAL: Final = 2.0
+#: What publishing may add.
+PUBLISHING_GOAL: Final = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A row of the table: what is sent how."""
+
+    name: str
+    size: str
+    goal: float
+    options: Mapping[str, int]
+
+
+def cost(stage: Stage, plan: Plan) -> list[Table]:
+    """What a message costs, by size, and what a connection for a single message costs."""
+    kinds = [_Kind(size, size, goal, {}) for size, goal in COST_GOALS.items()]
+    kinds.append(_Kind("connection with one 1.2 KB", "1.2 KB", SESSION_GOAL, {"per_connection": 1}))
+    with stage.relay() as relay, stage.yardstick() as yardstick:
+        samples = _in_turns(stage, plan, kinds, _present(relay, yardstick))
+    table = Table(
+        "CPU of the relay per message",
+        ("mail", "yardstick, ms", "relay, ms", "ratio", "goal", ""),
+        note="32 connections, AUTH once a connection (but for the last row: connection, EHLO, AUTH, one mail, QUIT),"
+        " one process of each, no TLS, polling mode, each message with a Message-ID of its own.",
+    )
+    pace = Table(
+        "The same runs: throughput and latency",
+        ("mail", "yardstick, mails/s", "relay, mails/s", "yardstick p50 / p99, ms", "relay p50 / p99, ms"),
+    )
+    for kind in kinds:
+        table.rows.append(_ratio_row(kind.name, samples[kind.name], kind.goal))
+        by_subject = [samples[kind.name].get(server, []) for server in (YARDSTICK, RELAY)]
+        pace.rows.append(
+            (
+                kind.name,
+                *(_rate(each).text(",.0f") if each else "–" for each in by_subject),
+                *map(_percentiles, by_subject),
+            )
+        )
+    return [table, pace]
+
+
+def throughput(stage: Stage, plan: Plan) -> list[Table]:
+    """What two workers carry on the whole machine, against one yardstick process."""
+    kinds = [_Kind(size, size, THROUGHPUT_GOAL, {}) for size in ("1.2 KB", "25 KB")]
+    with stage.relay(WEB_CONCURRENCY="2") as relay, stage.yardstick() as yardstick:
+        samples = _in_turns(stage, plan, kinds, _present(relay, yardstick))
+    table = Table(
+        "Throughput of the whole machine",
+        ("mail", "yardstick, mails/s", "relay, two workers, mails/s", "ratio", "goal", ""),
+        note="Client, Postgres and Valkey share the machine's cores with the subject.",
+    )
+    for kind in kinds:
+        ours, theirs = _rate(samples[kind.name][RELAY]), _rate(samples[kind.name].get(YARDSTICK, []))
+        if theirs.values:
+            ratio = ours / theirs
+            compared = (theirs.text(",.0f"), ours.text(",.0f"), ratio.text(".2f"))
+            table.rows.append((kind.name, *compared, f"≥ {kind.goal}", verdict(ratio.median >= kind.goal)))
+        else:
+            table.rows.append((kind.name, "–", ours.text(",.0f"), "–", f"≥ {kind.goal}", ""))
+    return [table]
+
+
+def publishing(stage: Stage, plan: Plan) -> list[Table]:
+    """What it costs to publish a job for each message."""
+    queue_url = stage.sqs.create_queue("bench")
+    settings = {**stage.sqs.client_environment, "BACKGROUND_JOBS_QUEUE_URL": queue_url}
+    kind = _Kind("1.2 KB", "1.2 KB", PUBLISHING_GOAL, {"messages": plan.published})
+    with stage.relay("polling") as polling, stage.relay("publishing", **settings) as publisher:
+        samples = _in_turns(stage, plan, [kind], {"polling": polling, "publishing": publisher})["1.2 KB"]
+        sent = sum(sample.outcome.accepted for sample in samples["publishing"]) + plan.warm_up_messages
+        jobs = int(
+            stage.sqs.client().get_queue_attributes(QueueUrl=queue_url, AttributeNames=["ApproximateNumberOfMessages"])[
+                "Attributes"
+            ]["ApproximateNumberOfMessages"]
+        )
+    without, published = _cpu(samples["polling"]), _cpu(samples["publishing"])
+    ratio = published / without
+    table = Table(
+        "CPU of the relay per message, with jobs published to SQS",
+        ("mail", "polling, ms", "publishing, ms", "ratio", "goal", ""),
+        note=f"{jobs:,} jobs were in the queue after {sent:,} mails. The queue service's own CPU is not counted.",
+    )
+    compared = (without.text(".3f"), published.text(".3f"), ratio.text(".2f"))
+    table.rows.append(("1.2 KB", *compared, f"≤ {PUBLISHING_GOAL}", verdict(ratio.median <= PUBLISHING_GOAL)))
+    return [table]
+
+
+RELAY: Final = "relay"
+YARDSTICK: Final = "yardstick"
+
+
+def _present(relay: Server, yardstick: Server | None) -> dict[str, Server]:
+    return {RELAY: relay, **({YARDSTICK: yardstick} if yardstick else {})}
+
+
+def _in_turns(
+    stage: Stage, plan: Plan, kinds: Sequence[_Kind], subjects: Mapping[str, Server]
+) -> dict[str, dict[str, list[Sample]]]:
+    """Samples by kind and subject; who is first changes with each round."""
+    samples: dict[str, dict[str, list[Sample]]] = {kind.name: {name: [] for name in subjects} for kind in kinds}
+    for server in subjects.values():
+        # Compilers, caches and pools get their warm-up.
+        stage.measure(server, stage.load(server, "1.2 KB", messages=plan.warm_up_messages, seconds=60))
+    for number in range(plan.rounds):
+        for kind in kinds:
+            for name in list(subjects)[:: -1 if number % 2 else 1]:
+                server = subjects[name]
+                load = stage.load(server, kind.size, **{"seconds": plan.seconds, **kind.options})
+                sample = stage.measure(server, load)
+                samples[kind.name][name].append(sample)
+                say(
+                    f"  {number + 1}/{plan.rounds}  {kind.name:<28} {name:<10} {sample.cpu_ms:9.3f} ms"
+                    f" {sample.outcome.rate:9,.1f}/s   client {sample.outcome.client_cpu:.1f} s"
+                )
+    return samples
+
+
+def _cpu(samples: Sequence[Sample]) -> Series:
+    return Series([sample.cpu_ms for sample in samples])
+
+
+def _rate(samples: Sequence[Sample]) -> Series:
+    return Series([sample.outcome.rate for sample in samples])
+
+
+def _percentiles(samples: Sequence[Sample]) -> str:
+    if not samples:
+        return "–"
+    halves = Series([sample.outcome.percentile(50) * 1000 for sample in samples])
+    slowest = Series([sample.outcome.percentile(99) * 1000 for sample in samples])
+    return f"{halves.median:,.1f} / {slowest.median:,.1f}"
+
+
+def _ratio_row(name: str, samples: Mapping[str, Sequence[Sample]], goal: float) -> tuple[str, ...]:
+    ours = _cpu(samples[RELAY])
+    if YARDSTICK not in samples:
+        return name, "–", ours.text(".3f"), "–", f"≤ {goal}", ""
+    theirs = _cpu(samples[YARDSTICK])
+    ratio = ours / theirs
+    return name, theirs.text(".3f"), ours.text(".3f"), ratio.text(".2f"), f"≤ {goal}", verdict(ratio.median <= goal)

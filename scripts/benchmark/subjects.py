@@ -1,0 +1,253 @@
+"""What is measured, and where it runs: the servers behind it, and what the kernel says of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import psutil
+import redis
+
+from scripts.benchmark.load import Load, Outcome
+from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, drop_database, execute
+from scripts.services import Postgres, Relay, Server, ServiceFailed, Sqs, Valkey, start_together
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+_DATABASE = "bench"
+#: A process that used no more than this in a while is at rest: the kernel counts in hundredths of a second.
+_AT_REST_SECONDS = 0.01
+
+
+class Yardstick(Server):
+    """`scripts/yardstick`, installed by npm in the state directory, on Node."""
+
+    name = "The yardstick"
+    source = ROOT / "scripts" / "yardstick"
+
+    def __init__(self, directory: Path, database_url: str) -> None:
+        super().__init__(directory)
+        self._database_url = database_url
+
+    @staticmethod
+    def available() -> bool:
+        """Whether this machine has what it needs."""
+        return shutil.which("node") is not None and shutil.which("npm") is not None
+
+    def prepare(self) -> None:
+        """Installs it, unless that has been done. Raises ServiceFailed."""
+        for name in ("server.mjs", "package.json", "package-lock.json"):
+            shutil.copyfile(self.source / name, self.directory / name)
+        lock, installed = self.directory / "package-lock.json", self.directory / "installed.json"
+        if installed.exists() and installed.read_bytes() == lock.read_bytes():
+            return
+        npm = subprocess.run(
+            ["npm", "ci", "--no-audit", "--no-fund"], check=False, cwd=self.directory, capture_output=True, text=True
+        )
+        if npm.returncode != 0:
+            raise ServiceFailed(f"npm could not install the yardstick: {(npm.stderr.splitlines() or ['?'])[-1]}")
+        shutil.copyfile(lock, installed)
+
+    def command(self) -> list[str]:
+        """See Server."""
+        node = shutil.which("node")
+        assert node is not None
+        return [node, str(self.directory / "server.mjs")]
+
+    def environment(self) -> dict[str, str]:
+        """See Server."""
+        wanted = {"DATABASE_URL": self._database_url, "YARDSTICK_PORT": str(self.port), "NODE_ENV": "production"}
+        return {**super().environment(), **wanted}
+
+    def answers(self) -> bool:
+        """Whether it greets."""
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((self.host, self.port), timeout=2) as connection,
+        ):
+            return connection.recv(4) == b"220 "
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One load on one subject."""
+
+    outcome: Outcome
+    #: Of the subject's processes together, user and system, in seconds.
+    cpu: float
+
+    @property
+    def cpu_ms(self) -> float:
+        """Milliseconds a message."""
+        return self.cpu / self.outcome.accepted * 1000
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that descend from it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time, user and system, of a process and its descendants; the dead ones are in their parents' account."""
+    total = 0.0
+    for process in family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def rss(pid: int) -> int:
+    """Resident octets of a process and its descendants, pages that they share counted for each."""
+    total = 0
+    for process in family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total
+
+
+class PeakRss:
+    """The most that a process and its descendants had at one time, while the context lasts."""
+
+    interval = 0.02
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.octets = 0
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self.interval):
+            self.octets = max(self.octets, rss(self._pid))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def wait_until_at_rest(pid: int, *, seconds: float = 60.0) -> None:
+    """Until the processes have done what they still had to do."""
+    deadline = time.monotonic() + seconds
+    before = cpu_seconds(pid)
+    while time.monotonic() < deadline:
+        time.sleep(0.25)
+        now = cpu_seconds(pid)
+        if now - before <= _AT_REST_SECONDS:
+            return
+        before = now
+
+
+class Stage:
+    """Postgres, Valkey and, where asked for, SQS; an empty database with one API key; the subjects on top."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.postgres = Postgres(
+            directory / "postgres",
+            settings={
+                "shared_preload_libraries": "pg_stat_statements",
+                "max_wal_size": "4GB",  # no checkpoint in the midst of a round
+                "autovacuum": "off",
+            },
+        )
+        self.valkey = Valkey(directory / "valkey")
+        self._sqs: Sqs | None = None
+        self.database_url = ""
+        self.key = NewApiKey("", "", "")
+
+    def __enter__(self) -> Self:
+        start_together(self.postgres, self.valkey)
+        drop_database(self.postgres.url(), _DATABASE)
+        self.database_url = create_database(self.postgres.url(), _DATABASE)
+        apply_schema(self.database_url)
+        execute(self.database_url, "CREATE EXTENSION pg_stat_statements")
+        self.key = create_api_key(self.database_url)
+        # Somebody is suppressed, so that nobody can do without looking.
+        execute(
+            self.database_url,
+            "INSERT INTO email_suppressions (id, user_id, email, reason, suppressed_at, updated_at)"
+            " SELECT gen_random_uuid(), %s, 'gone-' || n || '@example.net', 'bounced', now(), now()"
+            " FROM generate_series(1, 1000) n",
+            (self.key.user_id,),
+        )
+        execute(self.database_url, "ANALYZE")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sqs is not None:
+            self._sqs.stop()
+        self.valkey.stop()
+        self.postgres.stop()
+
+    @property
+    def sqs(self) -> Sqs:
+        """The queue service, started when it is first needed."""
+        if self._sqs is None:
+            self._sqs = Sqs(self.directory / "sqs")
+            self._sqs.start()
+        return self._sqs
+
+    @contextlib.contextmanager
+    def relay(self, name: str = "relay", **settings: str) -> Iterator[Relay]:
+        """A relay as it is by default, in polling mode, but for the settings given."""
+        ours = ("SMTP_RELAY_", "BACKGROUND_JOBS_", "AWS_")
+        inherited = [variable for variable in os.environ if variable.startswith(ours)]
+        environment: Mapping[str, str | None] = {
+            **dict.fromkeys([*inherited, "PORT", "SENTRY_DSN", "WEB_CONCURRENCY"]),
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.valkey.url,
+            **settings,
+        }
+        with Relay(self.directory / name, environment) as relay:
+            yield relay
+
+    @contextlib.contextmanager
+    def yardstick(self) -> Iterator[Yardstick | None]:
+        """The yardstick; None on a machine without Node."""
+        if not Yardstick.available():
+            yield None
+            return
+        with Yardstick(self.directory / "yardstick", self.database_url) as yardstick:
+            yield yardstick
+
+    def load(self, server: Server, size: str, **options: int | float) -> Load:
+        """A load for one of the subjects; see `Load`."""
+        return Load(port=server.port, token=self.key.token, size=size, **options)  # type: ignore[arg-type]
+
+    def measure(self, server: Server, load: Load) -> Sample:
+        """Runs a load on an empty table, and says what it cost the server. Raises RuntimeError if a message failed."""
+        self.clean()
+        wait_until_at_rest(server.pid)
+        before = cpu_seconds(server.pid)
+        outcome = load.run()
+        wait_until_at_rest(server.pid)
+        cpu = cpu_seconds(server.pid) - before
+        if outcome.refused or outcome.failed or not outcome.accepted:
+            raise RuntimeError(f"{server.name}, {load.size}: {outcome}, see {server.log_path}")
+        return Sample(outcome, cpu)
+
+    def clean(self) -> None:
+        """Removes all mails, from memory and disk; the caches stay warm."""
+        execute(self.database_url, "TRUNCATE emails CASCADE")
+        execute(self.database_url, "CHECKPOINT")
+
+    def redis(self) -> redis.Redis:
+        """A client for what the caches hold."""
+        return redis.Redis.from_url(self.valkey.url, decode_responses=True)
