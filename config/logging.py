@@ -261,6 +261,7 @@ def _uncaught_in_greenlet(context: object, kind: object, error: BaseException | 
 
 def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     _log_uncaught("uncaught error", error)
+    sentry.flush()  # it is the end of the process
 
 
 def _log_uncaught(event: str, error: BaseException | None) -> None:

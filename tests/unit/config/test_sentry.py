@@ -78,7 +78,7 @@ def endpoint() -> Iterator[Endpoint]:
     endpoint.server.server_close()
 
 
-def run(dsn: str | None, code: str, *arguments: str) -> str:
+def run(dsn: str | None, code: str, *arguments: str, status: int = 0) -> str:
     """Everything that the program wrote."""
     program = f"DSN = {dsn!r}\n{PREAMBLE}{textwrap.dedent(code)}\nconfig.sentry.flush()\n"
     ended = subprocess.run(
@@ -89,7 +89,7 @@ def run(dsn: str | None, code: str, *arguments: str) -> str:
         timeout=60,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == status, ended.stderr
     return ended.stdout
 
 
@@ -164,6 +164,14 @@ def test_the_same_fault_is_reported_once_in_a_while(endpoint: Endpoint) -> None:
     shown = run(endpoint.dsn, code)
     assert len(shown.splitlines()) == 51
     assert [event["logentry"]["message"] for event in endpoint.events] == ["unexpected error", "another"]
+
+
+def test_the_error_that_ends_a_process_is_reported(endpoint: Endpoint) -> None:
+    run(endpoint.dsn, "raise ValueError(KEY)", status=1)
+    (event,) = endpoint.events
+    assert event["logentry"]["message"] == "uncaught error"
+    assert event["exception"]["values"][0]["type"] == "ValueError"
+    assert KEY not in str(endpoint.bodies)
 
 
 def test_warnings_and_libraries_are_not_reported(endpoint: Endpoint) -> None:
