@@ -1,0 +1,103 @@
+"""An SQS queue, as far as sending to it goes: SendMessageBatch in the JSON protocol that boto3 itself speaks.
+
+boto3 finds the credentials and the endpoint, and botocore signs. The call itself is made here: through a boto3 client
+it takes 1.05 ms of CPU, this way 0.5 ms, and it is paid for every ten messages that the relay accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import boto3
+import orjson
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, HTTPClientError
+from botocore.httpsession import URLLib3Session
+from botocore.utils import get_environ_proxies
+
+#: Entries that one SendMessageBatch takes.
+MAX_ENTRIES: Final = 10
+
+Entry = dict[str, Any]
+
+
+class QueueSilent(Exception):
+    """The queue took nothing, as far as one can know. `code`: AWS's own, or the name of what went wrong."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Queue:
+    """Sends to one queue. Making it takes 0.1 s of CPU, and may ask the machine's metadata service for credentials."""
+
+    def __init__(
+        self, url: str, region: str, *, connections: int, connect_seconds: float = 2.0, read_seconds: float = 5.0
+    ) -> None:
+        """Raises QueueSilent when there are no credentials or no endpoint."""
+        self.url = url
+        try:
+            session = boto3.session.Session(region_name=region)
+            self._credentials = session.get_credentials()
+            if self._credentials is None:
+                raise QueueSilent("NoCredentials")
+            # Only to learn where it would go: AWS_ENDPOINT_URL and its kin, profiles, FIPS, dual stack.
+            client = session.client("sqs", config=Config(connect_timeout=connect_seconds, read_timeout=read_seconds))
+            self._endpoint = client.meta.endpoint_url.rstrip("/") + "/"
+            self._region = client.meta.region_name
+            client.close()
+            bundle = session._session.get_config_variable("ca_bundle")
+        except BotoCoreError as error:
+            raise QueueSilent(type(error).__name__) from None
+        self._http = URLLib3Session(
+            verify=bundle or True,
+            proxies=get_environ_proxies(self._endpoint),
+            timeout=(connect_seconds, read_seconds),
+            max_pool_connections=connections,
+        )
+
+    @property
+    def fifo(self) -> bool:
+        """Whether entries need MessageGroupId and MessageDeduplicationId."""
+        return self.url.endswith(".fifo")
+
+    def send(self, entries: Sequence[Entry]) -> dict[str, str]:
+        """Sends at most MAX_ENTRIES, each with an `Id` of its own. Returns those that failed: Id → code.
+
+        Raises QueueSilent when all failed together; they may have been taken all the same.
+        """
+        body = orjson.dumps({"QueueUrl": self.url, "Entries": entries})
+        request = AWSRequest(
+            "POST",
+            self._endpoint,
+            data=body,
+            headers={"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": "AmazonSQS.SendMessageBatch"},
+        )
+        try:
+            SigV4Auth(self._credentials.get_frozen_credentials(), "sqs", self._region).add_auth(request)
+            response = self._http.send(request.prepare())
+            status, content = response.status_code, response.content
+        except (BotoCoreError, HTTPClientError, OSError) as error:
+            raise QueueSilent(type(error).__name__) from None
+        answer = _object(content)
+        if status != 200:
+            raise QueueSilent(str(answer.get("__type", f"HTTP{status}")).rpartition("#")[2])
+        taken = {str(entry.get("Id")) for entry in answer.get("Successful") or ()}
+        codes = {str(entry.get("Id")): str(entry.get("Code")) for entry in answer.get("Failed") or ()}
+        return {entry["Id"]: codes.get(entry["Id"], "NotMentioned") for entry in entries if entry["Id"] not in taken}
+
+    def close(self) -> None:
+        """Closes the connections that are idle."""
+        self._http.close()
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
