@@ -148,10 +148,20 @@ def _run(options: argparse.Namespace, screen: Screen, wish: Wish) -> int:
         relay.start()
         wish.relay = relay
         _welcome(screen, options.port, key, time.monotonic() - began)
-        return _watch(screen, wish, relay)
+        view = LogView(relay.log_path, screen.paint)
+        _watch(screen, wish, relay, view)
     finally:
-        _stop(screen, wish, relay, valkey, postgres)
+        wish.stop = True  # from here on a signal is the second one
+        if relay.running:
+            screen.say("Stopping …")
+        relay.stop()
+        wish.relay = None
+        valkey.stop()
+        postgres.stop()
         os.close(lock)
+    for line in view.new_lines():  # what the relay still did while it ended
+        screen.say(line)
+    return 0
 
 
 def _only_one() -> int:
@@ -238,26 +248,14 @@ def _welcome(screen: Screen, port: int, key: NewApiKey, seconds: float) -> None:
     screen.say()
 
 
-def _watch(screen: Screen, wish: Wish, relay: Relay) -> int:
-    """Shows the relay's log until someone asks for the end, or the relay ends."""
-    view = LogView(relay.log_path, screen.paint)
+def _watch(screen: Screen, wish: Wish, relay: Relay, view: LogView) -> None:
+    """Shows the relay's log until someone asks for the end. Raises Refused when the relay ends by itself."""
     while not wish.stop:
         for line in view.new_lines():
             screen.say(line)
         if not relay.running:
             raise Refused(f"The relay ended by itself; its log is {relay.log_path}.")
         time.sleep(0.1)
-    return 0
-
-
-def _stop(screen: Screen, wish: Wish, relay: Relay, valkey: Valkey, postgres: Postgres) -> None:
-    wish.stop = True  # from here on a signal is the second one
-    if relay.running:
-        screen.say("Stopping …")
-    relay.stop()
-    wish.relay = None
-    valkey.stop()
-    postgres.stop()
 
 
 if __name__ == "__main__":
