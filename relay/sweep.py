@@ -96,7 +96,7 @@ class Sweep:
         return published
 
     def remind(self) -> int:
-        """One look at what Postgres says is overdue; how many jobs were published. Raises Unavailable and QueueSilent."""
+        """One look at what Postgres says is overdue; how many jobs were published. Raises Unavailable, QueueSilent."""
         # Without Redis there is no lock, and each process looks for itself.
         with contextlib.suppress(Silent):
             if not self._intents.hold_lock(self._token, _LOCK_SECONDS):
