@@ -402,3 +402,34 @@ def test_a_host_of_another_machine() -> None:
     ended = run_relay(DATABASE_URL="postgres://u@db/x", SMTP_RELAY_PORT=str(free_port()), SMTP_RELAY_HOST="192.0.2.1")
     assert ended.returncode == 2
     assert ended.stderr == "SMTP_RELAY_HOST is '192.0.2.1': should be an address of this machine\n"
+
+
+def test_the_real_service_starts_without_a_warning_and_stays_small(tmp_path: Path) -> None:
+    """gevent warns (RuntimeWarning) when a module was imported before it could patch it."""
+    variables = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    variables |= {
+        "DATABASE_URL": "postgres://nobody@127.0.0.1:1/none",
+        "SMTP_RELAY_HOST": "127.0.0.1",
+        "SMTP_RELAY_PORT": str(free_port()),
+        "SMTP_RELAY_LOG_FORMAT": "json",
+    }
+    log_path = tmp_path / "log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error::RuntimeWarning", "-m", "relay"],
+            cwd=ROOT,
+            env=variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually("ready", lambda: '"event":"ready"' in log_path.read_text() or process.poll() is not None)
+        assert process.poll() is None, log_path.read_text()
+        (worker,) = psutil.Process(process.pid).children()
+        assert psutil.Process(process.pid).memory_info().rss + worker.memory_info().rss < 70_000_000
+    finally:
+        process.terminate()
+        status = process.wait(PATIENCE)
+    assert status == 0
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    assert {line["level"] for line in lines} == {"info"}
