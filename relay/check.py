@@ -19,12 +19,11 @@ from urllib.parse import unquote, urlsplit
 
 import psycopg2
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from config import environment, traces
 from config.settings import Settings
 from relay import tables
+from relay.redis_link import connection_options
 from relay.tls import CertificateStore, complaint
 
 #: No check takes longer, in seconds.
@@ -149,15 +148,9 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis_url is None:
         yield Finding(WARN, "redis", "REDIS_URL is not set: every look-up goes to Postgres, repeats are not noticed")
         return
-    verify = {} if settings.redis_tls_verify else {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    options = connection_options(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=_LIBRARY_LIMIT / 2)
     key = f"smtp-relay:check:{os.getpid()}"
-    client = redis.Redis.from_url(
-        settings.redis_url,
-        socket_timeout=_LIBRARY_LIMIT / 2,
-        socket_connect_timeout=_LIBRARY_LIMIT / 2,
-        retry=Retry(NoBackoff(), 0),
-        **(verify if settings.redis_url.startswith("rediss:") else {}),
-    )
+    client = redis.Redis.from_url(settings.redis_url, **options)
     try:
         with client:
             client.ping()

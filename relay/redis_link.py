@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Sequence
+from hashlib import sha1
 from typing import Any, Final
 
 import gevent
@@ -17,6 +18,7 @@ import structlog
 from gevent.event import AsyncResult, Event
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +38,21 @@ class Silent(Exception):
     """Redis did not answer, or only with an error. What the caller wanted to know stays unknown."""
 
 
+def connection_options(url: str, *, verify_tls: bool, timeout: float) -> dict[str, Any]:
+    """How every connection of the relay to Redis is made: redis-py's keyword arguments, beside the URL.
+
+    `timeout`: seconds for a reply. By default redis-py would try ten times.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": max(timeout, 1.0),
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if url.startswith("rediss:") and not verify_tls:
+        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    return options
+
+
 class RedisLink:
     """Sends commands and hands back their replies. Connects when first used, which must be after any fork."""
 
@@ -51,23 +68,9 @@ class RedisLink:
         self._runner: gevent.Greenlet[..., None] | None = None
         self._connection: Any = None  # redis-py's, untyped
         self._reported: set[str] = set()
-        options: dict[str, Any] = (
-            {}
-            if verify_tls or url is None or not url.startswith("rediss:")
-            else {
-                "ssl_cert_reqs": "none",
-                "ssl_check_hostname": False,
-            }
-        )
-        # Only its reading of the URL is used. By default it would try ten times, hence the Retry.
+        # Only its reading of the URL is used.
         self._pool: Any = url and ConnectionPool.from_url(
-            url,
-            protocol=2,
-            socket_timeout=timeout,
-            socket_connect_timeout=max(timeout, 1.0),
-            retry=Retry(NoBackoff(), 0),
-            driver_info=None,
-            **options,
+            url, protocol=2, driver_info=None, **connection_options(url, verify_tls=verify_tls, timeout=timeout)
         )
 
     @property
@@ -76,9 +79,9 @@ class RedisLink:
         return not self._down
 
     def call(self, *command: Argument) -> Any:
-        """The reply to one command. Raises Silent, and redis.exceptions.NoScriptError for the caller to mend."""
+        """The reply to one command. Raises Silent, and NoScriptError for the caller to mend."""
         (reply,) = self.call_all([command])
-        if isinstance(reply, redis.exceptions.NoScriptError):
+        if isinstance(reply, NoScriptError):
             raise reply
         if isinstance(reply, Exception):
             raise Silent(_code(reply))
@@ -181,7 +184,7 @@ class RedisLink:
             return connection.read_response()
         except redis.ResponseError as error:
             code = _code(error)
-            if code not in self._reported and not isinstance(error, redis.exceptions.NoScriptError):
+            if code not in self._reported and not isinstance(error, NoScriptError):
                 self._reported.add(code)  # once a process is enough: the codes are few, the messages many
                 _log.warning("redis_error_reply", code=code)
             return error
@@ -218,3 +221,26 @@ def _code(error: Exception) -> str:
 
 def _is_fatal(reply: Any) -> bool:
     return isinstance(reply, redis.RedisError) and _code(reply) in _FATAL_CODES
+
+
+class Script:
+    """A Lua script, called by its digest. It makes up keys, so it needs a single server, not a Redis Cluster."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def command(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
+        """To be sent along with others, where a server that lacks the script may answer NOSCRIPT."""
+        return ("EVALSHA", self._digest, len(keys), *keys, *arguments)
+
+    def load(self) -> Command:
+        """Makes the server know the script."""
+        return ("SCRIPT", "LOAD", self._source)
+
+    def run(self, link: RedisLink, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
+        """The script's answer; the server learns the script if it does not know it. Raises Silent."""
+        try:
+            return link.call(*self.command(keys, arguments))
+        except NoScriptError:
+            return link.call("EVAL", self._source, len(keys), *keys, *arguments)
