@@ -426,7 +426,7 @@ def test_the_real_service_starts_without_a_warning_and_stays_small(tmp_path: Pat
         eventually("ready", lambda: '"event":"ready"' in log_path.read_text() or process.poll() is not None)
         assert process.poll() is None, log_path.read_text()
         (worker,) = psutil.Process(process.pid).children()
-        assert psutil.Process(process.pid).memory_info().rss + worker.memory_info().rss < 70_000_000
+        assert psutil.Process(process.pid).memory_info().rss + worker.memory_info().rss < 70 * 2**20
     finally:
         process.terminate()
         status = process.wait(PATIENCE)
