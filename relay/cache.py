@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha1
 from typing import Any, Final
 
 import orjson
-from redis.exceptions import NoScriptError
 
 from relay import suppressions
 from relay.claims import Claim, Holder
 from relay.records import ApiKey
-from relay.redis_link import Argument, Command, RedisLink, Silent
+from relay.redis_link import Argument, Command, RedisLink, Script, Silent
 from relay.store import KeyRecord, is_domain_id, restriction
 
 #: The longest that we let a key live in the cache that is shared with OpenSend (contract section 4), in seconds.
@@ -23,29 +21,6 @@ KEY_SECONDS: Final = 60
 UNKNOWN_KEY_SECONDS: Final = 10
 
 INTENTS_KEY: Final = b"smtp-relay:jobs:intents"
-
-
-class Script:
-    """A Lua script, called by its digest. It makes up keys, so it needs a single server, not a Redis Cluster."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-    def command(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
-        """To be sent along with others, where a server that lacks the script may answer NOSCRIPT."""
-        return ("EVALSHA", self._digest, len(keys), *keys, *arguments)
-
-    def load(self) -> Command:
-        """Makes the server know the script."""
-        return ("SCRIPT", "LOAD", self._source)
-
-    def run(self, link: RedisLink, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
-        """The script's answer; the server learns the script if it does not know it. Raises Silent."""
-        try:
-            return link.call(*self.command(keys, arguments))
-        except NoScriptError:
-            return link.call("EVAL", self._source, len(keys), *keys, *arguments)
 
 
 # A claim is a field "<email id>:<unix ms>" for each recipient's digest. It holds for as long as its message is known as

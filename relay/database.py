@@ -85,7 +85,7 @@ class Database:
             connection = self._connect(min(_CONNECT_SECONDS, seconds_left(deadline)), statement_seconds)
         except (psycopg2.Error, OSError, gevent.Timeout) as error:
             self._failed(error)
-            raise Lost(unclear=False) from None
+            raise Lost(unclear=False) from error
         finally:
             self._probing = False
         if self._failures:

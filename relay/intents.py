@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from relay.cache import INTENTS_KEY, Script
-from relay.redis_link import RedisLink
+from relay.cache import INTENTS_KEY
+from relay.redis_link import RedisLink, Script
 
 _LOCK_KEY: Final = b"smtp-relay:jobs:sweep"
 _REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
