@@ -12,10 +12,8 @@ from functools import lru_cache
 _LABELS: dict[str, str | None] = {
     label: name
     for name, labels in (
-        (
-            None,
-            "ascii us-ascii usascii ansi_x3.4-1968 iso646-us 646 7bit 8bit binary default unknown unknown-8bit x-unknown",
-        ),
+        (None, "ascii us-ascii usascii ansi_x3.4-1968 iso646-us 646 7bit 8bit binary default unknown"),
+        (None, "unknown-8bit x-unknown"),
         (None, "none utf-8 utf8 unicode-1-1-utf-8 utf-8mb4"),
         ("cp1252", "iso-8859-1 iso8859-1 iso88591 iso_8859-1 latin1 latin-1 l1 cp819"),
         ("gb18030", "gb2312 gb_2312-80 gbk x-gbk cp936 ms936 windows-936 euc-cn chinese csgb2312"),
@@ -120,6 +118,13 @@ def _decode(octets: bytes, declared: str | None) -> str:
         return octets.decode("utf-8")
     except UnicodeDecodeError:
         pass
+    if b"\xed" in octets:
+        # UTF-8 made from UTF-16 character by character (CESU-8): pairs are put together, lone halves dropped.
+        try:
+            halves = octets.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
+            return halves.decode("utf-16-le", "ignore")
+        except UnicodeError:
+            pass
     if declared != "cp1252":
         try:
             text = octets.decode(declared or "utf-8", "relay.escape")

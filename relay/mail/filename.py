@@ -9,8 +9,8 @@ MAX_LENGTH = 255
 #: A longer "extension" is a sentence with a full stop in it.
 _MAX_EXTENSION = 20
 
-#: C0 and C1 controls, and the line and paragraph separators.
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+#: C0 and C1 controls, line and paragraph separators, and what turns a name around to hide its extension.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _SEPARATORS = re.compile(r"[/\\]")
 _BLANKS = re.compile(r"\s{2,}")
 

@@ -14,6 +14,8 @@ _ADDR_SPEC = rf"([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@([A-Za-z0-9.-]++)"
 _ELEMENT = re.compile(
     rf'[ \t]*+(?:(?:"([^"\\]*+)"[ \t]*+|([{_ATEXT} \t.]*+))<{_ADDR_SPEC}>|{_ADDR_SPEC})[ \t]*+(?:,[ \t]*+|\Z)'
 )
+#: An encoded word is one word, whatever specials were left in it.
+_ENCODED_WORD = re.compile(r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?]{0,500}\?=")
 _RUN = re.compile(r'[^"(),:;<>\\\s\x00-\x1f]++')
 _QUOTED = re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -63,10 +65,10 @@ def parse(view: str, *, shortcuts: bool = True) -> MailboxList:
                 mailboxes.append(Mailbox(plain.rstrip() if quoted is None else quoted, local, domain))
             position = match.end()
         else:
-            if "=?" not in view or not any("=?" in mailbox.local for mailbox in mailboxes):
+            if "=?" not in view or not any(_cut_word(mailbox) for mailbox in mailboxes):
                 return MailboxList(mailboxes)
     by_grammar = flanker_address.parse(view)
-    if by_grammar is not None and not any("=?" in local for _, local, _ in by_grammar):
+    if by_grammar is not None:
         return MailboxList([Mailbox(*each) for each in by_grammar])
     return _Tolerant(view).read()
 
@@ -117,6 +119,12 @@ def with_name(name_view: str, address: str) -> str:
     return address
 
 
+def _cut_word(mailbox: Mailbox) -> bool:
+    """Whether specials inside an encoded word were taken for those of the list."""
+    rest = _ENCODED_WORD.sub("", mailbox.name)
+    return "=?" in mailbox.local or "=?" in rest or "?=" in rest
+
+
 class _Tolerant:
     """One reading of one field that no grammar accepts."""
 
@@ -125,7 +133,7 @@ class _Tolerant:
         self._list = MailboxList()
         self._tokens: list[tuple[str, str]] = []
         self._name_before = ""
-        self._quotes = self._comments = self._closers = True
+        self._quotes = True
 
     def read(self) -> MailboxList:
         """All mailboxes of the field."""
@@ -133,8 +141,10 @@ class _Tolerant:
         position, size = 0, len(view)
         while position < size:
             character = view[position]
-            run = _RUN.match(view, position)
+            word = _ENCODED_WORD.match(view, position) if character == "=" else None
+            run = word or _RUN.match(view, position)
             if run:
+                self._list.doubtful |= word is not None
                 tokens.append(("word", run[0]))
                 position = run.end()
             elif character == '"':
@@ -169,16 +179,14 @@ class _Tolerant:
 
     def _comment(self, position: int) -> int:
         depth = 0
-        if self._comments:
-            for mark in _COMMENT_MARK.finditer(self._view, position):
-                depth += {"(": 1, ")": -1}.get(mark[0], 0)
-                if depth == 0:
-                    text = self._view[position + 1 : mark.start()]
-                    self._tokens.append(("comment", _ESCAPED.sub(r"\1", text)))
-                    return mark.end()
-        self._comments = False
+        for mark in _COMMENT_MARK.finditer(self._view, position):
+            depth += {"(": 1, ")": -1}.get(mark[0], 0)
+            if depth == 0:
+                self._tokens.append(("comment", _ESCAPED.sub(r"\1", self._view[position + 1 : mark.start()])))
+                return mark.end()
+        # Not closed: all of the rest is a comment.
         self._list.doubtful = True
-        return position + 1
+        return len(self._view)
 
     def _angle(self, position: int) -> int:
         content = _IN_ANGLES.match(self._view, position + 1)
@@ -202,39 +210,34 @@ class _Tolerant:
         name = " ".join(
             text
             for kind, text in _glued(tokens)
-            if kind in ("word", "quoted") and (kind == "quoted" or "@" not in text)
+            if kind == "quoted" or (kind == "word" and ("@" not in text or text.startswith("=?")))
         )
         comment = next((text for kind, text in tokens if kind == "comment"), "")
         tokens.clear()
         if found:
             # A comma in an unquoted name cut it in two.
             name = f"{self._name_before}, {name}" if self._name_before and name else name
-            first = found[0]
-            self._list.mailboxes.append(Mailbox(name or comment.strip(), first.local, first.domain))
-            self._list.mailboxes.extend(found[1:])
+            self._list.mailboxes.append(Mailbox(name or comment.strip(), found.local, found.domain))
             name = ""
         self._name_before = name
 
-    def _from_angles(self, tokens: list[tuple[str, str]]) -> list[Mailbox]:
+    def _from_angles(self, tokens: list[tuple[str, str]]) -> Mailbox | None:
         angles = [text for kind, text in tokens if kind == "angle"]
         found = [mailbox for mailbox in map(_addr_spec, angles) if mailbox]
         self._list.doubtful |= len(angles) != len(found) or len(found) > 1
         self._list.doubtful |= bool(angles) and any(kind == "word" and "@" in text for kind, text in tokens)
-        return found[:1]
+        return found[0] if found else None
 
-    def _from_words(self, tokens: list[tuple[str, str]]) -> list[Mailbox]:
+    def _from_words(self, tokens: list[tuple[str, str]]) -> Mailbox | None:
         glued = _glued(tokens)
-        found = [
-            mailbox
-            for mailbox in (_addr_spec(text) for kind, text in glued if kind == "word" and "@" in text)
-            if mailbox
-        ]
-        if not found:
-            quoted = [text for kind, text in glued if kind == "quoted"]
-            found = [mailbox for mailbox in map(_addr_spec, quoted) if mailbox and not _SPACES.search(quoted[0])][:1]
-            self._list.doubtful |= bool(found) or any("@" in text for _, text in tokens)
-        self._list.doubtful |= len([kind for kind, _ in glued if kind != "comment"]) > 1
-        return found
+        self._list.doubtful |= len(glued) > 1
+        for kind, text in glued:
+            found = _addr_spec(text) if kind == "word" and "@" in text else None
+            if found:
+                return found
+        quoted = [text for kind, text in glued if kind == "quoted" and "@" in text and not _SPACES.search(text)]
+        self._list.doubtful |= any("@" in text for _, text in tokens)
+        return _addr_spec(quoted[0]) if quoted else None
 
 
 def _glued(tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -120,6 +120,7 @@ def _value(view: str) -> str:
     """The stored form of one value, given as a latin-1 view."""
     if _PRINTABLE.match(view) and "=?" not in view:
         return view
+    view = view.replace("\0", "")
     text = encodedword.decode(view)
     if view.isascii() and not _CONTROLS.search(text):
         return _CONTROLS.sub(" ", view).strip()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as attribute
 
 from relay.mail import boundary, flanker_scan, header, parameter
 from relay.mail.boundary import Delimiter
@@ -15,6 +16,8 @@ from relay.mail.parameter import Parameters
 
 #: A tree is walked by recursion: whatever the setting says, it is not followed deeper than this.
 _DEEPEST = 200
+#: A body is searched for something to read up to this many octets; a longer one is text whatever it holds.
+_BLANK = 1000
 
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}/[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}\Z")
 _NO_HEAD = Head([], 0, True)
@@ -33,7 +36,7 @@ class Part:
     body: int
     end: int
     content_type: Parameters
-    children: list[Part] = field(default_factory=list)
+    children: list[Part] = attribute(default_factory=list)
 
     @property
     def media_type(self) -> str:
@@ -82,7 +85,7 @@ class _Reading:
     def __init__(self, raw: bytes, limits: Limits, *, shortcuts: bool = True) -> None:
         self._raw = raw
         self._max_parts = limits.max_parts
-        self._max_depth = min(limits.max_part_depth, _DEEPEST)
+        self._max_depth = max(1, min(limits.max_part_depth, _DEEPEST))
         self._shortcuts = shortcuts
         self._count = 0
         self._full = False
@@ -101,7 +104,7 @@ class _Reading:
         if kind.value != "multipart/alternative" or not name or name != name.strip() or len(name) > boundary.MAX_LENGTH:
             return None
         lines = boundary.find(raw, root.body, root.end, name.encode("latin-1"), 10)
-        if not 2 <= len(lines) < 10 or not lines[-1].closes or len(lines) > self._max_parts or self._max_depth < 1:
+        if not 2 <= len(lines) < 10 or not lines[-1].closes or len(lines) > self._max_parts:
             return None
         for line, following in itertools.pairwise(lines):
             if line.closes or line.end >= following.start:
@@ -132,10 +135,14 @@ class _Reading:
         if depth > self._max_depth:
             return Part(_NO_HEAD, start, start, end, _WHOLE)
         if span is None:
-            self._split(part, self._delimiters(part), depth)
+            lines = self._delimiters(part)
+            if all(line.closes for line in lines):
+                return self._unsplit(part)
+            self._split(part, lines, depth)
         else:
             self._split_as(part, span, depth)
-        return part if part.children else self._unsplit(part)
+        # Empty parts leave nothing of a multipart.
+        return part if part.children else self._as_text(part, end)
 
     def _delimiters(self, part: Part) -> list[Delimiter]:
         """The delimiter lines of a multipart, by its boundary or, where that one isn't there, by one that the body
@@ -167,7 +174,7 @@ class _Reading:
             raise Unfit("limits" if value else "boundary")
         lines = boundary.find(self._raw, part.body, part.end, value, len(span.parts) + 2)
         opening = [line for line in lines if not line.closes]
-        if len(opening) != len(span.parts) or (len(opening) != len(lines) and not lines[-1].closes):
+        if not opening or len(opening) != len(span.parts) or (len(opening) != len(lines) and not lines[-1].closes):
             raise Unfit("boundary")
         ends = [*(line.start for line in lines[1:]), part.end]
         for line, end, child in zip(opening, ends, span.parts, strict=False):
@@ -184,8 +191,10 @@ class _Reading:
 
     def _unsplit(self, part: Part) -> Part:
         """A multipart without a part: its body is text, unless there is nothing in it."""
-        blank = not self._raw[part.body : min(part.end, part.body + 1000)].strip()
-        if blank and part.end - part.body < 1000:
-            return Part(_NO_HEAD, part.body, part.body, part.body, _TEXT)
-        fields = [each for each in part.head.fields if each.key != "content-disposition"]
-        return Part(Head(fields, part.body, False), part.start, part.body, part.end, _TEXT)
+        blank = part.end - part.body < _BLANK and not self._raw[part.body : part.end].strip()
+        return self._as_text(part, part.end if blank else part.body)
+
+    @staticmethod
+    def _as_text(part: Part, body: int) -> Part:
+        fields = [field for field in part.head.fields if field.key != "content-disposition"]
+        return Part(Head(fields, part.head.body, False), part.start, body, part.end, _TEXT)
