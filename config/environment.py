@@ -7,6 +7,7 @@ does it in a short-lived child, and hands the result to the workers.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -108,7 +109,13 @@ def _pattern(form: str) -> Callable[[str], str]:
     return check
 
 
-_FORMS: Final = {"postgres-url": _postgres_url, "redis-url": _redis_url}
+def _networks(value: str) -> str:
+    for network in value.split(","):
+        ipaddress.ip_network(network.strip())
+    return value
+
+
+_FORMS: Final = {"postgres-url": _postgres_url, "redis-url": _redis_url, "networks": _networks}
 
 
 def _checked(form: str) -> AfterValidator:

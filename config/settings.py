@@ -102,7 +102,31 @@ class Settings:
     max_recipients: int = _whole("SMTP_RELAY_MAX_RECIPIENTS", 1000, 1, 100_000)
     max_parts: int = _whole("SMTP_RELAY_MAX_PARTS", 1000, 1, 100_000)
     max_part_depth: int = _whole("SMTP_RELAY_MAX_PART_DEPTH", 50, 1, 200)
+    #: Of all workers together.
     max_connections: int = _whole("SMTP_RELAY_MAX_CONNECTIONS", 1000, 1, 1_000_000)
+    #: From one IPv4 address or one IPv6 /64, of all workers together.
+    max_connections_per_address: int = _whole("SMTP_RELAY_MAX_CONNECTIONS_PER_ADDRESS", 100, 1, 1_000_000)
+    #: 0 is no limit.
+    max_messages_per_connection: int = _whole("SMTP_RELAY_MAX_MESSAGES_PER_CONNECTION", 10_000, 0, 1_000_000_000)
+    #: Over all processes; 0 is no limit, and costs nothing.
+    key_messages_per_minute: int = _whole("SMTP_RELAY_KEY_MESSAGES_PER_MINUTE", 0, 0, 1_000_000_000)
+    address_messages_per_minute: int = _whole("SMTP_RELAY_ADDRESS_MESSAGES_PER_MINUTE", 0, 0, 1_000_000_000)
+    max_commands_before_auth: int = _whole("SMTP_RELAY_MAX_COMMANDS_BEFORE_AUTH", 100, 1, 1_000_000)
+    #: Different wrong keys from one address within 15 minutes; 0 refuses no address.
+    max_auth_failures_per_address: int = _whole("SMTP_RELAY_MAX_AUTH_FAILURES_PER_ADDRESS", 10, 0, 1_000_000)
+    auth_refusal_seconds: int = _whole("SMTP_RELAY_AUTH_REFUSAL_SECONDS", 900, 1, 86_400, "seconds, a whole number")
+    #: The most that the reply to a failed AUTH is kept back; the first one is kept back for a thirty-second of it.
+    auth_delay_seconds: float = _seconds("SMTP_RELAY_AUTH_DELAY_SECONDS", 8.0, 0, 30)
+    #: Octets a second that a client has to keep up in message data.
+    min_rate: int = _whole("SMTP_RELAY_MIN_RATE", 1000, 1, 1_000_000_000)
+    connection_seconds: float = _seconds("SMTP_RELAY_CONNECTION_SECONDS", 3600.0, 1, 604_800)
+    #: Networks of proxies that name their client by the PROXY protocol; None: nobody is asked for that.
+    proxy_protocol: str | None = _setting(
+        "SMTP_RELAY_PROXY_PROTOCOL",
+        "networks like 10.0.0.0/8, 2001:db8::/32, with commas between them",
+        default=None,
+        form="networks",
+    )
     command_timeout_seconds: float = _seconds("SMTP_RELAY_COMMAND_TIMEOUT_SECONDS", 60.0, 1, 3600)
     tls_handshake_seconds: float = _seconds("SMTP_RELAY_TLS_HANDSHAKE_SECONDS", 10.0, 1, 300)
     drain_seconds: float = _seconds("SMTP_RELAY_DRAIN_SECONDS", 25.0, 0, 3600)
