@@ -1,8 +1,8 @@
 """The PROXY protocol, versions 1 and 2: how a load balancer names the client that it speaks for.
 
 Source: "The PROXY protocol", versions 1 & 2, as published with HAProxy (2020/03/05). Only proxies that the operator
-trusts are asked for a header; then it comes first of all, before the banner and before any TLS handshake, and nothing is
-read beyond its last octet: what follows belongs to the dialogue, or to the handshake.
+trusts are asked for a header; then it comes first of all, before the banner and before any TLS handshake, and nothing
+is read beyond its last octet: what follows belongs to the dialogue, or to the handshake.
 """
 
 from __future__ import annotations
@@ -59,8 +59,11 @@ def parse(octets: bytes) -> Header | Missing:
 
 
 def read(receive: Callable[[int], bytes]) -> Header:
-    """Reads one header. `receive` gives at most so many octets as it is asked for, none at the end of the stream; what it
-    raises passes through. Raises NotProxied; nothing behind the header has been read then either."""
+    """Reads one header.
+
+    `receive` gives at most so many octets as it is asked for, none at the end of the stream; what it raises passes
+    through. Raises NotProxied.
+    """
     octets = b""
     while True:
         found = parse(octets)
