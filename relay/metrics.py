@@ -121,6 +121,7 @@ MESSAGES: Final = Family("smtp_relay_messages", "Messages answered, by what beca
 MESSAGE_BYTES: Final = Family("smtp_relay_message_bytes", "Octets of accepted messages", Counter).labels()
 RECIPIENTS: Final = Family("smtp_relay_recipients", "Recipients of accepted messages", Counter).labels()
 REFUSALS: Final = Family("smtp_relay_refusals", "Replies from 400 on", Counter, ("code", "enhanced"))
+LIMITED: Final = Family("smtp_relay_limited", "What a limit on clients refused", Counter, ("limit",))
 PARSED: Final = Family("smtp_relay_parsed", "Messages by parser: flanker, or why not", Counter, ("parser",))
 STAGE_SECONDS: Final = Family("smtp_relay_stage_seconds", "Time in parse, screen, store, reply", Histogram, ("stage",))
 HUB_LAG: Final = Family("smtp_relay_hub_lag_seconds", "How late timers were", Histogram).labels()

@@ -159,6 +159,17 @@ SHUTTING_DOWN: Final = _reply(421, "4.3.2", "Shutting down, try again later", cl
 TOO_MANY_CONNECTIONS: Final = _reply(421, "4.3.2", "Too many connections, try again later", closes=True)
 TIMED_OUT: Final = _reply(421, "4.4.2", "Timed out waiting for the client", closes=True)
 
+# Limits
+TOO_MANY_FROM_ADDRESS: Final = _reply(421, "4.7.0", "Too many connections from your address", closes=True)
+NOT_PROXIED: Final = _reply(421, "4.7.0", "A PROXY protocol header is required here", closes=True)
+AUTH_REFUSED: Final = _reply(
+    421, "4.7.0", "Too many failed authentications from your address, try again later", closes=True
+)
+TOO_MANY_BEFORE_AUTH: Final = _reply(421, "4.7.0", "Too many commands without authentication", closes=True)
+TOO_MANY_MESSAGES: Final = _reply(421, "4.7.0", "Too many messages on one connection, open another", closes=True)
+KEY_TOO_BUSY: Final = _reply(450, "4.7.1", "Too many messages with this API key, try again in a minute")
+ADDRESS_TOO_BUSY: Final = _reply(450, "4.7.1", "Too many messages from your address, try again in a minute")
+
 
 def wrong_domain(domain: str) -> Reply:
     """From is outside the domain that the key is restricted to."""

@@ -1,0 +1,190 @@
+"""Failed AUTHs by origin: answered ever more slowly, then refused for a while, without locking out who is known there.
+
+What counts is how many *different* wrong keys came from an origin: a guesser tries many, while a device that was left
+behind with an old key repeats that one, and must not shut out the office around it. While an origin is refused, these
+are looked at all the same:
+
+- a key that was good from there within the last day,
+- one key a second, whichever comes: a good key that nobody has used from there before gets in when it tries again,
+  and a guesser is left with 60 guesses a minute, of keys that have more than 128 random bits.
+
+Whoever is not looked at hears the same 421 after the same time as whoever was looked at and was wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import structlog
+
+from relay.redis_link import RedisLink, Silent
+
+log = structlog.get_logger(__name__)
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+#: For how long a failed AUTH counts; seconds.
+WINDOW_SECONDS: Final = 900
+#: For how long a key that was good counts as known there; seconds.
+KNOWN_SECONDS: Final = 86_400
+#: How often that is written again for a key that is in use; seconds.
+_REFRESH_SECONDS: Final = 3_600
+#: How often a refused origin's unknown key is looked at; seconds.
+LOOK_SECONDS: Final = 1
+#: The delay doubles with each failure, up to the longest, which is reached after so many doublings.
+_DOUBLINGS: Final = 5
+#: Origins and pairs that a process remembers by itself: at most some 10 MB.
+MOST_REMEMBERED: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A key that somebody presents: whence, and what it is known by here. Both are digests of `relay.limits.origin`."""
+
+    origin: bytes
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a key is looked at, and whether its origin is refused as far as unknown keys go."""
+
+    looked_at: bool
+    refused: bool
+
+
+_WELCOME: Final = Admission(looked_at=True, refused=False)
+
+
+@dataclass(slots=True)
+class _Record:
+    """What a process knows of one origin by itself. Moments are of the monotonic clock."""
+
+    #: Wrong key → when it was last seen.
+    failures: dict[bytes, float] = field(default_factory=dict)
+    refused_until: float = 0.0
+    next_look: float = 0.0
+
+
+class Attempts:
+    """Counts failed AUTHs, in Redis for all processes, here while Redis is silent."""
+
+    def __init__(self, link: RedisLink, *, most: int, refusal_seconds: int, longest_delay: float) -> None:
+        """`most`: different wrong keys from one origin within WINDOW_SECONDS until it is refused for `refusal_seconds`;
+        0: it never is. `longest_delay`: seconds from an AUTH to the reply that it failed, at most."""
+        self._link = link
+        self._most = most
+        self._refusal_seconds = refusal_seconds
+        self.longest_delay = longest_delay
+        self._records: OrderedDict[bytes, _Record] = OrderedDict()
+        #: (origin, key) → when it was last written to Redis.
+        self._known: OrderedDict[Candidate, float] = OrderedDict()
+
+    def admit(self, candidate: Candidate) -> Admission:
+        """Whether a key may be looked at now. One round trip; none for a key that was good there before."""
+        if not self._most or candidate in self._known:
+            return _WELCOME
+        refused_key = _refused_key(candidate.origin)
+        try:
+            refused, known = self._link.call_all([("EXISTS", refused_key), ("EXISTS", _known_key(candidate))])
+            if known == 1:
+                return Admission(looked_at=True, refused=refused == 1)
+            if refused != 1:
+                # What was counted while Redis could not count is not forgotten.
+                return self._admit_alone(candidate)
+            looked_at = self._link.call("SET", _look_key(candidate.origin), b"1", "NX", "EX", LOOK_SECONDS)
+        except Silent:
+            return self._admit_alone(candidate)
+        return Admission(looked_at=looked_at is not None, refused=True)
+
+    def failed(self, candidate: Candidate) -> float:
+        """Notes that a key was wrong; how many seconds after the AUTH the reply is due."""
+        self._known.pop(candidate, None)
+        if not self._most:
+            return self._delay(1)
+        key = _failures_key(candidate.origin)
+        now = time.time()
+        try:
+            _, _, count, _ = self._link.call_all(
+                [
+                    ("ZADD", key, now, candidate.key),
+                    ("ZREMRANGEBYSCORE", key, "-inf", now - WINDOW_SECONDS),
+                    ("ZCARD", key),
+                    ("EXPIRE", key, WINDOW_SECONDS),
+                ]
+            )
+        except Silent:
+            return self._failed_alone(candidate)
+        if not isinstance(count, int) or not count:  # error replies, of a server that is full or in a bad way
+            return self._failed_alone(candidate)
+        if count >= self._most:
+            self._report()
+            self._link.post([("SET", _refused_key(candidate.origin), b"1", "EX", self._refusal_seconds), ("DEL", key)])
+        return self._delay(count)
+
+    def succeeded(self, candidate: Candidate) -> None:
+        """Notes that a key was good. Blocks nobody, and costs nothing for a key that is in use."""
+        now = time.monotonic()
+        written = self._known.get(candidate)
+        if not self._most or (written is not None and now - written < _REFRESH_SECONDS):
+            return
+        _remember(self._known, candidate, now)
+        self._link.post([("SET", _known_key(candidate), b"1", "EX", KNOWN_SECONDS)])
+
+    def _delay(self, count: int) -> float:
+        return self.longest_delay / (1 << max(0, _DOUBLINGS - (count - 1)))
+
+    def _report(self) -> None:
+        log.warning("too many failed authentications from one origin", refused_seconds=self._refusal_seconds)
+
+    # Without Redis
+
+    def _admit_alone(self, candidate: Candidate) -> Admission:
+        record = self._records.get(candidate.origin)
+        now = time.monotonic()
+        if record is None or record.refused_until <= now:
+            return _WELCOME
+        looked_at = record.next_look <= now
+        if looked_at:
+            record.next_look = now + LOOK_SECONDS
+        return Admission(looked_at, refused=True)
+
+    def _failed_alone(self, candidate: Candidate) -> float:
+        record = self._records.get(candidate.origin) or _Record()
+        _remember(self._records, candidate.origin, record)
+        now = time.monotonic()
+        record.failures[candidate.key] = now
+        record.failures = {key: seen for key, seen in record.failures.items() if now - seen < WINDOW_SECONDS}
+        count = len(record.failures)
+        if count >= self._most:
+            self._report()
+            record.refused_until = now + self._refusal_seconds
+            record.failures.clear()
+        return self._delay(count)
+
+
+def _remember(memory: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > MOST_REMEMBERED:
+        memory.popitem(last=False)
+
+
+def _failures_key(origin: bytes) -> bytes:
+    return b"smtp-relay:auth:failures:" + origin.hex().encode()
+
+
+def _refused_key(origin: bytes) -> bytes:
+    return b"smtp-relay:auth:refused:" + origin.hex().encode()
+
+
+def _look_key(origin: bytes) -> bytes:
+    return b"smtp-relay:auth:look:" + origin.hex().encode()
+
+
+def _known_key(candidate: Candidate) -> bytes:
+    return b"smtp-relay:auth:known:" + (candidate.origin + candidate.key).hex().encode()

@@ -1,0 +1,121 @@
+"""Messages a minute, for each API key and each origin: counted over all processes by the `limits` library.
+
+Only imported where the settings ask for such a limit. Counting in Redis for every message would cost a round trip each,
+so a process takes several messages' worth at once from whoever sends many, and hands them out itself: never more than
+a fiftieth of the limit, and for a second at most. Small limits are therefore exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from limits.typing import RedisClient
+
+from relay.redis_link import Argument, RedisLink, Script, Silent
+from relay.smtp import replies
+from relay.smtp.replies import Reply
+
+#: A lot is at most this part of a limit.
+_LOTS: Final = 50
+#: For how long a lot is good; seconds.
+LOT_SECONDS: Final = 5.0
+#: A lot that is spent sooner is followed by a larger one, and the answer that there is none is repeated for so long.
+QUICK_SECONDS: Final = 1.0
+#: Lots that a process remembers.
+MOST_LOTS: Final = 5_000
+
+
+@dataclass(slots=True)
+class _Lot:
+    """Messages that a process may still take without asking; how many it got at once, and when."""
+
+    left: int
+    size: int
+    taken: float
+
+    def useless(self, now: float) -> bool:
+        """Whether another one has to be asked for."""
+        age = now - self.taken
+        return age >= (LOT_SECONDS if self.left else QUICK_SECONDS) or (self.size > 0 and not self.left)
+
+
+class Rate:
+    """One limit: so many messages a minute for each identifier."""
+
+    def __init__(self, link: RedisLink, name: str, most: int) -> None:
+        """`name` tells it from other limits, in Redis."""
+        self._item = RateLimitItemPerMinute(most, namespace=name)
+        self._shared = SlidingWindowCounterRateLimiter(_LinkStorage(link))
+        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._largest_lot = max(1, most // _LOTS)
+        self._lots: OrderedDict[str, _Lot] = OrderedDict()
+
+    def take(self, identifier: str) -> bool:
+        """Takes one message; whether there was one left. At most two round trips, and none within a lot."""
+        now = time.monotonic()
+        lot = self._lots.get(identifier)
+        if lot is None or lot.useless(now):
+            lot = self._new_lot(identifier, lot, now)
+        if not lot.left:
+            return False
+        lot.left -= 1
+        return True
+
+    def _new_lot(self, identifier: str, last: _Lot | None, now: float) -> _Lot:
+        size = 1
+        if last is not None and last.size and now - last.taken < LOT_SECONDS:
+            size = min(2 * last.size if now - last.taken < QUICK_SECONDS else last.size, self._largest_lot)
+        if not self._hit(identifier, size):
+            size = 1 if size > 1 and self._hit(identifier, 1) else 0
+        lot = self._lots[identifier] = _Lot(size, size, now)
+        self._lots.move_to_end(identifier)
+        if len(self._lots) > MOST_LOTS:
+            self._lots.popitem(last=False)
+        return lot
+
+    def _hit(self, identifier: str, cost: int) -> bool:
+        try:
+            return self._shared.hit(self._item, identifier, cost=cost)
+        except Silent:
+            return self._alone.hit(self._item, identifier, cost=cost)
+
+
+class Rates:
+    """The limits on messages a minute. 0: no such limit."""
+
+    def __init__(self, link: RedisLink, *, per_key: int, per_origin: int) -> None:
+        self._per_key = Rate(link, "smtp-key", per_key) if per_key else None
+        self._per_origin = Rate(link, "smtp-origin", per_origin) if per_origin else None
+
+    def refusal(self, key_id: str, origin: bytes) -> Reply | None:
+        """Takes one message of this key from this origin, or says why not now."""
+        if self._per_origin is not None and not self._per_origin.take(origin.hex()):
+            return replies.ADDRESS_TOO_BUSY
+        if self._per_key is not None and not self._per_key.take(key_id):
+            return replies.KEY_TOO_BUSY
+        return None
+
+
+class _LinkStorage(RedisStorage):
+    """The library's own scripts and keys, over the connection that all greenlets share. Raises Silent."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        # The URL is never connected to: nothing but the scripts is used of the client.
+        super().__init__("redis://", key_prefix="smtp-relay:rate")
+
+    def get_connection(self, readonly: bool = False) -> RedisClient:
+        """Something that registers scripts as redis-py's client does."""
+        return cast(RedisClient, self)
+
+    def register_script(self, source: bytes) -> Callable[[Sequence[Argument], Sequence[Argument]], Any]:
+        """A function that runs a script with keys and arguments."""
+        script = Script(source.decode("ascii"))
+        return lambda keys, arguments: script.run(self._link, keys, arguments)
