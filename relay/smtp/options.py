@@ -23,6 +23,10 @@ class Options:
     max_errors: int = 20
     #: Failed AUTHs that one connection may make before it is closed.
     max_auth_failures: int = 5
+    #: Commands that a connection may send before it has authenticated.
+    max_before_auth: int = 100
+    #: Messages that a connection may send; 0: any number.
+    max_messages: int = 0
     #: Octets of a message that stay in memory.
     spool_threshold: int = 1_000_000
     spool_directory: str | None = None

@@ -55,9 +55,17 @@ class Expects(Enum):
 class Session:
     """One client's dialogue."""
 
-    def __init__(self, options: Options, services: Services, connection_id: str) -> None:
+    def __init__(
+        self,
+        options: Options,
+        services: Services,
+        connection_id: str,
+        admit: Callable[[Login], Reply | None] | None = None,
+    ) -> None:
+        """`admit` is asked at each MAIL why this login may not send another message now."""
         self._options = options
         self._services = services
+        self._admit = admit
         self._connection_id = connection_id
         self._secure = False
         self._greeted = False
@@ -71,6 +79,8 @@ class Session:
         self._excused = 0
         self._errors = 0
         self._auth_failures = 0
+        self._before_auth = 0
+        self._messages = 0
         self.expects = Expects.COMMAND
         #: With Expects.DATA and CHUNK: where the octets go; None where they are read and thrown away.
         self.sink: Body | None = None
@@ -105,6 +115,10 @@ class Session:
 
     def line(self, line: bytes) -> Reply | None:
         """Carries out one command, or takes one SASL response. None: the reply is due when the chunk has been read."""
+        if self._login is None:
+            self._before_auth += 1
+            if self._before_auth > self._options.max_before_auth:
+                return replies.TOO_MANY_BEFORE_AUTH
         if self._exchange is not None:
             return self._counted(self._advance(self._exchange.respond(line)))
         verb, _, octets = line.partition(b" ")
@@ -260,8 +274,16 @@ class Session:
         outcome = Transaction.begin(argument, self._options, extended=self._extended)
         if isinstance(outcome, Reply):
             return outcome
-        self._transaction = outcome
-        return None
+        refusal = self._limit(self._login)
+        if refusal is None:
+            self._transaction = outcome
+            self._messages += 1
+        return refusal
+
+    def _limit(self, login: Login) -> Reply | None:
+        if self._options.max_messages and self._messages >= self._options.max_messages:
+            return replies.TOO_MANY_MESSAGES
+        return None if self._admit is None else self._admit(login)
 
     def _rcpt(self, argument: str) -> Reply:
         return replies.MAIL_FIRST if self._transaction is None else self._transaction.add_recipient(argument)

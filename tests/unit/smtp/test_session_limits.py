@@ -1,0 +1,84 @@
+"""Limits on what one connection may do, in the dialogue alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+
+from relay.records import ApiKey
+from relay.smtp import replies
+from relay.smtp.options import Options
+from relay.smtp.replies import Reply
+from relay.smtp.session import Session
+from relay.submission import Login, Submission, Verdict
+
+LOGIN = Login("0" * 64, ApiKey("key", "user", "full_access", None))
+AUTH = b"AUTH PLAIN " + base64.b64encode(b"\0user\0good")
+
+
+class House:
+    """Lets everybody in and stores everything."""
+
+    def authenticate(self, password: str) -> Login | Reply:
+        return LOGIN
+
+    def accept(self, submission: Submission) -> Verdict:
+        return Verdict(replies.queued("id"), "queued", "id")
+
+
+def session(admit: Callable[[Login], Reply | None] | None = None, **options: int) -> Session:
+    return Session(Options("relay.test", 1_000_000, 100, **options), House(), "1", admit)  # type: ignore[arg-type]
+
+
+def say(client: Session, *lines: bytes) -> list[str]:
+    answers = [client.line(line) for line in lines]
+    return [f"{answer.code} {answer.enhanced}" + ("!" if answer.closes else "") for answer in answers if answer]
+
+
+def test_commands_before_auth_are_counted() -> None:
+    client = session(max_before_auth=3)
+    assert say(client, b"EHLO x", b"NOOP", b"RSET", b"NOOP") == ["250 ", "250 2.0.0", "250 2.0.0", "421 4.7.0!"]
+
+
+def test_the_lines_of_an_exchange_count_as_well() -> None:
+    client = session(max_before_auth=2)
+    assert say(client, b"EHLO x", b"AUTH LOGIN", b"dXNlcg==") == ["250 ", "334 ", "421 4.7.0!"]
+
+
+def test_after_auth_nobody_counts() -> None:
+    client = session(max_before_auth=2)
+    assert say(client, b"EHLO x", AUTH, *[b"NOOP"] * 50) == ["250 ", "235 2.7.0", *["250 2.0.0"] * 50]
+
+
+def test_messages_of_a_connection() -> None:
+    client = session(max_messages=2)
+    message = (b"MAIL FROM:<a@b.example>", b"RSET")
+    assert say(client, b"EHLO x", AUTH, *message * 2) == ["250 ", "235 2.7.0", *["250 2.1.0", "250 2.0.0"] * 2]
+    assert say(client, message[0]) == ["421 4.7.0!"]
+
+
+def test_messages_that_may_not_be_sent_now() -> None:
+    refusals = [None, replies.KEY_TOO_BUSY, replies.KEY_TOO_BUSY, None]
+    asked: list[Login] = []
+
+    def admit(login: Login) -> Reply | None:
+        asked.append(login)
+        return refusals[len(asked) - 1]
+
+    client = session(admit, max_messages=2)
+    mail, recipient = b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>"
+    assert say(client, b"EHLO x", AUTH) == ["250 ", "235 2.7.0"]
+    assert say(client, mail, b"MAIL FROM:<a@b.example> NONSENSE", b"RSET") == ["250 2.1.0", "503 5.5.1", "250 2.0.0"]
+    # A batch that is refused at its beginning is refused whole, and costs nothing of what the connection may send.
+    assert say(client, mail, recipient, b"DATA") == ["450 4.7.1", "503 5.5.1", "503 5.5.1"]
+    assert say(client, mail, mail) == ["450 4.7.1", "250 2.1.0"]
+    assert asked == [LOGIN] * 4
+
+
+def test_nonsense_is_not_asked_about() -> None:
+    def admit(login: Login) -> Reply | None:
+        raise AssertionError
+
+    client = session(admit)
+    assert say(client, b"EHLO x", b"MAIL FROM:<a@b.example>", AUTH) == ["250 ", "530 5.7.0", "235 2.7.0"]
+    assert say(client, b"MAIL a@b.example", b"MAIL FROM:<a@b.example> X=1") == ["501 5.5.4", "555 5.5.4"]
