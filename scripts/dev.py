@@ -227,7 +227,7 @@ def _welcome(screen: Screen, port: int, key: NewApiKey, seconds: float) -> None:
         " --mail-from me@example.com --mail-rcpt you@example.com -T -"
     )
     python = (
-        f"""python3 -c "import smtplib; s = smtplib.SMTP('{HOST}', {port}); s.starttls();"""
+        f"""python3 -c "import smtplib; s = smtplib.SMTP('{HOST}', {port}, 'localhost'); s.starttls();"""
         f""" s.login('{USER_NAME}', '{key.token}'); s.sendmail('me@example.com', ['you@example.com'],"""
         r""" 'From: me@example.com\nTo: you@example.com\nSubject: Hello\n\nIt works.\n'); s.quit()" """.rstrip()
     )

@@ -71,7 +71,7 @@ def _send(printed: str, port: int) -> int:
     assert key is not None
     assert user_name is not None
     context = ssl.create_default_context(cafile=str(ROOT / ".dev" / "tls" / "certificate.pem"))
-    with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+    with smtplib.SMTP("127.0.0.1", port, "localhost", timeout=30) as client:
         client.starttls(context=context)
         client.login(user_name[1], key[1])
         client.sendmail("ann@example.com", ["bob@example.com"], MESSAGE)
