@@ -1,4 +1,4 @@
-"""Sockets and connections: accepts clients, counts them, and lets them finish when the process ends."""
+"""Sockets and connections: takes in as many clients as may be, and lets them finish when the process ends."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
 import gevent
 import structlog
 from gevent.event import Event
-from gevent.server import StreamServer
 
 from config.settings import Settings
+from relay import metrics
+from relay.entrance import Entrance, turn_away
 from relay.journal import Journal
+from relay.limits.board import Board
+from relay.limits.descriptors import Reserve
+from relay.limits.guard import Guards
+from relay.limits.proxies import Proxies
 from relay.listening import Listener
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Drain, Pace
 from relay.smtp.options import Options
+from relay.smtp.proxyprotocol import NotProxied
+from relay.smtp.replies import Reply
 from relay.smtp.session import Session
-from relay.submission import Services
 from relay.tls import CertificateStore
 
 log = structlog.get_logger(__name__)
@@ -37,10 +44,16 @@ class Server:
     #: Seconds that a greenlet gets to put its connection away when the time for the drain is over.
     kill_seconds = 1.0
 
-    def __init__(self, settings: Settings, services: Services, certificate: CertificateStore | None) -> None:
+    def __init__(
+        self, settings: Settings, guards: Guards, certificate: CertificateStore | None, board: Board | None = None
+    ) -> None:
+        """`guards`: what clients ask for what they want. `board` counts the connections of all workers; None: there are
+        no others."""
         self._settings = settings
-        self._services = services
+        self._guards = guards
         self._certificate = certificate
+        self._board = Board(None, 0, 1, settings.max_connections) if board is None else board
+        self._proxies = Proxies(settings.proxy_protocol)
         self._options = Options(
             hostname=settings.hostname,
             max_message_size=settings.max_message_size_bytes,
@@ -48,13 +61,22 @@ class Server:
             recipient_rule=settings.recipients,
             allow_utf8_local_parts=settings.allow_utf8_local_parts,
             tls_available=certificate is not None,
+            max_before_auth=settings.max_commands_before_auth,
+            max_messages=settings.max_messages_per_connection,
             spool_threshold=settings.spool_threshold_bytes,
             spool_directory=settings.spool_dir,
         )
         #: How long clients may take; read at the beginning of each connection.
-        self.pace = Pace(command=settings.command_timeout_seconds, handshake=settings.tls_handshake_seconds)
-        self._servers: list[StreamServer] = []
+        self.pace = Pace(
+            command=settings.command_timeout_seconds,
+            handshake=settings.tls_handshake_seconds,
+            connection=settings.connection_seconds,
+            data_rate=settings.min_rate,
+        )
+        self._entrances: list[Entrance] = []
         self._clients: dict[str, _Client] = {}
+        #: Whose proxy has not named them yet.
+        self._arriving: set[gevent.Greenlet] = set()
         self._numbers = itertools.count(1)
         self._draining = False
         self._drain_until = 0.0
@@ -63,9 +85,10 @@ class Server:
     def serve(self, listeners: Sequence[Listener]) -> None:
         """Accepts until `drain` is called, and returns when every connection has ended or the time for that is over."""
         if not self._draining:
-            self._servers = [self._stream_server(listener) for listener in listeners]
-            for server in self._servers:
-                server.start()
+            reserve = Reserve()
+            self._entrances = [self._entrance(listener, reserve) for listener in listeners]
+            for entrance in self._entrances:
+                entrance.start()
             log.info("ready", connections_at_most=self._settings.max_connections, tls=self._certificate is not None)
         self._drain_begun.wait()
         self._finish()
@@ -77,34 +100,58 @@ class Server:
         self._draining = True
         self._drain_until = time.monotonic() + max(0.0, self._settings.drain_seconds - self.drain_reserve)
         log.info("draining", connections=len(self._clients))
-        for server in self._servers:
-            server.close()
+        for entrance in self._entrances:
+            entrance.close()
         # In the hub, no greenlet runs between the look at `idle` and the throw.
         gevent.get_hub().loop.run_callback(self._dismiss_idle)
         self._drain_begun.set()
 
-    def _stream_server(self, listener: Listener) -> StreamServer:
-        def handle(sock: Any, _address: Any) -> None:
-            self._handle(sock, implicit_tls=listener.implicit_tls)
+    def _entrance(self, listener: Listener, reserve: Reserve) -> Entrance:
+        return Entrance(listener, partial(self._handle, listener.implicit_tls), reserve)
 
-        server = StreamServer(listener.socket, handle)
-        # Several processes accept from one socket: whoever is free takes one client, not a hundred.
-        server.max_accept = 1
-        return server
+    def _handle(self, implicit_tls: bool, sock: Any, peer: tuple[Any, ...]) -> None:
+        slot = self._board.enter()
+        try:
+            origin = _FULL if slot is None else self._admit(sock, peer[0], slot)
+            if isinstance(origin, bytes):
+                self._converse(sock, origin, implicit_tls=implicit_tls)
+            else:
+                metrics.CONNECTIONS_REFUSED.labels(origin.reason).inc()
+                log.info("client turned away", reason=origin.reason)
+                turn_away(sock, None if implicit_tls else origin.reply)
+        finally:
+            if slot is not None:
+                self._board.leave(slot)
 
-    def _handle(self, sock: Any, *, implicit_tls: bool) -> None:
-        if self._draining or len(self._clients) >= self._settings.max_connections:
-            if not implicit_tls:
-                _turn_away(sock, replies.SHUTTING_DOWN if self._draining else replies.TOO_MANY_CONNECTIONS)
-            return
-        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    def _admit(self, sock: Any, peer: str, slot: int) -> bytes | _Refusal:
+        """The origin of a client that may come in, or why it may not."""
+        client = None
+        if self._proxies.trust(peer):
+            self._arriving.add(gevent.getcurrent())
+            try:
+                client = self._proxies.client_of(sock)
+            except NotProxied as error:
+                log.debug("no header from a proxy", reason=str(error))
+                return _NOT_PROXIED
+            finally:
+                self._arriving.remove(gevent.getcurrent())
+        if self._draining:
+            return _DRAINING
+        origin = self._guards.origins.of(client or peer)
+        if self._board.name(slot, origin) > self._settings.max_connections_per_address:
+            return _CROWDED
+        return origin
+
+    def _converse(self, sock: Any, origin: bytes, *, implicit_tls: bool) -> None:
         connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
         journal = Journal(connection_id)
-        session = Session(self._options, self._services, connection_id)
+        guard = self._guards.guard(origin)
+        session = Session(self._options, guard, connection_id, guard.admit)
         connection = Connection(sock, session, journal, self.pace, self._tls_context, lambda: self._draining)
         self._clients[connection_id] = _Client(connection, gevent.getcurrent())
         journal.opened()
         try:
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             connection.run(implicit_tls=implicit_tls)
         except Exception as error:  # noqa: BLE001 - the top of the greenlet: past it, nobody would hear of the error
             journal.failed(error)
@@ -126,7 +173,8 @@ class Server:
         # Clients that were accepted at the last moment have greenlets that have not begun.
         gevent.sleep(0)
         time_left = max(0.0, self._drain_until - time.monotonic())
-        gevent.joinall([client.greenlet for client in self._clients.values()], timeout=time_left)
+        greenlets = [*self._arriving, *(client.greenlet for client in self._clients.values())]
+        gevent.joinall(greenlets, timeout=time_left)
         if self._clients:
             log.warning("connections cut off at the end of the drain", connections=list(self._clients))
             gevent.killall([client.greenlet for client in self._clients.values()], timeout=self.kill_seconds)
@@ -138,13 +186,15 @@ class _Client:
     greenlet: gevent.Greenlet
 
 
-def _turn_away(sock: Any, reply: replies.Reply) -> None:
-    """One line without a greenlet's worth of dialogue; the send buffer of a new socket always has room for it."""
-    try:
-        sock.settimeout(1.0)
-        sock.sendall(reply.encode())
-    except OSError:
-        # Gone already.
-        return
-    finally:
-        sock.close()
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a client is turned away: for the metric, and for the client."""
+
+    reason: str
+    reply: Reply
+
+
+_FULL = _Refusal("full", replies.TOO_MANY_CONNECTIONS)
+_CROWDED = _Refusal("address", replies.TOO_MANY_FROM_ADDRESS)
+_NOT_PROXIED = _Refusal("proxy", replies.NOT_PROXIED)
+_DRAINING = _Refusal("draining", replies.SHUTTING_DOWN)

@@ -21,6 +21,7 @@ from relay.bulk import BulkLane
 from relay.cache import Cache
 from relay.gate import Gate
 from relay.jobs import Publisher
+from relay.limits.guard import Guards
 from relay.listening import Listener
 from relay.lookups import Lookups
 from relay.mail import Limits
@@ -53,7 +54,7 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     bulk = BulkLane(settings_json)
     small = Acceptor(lookups, store, _accept_options(settings))
     gate = Gate(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
-    server = Server(settings, gate, certificate)
+    server = Server(settings, Guards(settings, cache.link, gate), certificate)
     orders.attend(lifeline, drain=server.drain, certificate=certificate)
     server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in listeners])
     bulk.close()

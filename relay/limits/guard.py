@@ -60,7 +60,7 @@ class Guard:
 
     def admit(self, login: Login) -> Reply | None:
         """Counts a message that is about to be sent; why it can't be now, if so."""
-        refusal = self._rates.refusal(login.key.id, self._origin) if self._rates is not None else None
+        refusal = None if self._rates is None else self._rates.refusal(login.key.id, self._origin)
         if refusal is not None:
             metrics.LIMITED.labels("messages").inc()
         return refusal

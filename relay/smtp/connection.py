@@ -49,7 +49,7 @@ class Pace:
     connection: float = 3600.0
     #: In message data, before the minimum rate counts.
     data_grace: float = 30.0
-    #: Octets a second, on average over a message.
+    #: Octets a second, on average over a message. Who was quick may pause, but for no longer than before a command.
     data_rate: float = 1000.0
 
 
@@ -102,9 +102,7 @@ class Connection:
         self._unsent: list[bytes] = []
         self._end_by = time.monotonic() + pace.connection
         self._deadline = self._end_by
-        #: When the client was told to send message data; None between messages.
-        self._data_began: float | None = None
-        self._received = 0
+        self._in_data = False
         self._since_pause = 0
         self._secure = False
         #: Between commands with nothing buffered: the moment at which a `Drain` loses nothing.
@@ -172,7 +170,7 @@ class Connection:
                 return session.end_of_chunk
         except NoRoom as error:
             self._journal.failed(error)
-            return partial(session.fail, replies.NO_ROOM)
+            return session.no_room
         self._begin_command()
         line = self._framing.line(LINE_LIMIT)
         return partial(session.flawed_line, line) if isinstance(line, Flaw) else partial(session.line, line)
@@ -180,23 +178,26 @@ class Connection:
     # Reading, and by when
 
     def _begin_command(self) -> None:
-        self._data_began = None
+        self._in_data = False
         self._deadline = min(time.monotonic() + self._pace.command, self._end_by)
 
     def _begin_data(self) -> None:
-        self._data_began = time.monotonic()
-        self._received = 0
+        self._in_data = True
+        self._deadline = min(time.monotonic() + self._pace.data_grace, self._end_by)
+
+    def _earn(self, octets: int) -> None:
+        """Message data that arrived buys time for the rest."""
+        earned = self._deadline + octets / self._pace.data_rate
+        longest_pause = max(self._pace.data_grace, self._pace.command)
+        self._deadline = min(earned, time.monotonic() + longest_pause, self._end_by)
 
     def _receive(self) -> bytes:
         self._flush()
         now = time.monotonic()
-        if self._data_began is not None:
-            earned = self._pace.data_grace + self._received / self._pace.data_rate
-            self._deadline = min(self._data_began + earned, self._end_by)
         if self._deadline <= now:
             raise _Ended(replies.TIMED_OUT)
         self._socket.settimeout(self._deadline - now)
-        self.idle = self._data_began is None and self._session.expects is Expects.COMMAND and self._framing.empty
+        self.idle = not self._in_data and self._session.expects is Expects.COMMAND and self._framing.empty
         try:
             octets: bytes = self._socket.recv(self.receive_size)
         except TimeoutError as error:
@@ -207,7 +208,8 @@ class Connection:
             self.idle = False
         if not octets:
             raise _Ended
-        self._received += len(octets)
+        if self._in_data:
+            self._earn(len(octets))
         self._pause_after(len(octets))
         return octets
 
