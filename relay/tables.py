@@ -55,7 +55,8 @@ TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
         created_at                 timestamptz  S
         user_id                    text         SI
         idempotency_key            varchar(256) SIU
-        provider_last_attempted_at timestamptz  S
+        provider_retry_count       int4         S
+        provider_next_retry_at     timestamptz  S
     """),
     "email_suppressions": _columns("""
         user_id       text         S
