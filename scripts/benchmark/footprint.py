@@ -72,7 +72,11 @@ def soak(stage: Stage, plan: Plan) -> list[Table]:
 
 def _connections(stage: Stage, plan: Plan, *, tls: bool) -> tuple[str, ...]:
     count = min(plan.idle_connections, descriptors() - _OTHER_FILES)
-    settings = {"SMTP_RELAY_MAX_CONNECTIONS": str(count + 10), "SMTP_RELAY_COMMAND_TIMEOUT_SECONDS": "600"}
+    settings = {
+        "SMTP_RELAY_MAX_CONNECTIONS": str(count + 10),
+        "SMTP_RELAY_MAX_CONNECTIONS_PER_ADDRESS": str(count + 10),
+        "SMTP_RELAY_COMMAND_TIMEOUT_SECONDS": "600",
+    }
     if tls:
         certificate, key = ensure_certificate(stage.directory / "tls")
         settings |= {"SMTP_RELAY_TLS_CERT_PATH": str(certificate), "SMTP_RELAY_TLS_KEY_PATH": str(key)}

@@ -213,6 +213,8 @@ class Stage:
             **dict.fromkeys([*inherited, "PORT", "SENTRY_DSN", "WEB_CONCURRENCY"]),
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.valkey.url,
+            # A few clients do the work of many here.
+            "SMTP_RELAY_MAX_MESSAGES_PER_CONNECTION": "0",
             **settings,
         }
         with Relay(self.directory / name, environment) as relay:
