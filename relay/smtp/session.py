@@ -330,6 +330,13 @@ class Session:
         self.sink = None if self._transaction is None else self._transaction.open_chunk(self.chunk_size)
         return None
 
+    def no_room(self) -> Reply:
+        """The data, or the octets of the chunk, have been read, but could not be kept."""
+        if self.expects is Expects.CHUNK and self._transaction is not None:
+            self._transaction.refuse(replies.NO_ROOM)
+            return self.end_of_chunk()
+        return self.fail(replies.NO_ROOM)
+
     def end_of_chunk(self) -> Reply:
         """The octets of the announced chunk have been read into `sink`."""
         self.expects = Expects.COMMAND

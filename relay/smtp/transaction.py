@@ -84,10 +84,14 @@ class Transaction:
             return None
         body = self.open_body()
         if body.size + size > self._options.max_message_size:
-            self.refusal = replies.TOO_LARGE
-            body.close()
+            self.refuse(replies.TOO_LARGE)
             return None
         return body
+
+    def refuse(self, reply: Reply) -> None:
+        """Every further chunk gets this reply, up to the last (RFC 3030 section 2)."""
+        self.refusal = reply
+        self.close()
 
     def close(self) -> None:
         """Lets go of the data."""
