@@ -59,7 +59,7 @@ def _size(entry: dict[str, Any]) -> str:
 
 
 def _recipients(entry: dict[str, Any]) -> str:
-    count = int(entry.get("recipients") or 0)
+    count = int(entry.get("recipient_count") or 0)
     return "1 recipient" if count == 1 else f"{count} recipients"
 
 
