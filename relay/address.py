@@ -1,4 +1,6 @@
-"""Mail addresses in the one form that is stored, compared and looked up (RFC 5321 section 4.1.2, RFC 5890, contract section 3)."""
+"""Mail addresses in the one form that is stored, compared and looked up (RFC 5321 section 4.1.2, RFC 5890, contract
+section 3).
+"""
 
 from __future__ import annotations
 
@@ -40,24 +42,33 @@ def normalise_domain(domain: str) -> str:
 def normalise(local: str, domain: str, *, allow_utf8_local_part: bool = False) -> str:
     """`local@domain` in the stored form. `local` is given unquoted; it is quoted again only where the grammar needs it.
 
-    Raises BadAddress where SES could not send to it: no domain, a control character, too long, and a local part that isn't
+    Raises BadAddress where SES could not send to it: no domain, a control character, too long, and a local part that
+    isn't
     ASCII unless `allow_utf8_local_part`.
     """
-    if not local or not domain:
+    if not domain:
         raise BadAddress("local@domain is required")
-    if any(character < " " or character == "\x7f" for character in local):
-        raise BadAddress("control character in the local part")
-    if not local.isascii():
-        if not allow_utf8_local_part:
-            raise BadAddress("local part is not ASCII", utf8_local_part=True)
-        if any(0xD800 <= ord(character) <= 0xDFFF for character in local):
-            raise BadAddress("local part is not valid UTF-8")
-    elif not _DOT_ATOM.match(local):
-        local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if not _DOT_ATOM.match(local):
+        local = _unusual_local_part(local, allow_utf8_local_part=allow_utf8_local_part)
     address = f"{local}@{normalise_domain(domain)}"
     if len(address) > MAX_ADDRESS_LENGTH:
         raise BadAddress("address is too long")
     return address
+
+
+def _unusual_local_part(local: str, *, allow_utf8_local_part: bool) -> str:
+    """A local part that isn't a dot-atom of ASCII, quoted where the grammar needs it. Raises BadAddress."""
+    if not local:
+        raise BadAddress("local@domain is required")
+    if any(character < " " or character == "\x7f" for character in local):
+        raise BadAddress("control character in the local part")
+    if local.isascii():
+        return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if not allow_utf8_local_part:
+        raise BadAddress("local part is not ASCII", utf8_local_part=True)
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in local):
+        raise BadAddress("local part is not valid UTF-8")
+    return local
 
 
 def domain_of(address: str) -> str:
@@ -66,5 +77,7 @@ def domain_of(address: str) -> str:
 
 
 def comparison_form(address: str) -> str:
-    """What two spellings of one mailbox have in common for us, and what email_suppressions.email holds: trimmed, lower case."""
+    """What two spellings of one mailbox have in common for us, and what email_suppressions.email holds: trimmed, lower
+    case.
+    """
     return address.strip().lower()

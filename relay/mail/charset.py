@@ -80,6 +80,13 @@ def codec(label: str) -> str | None:
     return name if _TEXT_CODECS.fullmatch(name) else None
 
 
+def is_ascii_superset(label: str) -> bool:
+    """Whether an octet below 128 always stands for itself or is part of an escape, so that CR and LF can be found as
+    octets.
+    """
+    return not label or not (codec(label) or "").startswith(("utf-16", "utf-32"))
+
+
 def decode(octets: bytes, label: str = "") -> str:
     """The text that `octets` are in the charset `label`; UTF-8 and then windows-1252 where they aren't. Never raises.
 

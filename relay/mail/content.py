@@ -85,9 +85,17 @@ class _Collector:
         self._attach(part, name)
 
     def _text(self, part: Part) -> str:
-        octets = transfer.decode(self._raw[part.body : part.end], _encoding(part))
+        encoding = _encoding(part)
         texts = part.content_type.texts
-        text = charset.decode(octets, texts.get("charset", "")).replace("\r\n", "\n")
+        label = texts.get("charset", "")
+        octets = self._raw[part.body : part.end]
+        # Before decoding it is cheaper; where a character may be a CR and an LF side by side it would be wrong.
+        beforehand = encoding in ("", "quoted-printable") and charset.is_ascii_superset(label)
+        if beforehand:
+            octets = octets.replace(b"\r\n", b"\n")
+        text = charset.decode(transfer.decode(octets, encoding), label)
+        if "\r" in text and (encoding or not beforehand):
+            text = text.replace("\r\n", "\n")
         if "format" in texts and part.media_type == "text/plain" and texts["format"].strip().lower() == "flowed":
             return flowed.join(text, delete_space=texts.get("delsp", "").strip().lower() == "yes")
         return text

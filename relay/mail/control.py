@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from relay.mail import charset
-from relay.mail.header import Head
 from relay.mail.message import Fault, Unusable
 
 _KEY_FIELDS: Final = ("idempotency-key", "x-opensend-idempotency-key", "resend-idempotency-key")
@@ -20,13 +20,13 @@ _TAG_NAME = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{0,256}\Z")
 
 
-def idempotency_key(head: Head) -> str | None:
+def idempotency_key(values: Mapping[str, list[str]]) -> str | None:
     """The key that the client gave, in the first of the three fields that is there; None without one.
 
     Raises Unusable for one that isn't 1 to 256 characters, holds a control character, or comes with another that
     differs.
     """
-    keys = {charset.decode_view(value) for name in _KEY_FIELDS for value in head.every(name)}
+    keys = {charset.decode_view(value) for name in _KEY_FIELDS for value in values.get(name, ())}
     if not keys:
         return None
     if len(keys) > 1:
@@ -39,13 +39,13 @@ def idempotency_key(head: Head) -> str | None:
     return key
 
 
-def tags(head: Head) -> tuple[tuple[str, str], ...]:
+def tags(values: Mapping[str, list[str]]) -> tuple[tuple[str, str], ...]:
     """The tags of all X-OpenSend-Tag fields, `name=value` each, in their order. Raises Unusable for a bad one."""
-    values = head.every(_TAG_FIELD)
-    if len(values) > _MAX_TAGS:
+    fields = values.get(_TAG_FIELD, [])
+    if len(fields) > _MAX_TAGS:
         raise Unusable(Fault.BAD_TAG, "more than 75 X-OpenSend-Tag headers")
     found = []
-    for number, text in enumerate(values, 1):
+    for number, text in enumerate(fields, 1):
         name, separator, value = (each.strip(" \t") for each in text.partition("="))
         if not separator:
             raise Unusable(Fault.BAD_TAG, f"X-OpenSend-Tag {number} is not name=value")

@@ -15,6 +15,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, Final
 
+from relay.mail import boundary
+
 # flanker prints grammar warnings through logging's last resort, and old spellings in it warn on newer Pythons.
 logging.getLogger("flanker").addHandler(logging.NullHandler())
 logging.getLogger("flanker").propagate = False
@@ -69,28 +71,25 @@ def scan(raw: bytes) -> Span:
 def _structure(raw: bytes) -> list[tuple[int, int]]:
     """The stretches of `raw` that can carry structure, in order and apart from each other."""
     size = len(raw)
-    crlf = lf = -1
     pieces: list[tuple[int, int]] = []
-    start = position = kept = 0
+    start = kept = 0
+    has_crlf = True
     while True:
-        # Each search goes on where the last one ended, so that all of them together read the message once.
-        if 0 <= crlf < position or not pieces:
-            crlf = raw.find(b"\n\r\n", position)
-        if 0 <= lf < position or not pieces:
-            lf = raw.find(b"\n\n", position)
-        stop = min(crlf + 3 if crlf >= 0 else size, lf + 2 if lf >= 0 else size)
+        # A search that found nothing is not made again, and the other one goes no further than the first got: all of
+        # them together read the message once.
+        crlf = raw.find(b"\n\r\n", start) if has_crlf else -1
+        has_crlf = crlf >= 0
+        lf = raw.find(b"\n\n", start, crlf if has_crlf else size)
+        stop = lf + 2 if lf >= 0 else crlf + 3 if has_crlf else size
         pieces.append((start, stop))
         kept += stop - start
         if kept > MAX_VIEW:
             raise Unfit("size")
         # The empty line may itself be the line end before the next dashed line.
-        position = raw.find(b"\n--", stop - 1)
+        position = boundary.search(raw, b"\n--", stop - 1, size)
         if position < 0:
             return pieces
-        start = position
-        if raw[position - 1] == 0x0D and position > stop:
-            start = position - 1
-        start = max(start, stop)
+        start = max(stop, position - 1 if raw[position - 1] == 0x0D else position)
 
 
 class _Offsets:

@@ -83,9 +83,15 @@ class Head:
                 return field[2]
         return ""
 
-    def every(self, key: str) -> list[str]:
-        """The values of all fields of that (lower-case) name, in their order."""
-        return [field[2] for field in self.fields if field[0] == key]
+    def by_key(self) -> dict[str, list[str]]:
+        """The values of all fields of each (lower-case) name, in their order."""
+        values: dict[str, list[str]] = {}
+        for key, _, value in self.fields:
+            if key in values:
+                values[key].append(value)
+            else:
+                values[key] = [value]
+        return values
 
 
 def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> Head:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeAlias
 
 from relay.address import BadAddress
 from relay.mail import content, control, encodedword, mailbox, stored_headers, structure
-from relay.mail.header import Head
 from relay.mail.mailbox import Mailbox
 from relay.mail.message import Fault, Limits, Message, Unusable
 
@@ -17,6 +17,9 @@ DEFAULT_LIMITS: Final = Limits()
 _EMPTY_BODY: Final = "\n"
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 _SPACES = re.compile(r"\s+")
+
+#: The values of one header block by lower-case name.
+_Values: TypeAlias = Mapping[str, list[str]]
 
 
 def parse(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
@@ -33,11 +36,12 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
     """`parse`; without `shortcuts` everything takes the long way, which must lead to the same message."""
     root, parser = structure.read(raw, limits, shortcuts=shortcuts)
     head = root.head
-    people = _People(head, limits, shortcuts=shortcuts)
+    values = head.by_key()
+    people = _People(values, limits, shortcuts=shortcuts)
     sender, from_addresses = people.senders()
     to, cc, bcc = people.recipients("to"), people.recipients("cc"), people.recipients("bcc")
     reply_to = people.reply_to()
-    idempotency_key, tags = control.idempotency_key(head), control.tags(head)
+    idempotency_key, tags = control.idempotency_key(values), control.tags(values)
     headers, dropped = stored_headers.select(head.fields)
     body = content.read(raw, root, limits)
     return Message(
@@ -47,12 +51,12 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
         cc=cc,
         bcc=bcc,
         reply_to=reply_to,
-        subject=_subject(head),
+        subject=_subject(values),
         html=body.html,
         text=body.text or ("" if body.html else _EMPTY_BODY),
         headers=headers,
         attachments=body.attachments,
-        message_id=_SPACES.sub("", head.first("message-id")) or None,
+        message_id=_message_id(values),
         idempotency_key=idempotency_key,
         tags=tags,
         dropped_headers=dropped,
@@ -60,8 +64,14 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
     )
 
 
-def _subject(head: Head) -> str:
-    text = encodedword.decode(head.first("subject"))
+def _message_id(values: _Values) -> str | None:
+    return _SPACES.sub("", values["message-id"][0]) or None if "message-id" in values else None
+
+
+def _subject(values: _Values) -> str:
+    if "subject" not in values:
+        return ""
+    text = encodedword.decode(values["subject"][0])
     if not text.isprintable():
         text = _CONTROLS.sub(" ", text)
     return text.strip()
@@ -70,28 +80,32 @@ def _subject(head: Head) -> str:
 class _People:
     """The addresses in one header block."""
 
-    def __init__(self, head: Head, limits: Limits, *, shortcuts: bool) -> None:
-        self._head = head
+    def __init__(self, values: _Values, limits: Limits, *, shortcuts: bool) -> None:
+        self._values = values
         self._allow = limits.allow_utf8_local_parts
         self._shortcuts = shortcuts
 
     def senders(self) -> tuple[str, tuple[str, ...]]:
         """The stored form of the first sender, and every address that a reader might see in any From field."""
-        shown: Mailbox | None = None
         candidates: list[Mailbox] = []
-        for view in self._head.every("from"):
+        others: list[Mailbox] = []
+        for view in self._values.get("from", ()):
             found = mailbox.parse(view, shortcuts=self._shortcuts)
             candidates += found.mailboxes
-            shown = shown or next((each for each in found.mailboxes if self._addresses([each])), None)
             if found.doubtful:
-                candidates += mailbox.lookalikes(view)
-        if shown is None:
-            raise Unusable(Fault.NO_FROM, "no usable From address")
-        return mailbox.with_name(shown.name, self._addresses([shown])[0]), self._addresses(candidates)
+                others += mailbox.lookalikes(view)
+        for shown in candidates:
+            usable = self._addresses([shown])
+            if usable:
+                alone = len(candidates) == 1 and not others
+                return mailbox.with_name(shown.name, usable[0]), usable if alone else self._addresses(
+                    candidates + others
+                )
+        raise Unusable(Fault.NO_FROM, "no usable From address")
 
     def recipients(self, key: str) -> tuple[str, ...]:
         """The addresses of all fields of that name."""
-        views = self._head.every(key)
+        views = self._values.get(key)
         if not views:
             return ()
         return self._addresses([each for view in views for each in self._mailboxes(view)])
@@ -99,7 +113,7 @@ class _People:
     def reply_to(self) -> tuple[str, ...]:
         """The addresses of Reply-To; those that can't be stored are left out."""
         found: dict[str, str] = {}
-        for view in self._head.every("reply-to"):
+        for view in self._values.get("reply-to", ()):
             for each in self._mailboxes(view):
                 try:
                     address = mailbox.address_of(each, allow_utf8_local_parts=self._allow)

@@ -8,6 +8,8 @@ from functools import lru_cache
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _FOREIGN = bytes(set(range(256)) - set(_ALPHABET) - {0x3D})
+#: Marks what isn't Base64, so that one pass both cleans and checks.
+_MARK_FOREIGN = bytes(0x21 if octet in _FOREIGN else octet for octet in range(256))
 _LINE_ENDS = b"\r\n"
 #: Octets of Base64 that are cleaned at a time: what a step needs besides the result.
 _STEP = 1 << 20
@@ -66,15 +68,10 @@ def decode_quoted_printable(octets: bytes) -> bytes:
     """Quoted-printable to octets. Escapes that aren't any stay as they stand; blanks at line ends are no part of the
     text.
     """
-    if (
-        b" \n" in octets
-        or b"\t\n" in octets
-        or b" \r\n" in octets
-        or b"\t\r\n" in octets
-        or octets.endswith((b" ", b"\t"))
-    ):
+    has_cr = b"\r" in octets
+    if b" \n" in octets or b"\t" in octets or octets.endswith(b" ") or (has_cr and b" \r\n" in octets):
         octets = _BLANKS_AT_LINE_END.sub(b"", octets)
-    if b"==" in octets or octets.count(b"=\r") != octets.count(b"=\r\n"):
+    if b"==" in octets or (has_cr and octets.count(b"=\r") != octets.count(b"=\r\n")):
         octets = _BAD_ESCAPE.sub(b"=3D", octets)
     return a2b_qp(octets)
 
@@ -141,20 +138,18 @@ def _keep_base64(raw: bytes, start: int, end: int) -> str | None:
     size = 0
     padding = b""
     for position in range(start, end, _STEP):
-        piece = raw[position : min(position + _STEP, end)].translate(None, _LINE_ENDS)
-        if piece and padding and piece.strip(b"="):
+        piece = raw[position : min(position + _STEP, end)].translate(_MARK_FOREIGN, _LINE_ENDS)
+        if b"!" in piece:
             return None
-        rest = piece.translate(None, _ALPHABET)
-        if rest:
-            if rest.strip(b"=") or not piece.endswith(rest):
+        if padding or b"=" in piece:
+            content = b"" if padding else piece.rstrip(b"=")
+            padding += piece[len(content) :]
+            if b"=" in content or padding.strip(b"="):
                 return None
-            padding += rest
         size += len(piece)
         pieces.append(piece.decode("ascii"))
-    if len(padding) > 2 or (padding and size % 4):
+    if len(padding) > 2 or size % 4 == 1 or (padding and size % 4):
         return None
     if size % 4:
-        if size % 4 == 1:
-            return None
         pieces.append("=" * (-size % 4))
     return pieces[0] if len(pieces) == 1 else "".join(pieces)

@@ -47,7 +47,7 @@ def _only_crlf(path: Path) -> bool:
     return b"\n" not in without and b"\r" not in without
 
 
-@pytest.mark.parametrize("path", filter(_only_crlf, mail_corpus.messages()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", list(filter(_only_crlf, mail_corpus.messages())), ids=lambda path: path.stem)
 def test_line_ends_do_not_change_who_gets_what(path: Path) -> None:
     raw = path.read_bytes()
     with_crlf, with_lf = (mail_corpus.stored_form(each) for each in (raw, raw.replace(b"\r\n", b"\n")))
