@@ -188,10 +188,12 @@ class GroupCommit:
     def _try_twice(self, session: _Session, batch: list[PendingMessage], now: float) -> bool:
         """Whether all rows went in. The second try has the same ids, so that it can't store anything twice."""
         deadline = min(message.deadline for message in batch)
-        session.connect(deadline)
+        halfway = now + (deadline - now) / 2
         try:
-            return self._insert(session, batch, now + (deadline - now) / 2)
+            session.connect(halfway)
+            return self._insert(session, batch, halfway)
         except Lost as first:
+            self._database.breathe()
             try:
                 session.reconnect(deadline)
                 return self._insert(session, batch, deadline)

@@ -93,6 +93,14 @@ class Database:
             self._failures = 0
         return connection
 
+    def breathe(self) -> None:
+        """To be called between two tries: after the first failure to connect, waits until the next may be made.
+
+        Returns at once when it has failed for longer: then the second try will not be made either.
+        """
+        if self._failures == 1:
+            gevent.sleep(seconds_left(self._not_before))
+
     def run(self, connection: Any, deadline: float, work: Callable[[Any], _T]) -> _T:
         """`work(cursor)` on a connection that nobody else uses. Raises Lost or Rejected; the connection is closed then
         unless it is still good."""
@@ -117,10 +125,10 @@ class Database:
         halfway = time.monotonic() + seconds_left(deadline) / 2
         try:
             with self._borrowed(deadline) as borrow:
-                connection = borrow(fresh=False)
                 try:
-                    return self.run(connection, halfway, work)
+                    return self.run(borrow(fresh=False), halfway, work)
                 except Lost:
+                    self.breathe()
                     return self.run(borrow(fresh=True), deadline, work)
         except Lost:
             raise Unavailable("postgres") from None
