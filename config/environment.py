@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.settings import Settings, Source
+from relay.limits import descriptors
 from relay.tls import CertificateError, CertificateStore
 
 
@@ -179,6 +180,9 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             yield f"{wanted} BACKGROUND_JOBS_REQUIRE_QUEUE is true"
         elif not settings.db_polling_fallback:
             yield f"{wanted} BACKGROUND_JOBS_DB_POLLING_FALLBACK is false and nothing would ever deliver"
+    too_many = descriptors.complaint(settings.max_connections)
+    if too_many:
+        yield too_many
     if not (os.path.isdir(settings.spool_dir) and os.access(settings.spool_dir, os.W_OK | os.X_OK)):
         yield f"SMTP_RELAY_SPOOL_DIR is {settings.spool_dir!r}: should be a writable directory"
     if settings.metrics_port is not None and settings.metrics_port + settings.web_concurrency > 65536:

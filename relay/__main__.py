@@ -54,6 +54,7 @@ def prepare(channel: socket.socket) -> None:
     """
     from config import environment
     from relay import listening, supervisor, tls
+    from relay.limits import board
 
     try:
         settings = environment.load()
@@ -72,10 +73,11 @@ def prepare(channel: socket.socket) -> None:
         drain_seconds=settings.drain_seconds,
         json_lines=settings.writes_json(),
         listeners=[(listener.socket.fileno(), listener.implicit_tls) for listener in listeners],
+        board=board.share(settings.web_concurrency, settings.max_connections),
     )
 
 
-def serve(index: int, settings: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int) -> int:
+def serve(index: int, settings: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, board: int) -> int:
     """In each worker: everything else (relay.worker). The exit status."""
     # structlog would import it for tracebacks that are never printed: 6 MB of every worker.
     sys.modules["rich"] = None  # type: ignore[assignment]
@@ -83,7 +85,7 @@ def serve(index: int, settings: bytes, listeners: Sequence[tuple[int, bool]], li
     from relay import tls, worker
 
     try:
-        return worker.run(index, settings, listeners, lifeline)
+        return worker.run(index, settings, listeners, lifeline, board)
     except tls.CertificateError as error:
         # It was fine when the service started: half a renewal, which the next attempt finds whole.
         sys.stderr.write(f"{error}\n")

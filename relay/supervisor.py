@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn
 
     #: (index of the worker from 0, settings as JSON, listening descriptors and whether each is for implicit TLS,
-    #: lifeline: see relay.orders) -> exit status. Runs in the worker.
-    Serve = Callable[[int, bytes, Sequence[tuple[int, bool]], int], int]
+    #: lifeline: see relay.orders, board: see relay.limits.board) -> exit status. Runs in the worker.
+    Serve = Callable[[int, bytes, Sequence[tuple[int, bool]], int, int], int]
 
 #: Exit status: not with these settings.
 EXIT_CONFIGURATION: Final = 2
@@ -112,7 +112,8 @@ class _Received:
         self.drain_seconds = float(drain_seconds)
         self.json_lines = style == "json"
         self.settings = settings
-        self.listeners = [(fd, flag == "1") for fd, flag in zip(descriptors, implicit_tls, strict=True)]
+        self.board, *listening = descriptors
+        self.listeners = [(fd, flag == "1") for fd, flag in zip(listening, implicit_tls, strict=True)]
 
 
 def hand_over(
@@ -123,11 +124,12 @@ def hand_over(
     drain_seconds: float,
     json_lines: bool,
     listeners: Sequence[tuple[int, bool]],
+    board: int,
 ) -> None:
     """The preparing child's last words: everything that the master and the workers need."""
     implicit_tls = "".join("1" if implicit else "0" for _, implicit in listeners)
     header = f"{workers} {drain_seconds!r} {'json' if json_lines else 'text'} {implicit_tls}\n".encode("ascii")
-    socket.send_fds(channel, [b"+"], [fd for fd, _ in listeners])
+    socket.send_fds(channel, [b"+"], [board, *(fd for fd, _ in listeners)])
     channel.sendall(header + settings)
 
 
@@ -255,7 +257,9 @@ class _Master:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         os.close(self._wakeup)
         os.close(self._lifeline_end)
-        return self._serve(index, self._received.settings, self._received.listeners, self._lifeline)
+        return self._serve(
+            index, self._received.settings, self._received.listeners, self._lifeline, self._received.board
+        )
 
     def _reap(self) -> int | None:
         """Takes note of every worker that ended. An exit status when there is no point in going on."""

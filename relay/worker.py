@@ -21,6 +21,8 @@ from relay.bulk import BulkLane
 from relay.cache import Cache
 from relay.gate import Gate
 from relay.jobs import Publisher
+from relay.limits.board import Board
+from relay.limits.descriptors import raise_limit
 from relay.limits.guard import Guards
 from relay.listening import Listener
 from relay.lookups import Lookups
@@ -33,15 +35,17 @@ from relay.tls import CertificateStore
 PUBLISH_SECONDS = 1.5
 
 
-def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int) -> int:
+def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, board: int) -> int:
     """Serves the inherited listening descriptors (each with whether it is for implicit TLS); the exit status.
 
-    `index` counts the workers from 0; `lifeline`: see `relay.orders.attend`. Raises CertificateError.
+    `index` counts the workers from 0; `lifeline`: see `relay.orders.attend`; `board`: see
+    `relay.limits.board`. Raises CertificateError.
     """
     settings = Settings.from_json(settings_json)
     config.logging.configure(settings)
     config.sentry.init(settings)
     metrics.serve(settings, index)
+    raise_limit()
     certificate = None
     if settings.tls_cert_path and settings.tls_key_path:
         certificate = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
@@ -54,7 +58,8 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     bulk = BulkLane(settings_json)
     small = Acceptor(lookups, store, _accept_options(settings))
     gate = Gate(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
-    server = Server(settings, Guards(settings, cache.link, gate), certificate)
+    connections = Board(board, index, settings.web_concurrency, settings.max_connections)
+    server = Server(settings, Guards(settings, cache.link, gate), certificate, connections)
     orders.attend(lifeline, drain=server.drain, certificate=certificate)
     server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in listeners])
     bulk.close()

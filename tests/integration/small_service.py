@@ -25,7 +25,7 @@ def prepare(channel: socket.socket) -> None:
     __main__.prepare(channel)
 
 
-def serve(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int) -> int:
+def serve(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, _board: int) -> int:
     if BEHAVIOUR == "crash":
         raise ZeroDivisionError
     if BEHAVIOUR == "refuse":
