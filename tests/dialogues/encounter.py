@@ -96,14 +96,23 @@ class Encounter:
         except (BrokenPipeError, ConnectionResetError):
             return
         while not self.greenlet.dead and _unread(self._server):
-            gevent.sleep(0)
+            # Not 0: that would go round for 5 ms before gevent looks at sockets again.
+            gevent.sleep(1e-6)
 
     def half_close(self) -> None:
         """The client has no more to say."""
         self.client.shutdown(gevent.socket.SHUT_WR)
 
+    def rest_until_closed(self) -> bytes:
+        """All that the server says until it closes its half, of its own accord: the client's stays open."""
+        said = b""
+        while octets := self.client.recv(65536):
+            said += octets
+        self.client.close()
+        return said
+
     def rest(self) -> bytes:
-        """All that the server says until it closes."""
+        """All that the server says until the connection is closed."""
         said = b""
         try:
             while octets := self.client.recv(65536):

@@ -77,7 +77,7 @@ def outcomes(encounter: Encounter) -> list[tuple[Reply, str]]:
     return [(verdict.reply, verdict.outcome) for verdict in encounter.journal.verdicts]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(SPEECH, CUTS)
 def test_same_transcript_in_process(speech: bytes, places: list[int]) -> None:
     whole, at_once = converse([speech])

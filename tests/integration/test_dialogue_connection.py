@@ -1,0 +1,297 @@
+"""The loop around a dialogue: packets, idleness, drain, and errors that nobody foresaw."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.smtp import replies
+from relay.smtp.connection import Connection, Drain, Pace
+from relay.spool import Body
+from relay.submission import Submission, Verdict
+from tests.dialogues.encounter import Encounter
+
+LOGIN = b"EHLO client.example\r\nAUTH PLAIN " + base64.b64encode(b"\0any\0good") + b"\r\n"
+ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
+
+
+class WatchedSocket:
+    """A socket that remembers what was sent in one go."""
+
+    def __init__(self, sock: Any) -> None:
+        self._socket = sock
+        self.sent: list[bytes] = []
+
+    def sendall(self, octets: bytes) -> None:
+        self.sent.append(octets)
+        self._socket.sendall(octets)
+
+    def send(self, octets: bytes) -> int:
+        self.sent.append(octets)
+        return int(self._socket.send(octets))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+def settle() -> None:
+    """Lets every greenlet run until it waits for a socket."""
+    gevent.sleep(0.001)
+
+
+def watched_encounter(**options: Any) -> tuple[Encounter, list[bytes]]:
+    sockets: list[WatchedSocket] = []
+
+    def watch(sock: Any) -> WatchedSocket:
+        sockets.append(WatchedSocket(sock))
+        return sockets[0]
+
+    encounter = Encounter(watched=watch, **options)
+    settle()
+    return encounter, sockets[0].sent
+
+
+def lines(octets: bytes) -> list[str]:
+    return [line.decode() for line in octets.splitlines() if line[3:4] == b" "]
+
+
+def test_each_reply_leaves_in_one_piece() -> None:
+    encounter, sent = watched_encounter()
+    assert len(sent) == 1
+    for command in (b"EHLO client.example\r\n", b"AUTH LOGIN\r\n", b"*\r\n", b"HELP\r\n", b"QUIT\r\n"):
+        encounter.send(command)
+        settle()
+    assert len(sent) == 6
+    assert sent[1].startswith(b"250-relay.test\r\n")
+    assert sent[1].endswith(b"\r\n250 AUTH PLAIN LOGIN\r\n")
+    encounter.rest()
+
+
+def test_a_pipelined_batch_is_answered_in_one_piece() -> None:
+    encounter, sent = watched_encounter()
+    encounter.send(LOGIN)
+    encounter.send(ENVELOPE + b"DATA\r\n")
+    encounter.send(b"x\r\n.\r\n" + ENVELOPE + b"BDAT 1 LAST\r\nyRSET\r\nBREW\r\nQUIT\r\n")
+    encounter.rest()
+    assert [len(lines(piece)) for piece in sent] == [1, 2, 3, 7]
+    assert len(encounter.services.messages) == 2
+
+
+def test_what_waits_to_be_sent_is_bounded() -> None:
+    encounter, sent = watched_encounter()
+    encounter.send(LOGIN + b"RSET\r\n" * 1000 + b"QUIT\r\n")
+    assert len(lines(encounter.rest())) == 1004
+    assert max(len(lines(piece)) for piece in sent) <= Connection.most_unsent
+
+
+def test_idle_means_between_commands_with_nothing_buffered() -> None:
+    encounter = Encounter()
+    settle()
+    assert encounter.connection.idle
+    for octets, idle in [
+        (b"NOO", False),
+        (b"P\r\n", True),
+        (LOGIN, True),
+        (ENVELOPE, True),
+        (b"DATA\r\n", False),
+        (b"body", False),
+        (b"\r\n.\r", False),
+        (b"\n", True),
+        (ENVELOPE + b"BDAT 2\r\n", False),
+        (b"x", False),
+        (b"y", True),
+        (b"RSET\r\nRSE", False),
+    ]:
+        encounter.send(octets)
+        settle()
+        assert encounter.connection.idle is idle, octets
+    encounter.half_close()
+    encounter.rest()
+    assert not encounter.connection.idle
+
+
+def test_not_idle_while_auth_asks() -> None:
+    encounter = Encounter()
+    encounter.send(b"EHLO client.example\r\nAUTH LOGIN\r\n")
+    settle()
+    assert not encounter.connection.idle
+    encounter.send(b"*\r\n")
+    settle()
+    assert encounter.connection.idle
+    encounter.half_close()
+    encounter.rest()
+
+
+def test_drain_sends_the_idle_away() -> None:
+    encounter = Encounter()
+    encounter.send(LOGIN)
+    settle()
+    gevent.get_hub().loop.run_callback(encounter.greenlet.throw, Drain)
+    assert lines(encounter.rest())[-1].startswith("421 4.3.2 ")
+
+
+class SlowServices:
+    """Commits when told to."""
+
+    def __init__(self, encounter: Encounter, commit: gevent.event.Event) -> None:
+        self._accept: Callable[[Submission], Verdict] = encounter.services.accept
+        self._commit = commit
+        self.waiting = gevent.event.Event()
+
+    def __call__(self, submission: Submission) -> Verdict:
+        self.waiting.set()
+        self._commit.wait()
+        return self._accept(submission)
+
+
+def test_a_commit_is_waited_for_and_answered_before_the_drain() -> None:
+    """The 250 and the 421 leave together, and the drain never strikes in between."""
+    draining: list[bool] = []
+    encounter, sent = watched_encounter(draining=lambda: bool(draining))
+    commit = gevent.event.Event()
+    slow = SlowServices(encounter, commit)
+    encounter.services.accept = slow  # type: ignore[method-assign]
+    encounter.send(LOGIN)
+    encounter.send(ENVELOPE + b"DATA\r\n")
+    encounter.send(b"x\r\n.\r\n")
+    assert slow.waiting.wait(10)
+    assert not encounter.connection.idle
+    draining.append(True)
+    settle()
+    assert encounter.services.messages == []
+    commit.set()
+    encounter.rest()
+    assert len(encounter.services.messages) == 1
+    assert [line[:9] for line in lines(sent[-1])] == ["250 2.0.0", "421 4.3.2"]
+
+
+def test_while_draining_what_was_begun_is_finished() -> None:
+    draining: list[bool] = []
+    encounter = Encounter(draining=lambda: bool(draining))
+    encounter.send(LOGIN)
+    encounter.send(ENVELOPE + b"DATA\r\n")
+    encounter.send(b"half")
+    settle()
+    draining.append(True)
+    settle()
+    assert not encounter.greenlet.dead
+    encounter.send(b" a message\r\n.\r\nNOOP\r\n")
+    assert [line[:3] for line in lines(encounter.rest())][-3:] == ["250", "250", "421"]
+    assert [body for _, _, body in encounter.services.messages] == [b"half a message\r\n"]
+
+
+def test_a_client_that_comes_while_draining_is_sent_away() -> None:
+    encounter = Encounter(draining=lambda: True)
+    assert [line[:3] for line in lines(encounter.rest())] == ["220", "421"]
+
+
+def test_a_bug_in_the_midst_of_data_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To go on would take the rest of the message for commands."""
+    encounter = Encounter()
+    encounter.send(LOGIN)
+    encounter.send(ENVELOPE + b"DATA\r\n")
+
+    def broken(body: Body, octets: bytes) -> None:
+        raise ValueError("a bug in the spool")
+
+    monkeypatch.setattr(Body, "write", broken)
+    encounter.send(b"x" * 1000 + b"\r\nMAIL FROM:<evil@b.example>\r\nNOOP\r\n.\r\nNOOP\r\n")
+    encounter.half_close()
+    said = lines(encounter.rest())
+    assert said[-2].startswith("354 ")
+    assert said[-1].startswith("421 4.3.0 ")
+    assert [str(error) for error in encounter.journal.errors] == ["a bug in the spool"]
+
+
+def test_a_bug_in_a_command_is_answered_and_nothing_of_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    encounter = Encounter()
+    encounter.send(LOGIN + ENVELOPE)
+    with monkeypatch.context() as patched:
+        patched.setattr("relay.smtp.transaction.Transaction.add_recipient", lambda *_: 1 / 0)
+        encounter.send(b"RCPT TO:<e@f.example>\r\n")
+        settle()
+    encounter.send(b"RCPT TO:<e@f.example>\r\nQUIT\r\n")
+    assert [line[:9] for line in lines(encounter.rest())][-3:] == ["451 4.3.0", "503 5.5.1", "221 2.0.0"]
+    assert [type(error) for error in encounter.journal.errors] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize(
+    ("octets", "outcome"), [(b"DATA\r\nhalf", None), (b"BDAT 5\r\n12345", None), (b"BDAT 5\r\n123", None), (b"", None)]
+)
+def test_what_a_client_leaves_behind_is_let_go(octets: bytes, outcome: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: list[Body] = []
+    close = Body.close
+    monkeypatch.setattr(Body, "close", lambda body: (bodies.append(body), close(body)))
+    encounter = Encounter()
+    encounter.send(LOGIN + ENVELOPE + octets)
+    settle()
+    encounter.client.close()
+    encounter.greenlet.join(10)
+    assert encounter.greenlet.dead
+    assert len(bodies) == (1 if octets else 0)
+    assert encounter.services.messages == []
+    assert encounter.journal.errors == []
+
+
+def test_killed_in_mid_message_it_closes_at_once() -> None:
+    encounter = Encounter()
+    encounter.send(LOGIN + ENVELOPE + b"DATA\r\n" + b"x" * 1500)
+    settle()
+    encounter.greenlet.kill(timeout=1)
+    assert encounter.greenlet.dead
+    assert lines(encounter.rest())[-1].startswith("354 ")
+
+
+def test_the_journal_hears_of_everything_and_of_nobody() -> None:
+    encounter = Encounter()
+    encounter.send(b"EHLO client.example\r\nAUTH PLAIN " + base64.b64encode(b"\0any\0bad") + b"\r\n")
+    encounter.send(LOGIN + ENVELOPE + b"DATA\r\nbody\r\n.\r\n")
+    encounter.send(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<refused@d.example>\r\nBDAT 3 LAST\r\nxyzBREW\r\nQUIT\r\n")
+    encounter.rest()
+    journal = encounter.journal
+    assert journal.authentications == [535, 235]
+    assert journal.verdicts == [
+        Verdict(replies.queued("1"), "queued", "1", size=6, recipients=1),
+        Verdict(replies.NO_SENDER, "refused", size=3, recipients=1),
+    ]
+    assert journal.refusals == [535, 550, 500]
+    assert journal.errors == []
+
+
+def test_a_client_that_does_not_read_is_dropped_in_time() -> None:
+    encounter = Encounter(pace=Pace(command=0.3))
+    encounter.send(LOGIN)
+    encounter.client.settimeout(0.0)
+    try:
+        while True:
+            encounter.client.send(b"HELP\r\n" * 1000)
+            settle()
+    except BlockingIOError:
+        assert not encounter.greenlet.dead
+    encounter.greenlet.join(20)
+    assert encounter.greenlet.dead
+    assert encounter.journal.errors == []
+    encounter.client.close()
+
+
+def test_a_farewell_does_not_wait_for_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "linger_seconds", 0.1)
+    encounter = Encounter(pace=Pace(command=0.3, data_grace=0.3))
+    encounter.send(LOGIN + ENVELOPE + b"DATA\r\n")
+    settle()
+    encounter.greenlet.join(20)
+    assert encounter.greenlet.dead
+    assert lines(encounter.rest())[-1].startswith("421 4.4.2 ")
+
+
+def test_a_connection_has_an_end_whatever_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "linger_seconds", 0.1)
+    encounter = Encounter(pace=Pace(connection=0.3))
+    while not encounter.greenlet.dead:
+        encounter.send(b"NOOP\r\n")
+        gevent.sleep(0.05)
+    assert lines(encounter.rest())[-1].startswith("421 4.4.2 ")
