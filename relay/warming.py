@@ -99,7 +99,6 @@ class Warming:
                 self._lists(outbox, pace)
         finally:
             self.summary.seconds = time.monotonic() - started
-            self.summary.interrupted = self._stopped
         return self.summary
 
     def _keys(self, outbox: _Outbox, pace: _Pace) -> None:
@@ -107,6 +106,7 @@ class Warming:
         total = self.snapshot.count_api_keys(*select)
         for page in _paged(self.snapshot.api_keys(*select), 500):
             if self._stopped:
+                self.summary.interrupted = True
                 return
             for token_hash, record in page:
                 for command in key_commands(token_hash, record):
@@ -126,9 +126,12 @@ class Warming:
                     break
                 writer.add(page)
                 written += len(page)
+                if size > written:
+                    outbox.settle()  # so that what is shown as done is done
                 self.progress("suppressions", self.summary.suppressions + written, total)
                 pace.keep(len(page))
             if self._stopped:
+                self.summary.interrupted = True
                 writer.abandon()
                 break
             writer.finish()
