@@ -6,16 +6,18 @@ can't be served hears 421, thanks to a descriptor that is kept for that; when no
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
+from gevent import monkey
 from gevent.server import StreamServer
 
 from relay import metrics
-from relay.limits.descriptors import Reserve
 from relay.listening import Listener
 from relay.smtp import replies
 from relay.smtp.replies import Reply
@@ -23,6 +25,32 @@ from relay.smtp.replies import Reply
 log = structlog.get_logger(__name__)
 
 _OUT_OF_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
+
+#: gevent's own way to close waits for the next turn of the loop.
+_close_now: Final[Callable[[int], None]] = monkey.get_original("os", "close")
+
+
+class Reserve:
+    """A descriptor that is open for nothing, so that closing it lets one more client be told to come later."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self.refill()
+
+    def refill(self) -> bool:
+        """Opens the reserve if it is spent; whether there is one now."""
+        if self._descriptor is None:
+            with contextlib.suppress(OSError):
+                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptor is not None
+
+    def spend(self) -> bool:
+        """Closes the reserve; whether that made a descriptor free."""
+        if self._descriptor is None:
+            return False
+        _close_now(self._descriptor)
+        self._descriptor = None
+        return True
 
 
 class Entrance(StreamServer):  # type: ignore[misc]  # gevent has no types
@@ -71,7 +99,11 @@ class Entrance(StreamServer):  # type: ignore[misc]  # gevent has no types
             return
         if client is not None:
             metrics.CONNECTIONS_REFUSED.labels("descriptors").inc()
-            turn_away(client[0], None if self._implicit_tls else replies.TOO_MANY_CONNECTIONS)
+            descriptor = client[0].detach()
+            with contextlib.suppress(OSError):
+                if not self._implicit_tls:
+                    os.write(descriptor, replies.TOO_MANY_CONNECTIONS.encode())
+            _close_now(descriptor)
         self._reserve.refill()
 
     def _rest(self, error: OSError) -> None:

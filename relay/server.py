@@ -18,10 +18,9 @@ from gevent.event import Event
 
 from config.settings import Settings
 from relay import metrics
-from relay.entrance import Entrance, turn_away
+from relay.entrance import Entrance, Reserve, turn_away
 from relay.journal import Journal
 from relay.limits.board import Board
-from relay.limits.descriptors import Reserve
 from relay.limits.guard import Guards
 from relay.limits.proxies import Proxies
 from relay.listening import Listener

@@ -1,9 +1,8 @@
-"""File descriptors: enough for the connections that are allowed, and one put by for the moment when there are none."""
+"""File descriptors: are there enough for the connections that are allowed?"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 from typing import Final
 
@@ -31,26 +30,3 @@ def complaint(max_connections: int) -> str | None:
         f"SMTP_RELAY_MAX_CONNECTIONS is {max_connections}: should be at most {max(1, limit - OTHERS)}, "
         f"since a process may open {limit} files here (ulimit -Hn), and needs {OTHERS} besides connections"
     )
-
-
-class Reserve:
-    """A descriptor that is open for nothing, so that closing it lets one more client be told to come later."""
-
-    def __init__(self) -> None:
-        self._descriptor: int | None = None
-        self.refill()
-
-    def refill(self) -> bool:
-        """Opens the reserve if it is spent; whether there is one now."""
-        if self._descriptor is None:
-            with contextlib.suppress(OSError):
-                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        return self._descriptor is not None
-
-    def spend(self) -> bool:
-        """Closes the reserve; whether that made a descriptor free."""
-        if self._descriptor is None:
-            return False
-        os.close(self._descriptor)
-        self._descriptor = None
-        return True

@@ -31,7 +31,8 @@ COMMAND_LINE_LIMIT = 4096
 LINE_LIMIT = 12288
 
 #: First words of protocols that a browser can be made to speak to us; answering them line by line would be execution.
-_FOREIGN_VERBS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH", b"TRACE"))
+#: And of the PROXY protocol, from somebody who is not trusted to speak for others.
+_FOREIGN_VERBS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS CONNECT PATCH TRACE PROXY".split())
 #: Blanks apart, which tabs are.
 _CONTROL = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f]")
 #: Replies to what no working client says, or says here.
