@@ -42,23 +42,11 @@ _TEXT_CODECS = re.compile(
     r"big5|big5hkscs|euc_[a-z0-9]+|euc_kr|gb18030|gbk|gb2312|hz|johab|shift_jis[a-z0-9_]*|shift_jisx0213|"
     r"tis-620|ptcp154|kz1048|hp-roman8|palmos"
 )
-_ESCAPED = re.compile("[\udc00-\udcff]")
+_ESCAPED = re.compile("[\udc80-\udcff]+")
 _NON_ASCII = bytes(range(0x80, 0x100))
 _WINDOWS_1252 = [bytes([octet]).decode("cp1252", "ignore") or chr(octet) for octet in range(256)]
-_UNESCAPE = {0xDC00 + octet: character for octet, character in enumerate(_WINDOWS_1252)}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _JIS_ESCAPE = re.compile(rb"\x1b(\([BJHI]|\$[@B]|\$\(D)")
-
-
-def _escape(error: UnicodeError) -> tuple[str, int]:
-    """A decoding error handler: octets that have no meaning become lone surrogates, to be counted and given one."""
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    octets = error.object[error.start : error.end]
-    return "".join(chr(0xDC00 + octet) for octet in octets), error.end
-
-
-codecs.register_error("relay.escape", _escape)
 
 
 @lru_cache(maxsize=512)
@@ -134,13 +122,21 @@ def _decode(octets: bytes, declared: str | None) -> str:
             pass
     if declared != "cp1252":
         try:
-            text = octets.decode(declared or "utf-8", "relay.escape")
+            text = octets.decode(declared or "utf-8", "surrogateescape")
         except (UnicodeError, ValueError):
-            text = ""
-        damaged = len(_ESCAPED.findall(text))
-        if text and damaged * 10 <= len(octets) - len(octets.translate(None, _NON_ASCII)):
-            return text.translate(_UNESCAPE)
-    return octets.decode("latin-1").translate(dict(enumerate(_WINDOWS_1252)))
+            return _decode_windows_1252(octets)
+        damaged = len(text) - len(_ESCAPED.sub("", text))
+        if damaged * 10 <= len(octets) - len(octets.translate(None, _NON_ASCII)):
+            return _ESCAPED.sub(lambda match: "".join(_WINDOWS_1252[ord(each) & 0xFF] for each in match[0]), text)
+    return _decode_windows_1252(octets)
+
+
+def _decode_windows_1252(octets: bytes) -> str:
+    """With the five octets that mean nothing as C1 controls, as browsers have it."""
+    try:
+        return octets.decode("cp1252")
+    except UnicodeDecodeError:
+        return octets.decode("latin-1").translate(dict(enumerate(_WINDOWS_1252)))
 
 
 def _decode_jis(octets: bytes) -> str:

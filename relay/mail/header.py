@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 #: Fields of one block that are looked at. Mail in the wild has under 200; a block of a million is an attack on memory.
-MAX_FIELDS = 10_000
-#: Blocks up to this many octets may be split in one go; longer ones are walked line by line.
-_SPLIT_AT_ONCE = 65_536
+MAX_FIELDS = 5_000
+#: Lines that are looked at, in the same way.
+_MAX_LINES = 20_000
 
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _FIELD_LINE = re.compile(r"([!-9;-~]+)[ \t]*:(.*)\Z", re.DOTALL)
@@ -110,9 +110,8 @@ def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> Head:
     found = raw.find(b"\n\n", start, stop)
     if found >= 0:
         stop, body = found + 1, found + 2
-    if shortcuts and stop - start <= _SPLIT_AT_ONCE:
-        text = raw[start:stop].decode("latin-1").replace("\r\n", "\n")
-        fields = _split(text)
+    if shortcuts and raw.count(b"\n", start, stop) <= MAX_FIELDS:
+        fields = _split(raw[start:stop].decode("latin-1").replace("\r\n", "\n"))
         if fields is not None:
             return Head(fields, body, True)
     return _walk(raw[start:stop].decode("latin-1"), start, body, terminated=body > stop)
@@ -142,7 +141,7 @@ def _split(text: str) -> list[Field] | None:
                 return None
             key = name.lower()
         fields.append(Field(key, name, value.strip(" \t")))
-    return fields if len(fields) <= MAX_FIELDS else None
+    return fields
 
 
 def _walk(text: str, start: int, body: int, *, terminated: bool) -> Head:
@@ -157,13 +156,15 @@ def _walk(text: str, start: int, body: int, *, terminated: bool) -> Head:
     name = ""
     doubtful: int | None = None
     position, size = 0, len(text)
+    lines = 0
 
     def close() -> None:
         if values is not None:
             value = "".join(values).replace("\r", " ").strip(" \t")
             fields.append(Field(name.lower(), name, value))
 
-    while position < size and len(fields) < MAX_FIELDS:
+    while position < size and len(fields) < MAX_FIELDS and lines < _MAX_LINES:
+        lines += 1
         stop = text.find("\n", position) + 1 or size
         line = text[position:stop].removesuffix("\n").removesuffix("\r")
         if not line.strip(" \t\r"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from relay.address import MAX_ADDRESS_LENGTH, BadAddress, normalise
@@ -12,8 +13,11 @@ from relay.mail import charset, encodedword, flanker_address
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _ADDR_SPEC = rf"([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@([A-Za-z0-9.-]++)"
 _ELEMENT = re.compile(
-    rf'[ \t]*+(?:(?:"([^"\\]*+)"[ \t]*+|([{_ATEXT} \t.]*+))<{_ADDR_SPEC}>|{_ADDR_SPEC})[ \t]*+(?:,[ \t]*+|\Z)'
+    rf'[ \t]*+(?:(?:"([^"\\]*+)"[ \t]*+|([{_ATEXT} \t.]*+))<{_ADDR_SPEC}>|{_ADDR_SPEC})[ \t]*+(?:[,;][ \t]*+|\Z)'
 )
+#: Words, quotes, brackets and separators of one field that the tolerant reading takes; plain mailboxes don't count.
+_MAX_TOKENS = 20_000
+
 #: An encoded word is one word, whatever specials were left in it.
 _ENCODED_WORD = re.compile(r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?]{0,500}\?=")
 _RUN = re.compile(r'[^"(),:;<>\\\s\x00-\x1f]++')
@@ -23,7 +27,7 @@ _COMMENT_MARK = re.compile(r"\\.|[()]", re.DOTALL)
 _IN_ANGLES = re.compile(r'\s*"(?:[^"\\]|\\.)*+"[^<>"]*+|[^<>]*+', re.DOTALL)
 _COMMENT = re.compile(r"\([^()]*+\)")
 _SPACES = re.compile(r"[\s\x00-\x1f]+")
-_ANYTHING_LIKE_IT = re.compile(r"[^\s<>()\"',:;@\\\[\]]++@[^\s<>()\"',:;@\\\[\]]++")
+_NOT_IN_ADDRESS = re.compile(r"[\s<>()\"',:;\\\[\]]+")
 _PLAIN_NAME = re.compile(rf"[{_ATEXT} ]+\Z")
 _NAME_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -52,25 +56,31 @@ def parse(view: str, *, shortcuts: bool = True) -> MailboxList:
     `shortcuts=False` leaves out the first, for the tests that compare the ways. Linear in the length of `view`.
     """
     if shortcuts:
-        mailboxes = []
-        position, size = 0, len(view)
-        while position < size:
-            match = _ELEMENT.match(view, position)
-            if match is None:
-                break
-            quoted, plain, local, domain, bare_local, bare_domain = match.groups()
-            if local is None:
-                mailboxes.append(Mailbox("", bare_local, bare_domain))
-            else:
-                mailboxes.append(Mailbox(plain.rstrip() if quoted is None else quoted, local, domain))
-            position = match.end()
-        else:
-            if "=?" not in view or not any(_cut_word(mailbox) for mailbox in mailboxes):
-                return MailboxList(mailboxes)
+        found = MailboxList()
+        if _plain(view, 0, found) == len(view):
+            return found
     by_grammar = flanker_address.parse(view)
     if by_grammar is not None:
         return MailboxList([Mailbox(*each) for each in by_grammar])
-    return _Tolerant(view).read()
+    return _Tolerant(view, shortcuts=shortcuts).read()
+
+
+def _plain(view: str, position: int, found: MailboxList) -> int:
+    """Takes mailboxes that leave no doubt from `position` on; the offset where the first that does begins."""
+    while position < len(view):
+        match = _ELEMENT.match(view, position)
+        if match is None:
+            break
+        quoted, plain, local, domain, bare_local, bare_domain = match.groups()
+        if local is None:
+            mailbox = Mailbox("", bare_local, bare_domain)
+        else:
+            mailbox = Mailbox(plain.rstrip() if quoted is None else quoted, local, domain)
+        if "=?" in match[0] and _cut_word(mailbox):
+            break
+        found.mailboxes.append(mailbox)
+        position = match.end()
+    return position
 
 
 def addresses(mailboxes: list[Mailbox], *, allow_utf8_local_parts: bool) -> tuple[str, ...]:
@@ -99,7 +109,11 @@ def address_of(mailbox: Mailbox, *, allow_utf8_local_parts: bool) -> str:
 
 def lookalikes(view: str) -> list[Mailbox]:
     """Every stretch of a field that some reader might take for an address, wherever it stands."""
-    return [Mailbox("", *match[0].split("@")) for match in _ANYTHING_LIKE_IT.finditer(view)]
+    found = []
+    for stretch in _NOT_IN_ADDRESS.split(view):
+        pieces = stretch.split("@")
+        found += [Mailbox("", local, domain) for local, domain in pairwise(pieces) if local and domain]
+    return found
 
 
 def with_name(name_view: str, address: str) -> str:
@@ -128,8 +142,9 @@ def _cut_word(mailbox: Mailbox) -> bool:
 class _Tolerant:
     """One reading of one field that no grammar accepts."""
 
-    def __init__(self, view: str) -> None:
+    def __init__(self, view: str, *, shortcuts: bool) -> None:
         self._view = view
+        self._shortcuts = shortcuts
         self._list = MailboxList()
         self._tokens: list[tuple[str, str]] = []
         self._name_before = ""
@@ -139,7 +154,11 @@ class _Tolerant:
         """All mailboxes of the field."""
         view, tokens = self._view, self._tokens
         position, size = 0, len(view)
-        while position < size:
+        for _ in range(_MAX_TOKENS):
+            if self._shortcuts and not tokens and not self._name_before:
+                position = _plain(view, position, self._list)
+            if position >= size:
+                break
             character = view[position]
             word = _ENCODED_WORD.match(view, position) if character == "=" else None
             run = word or _RUN.match(view, position)
@@ -165,6 +184,8 @@ class _Tolerant:
                     self._list.doubtful |= not character.isspace()
                     tokens.append(("space", " "))
                 position += 1
+        else:
+            self._list.doubtful = True
         self._element()
         return self._list
 

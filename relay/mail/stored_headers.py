@@ -13,6 +13,8 @@ MAX_HEADERS: Final = 14
 #: A name, `: ` and a value together stay under the 998 characters of RFC 5322 section 2.1.1.
 _MAX_NAME_AND_VALUE: Final = 996
 _MAX_NAME: Final = 126
+#: Octets beyond which a value that isn't ASCII is not even encoded: no charset makes it fit.
+_TOO_LONG_TO_ENCODE: Final = 4000
 #: Names that are reported as dropped, at most.
 _MAX_REPORTED: Final = 100
 
@@ -81,16 +83,19 @@ def select(fields: list[Field]) -> tuple[dict[str, str], tuple[str, ...]]:
     """
     values: dict[str, list[str]] = {}
     names: dict[str, str] = {}
+    dropped: list[str] = []
     for key, name, view in fields:
         if not view or key in _LEFT_OUT or key.startswith(_LEFT_OUT_PREFIXES):
+            continue
+        if len(view) > _TOO_LONG_TO_ENCODE and not view.isascii():
+            dropped.append(name[:_MAX_NAME])
             continue
         value = _value(view)
         if value:
             values.setdefault(key, []).append(value)
             names.setdefault(key, name)
-    if not values:
+    if not values and not dropped:
         return {}, ()
-    dropped: list[str] = []
     kept: dict[str, str] = {}
     for key, several in values.items():
         room = _MAX_NAME_AND_VALUE - len(key)

@@ -58,14 +58,15 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> tuple[Part, s
     what it
     isn't, the tolerant reading stands, and the cause is counted.
     """
+    head = header.read(raw, 0, len(raw), shortcuts=shortcuts)
     if shortcuts:
-        plain = _Reading(raw, limits).plain()
+        plain = _Reading(raw, head, limits).plain()
         if plain is not None:
             return plain, "shortcut"
     try:
-        return _Reading(raw, limits, shortcuts=shortcuts).root(flanker_scan.scan(raw)), "flanker"
+        return _Reading(raw, head, limits, shortcuts=shortcuts).root(flanker_scan.scan(raw)), "flanker"
     except Unfit as unfit:
-        return _Reading(raw, limits, shortcuts=shortcuts).root(None), f"fallback:{unfit.cause}"
+        return _Reading(raw, head, limits, shortcuts=shortcuts).root(None), f"fallback:{unfit.cause}"
 
 
 def content_type(head: Head, default: Parameters = _TEXT) -> Parameters:
@@ -82,8 +83,9 @@ def content_type(head: Head, default: Parameters = _TEXT) -> Parameters:
 class _Reading:
     """One walk over one message."""
 
-    def __init__(self, raw: bytes, limits: Limits, *, shortcuts: bool = True) -> None:
+    def __init__(self, raw: bytes, head: Head, limits: Limits, *, shortcuts: bool = True) -> None:
         self._raw = raw
+        self._head = head
         self._max_parts = limits.max_parts
         self._max_depth = max(1, min(limits.max_part_depth, _DEEPEST))
         self._shortcuts = shortcuts
@@ -92,8 +94,7 @@ class _Reading:
 
     def plain(self) -> Part | None:
         """The root of a message whose structure is beyond doubt, else None."""
-        raw = self._raw
-        head = header.read(raw, 0, len(raw))
+        raw, head = self._raw, self._head
         if not head.clean:
             return None
         kind = content_type(head)
@@ -118,11 +119,10 @@ class _Reading:
 
     def root(self, span: Span | None) -> Part:
         """The whole tree. With flanker's span each step is held against it, and Unfit is raised where they part."""
-        return self._part(0, len(self._raw), _TEXT, 1, span)
+        return self._part(self._head, 0, len(self._raw), _TEXT, 1, span)
 
-    def _part(self, start: int, end: int, default: Parameters, depth: int, span: Span | None) -> Part:
+    def _part(self, head: Head, start: int, end: int, default: Parameters, depth: int, span: Span | None) -> Part:
         self._count += 1
-        head = header.read(self._raw, start, end, shortcuts=self._shortcuts)
         kind = content_type(head, default)
         multipart = kind.value.startswith("multipart/")
         if span is not None and (span.start != start or multipart != (span.main == "multipart")):
@@ -185,7 +185,8 @@ class _Reading:
     def _add(self, part: Part, start: int, end: int, depth: int, span: Span | None) -> None:
         digest = part.media_type == "multipart/digest"
         default = Parameters("message/rfc822", {}, {}) if digest else _TEXT
-        child = self._part(start, end, default, depth + 1, span)
+        head = header.read(self._raw, start, end, shortcuts=self._shortcuts)
+        child = self._part(head, start, end, default, depth + 1, span)
         if child.is_multipart or child.head.fields or child.body < child.end or child.media_type != "text/plain":
             part.children.append(child)
 
