@@ -77,6 +77,8 @@ class Connection:
 
     #: Octets asked of the kernel at once. Larger costs memory per connection that sends, smaller costs calls.
     receive_size = 65536
+    #: What a packet counts for, besides its octets, until the others have their turn.
+    receive_cost = 4096
     #: Replies that may wait for a common segment. What a client is answered without ever reading is bounded by it.
     most_unsent = 100
     #: Seconds that a client gets to take a farewell, and to read what is due to it before it is cut off.
@@ -214,11 +216,14 @@ class Connection:
         return octets
 
     def _pause_after(self, octets: int) -> None:
-        """Lets the others have their turn: gevent's recv switches only when there is nothing to read."""
-        self._since_pause += octets
+        """Lets the others have their turn: gevent's recv switches only when there is nothing to read, and a client that
+        is as quick as we are always has something.
+        """
+        self._since_pause += octets + self.receive_cost
         if self._since_pause >= self.receive_size:
             self._since_pause = 0
-            gevent.sleep(0)
+            # Not 0: among those who give way gevent then goes round for 5 ms before it looks at sockets again.
+            gevent.sleep(1e-6)
 
     # Writing
 
@@ -238,7 +243,10 @@ class Connection:
     def _send(self, octets: bytes, seconds: float) -> None:
         try:
             self._socket.settimeout(seconds)
-            self._socket.sendall(octets)
+            # Replies fit into the send buffer: gevent's sendall asks for the buffer's size first, each time.
+            sent = self._socket.send(octets)
+            if sent < len(octets):
+                self._socket.sendall(octets[sent:])
         except OSError as error:
             # Whatever the client was to hear stays true: a row that is committed is delivered.
             raise _Ended from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 #: RFC 5321 section 4.5.3.1.5: a reply line, CRLF included.
@@ -22,12 +23,7 @@ class Reply:
 
     def encode(self) -> bytes:
         """The octets for the wire. A line that is too long is cut; anything but printable ASCII becomes `?`."""
-        prefix = f"{self.enhanced} " if self.enhanced else ""
-        last = len(self.lines) - 1
-        return b"".join(
-            _line(f"{self.code}{' ' if number == last else '-'}{prefix}{text}")
-            for number, text in enumerate(self.lines)
-        )
+        return _encoded(self.code, self.enhanced, self.lines)
 
     @property
     def positive(self) -> bool:
@@ -42,6 +38,13 @@ class Reply:
     def closing(self) -> Reply:
         """The same reply, and the end of the connection after it."""
         return replace(self, closes=True)
+
+
+@lru_cache(maxsize=256)
+def _encoded(code: int, enhanced: str, lines: tuple[str, ...]) -> bytes:
+    prefix = f"{enhanced} " if enhanced else ""
+    last = len(lines) - 1
+    return b"".join(_line(f"{code}{' ' if number == last else '-'}{prefix}{text}") for number, text in enumerate(lines))
 
 
 def _line(text: str) -> bytes:

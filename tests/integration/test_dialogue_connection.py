@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import base64
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+import gevent.socket
 import pytest
 
+from config.settings import Settings
+from relay.limits.guard import Guards
+from relay.listening import Listener
+from relay.redis_link import RedisLink
+from relay.server import Server
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Drain, Pace
 from relay.spool import Body
 from relay.submission import Submission, Verdict
 from tests.dialogues.encounter import Encounter
+from tests.dialogues.encounter import Services as ServicesDouble
 
 LOGIN = b"EHLO client.example\r\nAUTH PLAIN " + base64.b64encode(b"\0any\0good") + b"\r\n"
 ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
@@ -295,3 +303,31 @@ def test_a_connection_has_an_end_whatever_it_does(monkeypatch: pytest.MonkeyPatc
         encounter.send(b"NOOP\r\n")
         gevent.sleep(0.05)
     assert lines(encounter.rest())[-1].startswith("421 4.4.2 ")
+
+
+def test_small_replies_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TCP_NODELAY: else a reply waits up to 40 ms for the client to acknowledge the one before."""
+    options: list[int] = []
+
+    class Recorder:
+        idle = False
+
+        def __init__(self, sock: Any, *_: Any) -> None:
+            self._socket = sock
+
+        def run(self, **_: Any) -> None:
+            options.append(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr("relay.server.Connection", Recorder)
+    settings = Settings(database_url="postgresql://unused")
+    link = RedisLink(None, verify_tls=True, timeout=1, pause=1)
+    server = Server(settings, Guards(settings, link, ServicesDouble()), None)
+    listening = gevent.socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(1)
+    serving = gevent.spawn(server.serve, [Listener(listening, implicit_tls=False)])
+    client = gevent.socket.create_connection(listening.getsockname(), 10)
+    assert client.recv(1) == b""
+    server.drain()
+    serving.join(10)
+    assert [bool(option) for option in options] == [True]
