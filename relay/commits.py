@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Final, Self
 
 import gevent
-import orjson
 import psycopg2.errors
 import structlog
 from gevent.event import AsyncResult, Event
 
-from relay.database import Database, Lost, Rejected
+from relay.database import Database, Lost, Rejected, seconds_left
 from relay.errors import Unavailable
-from relay.records import EmailRow, StoredAttachment
+from relay.insertion import PREPARE, encode, execute_prepared, insert
+from relay.records import EmailRow
 
 _log = structlog.get_logger(__name__)
 
@@ -44,23 +44,13 @@ class Suppressed:
 
 Outcome = Stored | Repeated | Suppressed
 
-# The guard is a scalar subquery on purpose: the planner can't turn it into a join that reads a user's whole list, and
-# is left with the unique index on (user_id, email). ON CONFLICT covers ids that are there already (this is a second
-# try) and idempotency keys.
-_INSERT: Final = """
-INSERT INTO emails (id, "from", "to", cc, bcc, reply_to, subject, html, text, headers, attachments, tags, user_id,
-                    idempotency_key)
-SELECT r.id, r."from", r."to", r.cc, r.bcc, r.reply_to, r.subject, r.html, r.text, r.headers, r.attachments, r.tags,
-       r.user_id, r.idempotency_key
-  FROM json_to_recordset({rows}) AS r(
-       id uuid, "from" text, "to" jsonb, cc jsonb, bcc jsonb, reply_to jsonb, subject text, html text, text text,
-       headers jsonb, attachments jsonb, tags jsonb, user_id text, idempotency_key text, guard text[])
- WHERE (SELECT true FROM email_suppressions s WHERE s.user_id = r.user_id AND s.email = ANY (r.guard) LIMIT 1) IS NULL
-    ON CONFLICT DO NOTHING"""
-_PREPARED_NAME: Final = "opensend_relay_insert_1"
-_PREPARE: Final = f"PREPARE {_PREPARED_NAME} (json) AS {_INSERT.format(rows='$1')}"
-_EXECUTE: Final = f"EXECUTE {_PREPARED_NAME}(".encode()
-_HEAD, _, _TAIL = (part.encode() for part in _INSERT.partition("{rows}"))
+#: From this size on (octets) a message goes alone, with more time, on a connection that is closed afterwards: libpq
+#: never gives back the memory that it sent a large statement from.
+_LARGE: Final = 4_000_000
+#: How slowly a large message may go through (octets a second).
+_LARGE_RATE: Final = 4_000_000
+#: How soon the server has to show that it is there (seconds) before a message is sent in a transaction of its own.
+_GREETING_SECONDS: Final = 2.0
 #: A message with less time left (seconds) is given up rather than let it shorten the time of those it is stored with.
 _LEAST_SECONDS: Final = 1.0
 
@@ -71,14 +61,24 @@ class PendingMessage:
     __slots__ = ("deadline", "done", "ids", "key", "payload", "recipients", "user_id")
 
     def __init__(self, rows: Sequence[EmailRow], recipients: Collection[str], deadline: float) -> None:
-        """`deadline` is a moment of time.monotonic()."""
+        """`deadline` is a moment of time.monotonic(); a large message gets more time, in proportion to its size."""
         self.ids = [row.id for row in rows]
         self.user_id = rows[0].user_id
         self.key = rows[0].idempotency_key
         self.recipients = recipients
-        self.payload = _encode(rows, recipients)
-        self.deadline = deadline
+        self.payload = encode(rows, recipients)
+        self.deadline = deadline + (len(self.payload) / _LARGE_RATE if self.large else 0.0)
         self.done: AsyncResult[bool] = AsyncResult()
+
+    @property
+    def large(self) -> bool:
+        """Whether the message deserves care for its size."""
+        return len(self.payload) >= _LARGE
+
+    @property
+    def alone(self) -> bool:
+        """Whether it takes a transaction of its own: several rows come together or not at all."""
+        return len(self.ids) > 1 or self.large
 
     def again(self) -> Self:
         """The same message, to be committed once more."""
@@ -147,16 +147,16 @@ class GroupCommit:
             session.close()
 
     def _take(self) -> list[PendingMessage]:
-        """What goes into one statement. A message of several rows goes alone, in a transaction of its own."""
+        """What goes into one statement."""
         batch: list[PendingMessage] = []
         size = 0
         while self._waiting and len(batch) < self._max_rows:
             message = self._waiting[0]
             size += len(message.payload)
-            if batch and (size > self._max_bytes or len(message.ids) > 1):
+            if batch and (size > self._max_bytes or message.alone):
                 break
             batch.append(self._waiting.popleft())
-            if len(message.ids) > 1:
+            if message.alone:
                 break
         return batch
 
@@ -202,10 +202,20 @@ class GroupCommit:
 
     def _insert(self, session: _Session, batch: list[PendingMessage], deadline: float) -> bool:
         rows = sum(len(message.ids) for message in batch)
-        literal = _literal([message.payload for message in batch])
-        if len(batch[0].ids) > 1:
-            return session.run(deadline, lambda cursor: _insert_together(cursor, literal, rows))
-        return session.run(deadline, lambda cursor: session.insert(cursor, literal) == rows)
+        payloads = [message.payload for message in batch]
+        if not batch[0].alone:
+            return session.run(deadline, lambda cursor: session.insert(cursor, payloads) == rows)
+        try:
+            # Two round trips, so that much is only sent to a server that answers.
+            greeting = min(deadline, time.monotonic() + _GREETING_SECONDS)
+            session.run(greeting, lambda cursor: _begin(cursor, seconds_left(deadline)))
+            return session.run(deadline, lambda cursor: _insert_together(cursor, payloads, rows))
+        except Rejected:
+            session.close()  # the transaction is still open, and takes no other statement
+            raise
+        finally:
+            if batch[0].large:
+                session.close()
 
     def _split(self, session: _Session, batch: list[PendingMessage], sqlstate: str) -> None:
         """One message that the server refuses must not fail its neighbours."""
@@ -252,18 +262,17 @@ class _Session:
     def run(self, deadline: float, work: Callable[[Any], bool]) -> bool:
         return self._database.run(self._connection, deadline, work)
 
-    def insert(self, cursor: Any, literal: bytes) -> int:
+    def insert(self, cursor: Any, payloads: list[bytes]) -> int:
         """How many rows went in."""
         if self._may_prepare:
             try:
                 if not self._prepared:
-                    cursor.execute(_PREPARE)
+                    cursor.execute(PREPARE)
                     self._prepared = True
-                cursor.execute(b"".join((_EXECUTE, literal, b")")))
-                return int(cursor.rowcount)
+                return execute_prepared(cursor, payloads)
             except (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.DuplicatePreparedStatement):
                 self._may_prepare = False
-        return _insert(cursor, literal)
+        return insert(cursor, payloads)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -280,74 +289,12 @@ def existing(database: Database, ids: Collection[str], deadline: float) -> set[s
     return database.use(deadline, select)
 
 
-def _insert(cursor: Any, literal: bytes) -> int:
-    cursor.execute(b"".join((_HEAD, literal, _TAIL)))
-    return int(cursor.rowcount)
+def _begin(cursor: Any, seconds: float) -> bool:
+    cursor.execute("BEGIN; SET LOCAL statement_timeout = %s", (ceil(seconds * 1000),))
+    return True
 
 
-def _insert_together(cursor: Any, literal: bytes, rows: int) -> bool:
-    cursor.execute("BEGIN")
-    complete = _insert(cursor, literal) == rows
+def _insert_together(cursor: Any, payloads: list[bytes], rows: int) -> bool:
+    complete = insert(cursor, payloads) == rows
     cursor.execute("COMMIT" if complete else "ROLLBACK")
     return complete
-
-
-def _literal(payloads: list[bytes]) -> bytes:
-    """A JSON array as a dollar-quoted literal: the server takes the octets as they are, and nobody looks for quotes in
-    them (trap: quoting 10 MB blocks the hub for 28 ms). The tag can't be guessed, and isn't in there."""
-    body = b",".join(payloads)
-    while True:
-        tag = b"$r%b$" % secrets.token_hex(12).encode()
-        if tag not in body:
-            return b"".join((tag, b"[", body, b"]", tag, b"::json"))
-
-
-def _encode(rows: Sequence[EmailRow], recipients: Collection[str]) -> bytes:
-    documents = [_document(row) for row in rows]
-    documents[0]["guard"] = list(recipients)
-    documents[0]["idempotency_key"] = rows[0].idempotency_key
-    try:
-        payload = b",".join([orjson.dumps(document) for document in documents])
-        if b"\\u0000" not in payload:
-            return payload
-    except orjson.JSONEncodeError:
-        pass
-    return b",".join([orjson.dumps(_storable(document)) for document in documents])
-
-
-def _document(row: EmailRow) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "from": row.sender,
-        "to": row.to,
-        "cc": row.cc,
-        "bcc": row.bcc,
-        "reply_to": row.reply_to,
-        "subject": row.subject,
-        "html": row.html,
-        "text": row.text,
-        "headers": row.headers,
-        "attachments": [_attachment(attachment) for attachment in row.attachments],
-        "tags": [{"name": name, "value": value} for name, value in row.tags],
-        "user_id": row.user_id,
-    }
-
-
-def _attachment(attachment: StoredAttachment) -> dict[str, str]:
-    document = {"filename": attachment.filename, "content": attachment.content}
-    if attachment.content_type is not None:
-        document["content_type"] = attachment.content_type
-    if attachment.content_id is not None:
-        document["content_id"] = attachment.content_id
-    return document
-
-
-def _storable(value: Any) -> Any:
-    """The same without what Postgres can't hold: NUL, and halves of surrogate pairs. Seldom needed, hence slow."""
-    if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "ignore").decode()
-    if isinstance(value, Mapping):
-        return {_storable(name): _storable(member) for name, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(member) for member in value]
-    return value

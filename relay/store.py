@@ -46,7 +46,7 @@ class Store:
     """Postgres. One per process; connects when first used, which must be after any fork.
 
     Every method raises Unavailable("postgres") within about `deadline` seconds when Postgres does not answer, and works
-    again by itself once it does.
+    again by itself once it does. Only a large message whose transfer has begun may take longer: a second for each 4 MB.
     """
 
     def __init__(

@@ -183,6 +183,28 @@ def test_rows_of_one_message_come_together_or_not_at_all(store: Store, make_row:
     assert {row["id"] for row in query("SELECT id FROM emails")} == {row.id for row in good}
 
 
+def test_a_message_of_several_rows_that_postgres_refuses_leaves_nothing_behind(
+    store: Store, make_row: MakeRow, query: Query
+) -> None:
+    with pytest.raises(Unavailable) as caught:
+        store.insert([make_row(), make_row(sender="x" * 600)], [])
+    assert not caught.value.unclear
+    good = make_row()
+    assert store.insert([good], []) == Stored()
+    assert [row["id"] for row in query("SELECT id FROM emails")] == [good.id]
+
+
+def test_a_large_message_goes_alone_and_is_exact(store: Store, make_row: MakeRow, query: Query) -> None:
+    content = "QUJDRA==" * 1_000_000
+    large = make_row(attachments=(StoredAttachment("a.bin", content),), idempotency_key="k")
+    small = [make_row() for _ in range(20)]
+    assert outcomes(store, [*small[:10], large, *small[10:]]) == [Stored()] * 21
+    assert store.insert([make_row(attachments=large.attachments, idempotency_key="k")], []) == Repeated(large.id)
+    (stored,) = query("SELECT attachments FROM emails WHERE id = %s", large.id)
+    assert stored["attachments"] == [{"filename": "a.bin", "content": content}]
+    assert query("SELECT count(*) AS n FROM emails")[0]["n"] == 21
+
+
 def test_a_message_that_was_stored_is_stored(store: Store, make_row: MakeRow, query: Query) -> None:
     """As when the answer to a commit got lost: the second try finds the ids there, and that is no repeat."""
     rows = [make_row(idempotency_key="k"), make_row()]
