@@ -46,6 +46,10 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 _NON_ASCII = bytes(range(0x80, 0x100))
 _WINDOWS_1252 = [bytes([octet]).decode("cp1252", "ignore") or chr(octet) for octet in range(256)]
 _SURROGATES = re.compile("[\ud800-\udfff]")
+#: Octets on either side of the first damage that tell whether a charset is wrong or only hurt.
+_SAMPLE = 32_768
+#: Changes between character sets in one text; a line of Japanese has two.
+_MAX_ESCAPES = 100_000
 _JIS_ESCAPE = re.compile(rb"\x1b(\([BJHI]|\$[@B]|\$\(D)")
 
 
@@ -120,15 +124,31 @@ def _decode(octets: bytes, declared: str | None) -> str:
             return halves.decode("utf-16-le", "ignore")
         except UnicodeError:
             pass
-    if declared != "cp1252":
-        try:
-            text = octets.decode(declared or "utf-8", "surrogateescape")
-        except (UnicodeError, ValueError):
-            return _decode_windows_1252(octets)
-        damaged = len(text) - len(_ESCAPED.sub("", text))
-        if damaged * 10 <= len(octets) - len(octets.translate(None, _NON_ASCII)):
-            return _ESCAPED.sub(lambda match: "".join(_WINDOWS_1252[ord(each) & 0xFF] for each in match[0]), text)
-    return _decode_windows_1252(octets)
+    if declared == "cp1252" or _mostly_damaged(octets, declared or "utf-8"):
+        return _decode_windows_1252(octets)
+    try:
+        text = octets.decode(declared or "utf-8", "surrogateescape")
+    except (UnicodeError, ValueError):
+        return _decode_windows_1252(octets)
+    return _ESCAPED.sub(lambda match: "".join(_WINDOWS_1252[ord(each) & 0xFF] for each in match[0]), text)
+
+
+def _mostly_damaged(octets: bytes, name: str) -> bool:
+    """Whether a text that isn't quite in that charset isn't in it at all, judged by the surroundings of its first damage."""
+    try:
+        octets.decode(name)
+    except UnicodeDecodeError as error:
+        sample = octets[max(0, error.start - _SAMPLE) : error.start + _SAMPLE]
+    except (UnicodeError, ValueError):
+        return True
+    else:
+        return False
+    try:
+        text = sample.decode(name, "surrogateescape")
+    except (UnicodeError, ValueError):
+        return True
+    damaged = len(text) - len(_ESCAPED.sub("", text))
+    return damaged * 10 > len(sample) - len(sample.translate(None, _NON_ASCII))
 
 
 def _decode_windows_1252(octets: bytes) -> str:
@@ -145,6 +165,8 @@ def _decode_jis(octets: bytes) -> str:
 
     Raises UnicodeError where it isn't that.
     """
+    if octets.count(b"\x1b") > _MAX_ESCAPES:
+        raise UnicodeError("more escapes than text")
     text = []
     mode, position = b"(B", 0
     for match in [*_JIS_ESCAPE.finditer(octets), None]:

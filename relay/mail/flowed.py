@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+#: Characters of a text that is joined; what is longer was not written by a person and stays as it is.
+_MAX_LENGTH = 4_000_000
+
 _QUOTE_MARKS = re.compile(r">*")
 _SIGNATURE_MARK = "-- "
 
@@ -15,6 +18,8 @@ def join(text: str, *, delete_space: bool) -> str:
     signature mark
     stays a line of its own.
     """
+    if len(text) > _MAX_LENGTH:
+        return text
     joined: list[str] = []
     pieces: list[str] = []
     open_depth = -1

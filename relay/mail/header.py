@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 #: Fields of one block that are looked at. Mail in the wild has under 200; a block of a million is an attack on memory.
 MAX_FIELDS = 5_000
-#: Lines that are looked at, in the same way.
+#: Octets of one block that are looked at, and lines.
+_MAX_OCTETS = 4_000_000
 _MAX_LINES = 20_000
 
 _NAME = re.compile(r"[!-9;-~]+\Z")
@@ -110,11 +111,13 @@ def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> Head:
     found = raw.find(b"\n\n", start, stop)
     if found >= 0:
         stop, body = found + 1, found + 2
+    terminated = body > stop
+    stop = min(stop, start + _MAX_OCTETS)
     if shortcuts and raw.count(b"\n", start, stop) <= MAX_FIELDS:
         fields = _split(raw[start:stop].decode("latin-1").replace("\r\n", "\n"))
         if fields is not None:
             return Head(fields, body, True)
-    return _walk(raw[start:stop].decode("latin-1"), start, body, terminated=body > stop)
+    return _walk(raw[start:stop].decode("latin-1"), start, body, terminated=terminated)
 
 
 def unfold(blanks: str) -> str:

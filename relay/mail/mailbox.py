@@ -17,6 +17,11 @@ _ELEMENT = re.compile(
 )
 #: Words, quotes, brackets and separators of one field that the tolerant reading takes; plain mailboxes don't count.
 _MAX_TOKENS = 20_000
+#: Mailboxes of one field that are taken; no setting lets a message have so many recipients.
+_MAX_MAILBOXES = 50_000
+
+#: Addresses that are looked for in a field that nobody can read with certainty.
+_MAX_LOOKALIKES = 1000
 
 #: An encoded word is one word, whatever specials were left in it.
 _ENCODED_WORD = re.compile(r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?]{0,500}\?=")
@@ -57,7 +62,7 @@ def parse(view: str, *, shortcuts: bool = True) -> MailboxList:
     """
     if shortcuts:
         found = MailboxList()
-        if _plain(view, 0, found) == len(view):
+        if _plain(view, 0, found) == len(view) or len(found.mailboxes) == _MAX_MAILBOXES:
             return found
     by_grammar = flanker_address.parse(view)
     if by_grammar is not None:
@@ -67,7 +72,7 @@ def parse(view: str, *, shortcuts: bool = True) -> MailboxList:
 
 def _plain(view: str, position: int, found: MailboxList) -> int:
     """Takes mailboxes that leave no doubt from `position` on; the offset where the first that does begins."""
-    while position < len(view):
+    while position < len(view) and len(found.mailboxes) < _MAX_MAILBOXES:
         match = _ELEMENT.match(view, position)
         if match is None:
             break
@@ -108,12 +113,14 @@ def address_of(mailbox: Mailbox, *, allow_utf8_local_parts: bool) -> str:
 
 
 def lookalikes(view: str) -> list[Mailbox]:
-    """Every stretch of a field that some reader might take for an address, wherever it stands."""
-    found = []
+    """Every stretch of a field that some reader might take for an address, wherever it stands; the first thousand."""
+    found: list[Mailbox] = []
     for stretch in _NOT_IN_ADDRESS.split(view):
+        if len(found) >= _MAX_LOOKALIKES:
+            break
         pieces = stretch.split("@")
         found += [Mailbox("", local, domain) for local, domain in pairwise(pieces) if local and domain]
-    return found
+    return found[:_MAX_LOOKALIKES]
 
 
 def with_name(name_view: str, address: str) -> str:
