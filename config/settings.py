@@ -140,6 +140,8 @@ class Settings:
 
     #: Above this a message goes to a file and through a process of its own.
     spool_threshold_bytes: int = _whole("SMTP_RELAY_SPOOL_THRESHOLD_BYTES", 1_000_000, 1024, 1 << 30)
+    #: Octets of memory for those: what takes more waits for its turn, with the client waiting at the final dot.
+    memory_budget_bytes: int = _whole("SMTP_RELAY_MEMORY_BUDGET_BYTES", 200_000_000, 1_000_000, 1 << 40)
     spool_dir: str = _setting("SMTP_RELAY_SPOOL_DIR", "a writable directory", default=tempfile.gettempdir)
 
     queue_url: str | None = _setting(

@@ -34,8 +34,6 @@ from relay.submission import Submission, Verdict
 
 log = structlog.get_logger(__name__)
 
-#: A claim without a row is taken over after this long: its holder has died. Longer than any commit may take; seconds.
-LEASE_SECONDS: Final = 15.0
 #: How long a repeat waits to learn what became of the transaction that has the same message in hand; seconds.
 PATIENCE_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.05
@@ -55,6 +53,8 @@ class AcceptOptions:
     dedupe_seconds: int = 3600
     #: Whether stored rows need a job: not so in polling mode.
     publishes: bool = False
+    #: A claim without a row is taken over after this long: its holder has died. Longer than a commit may take; seconds.
+    lease_seconds: float = 15.0
 
 
 class _Refused(Exception):
@@ -77,14 +77,7 @@ class Acceptor:
     def accept(self, submission: Submission) -> Verdict:
         """Stores the message. A positive reply means that its rows are committed. Raises nothing but for bugs."""
         try:
-            raw = submission.body.read()
-            began = time.monotonic()
-            message = parse(raw, self._options.limits)
-            _PARSE_SECONDS.observe(time.monotonic() - began)
-            metrics.PARSED.labels(message.parser).inc()
-            if message.dropped_headers:
-                _log_dropped(submission, message.dropped_headers)
-            return self._store_message(submission, message, raw)
+            return self._store_message(submission, *self._read(submission))
         except Unusable as unusable:
             return Verdict(policy.refusal(unusable), unusable.fault.value)
         except _Refused as refused:
@@ -92,7 +85,21 @@ class Acceptor:
         except Unavailable as unavailable:
             return Verdict(replies.TRY_LATER, f"{unavailable.service}_unavailable")
 
-    def _store_message(self, submission: Submission, message: Message, raw: bytes) -> Verdict:
+    def _read(self, submission: Submission) -> tuple[Message, bytes]:
+        """The message, and a digest of its octets, or nothing where none is needed.
+
+        The octets themselves go no further: tens of megabytes less, while the message is stored.
+        """
+        raw = submission.body.read()
+        began = time.monotonic()
+        message = parse(raw, self._options.limits)
+        _PARSE_SECONDS.observe(time.monotonic() - began)
+        metrics.PARSED.labels(message.parser).inc()
+        if message.dropped_headers:
+            _log_dropped(submission, message.dropped_headers)
+        return message, sha256(raw).digest() if message.message_id and self._options.dedupe_seconds else b""
+
+    def _store_message(self, submission: Submission, message: Message, digest: bytes) -> Verdict:
         login = submission.login
         _require(policy.may_send_from(login.key, message.from_addresses), "domain")
         everyone = policy.recipients_of(message, submission.recipients, submission.rule)
@@ -100,7 +107,9 @@ class Acceptor:
         if not mailboxes:
             raise _Refused(replies.NO_RECIPIENTS, "no_recipients")
         ids = [str(uuid.uuid4()) for _ in range(ceil(len(mailboxes) / RECIPIENTS_PER_ROW))]
-        attempt = _Attempt(self._lookups, self._claim(submission, message, raw, ids[0]), mailboxes, self._intents(ids))
+        attempt = _Attempt(
+            self._lookups, self._claim(submission, message, digest, ids[0]), mailboxes, self._intents(ids)
+        )
         try:
             began = time.monotonic()
             screening = attempt.screen(login.token_hash, login.key.user_id)
@@ -120,10 +129,9 @@ class Acceptor:
             attempt.release()
             raise
 
-    def _claim(self, submission: Submission, message: Message, raw: bytes, email_id: str) -> Claim | None:
-        if not message.message_id or not self._options.dedupe_seconds:
+    def _claim(self, submission: Submission, message: Message, digest: bytes, email_id: str) -> Claim | None:
+        if not message.message_id or not digest:
             return None
-        digest = sha256(raw).digest()
         user_id = submission.login.key.user_id
         return Claim.of(user_id, message.message_id, digest, email_id, self._options.dedupe_seconds)
 
@@ -161,7 +169,7 @@ class Acceptor:
             stored = self._store.rows_exist({holder.email_id for holder in open_questions.values()})
             settled |= {box: holder for box, holder in open_questions.items() if holder.email_id in stored}
             open_questions = {box: holder for box, holder in open_questions.items() if holder.email_id not in stored}
-            overdue = (time.time() - LEASE_SECONDS) * 1000
+            overdue = (time.time() - self._options.lease_seconds) * 1000
             stale = {box: holder for box, holder in open_questions.items() if holder.since_ms < overdue}
             if stale:
                 taken_first = attempt.take_over(stale)

@@ -1,17 +1,18 @@
-"""The lane for large messages: parsed and stored in a process of its own, one at a time.
+"""The lane for large messages: parsed and stored in a process of its own, as many at a time as there is memory for.
 
-Parsing tens of megabytes and quoting them for Postgres are CPU work that no greenlet can interrupt; here they hold up
-nobody. One at a time bounds the memory: whoever comes meanwhile waits, and its client waits at the final dot. The
-process is started by the first large message and ended after a while without one.
+Parsing tens of megabytes and building a statement of them are CPU work that no greenlet can interrupt; over there they
+hold up nobody. `SMTP_RELAY_MEMORY_BUDGET_BYTES` bounds the memory: whoever finds it used up waits for a turn, with the
+client waiting at the final dot. The process is started by the first large message and ended after a while without one.
 
     parent → child   the settings, once; then for each message a head (JSON) with the descriptor of the spooled file
-    child → parent   the verdict (JSON)
+    child → parent   verdicts (JSON), in any order: each names the message that it is for
 
 Each is preceded by its length, four octets, network order.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import sys
@@ -23,8 +24,10 @@ from typing import Any, Final
 
 import gevent
 import structlog
+from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
 
+from relay.budget import Budget
 from relay.records import ApiKey, RecipientRule
 from relay.smtp import replies
 from relay.smtp.replies import Reply
@@ -34,49 +37,41 @@ from relay.submission import Login, Submission, Verdict
 log = structlog.get_logger(__name__)
 
 #: How long a message may take in the process, once it is its turn; seconds.
-WORK_SECONDS: Final = 60.0
+WORK_SECONDS: Final = 90.0
 #: How long it may wait for its turn. Clients wait ten minutes at the final dot (RFC 5321 section 4.5.3.2.6); seconds.
-TURN_SECONDS: Final = 240.0
+TURN_SECONDS: Final = 300.0
 #: The process ends after so long without a message; seconds.
-IDLE_SECONDS: Final = 30.0
+IDLE_SECONDS: Final = 60.0
+#: Octets of memory that it takes at most to parse and store one octet of a message: measured with 10 and 39 MB.
+FOOTPRINT: Final = 5
 
 LENGTH_OCTETS: Final = 4
 
 
 class BulkLane:
-    """Accepts spooled messages, for any number of greenlets. `settings`: as `Settings.to_json` gives them."""
+    """Accepts spooled messages, for any number of greenlets.
 
-    def __init__(self, settings: bytes) -> None:
+    `settings`: as `Settings.to_json` gives them; `budget`: octets of memory for all messages together.
+    """
+
+    def __init__(self, settings: bytes, budget: int) -> None:
         self._settings = settings
-        self._turn = BoundedSemaphore(1)
-        self._process: Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
-        self._last_used = 0.0
-        self._watcher: gevent.Greenlet | None = None
+        self._budget = Budget(budget)
+        self._process: _Process | None = None
+        self._watcher: gevent.Greenlet[..., None] | None = None
 
     def accept(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not: 452 when its turn did not come, 451 when the process failed."""
-        if not self._turn.acquire(timeout=TURN_SECONDS):
-            return Verdict(replies.NO_ROOM, "no_turn")
-        try:
-            with gevent.Timeout(WORK_SECONDS, TimeoutError):
-                channel = self._connected()
-                send_message(channel, _head(submission), [submission.body.fileno()])
-                verdict = receive_message(channel)
-            if verdict is None:
-                raise EOFError
-            self._last_used = time.monotonic()
-            return _verdict(json.loads(verdict))
-        except (OSError, EOFError) as error:
-            log.error("process for large messages failed", reason=type(error).__name__)
-            self._end()
-            return Verdict(replies.TRY_LATER, "bulk_unavailable")
-        except BaseException:
-            # What the process still answers must not be taken for the answer to the next message.
-            self._end()
-            raise
-        finally:
-            self._turn.release()
+        with self._budget.part(submission.body.size * FOOTPRINT, TURN_SECONDS) as granted:
+            if not granted:
+                return Verdict(replies.NO_ROOM, "no_turn")
+            try:
+                process = self._running()
+                return process.accept(submission, WORK_SECONDS)
+            except (OSError, EOFError) as error:
+                log.error("process for large messages failed", reason=type(error).__name__)
+                self._end()
+                return Verdict(replies.TRY_LATER, "bulk_unavailable")
 
     def close(self) -> None:
         """Ends the process."""
@@ -84,43 +79,95 @@ class BulkLane:
             self._watcher.kill()
         self._end()
 
-    def _connected(self) -> socket.socket:
-        if self._channel is None:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                self._process = Popen(  # noqa: S603 - our own interpreter and module
-                    [sys.executable, "-m", "relay.bulkprocess", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    cwd=Path(__file__).parent.parent,
-                    stdin=DEVNULL,
-                )
-            self._channel = ours
-            send_message(ours, self._settings)
-            self._last_used = time.monotonic()
-            self._watcher = gevent.spawn(self._end_when_idle)
-        return self._channel
+    def _running(self) -> _Process:
+        if self._process is None:
+            self._process = _Process(self._settings)
+            self._watcher = gevent.spawn(self._end_when_idle, self._process)
+        return self._process
 
-    def _end_when_idle(self) -> None:
-        while self._process is not None:
-            gevent.sleep(max(1.0, self._last_used + IDLE_SECONDS - time.monotonic()))
-            with self._turn:
-                if time.monotonic() - self._last_used >= IDLE_SECONDS:
-                    self._end()
-                    return
+    def _end_when_idle(self, process: _Process) -> None:
+        while process is self._process:
+            idle = process.idle_seconds()
+            if idle >= IDLE_SECONDS:
+                self._end()
+                return
+            gevent.sleep(IDLE_SECONDS - idle)
 
     def _end(self) -> None:
-        channel, self._channel = self._channel, None
         process, self._process = self._process, None
-        if channel is not None:
-            channel.close()
         if process is not None:
-            # Everything that it answered is committed, and what it was doing was answered by nobody.
-            process.kill()
-            process.wait()
+            process.end()
 
 
-def _head(submission: Submission) -> bytes:
+class _Process:
+    """The child process, and what it has been given to do."""
+
+    def __init__(self, settings: bytes) -> None:
+        """Starts it. Raises OSError."""
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            self._process = Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", "relay.bulkprocess", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                cwd=Path(__file__).parent.parent,
+                stdin=DEVNULL,
+            )
+        self._sending = BoundedSemaphore(1)
+        self._numbers = itertools.count()
+        self._open: dict[int, AsyncResult[Verdict]] = {}
+        self._last_used = time.monotonic()
+        send_message(self._channel, settings)
+        self._listener = gevent.spawn(self._listen)
+
+    def accept(self, submission: Submission, seconds: float) -> Verdict:
+        """Has a message stored. Raises OSError and EOFError when the process failed, or took longer."""
+        number = next(self._numbers)
+        verdict = self._open[number] = AsyncResult()
+        try:
+            with gevent.Timeout(seconds, TimeoutError):
+                with self._sending:
+                    send_message(self._channel, _head(number, submission), [submission.body.fileno()])
+                answer: Verdict = verdict.get()
+                return answer
+        finally:
+            del self._open[number]
+            self._last_used = time.monotonic()
+
+    def idle_seconds(self) -> float:
+        """How long it has had nothing to do."""
+        return 0.0 if self._open else time.monotonic() - self._last_used
+
+    def end(self) -> None:
+        """Ends the process; whoever still waits hears EOFError."""
+        self._listener.kill()
+        self._channel.close()
+        self._fail_open()
+        self._process.kill()
+        # Reaped before anybody else asks for the descriptors that it had.
+        gevent.spawn(self._process.wait)
+
+    def _listen(self) -> None:
+        """Hands out the verdicts, until the process ends."""
+        try:
+            while (document := receive_message(self._channel)) is not None:
+                answer = json.loads(document)
+                waiting = self._open.get(answer.pop("number"))
+                if waiting is not None:
+                    waiting.set(_verdict(answer))
+        except OSError:
+            # Whoever waits is told below.
+            pass
+        self._fail_open()
+
+    def _fail_open(self) -> None:
+        for waiting in self._open.values():
+            if not waiting.ready():
+                waiting.set_exception(EOFError())
+
+
+def _head(number: int, submission: Submission) -> bytes:
     head = {
+        "number": number,
         "token_hash": submission.login.token_hash,
         "key": asdict(submission.login.key),
         "recipients": submission.recipients,

@@ -7,6 +7,7 @@ monkey.patch_all()
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from psycogreen.gevent import patch_psycopg
 
@@ -33,6 +34,10 @@ from relay.tls import CertificateStore
 
 #: Seconds of the drain that belong to the jobs of the last messages.
 PUBLISH_SECONDS = 1.5
+#: For a statement with tens of megabytes, which a busy Postgres works on for seconds. Half of it is for a second try.
+BULK_STORE_SECONDS = 24.0
+#: Longer than that; see `AcceptOptions.lease_seconds`.
+BULK_LEASE_SECONDS = 40.0
 
 
 def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, board: int) -> int:
@@ -49,13 +54,13 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     certificate = None
     if settings.tls_cert_path and settings.tls_key_path:
         certificate = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
-    store, cache = _store(settings), _cache(settings)
+    store, cache = Store(settings.database_url), _cache(settings)
     lookups = Lookups(store, cache)
     publisher = None
     if settings.queue_url is not None:
         publisher = Publisher(settings.queue_url, settings.aws_region, store=store, cache=cache)
         publisher.start()
-    bulk = BulkLane(settings_json)
+    bulk = BulkLane(settings_json, settings.memory_budget_bytes)
     small = Acceptor(lookups, store, _accept_options(settings))
     gate = Gate(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
     connections = Board(board, index, settings.web_concurrency, settings.max_connections)
@@ -76,12 +81,10 @@ def bulk_acceptor(settings_json: bytes) -> Acceptor:
     settings = Settings.from_json(settings_json)
     config.logging.configure(settings)
     config.sentry.init(settings)
-    store = _store(settings)
-    return Acceptor(Lookups(store, _cache(settings)), store, _accept_options(settings))
-
-
-def _store(settings: Settings) -> Store:
-    return Store(settings.database_url)
+    # Two writers: while the server compresses one message for a second, the next one is on its way.
+    store = Store(settings.database_url, deadline=BULK_STORE_SECONDS, writers=2)
+    options = replace(_accept_options(settings), lease_seconds=BULK_LEASE_SECONDS)
+    return Acceptor(Lookups(store, _cache(settings)), store, options)
 
 
 def _cache(settings: Settings) -> Cache:
