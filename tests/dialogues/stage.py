@@ -85,10 +85,10 @@ class Stage:
         """All that the process wrote."""
         return (self._directory / "log.jsonl").read_text(errors="replace")
 
-    def connect(self, server: str, *, implicit_tls: bool = False) -> socket.socket:
-        """A new connection, after the handshake where it begins with one."""
+    def connect(self, server: str, *, implicit_tls: bool = False, source: str = "") -> socket.socket:
+        """A new connection, after the handshake where it begins with one; from an address of the loopback network."""
         port = self._ports[server]["implicit" if implicit_tls else "clear"]
-        connected = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
+        connected = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS, source_address=(source, 0))
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.encrypt(connected) if implicit_tls else connected
 

@@ -1,0 +1,7 @@
+"""The relay as in the integration tests, to be attacked."""
+
+from __future__ import annotations
+
+from tests.integration.conftest import api_key, query, start_relay
+
+__all__ = ["api_key", "query", "start_relay"]
