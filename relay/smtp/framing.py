@@ -25,8 +25,8 @@ _LINE_END = b"\r\n"
 _DOTTED = b"\n."
 _END_OF_DATA = b"\n.\r\n"
 _UNIX_END_OF_DATA = b"\n.\n"
-#: The longest beginning of an end of data that may still lack its rest: CR LF . CR
-_HELD_BACK = 4
+#: A dot and a CR may be the beginning of an end of data; what is before them stays in sight.
+_HELD_BACK = 2
 
 
 class Flaw(Enum):

@@ -186,9 +186,14 @@ class Session:
             "ENHANCEDSTATUSCODES",
             "SMTPUTF8",
             "CHUNKING",
-            f"LIMITS RCPTMAX={self._options.max_recipients}",
+            self._limits(),
             "STARTTLS" if self._in_the_clear else "AUTH PLAIN LOGIN",
         ]
+
+    def _limits(self) -> str:
+        """RFC 9422: values have six digits at most."""
+        limits = {"MAILMAX": self._options.max_messages, "RCPTMAX": self._options.max_recipients}
+        return " ".join(("LIMITS", *(f"{name}={value}" for name, value in limits.items() if 0 < value < 1_000_000)))
 
     # TLS
 

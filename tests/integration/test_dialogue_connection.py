@@ -305,6 +305,38 @@ def test_a_connection_has_an_end_whatever_it_does(monkeypatch: pytest.MonkeyPatc
     assert lines(encounter.rest())[-1].startswith("421 4.4.2 ")
 
 
+class Torrent(WatchedSocket):
+    """Always has something to read at once, as from a client that is quicker than we are."""
+
+    def __init__(self, sock: Any, packets: list[bytes]) -> None:
+        super().__init__(sock)
+        self._packets = iter(packets)
+
+    def recv(self, _count: int) -> bytes:
+        return next(self._packets, b"")
+
+
+@pytest.mark.parametrize(
+    "packets", [[b"NOOP\r\n"] * 1000, [ENVELOPE + b"DATA\r\n", *([b"x" * 60_000] * 100), b"\r\n.\r\n"]]
+)
+def test_one_that_never_stops_leaves_the_others_their_turn(packets: list[bytes]) -> None:
+    """gevent's recv gives way only when there is nothing to read."""
+    turns = 0
+
+    def others() -> None:
+        nonlocal turns
+        while not encounter.greenlet.dead:
+            turns += 1
+            gevent.sleep(1e-6)
+
+    encounter = Encounter(watched=lambda sock: Torrent(sock, [LOGIN, *packets]))
+    waiting = gevent.spawn(others)
+    said = encounter.rest()
+    waiting.join()
+    assert turns > 40
+    assert len(lines(said)) > 5
+
+
 def test_small_replies_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """TCP_NODELAY: else a reply waits up to 40 ms for the client to acknowledge the one before."""
     options: list[int] = []

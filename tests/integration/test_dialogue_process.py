@@ -1,9 +1,8 @@
-"""The server in a process of its own: memory, fairness between clients, and the end."""
+"""The server in a process of its own: memory, and the end."""
 
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,40 +113,6 @@ def test_memory_is_bounded_for_one_that_never_reads(stage: Stage) -> None:
         while True:
             client.say(b"NOOP\r\n")
             time.sleep(0.05)
-
-
-def test_one_that_never_stops_leaves_the_others_their_turn(stage: Stage) -> None:
-    """gevent's recv gives way only when there is nothing to read."""
-    flooding = threading.Event()
-    served = threading.Event()
-
-    answers: list[str] = []
-
-    def flood() -> None:
-        client = greeted(stage)
-        client.say(ENVELOPE + b"DATA\r\n")
-        client.codes(3)
-        data = b"x" * MEGABYTE
-        while not served.is_set():
-            client.say(data)
-            flooding.set()
-        client.say(b"\r\n.\r\n")
-        answers.append(client.reply()[:3])
-
-    floods = [threading.Thread(target=flood) for _ in range(2)]
-    for thread in floods:
-        thread.start()
-    try:
-        assert flooding.wait(PATIENCE_SECONDS)
-        client = greeted(stage)
-        for _ in range(20):
-            client.say(b"NOOP\r\n")
-            assert client.reply().startswith("250")
-    finally:
-        served.set()
-        for thread in floods:
-            thread.join()
-    assert len(answers) == 2
 
 
 def test_one_too_many_is_turned_away(stage: Stage) -> None:
