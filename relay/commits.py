@@ -49,6 +49,10 @@ Outcome = Stored | Repeated | Suppressed
 _LARGE: Final = 4_000_000
 #: How slowly a large message may go through (octets a second).
 _LARGE_RATE: Final = 4_000_000
+#: When a second writer helps while the first is busy: so many messages wait, or the first takes so long (seconds).
+#: Before that, waiting is cheaper: what shares a statement shares its cost.
+_ENOUGH_FOR_TWO: Final = 8
+_TOO_LONG_SECONDS: Final = 0.05
 #: How soon the server has to show that it is there (seconds) before a message is sent in a transaction of its own.
 _GREETING_SECONDS: Final = 2.0
 #: A message with less time left (seconds) is given up rather than let it shorten the time of those it is stored with.
@@ -100,7 +104,8 @@ class GroupCommit:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._waiting: deque[PendingMessage] = deque()
-        self._wake = Event()
+        self._idle: list[Event] = []
+        self._busy_since = 0.0
         self._closed = False
         self._wanted = writers
         self._writers: list[gevent.Greenlet[..., None]] = []
@@ -116,7 +121,12 @@ class GroupCommit:
             # Not earlier: a greenlet that was spawned before a fork would run on both sides of it.
             self._writers = [gevent.spawn(self._write) for _ in range(self._wanted)]
         self._waiting.append(message)
-        self._wake.set()
+        if self._idle and (
+            len(self._idle) == len(self._writers)
+            or len(self._waiting) >= _ENOUGH_FOR_TWO
+            or time.monotonic() - self._busy_since > _TOO_LONG_SECONDS
+        ):
+            self._idle.pop().set()
         return bool(message.done.get())
 
     def close(self) -> None:
@@ -128,13 +138,16 @@ class GroupCommit:
 
     def _write(self) -> None:
         session = _Session(self._database)
+        wake = Event()
         try:
             while True:
-                self._wake.wait()
                 batch = self._take()
                 if not batch:
-                    self._wake.clear()
+                    self._idle.append(wake)
+                    wake.wait()
+                    wake.clear()
                     continue
+                self._busy_since = time.monotonic()
                 try:
                     self._store(session, batch)
                 except Exception:  # noqa: BLE001 - a writer that dies takes every later message with it

@@ -54,7 +54,7 @@ class Store:
         database_url: str,
         *,
         deadline: float = 4.5,
-        writers: int = 1,
+        writers: int = 2,
         readers: int = 4,
         max_batch_rows: int = 200,
         max_batch_bytes: int = 4_000_000,

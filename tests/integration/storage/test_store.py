@@ -18,8 +18,10 @@ import psycopg2
 import pytest
 
 from relay.address import BadAddress, normalise_domain
-from relay.commits import Outcome, Repeated, Stored, Suppressed
+from relay.commits import Outcome, Repeated, Stored, Suppressed, _Session
+from relay.database import Database
 from relay.errors import Unavailable
+from relay.insertion import encode
 from relay.records import EmailRow, StoredAttachment
 from relay.store import NO_DOMAIN, Store
 from scripts.database import NewApiKey, apply_schema, execute
@@ -192,6 +194,40 @@ def test_a_message_of_several_rows_that_postgres_refuses_leaves_nothing_behind(
     good = make_row()
     assert store.insert([good], []) == Stored()
     assert [row["id"] for row in query("SELECT id FROM emails")] == [good.id]
+
+
+def test_a_statement_that_hangs_does_not_stop_the_messages_behind_it(
+    store: Store, make_row: MakeRow, postgres_url: str
+) -> None:
+    """Somebody else is about to store the same idempotency key, and takes his time."""
+    other = psycopg2.connect(postgres_url)
+    with other.cursor() as cursor:
+        cursor.execute(
+            'INSERT INTO emails (id, "from", "to", subject, user_id, idempotency_key)'
+            " VALUES (gen_random_uuid(), 'a@x', '[]', 's', 'user', 'slow')"
+        )
+    hanging = gevent.spawn(store.insert, [make_row(idempotency_key="slow")], [])
+    gevent.sleep(0.3)
+    assert outcomes(store, [make_row() for _ in range(20)]) == [Stored()] * 20
+    assert not hanging.ready()
+    other.rollback()
+    other.close()
+    assert hanging.get(timeout=LIMIT) == Stored()
+
+
+def test_a_pooler_that_forgets_prepared_statements_costs_speed_and_nothing_else(
+    postgres_url: str, make_row: MakeRow, query: Query
+) -> None:
+    database = Database(postgres_url, statement_seconds=5, idle_limit=1)
+    session = _Session(database)
+    deadline = time.monotonic() + 30
+    session.connect(deadline)
+    for _ in range(3):
+        payload = encode([make_row()], [])
+        assert session.run(deadline, lambda cursor, payload=payload: session.insert(cursor, [payload]) == 1)
+        session._connection.cursor().execute("DEALLOCATE ALL")
+    session.close()
+    assert query("SELECT count(*) AS n FROM emails")[0]["n"] == 3
 
 
 def test_a_large_message_goes_alone_and_is_exact(store: Store, make_row: MakeRow, query: Query) -> None:
