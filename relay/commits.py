@@ -49,8 +49,8 @@ Outcome = Stored | Repeated | Suppressed
 _LARGE: Final = 4_000_000
 #: How slowly a large message may go through (octets a second).
 _LARGE_RATE: Final = 4_000_000
-#: When a second writer helps while the first is busy: so many messages wait, or the first takes so long (seconds).
-#: Before that, waiting is cheaper: what shares a statement shares its cost.
+#: When a second writer helps while the first is busy: with a large message, when so many wait, or when the first takes
+#: so long (seconds). Before that, waiting is cheaper: what shares a statement shares its cost.
 _ENOUGH_FOR_TWO: Final = 8
 _TOO_LONG_SECONDS: Final = 0.05
 #: How soon the server has to show that it is there (seconds) before a message is sent in a transaction of its own.
@@ -123,6 +123,7 @@ class GroupCommit:
         self._waiting.append(message)
         if self._idle and (
             len(self._idle) == len(self._writers)
+            or message.large
             or len(self._waiting) >= _ENOUGH_FOR_TWO
             or time.monotonic() - self._busy_since > _TOO_LONG_SECONDS
         ):
