@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.dialogues.stage import PATIENCE_SECONDS, Stage
+from tests.dialogues.stage import Stage
 
 LOGIN = b"EHLO client.example\r\nAUTH PLAIN AGFueQBnb29k\r\n"
 ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
@@ -103,16 +102,16 @@ def test_memory_is_bounded_whatever_a_client_sends(stage: Stage) -> None:
 def test_memory_is_bounded_for_one_that_never_reads(stage: Stage) -> None:
     before = resident(stage)
     client = greeted(stage)
-    client.socket.settimeout(0.2)
-    with pytest.raises(TimeoutError):  # noqa: PT012
-        while True:
+    client.socket.settimeout(0.3)
+    dropped = False
+    while not dropped:
+        try:
             client.say(b"EHLO x\r\n" * 5000)
+        except TimeoutError:
+            assert resident(stage) < before + ROOM
+        except (ConnectionResetError, BrokenPipeError):
+            dropped = True
     assert resident(stage) < before + ROOM
-    client.socket.settimeout(PATIENCE_SECONDS)
-    with pytest.raises(ConnectionResetError):  # noqa: PT012
-        while True:
-            client.say(b"NOOP\r\n")
-            time.sleep(0.05)
 
 
 def test_one_too_many_is_turned_away(stage: Stage) -> None:
@@ -144,8 +143,8 @@ def test_drain(stage: Stage, server: str, tls: bool) -> None:
     chunking.say(ENVELOPE + b"BDAT 4 LAST\r\nab")
     assert chunking.codes(2) == [250, 250]
     half_a_line = greeted(stage, server, implicit_tls=tls)
-    half_a_line.say(b"NO")
-    time.sleep(0.2)
+    half_a_line.say(b"NOOP\r\nNO")
+    assert half_a_line.codes(1) == [250]
 
     stage.drain(server)
     for client in (idle, silent):
