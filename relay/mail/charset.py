@@ -134,7 +134,9 @@ def _decode(octets: bytes, declared: str | None) -> str:
 
 
 def _mostly_damaged(octets: bytes, name: str) -> bool:
-    """Whether a text that isn't quite in that charset isn't in it at all, judged by the surroundings of its first damage."""
+    """Whether a text that isn't quite in that charset isn't in it at all, judged by the surroundings of its first
+    damage.
+    """
     try:
         octets.decode(name)
     except UnicodeDecodeError as error:

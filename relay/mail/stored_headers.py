@@ -135,6 +135,11 @@ def _value(view: str) -> str:
 def _joined(key: str, several: list[str], room: int, dropped: list[str]) -> str:
     """As many of the values as there is room for."""
     separator = " " if key in ("references", "in-reply-to") else ", "
+    if any("=?" in each for each in several):
+        # A separator that touches an encoded word would undo it, so it goes into the word.
+        value = encodedword.encode(_CONTROLS.sub(" ", separator.join(map(encodedword.decode, several))))
+        if len(value) <= room:
+            return value
     whole = separator.join(several)
     if len(whole) <= room or separator == " ":
         return whole
