@@ -29,6 +29,8 @@ _log = structlog.get_logger(__name__)
 
 #: Jobs a SendMessageBatch. Ten of ours are 8 KB, far below the 256 KB that it may have.
 BATCH_SIZE: Final = 10
+#: Characters. Keeps ten jobs far below what a call may hold.
+_MAX_CORRELATION_ID: Final = 256
 #: Attempts for a job that the queue refuses alone, before it is left to the sweep.
 _ATTEMPTS: Final = 4
 #: Seconds to wait after a failure: the first time, and at most.
@@ -52,7 +54,7 @@ class Job:
         if traceparent is None:
             random_hex = os.urandom(24).hex()
             traceparent = f"00-{random_hex[:32]}-{random_hex[32:]}-01"
-        return cls(email_id, correlation_id or email_id, traceparent, time.time())
+        return cls(email_id, (correlation_id or email_id)[:_MAX_CORRELATION_ID], traceparent, time.time())
 
     def entry(self, position: int, *, fifo: bool) -> dict[str, Any]:
         """The entry of a SendMessageBatch, in the contract's form."""

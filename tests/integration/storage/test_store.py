@@ -25,7 +25,7 @@ from relay.insertion import encode
 from relay.records import EmailRow, StoredAttachment
 from relay.store import NO_DOMAIN, Store
 from scripts.database import NewApiKey, apply_schema, execute
-from scripts.services import Postgres
+from scripts.services import Postgres, free_port
 
 MakeRow = Callable[..., EmailRow]
 Query = Callable[..., list[dict[str, Any]]]
@@ -575,6 +575,24 @@ def test_sessions_stay_few_after_an_outage(own_postgres: Postgres, own_store: St
         (sessions,) = cursor.fetchone()
     connection.close()
     assert sessions <= 5
+
+
+@pytest.mark.parametrize("hosts", ["localhost:{port}", "127.0.0.1:{dead},localhost:{port}", "localhost:{port},[::1]:1"])
+def test_names_are_looked_up_and_every_address_tried(own_postgres: Postgres, make_row: MakeRow, hosts: str) -> None:
+    before, _, behind = own_postgres.url().partition("@")
+    where = hosts.format(port=own_postgres.port, dead=free_port())
+    store = Store(f"{before}@{where}/{behind.partition('/')[2]}")
+    assert store.insert([make_row()], []) == Stored()
+    store.close()
+
+
+def test_a_name_that_nobody_knows_is_unavailable(make_row: MakeRow) -> None:
+    store = Store("postgresql://nobody@no-such-host.invalid/none")
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        store.insert([make_row()], [])
+    assert time.monotonic() - started < LIMIT + 10  # a name server may be slow, but somebody has to answer the client
+    store.close()
 
 
 def test_a_closed_store_answers_unavailable(store: Store, make_row: MakeRow) -> None:
