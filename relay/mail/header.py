@@ -139,7 +139,7 @@ def _split(text: str) -> list[Field] | None:
     for line in text.removesuffix("\n").split("\n"):
         name, colon, value = line.partition(":")
         key = _NAMES.get(name)
-        if key is None:
+        if key is None or not colon:
             if not colon or not _NAME.match(name):
                 return None
             key = name.lower()
