@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from io import BytesIO
-from typing import IO
+from typing import IO, ClassVar
 
 
 class NoRoom(Exception):
@@ -16,10 +16,15 @@ class Body:
     """The raw octets of one message, complete or still arriving.
 
     Up to `threshold` octets stay in memory. A larger message goes to a file without a name in `directory` (the system's
-    temporary folder where that is None): whatever ends this process, nothing is left behind.
+    temporary folder where that is None): whatever ends this process, nothing is left behind. Who makes one closes it.
     """
 
     __slots__ = ("_directory", "_file", "_memory", "_threshold", "size")
+
+    #: Octets that all messages of a process together may keep in memory; past it small ones go to files as well.
+    most_in_memory: ClassVar[int] = 64_000_000
+    #: Octets that they keep there now.
+    in_memory: ClassVar[int] = 0
 
     def __init__(self, threshold: int, directory: str | None = None) -> None:
         self._threshold = threshold
@@ -41,15 +46,16 @@ class Body:
     def write(self, octets: bytes) -> None:
         """Takes the next octets. Raises NoRoom; what is kept then is of no use."""
         self.size += len(octets)
-        if self.size <= self._threshold:
+        if self._file is None and self.size <= self._threshold and Body.in_memory + len(octets) <= self.most_in_memory:
             self._memory.write(octets)
+            Body.in_memory += len(octets)
             return
         try:
             if self._file is None:
                 # Closed by `close`, or by the end of the process.
                 self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
                 _write_all(self._file, self._memory.getvalue())
-                self._memory = BytesIO()
+                self._forget()
             _write_all(self._file, octets)
         except OSError as error:
             raise NoRoom from error
@@ -74,10 +80,14 @@ class Body:
 
     def close(self) -> None:
         """Lets go of the octets; `size` stays."""
-        self._memory = BytesIO()
+        self._forget()
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _forget(self) -> None:
+        Body.in_memory -= self._memory.tell()
+        self._memory = BytesIO()
 
 
 def _write_all(file: IO[bytes], octets: bytes) -> None:

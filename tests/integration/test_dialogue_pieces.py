@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.smtp.replies import Reply
+from relay.spool import Body
 from tests.dialogues.encounter import Encounter, converse
 from tests.dialogues.stage import Stage
 
@@ -80,11 +81,13 @@ def outcomes(encounter: Encounter) -> list[tuple[Reply, str]]:
 @settings(max_examples=1000, deadline=None)
 @given(SPEECH, CUTS)
 def test_same_transcript_in_process(speech: bytes, places: list[int]) -> None:
+    before = Body.in_memory
     whole, at_once = converse([speech])
     pieces, cut_up = converse(cut(speech, places))
     assert pieces == whole
     assert cut_up.services.messages == at_once.services.messages
     assert outcomes(cut_up) == outcomes(at_once)
+    assert Body.in_memory == before
     assert cut_up.journal.refusals == at_once.journal.refusals
     assert all(isinstance(error, RuntimeError) and "a bug in" in str(error) for error in at_once.journal.errors)
 

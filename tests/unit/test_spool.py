@@ -59,6 +59,36 @@ def test_another_process_reads_the_file(tmp_path: Path) -> None:
     assert body.read() == b"first, and second"
 
 
+def test_all_messages_together_have_so_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Body, "most_in_memory", 25)
+    monkeypatch.setattr(Body, "in_memory", 0)
+    first, second, third = (Body(100, str(tmp_path)) for _ in range(3))
+    first.write(b"x" * 15)
+    second.write(b"y" * 10)
+    assert Body.in_memory == 25
+    third.write(b"z")
+    first.write(b"x")
+    assert [body.spooled for body in (first, second, third)] == [True, False, True]
+    assert Body.in_memory == 10
+    third.write(b"z" * 14)
+    first.write(b"x")
+    assert [body.read() for body in (first, second, third)] == [b"x" * 17, b"y" * 10, b"z" * 15]
+    for body in (first, second, third):
+        body.close()
+        body.close()
+    assert Body.in_memory == 0
+
+
+def test_what_is_refused_for_room_is_not_counted(tmp_path: Path) -> None:
+    before = Body.in_memory
+    body = Body(10, str(tmp_path / "missing"))
+    body.write(b"x" * 10)
+    with pytest.raises(NoRoom):
+        body.write(b"x")
+    body.close()
+    assert Body.in_memory == before
+
+
 def test_no_directory_for_the_file(tmp_path: Path) -> None:
     body = Body(10, str(tmp_path / "missing"))
     body.write(b"x" * 10)
@@ -94,5 +124,6 @@ def test_an_octet_at_a_time_costs_no_more_than_all_at_once() -> None:
             body.write(b"x")
         assert tracemalloc.get_traced_memory()[0] < 500_000
         assert len(body.read()) == 200_000
+        body.close()
     finally:
         tracemalloc.stop()
