@@ -7,6 +7,7 @@ waits long: a server that does not answer in time is left alone until a connecti
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Sequence
 from hashlib import sha1
@@ -30,6 +31,8 @@ Command = tuple[Argument, ...]
 _FATAL_CODES: Final = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "WRONGPASS", "CLUSTERDOWN", "MOVED")
 #: Octets that go out before the replies to them are read.
 _BATCH_BYTES: Final = 1_000_000
+#: After so long without traffic (seconds) the connection is looked at before it is used.
+_IDLE_SECONDS: Final = 0.1
 #: Commands that nobody waits for are dropped beyond this many: memory is worth more than a cache entry.
 _MAX_POSTED: Final = 10_000
 
@@ -67,6 +70,7 @@ class RedisLink:
         self._wake = Event()
         self._runner: gevent.Greenlet[..., None] | None = None
         self._connection: Any = None  # redis-py's, untyped
+        self._last_used = 0.0
         self._reported: set[str] = set()
         # Only its reading of the URL is used.
         self._pool: Any = url and ConnectionPool.from_url(
@@ -122,24 +126,42 @@ class RedisLink:
         self._wake.set()
 
     def _run(self) -> None:
+        connected = 0.0
         while True:
             try:
                 if self._connection is None:
                     self._connection = self._connect()
+                    connected = time.monotonic()
                     if self._down:
                         _log.info("redis_back")
                         self._down = False
                 self._wake.wait()
                 self._wake.clear()
+                if self._waiting and self._closed_while_idle():
+                    self._disconnect()
+                    self._connection = self._connect()
                 while self._waiting:
                     self._exchange(self._connection)
-            except (Exception, gevent.Timeout) as error:  # noqa: BLE001 - whatever it is, callers must not wait for ever
+                self._last_used = time.monotonic()
+            except (Exception, gevent.Timeout) as error:  # noqa: BLE001 - callers must not wait for ever, whatever it is
                 if not self._down:
                     _log.warning("redis_unavailable", cause=type(error).__name__)
                 self._down = True
+                # What worked for a while may have been closed for good reasons: a restart, a failover.
+                at_once = self._connection is not None and time.monotonic() - connected > self._pause
                 self._disconnect()
                 self._fail(type(error).__name__)
-                gevent.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+                if not at_once:
+                    gevent.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+
+    def _closed_while_idle(self) -> bool:
+        """Servers and firewalls close idle connections; noticed in time, that costs nobody an answer."""
+        if time.monotonic() - self._last_used < _IDLE_SECONDS:
+            return False
+        try:
+            return bool(self._connection.can_read(timeout=0))
+        except (redis.RedisError, OSError):
+            return True
 
     def _connect(self) -> Any:
         connection = self._pool.make_connection()

@@ -460,6 +460,16 @@ def comes_back(cache: Cache, seconds: float = 10.0) -> bool:
     return False
 
 
+def test_a_connection_that_was_closed_while_idle_costs_no_answer(
+    redis_url: str, cache: Cache, client: redis.Redis
+) -> None:
+    assert cache.ping()
+    for _ in range(3):
+        client.client_kill_filter(_type="normal", skipme=True)
+        gevent.sleep(0.3)
+        assert cache.ping()
+
+
 def test_a_full_or_read_only_redis_is_as_good_as_none(
     own_valkey: Valkey, store: CountingStore, make_api_key: MakeKey
 ) -> None:
