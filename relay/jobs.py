@@ -36,6 +36,8 @@ _ATTEMPTS: Final = 4
 #: Seconds to wait after a failure: the first time, and at most.
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0
+#: And while the process waits for its end.
+_LAST_PAUSE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,9 @@ class Publisher:
                 self._intents.drop(taken)
         except QueueSilent as silent:
             self._failed(silent.code)
+        except Exception as error:  # noqa: BLE001 - it must lead to a pause, or the same jobs come back at once
+            _log.exception("publishing_failed")
+            self._failed(type(error).__name__)
         finally:
             self._in_flight -= len(batch)
             self._slots.release()
@@ -250,8 +255,9 @@ class Publisher:
         if self._failing_since is None:
             self._failing_since = now
             _log.warning("queue_unavailable", code=code)
-        if now >= self._not_before and not self._stopping:  # not for each of the calls that failed together
-            self._not_before = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
+        if now >= self._not_before:  # not for each of the calls that failed together
+            pause = _LAST_PAUSE if self._stopping else self._pause
+            self._not_before = now + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
             self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
     def _succeeded(self) -> None:

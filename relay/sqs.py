@@ -51,7 +51,7 @@ class Queue:
             self._region = client.meta.region_name
             client.close()
             bundle = session._session.get_config_variable("ca_bundle")
-        except BotoCoreError as error:
+        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
             raise QueueSilent(type(error).__name__) from None
         self._http = URLLib3Session(
             verify=bundle or True,

@@ -124,6 +124,8 @@ class Sweep:
             _log.info("sweep_postponed", service=unavailable.service)
         except QueueSilent as silent:
             _log.info("sweep_postponed", service="sqs", code=silent.code)
+        except Exception:  # noqa: BLE001 - a sweep that ends for good is missed by nobody until mail is
+            _log.exception("sweep_failed")
 
     def _publish_page(self, ages: dict[str, float]) -> tuple[int, int]:
         """Publishes, drops or keeps these intents; how many were published, and how many stay on the list."""
