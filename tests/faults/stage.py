@@ -1,0 +1,208 @@
+"""A relay on servers of its own, with a proxy before each of them: everything on it may be broken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import psutil
+
+from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, execute
+from scripts.services import Postgres, Relay, ServiceFailed, Sqs, Valkey, start_together
+from tests.faults.ledger import Books, audit, empty_queue
+from tests.faults.load import Conversation, Lost, Mail
+from tests.faults.proxy import Proxy
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+
+#: The account that the relay uses: unlike a superuser it can be told that there are too many connections.
+_ACCOUNT: Final = "relay"
+
+
+class Stage:
+    """The servers, their proxies, and a relay that knows the proxies alone."""
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        """`settings`: the relay's, beside those that name the servers."""
+        self.directory = directory
+        self._settings = settings
+        self.postgres = Postgres(directory / "postgres", durable=False)
+        self.valkey = Valkey(directory / "valkey", settings=("--dir", str(directory / "valkey" / "data")))
+        self.sqs = Sqs(directory / "sqs")
+        #: Email ids of the jobs that were taken out of the queue.
+        self.jobs: list[str] = []
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        (self.valkey.directory / "data").mkdir(parents=True)
+        with contextlib.ExitStack() as closing:
+            start_together(self.postgres, self.valkey, self.sqs)
+            for server in (self.postgres, self.valkey, self.sqs):
+                closing.callback(server.stop)
+            self.database_url = create_database(self.postgres.url(), f"faults_{uuid.uuid4().hex[:8]}")
+            apply_schema(self.database_url)
+            self.key: NewApiKey = create_api_key(self.database_url)
+            self.queue_url = self.sqs.create_queue("jobs")
+            self.postgres_proxy = closing.enter_context(Proxy(self.postgres.port))
+            self.valkey_proxy = closing.enter_context(Proxy(self.valkey.port))
+            self.sqs_proxy = closing.enter_context(Proxy(self.sqs.port))
+            self.relay = Relay(self.directory / "relay", self._environment())
+            closing.callback(self.relay.stop)
+            self.relay.start()
+            self._closing = closing.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "DATABASE_URL": self._account_url(),
+            "REDIS_URL": _through(self.valkey.url, self.valkey_proxy),
+            "BACKGROUND_JOBS_QUEUE_URL": self.queue_url,
+            **self.sqs.client_environment,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.sqs_proxy.port}",
+            "SMTP_RELAY_DRAIN_SECONDS": "8",
+            "SMTP_RELAY_SPOOL_THRESHOLD_BYTES": "20000",
+            "SMTP_RELAY_MAX_CONNECTIONS_PER_ADDRESS": "1000",
+            "SMTP_RELAY_MAX_AUTH_FAILURES_PER_ADDRESS": "0",
+            **self._settings,
+        }
+
+    def _account_url(self) -> str:
+        execute(self.postgres.url(), f"CREATE ROLE {_ACCOUNT} LOGIN PASSWORD 'relay'")
+        execute(self.database_url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {_ACCOUNT}")
+        parts = urlsplit(_through(self.database_url, self.postgres_proxy))
+        return urlunsplit(parts._replace(netloc=f"{_ACCOUNT}:relay@{parts.netloc.rpartition('@')[2]}"))
+
+    # What clients do
+
+    def talk(self, *, token: str | None = None, timeout: float = 30.0) -> Conversation:
+        """A connection that has authenticated. Raises Lost."""
+        return Conversation(self.relay.port, token or self.key.token, timeout=timeout)
+
+    # What is broken
+
+    def workers(self) -> list[psutil.Process]:
+        """The relay's workers, without their processes for large messages."""
+        return psutil.Process(self.relay.pid).children() if self.relay.running else []
+
+    def kill_family(self) -> None:
+        """SIGKILL for the master and everything below it, as the end of a container does, and a new start."""
+        self.relay.kill()
+        self.start_relay()
+
+    def kill_master(self) -> None:
+        """SIGKILL for the master alone; its workers drain by themselves. And a new start."""
+        family = psutil.Process(self.relay.pid).children(recursive=True)
+        os.kill(self.relay.pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(self.relay.pid).wait(10)
+        self.relay.stop()
+        self.start_relay()
+        psutil.wait_procs(family, timeout=20)
+
+    def start_relay(self) -> None:
+        """Again, as soon as its port is free: orphans of a killed master give it back within moments."""
+        until = time.monotonic() + 20
+        while True:
+            try:
+                self.relay.start()
+                return
+            except ServiceFailed:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+
+    # What came of it
+
+    def audit(self, mails: Sequence[Mail]) -> Books:
+        """Sweeps, empties the queue, and compares. The relay may run on."""
+        self.sweep()
+        self.collect_jobs()
+        return audit(mails, self.database_url, self.jobs)
+
+    def collect_jobs(self) -> list[str]:
+        """Moves what is in the queue to `jobs`, which is what it returns."""
+        self.jobs += empty_queue(self.sqs.client(), self.queue_url)
+        return self.jobs
+
+    def sweep(self) -> None:
+        """One round of the relay's sweep that does not wait for intents to be half a minute old.
+
+        A little later than the last reply: what a publisher has in hand is not forgotten.
+        """
+        time.sleep(2.0)
+        environment = {
+            **os.environ,
+            **self._environment_of_sweep(),
+            "PYTHONPATH": str(ROOT),
+        }
+        subprocess.run([sys.executable, "-m", "tests.faults.sweep_once"], check=True, env=environment, cwd=ROOT)
+
+    def _environment_of_sweep(self) -> dict[str, str]:
+        return {
+            "SWEEP_DATABASE": self.database_url,
+            "SWEEP_REDIS": self.valkey.url,
+            "SWEEP_QUEUE": self.queue_url,
+            **self.sqs.client_environment,
+        }
+
+    def log_lines(self) -> list[str]:
+        """Everything that the relay wrote."""
+        return self.relay.log_path.read_text(errors="replace").splitlines()
+
+    def check_log(self, *, allowed: Sequence[str] = ()) -> None:
+        """Raises AssertionError where the log holds a traceback, or a line that is not one of the log's own."""
+        strange = [
+            line
+            for line in self.log_lines()
+            if (not line.startswith("{") or '"traceback"' in line) and not any(text in line for text in allowed)
+        ]
+        assert not strange, "\n".join(strange[:40])
+
+
+def _through(url: str, proxy: Proxy) -> str:
+    parts = urlsplit(url)
+    account, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{account}{at}{proxy.host}:{proxy.port}"))
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30.0) -> float:
+    """Waits for something to be so; how many seconds it took. Raises AssertionError."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def greets(port: int) -> bool:
+    """Whether a client is greeted."""
+    try:
+        with contextlib.closing(Conversation(port, None, timeout=5)):
+            return True
+    except Lost:
+        return False
+
+
+def read_to_end(client: socket.socket) -> bytes:
+    """All that comes until the other side closes; an RST counts as the end."""
+    octets = b""
+    with contextlib.suppress(ConnectionError):
+        while more := client.recv(65536):
+            octets += more
+    return octets

@@ -1,0 +1,43 @@
+"""One round of the sweep over all intents, however young, in a process that is patched as a worker is."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+
+import os
+
+from psycogreen.gevent import patch_psycopg
+
+patch_psycopg()
+
+import gevent
+
+from relay.cache import Cache
+from relay.intents import Intents
+from relay.sqs import Queue
+from relay.store import Store
+from relay.sweep import Sweep
+
+
+def main() -> None:
+    """Sweeps what SWEEP_DATABASE, SWEEP_REDIS and SWEEP_QUEUE name."""
+    cache = Cache(os.environ["SWEEP_REDIS"], timeout=5.0)
+    cache.ping()
+    store = Store(os.environ["SWEEP_DATABASE"])
+    queue = Queue(os.environ["SWEEP_QUEUE"], os.environ["AWS_REGION"], connections=1)
+    intents = Intents(cache.link)
+    # Whoever held the lock may have been killed, and it would take a minute to run out.
+    cache.link.call("DEL", "smtp-relay:jobs:sweep")
+    sweep = Sweep(queue, store, intents)
+    sweep.forgotten_after = 0.0
+    while sweep.publish_forgotten():
+        gevent.sleep(0)
+    store.close()
+    gevent.sleep(0.1)  # what was posted has left
+    cache.close()
+
+
+if __name__ == "__main__":
+    main()
