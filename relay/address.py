@@ -31,7 +31,7 @@ def normalise_domain(domain: str) -> str:
     Raises BadAddress for anything that is no domain name: empty labels, address literals, characters that IDNA refuses.
     """
     lowered = domain.rstrip(".").lower() if domain.endswith(".") and not domain.endswith("..") else domain.lower()
-    if _PLAIN_DOMAIN.match(lowered) and "xn--" not in lowered:
+    if _PLAIN_DOMAIN.match(lowered):
         return lowered
     try:
         return idna.encode(lowered, uts46=True).decode("ascii").lower()

@@ -17,6 +17,10 @@ _MAX_LINES = 20_000
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _FIELD_LINE = re.compile(r"([!-9;-~]+)[ \t]*:(.*)\Z", re.DOTALL)
 _DOUBTFUL_LINE = re.compile(r"[^:\x00-\x1f\x7f]{1,200}:")
+#: A parameter at the start of a line: its header was folded without the blank that folding takes.
+_PARAMETER_LINE = re.compile(
+    r"(?:boundary|charset|name|filename|format|type|report-type|protocol)(?:\*[0-9*]*)?[ \t]*=", re.I
+)
 _FOLD = re.compile(r"\n([ \t]+)")
 _BLANK_LINE = re.compile(r"\n[ \t]+(?:\n|\Z)")
 _KNOWN_LINE = re.compile(
@@ -185,6 +189,10 @@ def _walk(text: str, start: int, body: int, *, terminated: bool) -> Head:
             name, values, doubtful = written[1], [written[2]], None
         else:
             clean = False
+            if values is not None and name[:8].lower() == "content-" and _PARAMETER_LINE.match(line):
+                values.append(" " + line)
+                position = stop
+                continue
             envelope = position == 0 and line.startswith(("From ", ">From "))
             if not envelope and _DOUBTFUL_LINE.match(line):
                 doubtful = position if doubtful is None else doubtful

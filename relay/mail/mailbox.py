@@ -33,6 +33,10 @@ _IN_ANGLES = re.compile(r'\s*"(?:[^"\\]|\\.)*+"[^<>"]*+|[^<>]*+', re.DOTALL)
 _COMMENT = re.compile(r"\([^()]*+\)")
 _SPACES = re.compile(r"[\s\x00-\x1f]+")
 _NOT_IN_ADDRESS = re.compile(r"[\s<>()\"',:;\\\[\]]+")
+_HOST = re.compile(r"[A-Za-z0-9\x80-\xff][A-Za-z0-9._\x80-\xff-]*+\Z")
+_INSIDE = re.compile(
+    rf"([{_ATEXT}.\x80-\xff]++)@([A-Za-z0-9\x80-\xff](?:[A-Za-z0-9._\x80-\xff-]*[A-Za-z0-9\x80-\xff])?)"
+)
 _PLAIN_NAME = re.compile(rf"[{_ATEXT} ]+\Z")
 _NAME_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -310,4 +314,8 @@ def _addr_spec(text: str) -> Mailbox | None:
     domain = domain.rstrip(".'")
     if not local or not domain or "@" in domain or ("=?" in text and "?=" in text):
         return None
+    if not text.startswith('"') and not _HOST.match(domain):
+        # Brackets or punctuation around an address, which are no part of it.
+        inside = _INSIDE.search(f"{local}@{domain}")
+        return Mailbox("", inside[1], inside[2]) if inside else None
     return Mailbox("", local, domain)
