@@ -11,7 +11,7 @@ from relay.address import MAX_ADDRESS_LENGTH, BadAddress, normalise
 from relay.mail import charset, encodedword, flanker_address
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
-_ADDR_SPEC = rf"([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@([A-Za-z0-9.-]++)"
+_ADDR_SPEC = rf"([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@([A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)*+\.?)"
 _ELEMENT = re.compile(
     rf'[ \t]*+(?:(?:"([^"\\]*+)"[ \t]*+|([{_ATEXT} \t.]*+))<{_ADDR_SPEC}>|{_ADDR_SPEC})[ \t]*+(?:[,;][ \t]*+|\Z)'
 )
