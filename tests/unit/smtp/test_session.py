@@ -163,10 +163,11 @@ def test_trouble_leaves_nothing(services: Services) -> None:
 
 
 def test_trouble_between_messages_is_no_message(services: Services) -> None:
-    made = authenticated(services, b"AUTH LOGIN")
+    made = session(services, b"EHLO client.example", b"AUTH LOGIN")
     made.fail(replies.TRY_LATER)
     assert made.verdict is None
     assert made.expects is Expects.COMMAND
+    assert made.line(b"NOOP") is replies.OK
 
 
 @pytest.mark.parametrize(
