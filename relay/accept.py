@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from math import ceil
-from typing import Final
+from typing import Final, Self
 
 import gevent
 import structlog
 
+from config.settings import Settings
 from relay import metrics, policy
 from relay.claims import Claim, Holder
 from relay.commits import Repeated, Stored
@@ -55,6 +56,16 @@ class AcceptOptions:
     publishes: bool = False
     #: A claim without a row is taken over after this long: its holder has died. Longer than a commit may take; seconds.
     lease_seconds: float = 15.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the settings say."""
+        limits = Limits(
+            max_parts=settings.max_parts,
+            max_part_depth=settings.max_part_depth,
+            allow_utf8_local_parts=settings.allow_utf8_local_parts,
+        )
+        return cls(limits, settings.dedupe_seconds, publishes=settings.queue_url is not None)
 
 
 class _Refused(Exception):

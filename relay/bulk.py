@@ -58,6 +58,7 @@ class BulkLane:
         self._settings = settings
         self._budget = Budget(budget)
         self._process: _Process | None = None
+        self._starting = BoundedSemaphore(1)
         self._watcher: gevent.Greenlet[..., None] | None = None
 
     def accept(self, submission: Submission) -> Verdict:
@@ -80,10 +81,11 @@ class BulkLane:
         self._end()
 
     def _running(self) -> _Process:
-        if self._process is None:
-            self._process = _Process(self._settings)
-            self._watcher = gevent.spawn(self._end_when_idle, self._process)
-        return self._process
+        with self._starting:
+            if self._process is None:
+                self._process = _Process(self._settings)
+                self._watcher = gevent.spawn(self._end_when_idle, self._process)
+            return self._process
 
     def _end_when_idle(self, process: _Process) -> None:
         while process is self._process:

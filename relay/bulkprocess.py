@@ -6,19 +6,38 @@ monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
+from psycogreen.gevent import patch_psycopg
+
+patch_psycopg()
+
 import json
 import socket
 import sys
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, Final
 
 import gevent
+import structlog
 from gevent.lock import BoundedSemaphore
 
-from relay import worker
-from relay.accept import Acceptor
+import config.logging
+import config.sentry
+from config.settings import Settings
+from relay.accept import AcceptOptions, Acceptor
 from relay.bulk import LENGTH_OCTETS, receive_exactly, receive_message, send_message, submission_of
+from relay.cache import Cache
+from relay.lookups import Lookups
+from relay.smtp import replies
 from relay.spool import Body
+from relay.store import Store
+from relay.submission import Verdict
+
+log = structlog.get_logger(__name__)
+
+#: For a statement with tens of megabytes, which a busy Postgres works on for seconds. Half of it is for a second try.
+STORE_SECONDS: Final = 24.0
+#: Longer than that; see `AcceptOptions.lease_seconds`.
+LEASE_SECONDS: Final = 40.0
 
 
 def serve(descriptor: int) -> int:
@@ -30,7 +49,7 @@ def serve(descriptor: int) -> int:
         settings = receive_message(channel)
         if settings is None:
             return 0
-        acceptor = worker.bulk_acceptor(settings)
+        acceptor = _acceptor(Settings.from_json(settings))
         answering = BoundedSemaphore(1)
         while True:
             length, descriptors, _, _ = socket.recv_fds(channel, LENGTH_OCTETS, 1)
@@ -40,15 +59,31 @@ def serve(descriptor: int) -> int:
             gevent.spawn(_answer, channel, answering, acceptor, json.loads(head), Body.from_file(descriptors[0]))
 
 
+def _acceptor(settings: Settings) -> Acceptor:
+    config.logging.configure(settings)
+    config.sentry.init(settings)
+    store = Store(settings.database_url, deadline=STORE_SECONDS)
+    cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
+    options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS)
+    return Acceptor(Lookups(store, cache), store, options)
+
+
 def _answer(
     channel: socket.socket, answering: BoundedSemaphore, acceptor: Acceptor, head: dict[str, Any], body: Body
 ) -> None:
-    try:
-        verdict = acceptor.accept(submission_of(head, body))
-    finally:
-        body.close()
+    verdict = _accept(acceptor, head, body)
     with answering:
         send_message(channel, json.dumps({"number": head["number"], **asdict(verdict)}).encode("ascii"))
+
+
+def _accept(acceptor: Acceptor, head: dict[str, Any], body: Body) -> Verdict:
+    try:
+        return acceptor.accept(submission_of(head, body))
+    except Exception:  # the top of the greenlet: the client hears 451, and the next message is served
+        log.exception("unexpected error", connection=head["connection_id"])
+        return Verdict(replies.TRY_LATER, "failed")
+    finally:
+        body.close()
 
 
 if __name__ == "__main__":

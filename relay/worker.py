@@ -7,7 +7,6 @@ monkey.patch_all()
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from psycogreen.gevent import patch_psycopg
 
@@ -27,17 +26,12 @@ from relay.limits.descriptors import raise_limit
 from relay.limits.guard import Guards
 from relay.listening import Listener
 from relay.lookups import Lookups
-from relay.mail import Limits
 from relay.server import Server
 from relay.store import Store
 from relay.tls import CertificateStore
 
 #: Seconds of the drain that belong to the jobs of the last messages.
 PUBLISH_SECONDS = 1.5
-#: For a statement with tens of megabytes, which a busy Postgres works on for seconds. Half of it is for a second try.
-BULK_STORE_SECONDS = 24.0
-#: Longer than that; see `AcceptOptions.lease_seconds`.
-BULK_LEASE_SECONDS = 40.0
 
 
 def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, board: int) -> int:
@@ -54,14 +48,15 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     certificate = None
     if settings.tls_cert_path and settings.tls_key_path:
         certificate = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
-    store, cache = Store(settings.database_url), _cache(settings)
+    store = Store(settings.database_url)
+    cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
     lookups = Lookups(store, cache)
     publisher = None
     if settings.queue_url is not None:
         publisher = Publisher(settings.queue_url, settings.aws_region, store=store, cache=cache)
         publisher.start()
     bulk = BulkLane(settings_json, settings.memory_budget_bytes)
-    small = Acceptor(lookups, store, _accept_options(settings))
+    small = Acceptor(lookups, store, AcceptOptions.of(settings))
     gate = Gate(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
     connections = Board(board, index, settings.web_concurrency, settings.max_connections)
     server = Server(settings, Guards(settings, cache.link, gate), certificate, connections)
@@ -74,33 +69,6 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     cache.close()
     config.sentry.flush()
     return 0
-
-
-def bulk_acceptor(settings_json: bytes) -> Acceptor:
-    """What the process for large messages does with them; the worker publishes their jobs."""
-    settings = Settings.from_json(settings_json)
-    config.logging.configure(settings)
-    config.sentry.init(settings)
-    # Two writers: while the server compresses one message for a second, the next one is on its way.
-    store = Store(settings.database_url, deadline=BULK_STORE_SECONDS, writers=2)
-    options = replace(_accept_options(settings), lease_seconds=BULK_LEASE_SECONDS)
-    return Acceptor(Lookups(store, _cache(settings)), store, options)
-
-
-def _cache(settings: Settings) -> Cache:
-    return Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
-
-
-def _accept_options(settings: Settings) -> AcceptOptions:
-    return AcceptOptions(
-        limits=Limits(
-            max_parts=settings.max_parts,
-            max_part_depth=settings.max_part_depth,
-            allow_utf8_local_parts=settings.allow_utf8_local_parts,
-        ),
-        dedupe_seconds=settings.dedupe_seconds,
-        publishes=settings.queue_url is not None,
-    )
 
 
 def _leave_to_polling(_email_id: str) -> None:

@@ -22,12 +22,12 @@ LARGE = b"From: ann@example.com\r\nTo: to@x.example\r\nSubject: Large\r\n\r\n" +
 
 @pytest.fixture
 def relay(start_relay: Callable[..., Relay], postgres_url: str, redis_url: str) -> Relay:
-    """Room for one large message and a half at a time."""
+    """Room for two large messages at a time, and for half of a third."""
     return start_relay(
         DATABASE_URL=postgres_url,
         REDIS_URL=redis_url,
         SMTP_RELAY_SPOOL_THRESHOLD_BYTES="50000",
-        SMTP_RELAY_MEMORY_BUDGET_BYTES="2700000",
+        SMTP_RELAY_MEMORY_BUDGET_BYTES="5400000",
     )
 
 
