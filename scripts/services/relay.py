@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from scripts.services.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -46,7 +48,9 @@ class Relay(Server):
         return {name: value for name, value in wanted.items() if value is not None}
 
     def answers(self) -> bool:
-        """Whether it greets."""
+        """Whether it greets: this one, and nobody else who took the port a moment earlier."""
+        if not self._listens():
+            return False
         try:
             with socket.create_connection((self.host, self.port), timeout=2) as connection:
                 greeted = connection.recv(4) == b"220 "
@@ -54,6 +58,13 @@ class Relay(Server):
                 return greeted
         except OSError:
             return False
+
+    def _listens(self) -> bool:
+        try:
+            connections = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return any(each.status == psutil.CONN_LISTEN and each.laddr[1] == self.port for each in connections)
 
     def _last_words(self) -> str:
         """What it says of settings it can't work with is plain text on stderr, before any log line."""
