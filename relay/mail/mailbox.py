@@ -239,11 +239,10 @@ class _Tolerant:
         if not tokens:
             return
         found = self._from_angles(tokens) or self._from_words(tokens)
-        name = " ".join(
-            text
-            for kind, text in _glued(tokens)
-            if kind == "quoted" or (kind == "word" and ("@" not in text or text.startswith("=?")))
-        )
+        name = ""
+        for kind, text, spaced in _glued(tokens):
+            if kind == "quoted" or (kind == "word" and ("@" not in text or text.startswith("=?"))):
+                name += f" {text}" if spaced and name else text
         comment = next((text for kind, text in tokens if kind == "comment"), "")
         tokens.clear()
         if found:
@@ -263,32 +262,38 @@ class _Tolerant:
     def _from_words(self, tokens: list[tuple[str, str]]) -> Mailbox | None:
         glued = _glued(tokens)
         self._list.doubtful |= len(glued) > 1
-        for kind, text in glued:
+        for kind, text, _ in glued:
             found = _addr_spec(text) if kind == "word" and "@" in text else None
             if found:
                 return found
-        quoted = [text for kind, text in glued if kind == "quoted" and "@" in text and not _SPACES.search(text)]
+        quoted = [text for kind, text, _ in glued if kind == "quoted" and "@" in text and not _SPACES.search(text)]
         self._list.doubtful |= any("@" in text for _, text in tokens)
         return _addr_spec(quoted[0]) if quoted else None
 
 
-def _glued(tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The tokens without spaces, words put together around `@`, a quoted local part with its domain."""
-    glued: list[tuple[str, str]] = []
+def _glued(tokens: list[tuple[str, str]]) -> list[tuple[str, str, bool]]:
+    """Kind, text, and whether a space stood before, of the words, quoted strings and angles among the tokens.
+
+    Words are put together around `@`, a quoted local part with its domain.
+    """
+    glued: list[tuple[str, str, bool]] = []
+    spaced = False
     for kind, text in tokens:
         if kind in ("space", "comment"):
+            spaced = True
             continue
         if glued and kind == "word" and glued[-1][0] != "angle":
-            before, previous = glued[-1]
+            before, previous, gap = glued[-1]
             if text.startswith("@") and "@" not in previous.partition('"@')[0]:
                 if before == "quoted":
                     previous = '"' + previous.replace("\\", "\\\\").replace('"', '\\"') + '"'
-                glued[-1] = ("word", previous + text)
+                glued[-1] = ("word", previous + text, gap)
                 continue
             if before == "word" and previous.endswith("@"):
-                glued[-1] = ("word", previous + text)
+                glued[-1] = ("word", previous + text, gap)
                 continue
-        glued.append((kind, text))
+        glued.append((kind, text, spaced))
+        spaced = False
     return glued
 
 

@@ -97,29 +97,10 @@ _UNITS = [
     *(b"=?", b"=?utf-8?q?", b" ", b"\r\n ", b"\xe4", b"\0"),
 ]
 _FIELDS = [b"From", b"To", b"Subject", b"X-Own", b"Content-Type", b"Content-Disposition", b"References"]
-    b'\\"',
-    b'"',
-    b"<",
-    b">",
-    b"(",
-    b"()",
-    b"a@",
-    b"a@b,",
-    b"<a@b>",
-    b"a:b;",
-    b"=?",
-    b"=?utf-8?q?",
-    b" ",
-    b"\r\n ",
-    b"\xe4",
-    b"\0",
-]
 
 
 @pytest.mark.parametrize("unit", _UNITS)
-@pytest.mark.parametrize(
-    "field", [b"From", b"To", b"Subject", b"X-Own", b"Content-Type", b"Content-Disposition", b"References"]
-)
+@pytest.mark.parametrize("field", _FIELDS)
 def test_no_header_takes_longer_than_its_length(field: bytes, unit: bytes) -> None:
     _within_a_second(_HEAD + field + b": " + unit * (300_000 // len(unit)) + b"\r\n\r\nbody")
 
