@@ -21,8 +21,8 @@ _MAX_LENGTH: Final = 2048
 #: Not for flanker: it drops comments, which may be the name; it knows no groups and no routes; its blanks include
 #: octets above 127; and it cuts encoded words at specials that were left in them.
 _FOREIGN = re.compile(r"[^ -~]|[():;\[\]]|=\?")
-#: Of what the grammar takes for a domain, the part that is one.
-_DOMAIN = re.compile(r"[A-Za-z0-9._-]+\Z")
+#: Of what the grammar takes for an address, what is one: apostrophes around it are not.
+_ADDRESS = re.compile(r"(?!').*@[A-Za-z0-9._-]+\Z")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"')
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -37,7 +37,10 @@ def parse(view: str) -> list[tuple[str, str, str]] | None:
         elements = mailbox_or_url_list_parser.parse(view.strip(), lexer=lexer.clone())
     except (LexError, YaccError, SyntaxError):
         return None
-    if not all(isinstance(element, Mailbox) and _DOMAIN.match(element.domain) for element in elements):
+    if not all(
+        isinstance(element, Mailbox) and _ADDRESS.match(element.local_part + "@" + element.domain)
+        for element in elements
+    ):
         return None
     return [(_unquote(element.display_name), _unquote(element.local_part), element.domain) for element in elements]
 

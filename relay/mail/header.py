@@ -23,9 +23,10 @@ _PARAMETER_LINE = re.compile(
 )
 _FOLD = re.compile(r"\n([ \t]+)")
 _BLANK_LINE = re.compile(r"\n[ \t]+(?:\n|\Z)")
+_NOT_BLANK = re.compile(r"^[^ \t\r\n]|^[ \t\r]+[^ \t\r\n]", re.MULTILINE)
 _KNOWN_LINE = re.compile(
     r"^(?:from|to|cc|bcc|subject|date|sender|reply-to|message-id|mime-version|content-[a-z-]+|received|return-path|"
-    r"in-reply-to|references|delivered-to|list-[a-z-]+|x-[!-9;-~]+)[ \t]*:",
+    r"in-reply-to|references|delivered-to|list-[a-z-]+|x-[!-9;-~]+|(?:resend-)?idempotency-key)[ \t]*:",
     re.IGNORECASE | re.MULTILINE,
 )
 _NAMES = {
@@ -121,7 +122,7 @@ def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> Head:
         fields = _split(raw[start:stop].decode("latin-1").replace("\r\n", "\n"))
         if fields is not None:
             return Head(fields, body, True)
-    return _walk(raw[start:stop].decode("latin-1"), start, body, terminated=terminated)
+    return _Walk(raw[start:stop].decode("latin-1"), terminated=terminated).read(start, body)
 
 
 def unfold(blanks: str) -> str:
@@ -151,56 +152,87 @@ def _split(text: str) -> list[Field] | None:
     return fields
 
 
-def _walk(text: str, start: int, body: int, *, terminated: bool) -> Head:
+class _Walk:
     """The same line by line, tolerating what a block should not hold."""
-    known = 0
-    if terminated:
-        for match in _KNOWN_LINE.finditer(text):
-            known = match.start()
-    fields: list[Field] = []
-    clean = True
-    values: list[str] | None = None
-    name = ""
-    doubtful: int | None = None
-    position, size = 0, len(text)
-    lines = 0
 
-    def close() -> None:
-        if values is not None:
-            value = "".join(values).replace("\r", " ").strip(" \t")
-            fields.append(Field(name.lower(), name, value))
+    def __init__(self, text: str, *, terminated: bool) -> None:
+        self._text = text
+        self._fields: list[Field] = []
+        self._clean = True
+        #: The field that continuation lines belong to; None: what came before them is not kept.
+        self._name = ""
+        self._values: list[str] | None = None
+        #: Where the first of the last lines began that might be headers and might not.
+        self._doubtful: int | None = None
+        #: Where the next line after blank ones begins.
+        self._following = 0
+        #: Where the last header begins that is known beyond doubt, in a block that ends with an empty line.
+        self._last_known = 0
+        if terminated:
+            for match in _KNOWN_LINE.finditer(text):
+                self._last_known = match.start()
 
-    while position < size and len(fields) < MAX_FIELDS and lines < _MAX_LINES:
-        lines += 1
-        stop = text.find("\n", position) + 1 or size
-        line = text[position:stop].removesuffix("\n").removesuffix("\r")
+    def read(self, start: int, body: int) -> Head:
+        """The block that begins at `start` of the message; its body begins at `body`, unless a line ends it before."""
+        position, size = 0, len(self._text)
+        for _ in range(_MAX_LINES):
+            if position >= size or len(self._fields) >= MAX_FIELDS:
+                break
+            stop = self._text.find("\n", position) + 1 or size
+            ended = self._line(position, stop)
+            if ended is not None:
+                body = start + ended
+                break
+            position = stop
+        self._close()
+        return Head(self._fields, body, self._clean)
+
+    def _line(self, position: int, stop: int) -> int | None:
+        """Takes one line; where the body begins if the block ends here."""
+        line = self._text[position:stop].removesuffix("\n").removesuffix("\r")
         if not line.strip(" \t\r"):
-            clean = False
-            if known < stop:
-                body = start + stop
-                break
-        elif line[0] in " \t":
-            if values is not None:
+            self._clean = False
+            return None if self._block_goes_on(stop) else stop
+        if line[0] in " \t":
+            if self._values is not None:
                 rest = line.lstrip(" \t")
-                values.append(unfold(line[: len(line) - len(rest)]) + rest)
-        elif written := _FIELD_LINE.match(line):
-            close()
-            clean = clean and text[position + len(written[1])] == ":" and "\r" not in line
-            name, values, doubtful = written[1], [written[2]], None
-        else:
-            clean = False
-            if values is not None and name[:8].lower() == "content-" and _PARAMETER_LINE.match(line):
-                values.append(" " + line)
-                position = stop
-                continue
-            envelope = position == 0 and line.startswith(("From ", ">From "))
-            if not envelope and _DOUBTFUL_LINE.match(line):
-                doubtful = position if doubtful is None else doubtful
-            elif not envelope and known < stop:
-                body = start + (position if doubtful is None else doubtful)
-                break
-            close()
-            values = None
-        position = stop
-    close()
-    return Head(fields, body, clean)
+                self._values.append(unfold(line[: len(line) - len(rest)]) + rest)
+            return None
+        written = _FIELD_LINE.match(line)
+        if written is None:
+            return self._junk(line, position, stop)
+        self._close()
+        self._clean = self._clean and self._text[position + len(written[1])] == ":" and "\r" not in line
+        self._name, self._values, self._doubtful = written[1], [written[2]], None
+        return None
+
+    def _junk(self, line: str, position: int, stop: int) -> int | None:
+        self._clean = False
+        if self._values is not None and self._name[:8].lower() == "content-" and _PARAMETER_LINE.match(line):
+            self._values.append(" " + line)
+            return None
+        if position > 0 or not line.startswith(("From ", ">From ")):
+            begin = position if self._doubtful is None else self._doubtful
+            if _DOUBTFUL_LINE.match(line):
+                self._doubtful = begin
+            elif self._last_known < stop:
+                return begin
+        self._close()
+        self._values = None
+        return None
+
+    def _block_goes_on(self, stop: int) -> bool:
+        """Whether the next line that isn't blank is a known header, or the empty line that ends the block.
+
+        A run of blank lines is read once.
+        """
+        if self._following < stop:
+            found = _NOT_BLANK.search(self._text, stop)
+            self._following = found.start() if found else len(self._text)
+        return self._following == len(self._text) or _KNOWN_LINE.match(self._text, self._following) is not None
+
+    def _close(self) -> None:
+        if self._values is not None:
+            value = "".join(self._values).replace("\r", " ").strip(" \t")
+            self._fields.append(Field(self._name.lower(), self._name, value))
+            self._values = None

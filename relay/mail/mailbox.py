@@ -11,7 +11,8 @@ from relay.address import MAX_ADDRESS_LENGTH, BadAddress, normalise
 from relay.mail import charset, encodedword, flanker_address
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
-_ADDR_SPEC = rf"([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@([A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)*+\.?)"
+#: A local part that begins with an apostrophe is an address in single quotes.
+_ADDR_SPEC = rf"(?!')([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@([A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)*+\.?)"
 _ELEMENT = re.compile(
     rf'[ \t]*+(?:(?:"([^"\\]*+)"[ \t]*+|([{_ATEXT} \t.]*+))<{_ADDR_SPEC}>|{_ADDR_SPEC})[ \t]*+(?:[,;][ \t]*+|\Z)'
 )
@@ -300,6 +301,8 @@ def _glued(tokens: list[tuple[str, str]]) -> list[tuple[str, str, bool]]:
 def _addr_spec(text: str) -> Mailbox | None:
     """`local@domain` in what stands between angle brackets, or alone; None where there is none."""
     text = text.strip(" \t\r\n'")
+    if text.startswith(("[", "{")) and text.endswith(("]", "}")):
+        text = text[1:-1]
     if "(" in text and not text.startswith('"'):
         text = _COMMENT.sub("", text)
     if text.startswith("@") and ":" in text:

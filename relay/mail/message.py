@@ -31,7 +31,7 @@ class Message:
     #: Which headers, and in what form: contract section 3, "A row that can be sent".
     headers: Mapping[str, str] = field(default_factory=dict)
     attachments: tuple[StoredAttachment, ...] = ()
-    #: Without the angle brackets' white space; None when the message has none. Only for deduplication; never stored.
+    #: As written, without white space; None when the message has none. Only for deduplication; never stored.
     message_id: str | None = None
     #: From Idempotency-Key, X-OpenSend-Idempotency-Key or Resend-Idempotency-Key, 1-256 characters.
     idempotency_key: str | None = None
@@ -39,7 +39,8 @@ class Message:
     tags: tuple[tuple[str, str], ...] = ()
     #: Names of the headers that did not fit among those that SES takes; logged, never their values.
     dropped_headers: tuple[str, ...] = ()
-    #: Which parser served, and why the other did not: `flanker`, or `fallback:<cause>`. For the metric.
+    #: Who read the structure, for the metric: `shortcut` where there was none to read, `flanker`, or `fallback:<cause>`
+    #: with a cause of boundary, charset, limits, malformed, size, structure (docs/mime.md).
     parser: str = "flanker"
 
 
