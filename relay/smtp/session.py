@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum, auto
 from typing import ClassVar
 
@@ -310,7 +309,7 @@ class Session:
             return replies.MAIL_FIRST
         if transaction.body is not None:
             return replies.CHUNKING_BEGUN
-        if not transaction.recipients:
+        if not transaction.recipient_count:
             return replies.RCPT_FIRST
         self.expects = Expects.DATA
         self.sink = transaction.open_body()
@@ -349,7 +348,7 @@ class Session:
         transaction = self._transaction
         if transaction is None:
             return self._counted(replies.MAIL_FIRST)
-        if not transaction.recipients:
+        if not transaction.recipient_count:
             return self._counted(replies.RCPT_FIRST)
         if self._chunk_is_last:
             refusal = transaction.refusal
@@ -367,7 +366,8 @@ class Session:
         """The message is answered, one way or the other."""
         transaction = self._transaction
         if transaction is not None:
-            verdict = replace(verdict, size=transaction.size, recipients=len(transaction.recipients))
+            measures = transaction.size, transaction.recipient_count
+            verdict = Verdict(verdict.reply, verdict.outcome, verdict.email_id, verdict.stored, *measures)
         self.verdict = verdict
         self._end_transaction()
         return verdict.reply

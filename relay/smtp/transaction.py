@@ -47,6 +47,11 @@ class Transaction:
         return tuple(self._recipients.values())
 
     @property
+    def recipient_count(self) -> int:
+        """How many they are."""
+        return len(self._recipients)
+
+    @property
     def size(self) -> int:
         """Octets of data so far."""
         return 0 if self.body is None else self.body.size
