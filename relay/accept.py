@@ -130,7 +130,7 @@ class Acceptor:
             fresh = everyone if not holders else everyone.only(set(mailboxes) - holders.keys())
             if not fresh.mailboxes():
                 attempt.release()
-                return _repeated(min(holders.values(), key=lambda holder: holder.since_ms).email_id)
+                return _repeated(max(holders.values(), key=lambda holder: holder.age_ms).email_id)
             return self._insert(attempt, message, fresh, login.key.user_id, ids, idempotent=not holders)
         except Unavailable as unavailable:
             if not unavailable.unclear:
@@ -180,8 +180,8 @@ class Acceptor:
             stored = self._store.rows_exist({holder.email_id for holder in open_questions.values()})
             settled |= {box: holder for box, holder in open_questions.items() if holder.email_id in stored}
             open_questions = {box: holder for box, holder in open_questions.items() if holder.email_id not in stored}
-            overdue = (time.time() - self._options.lease_seconds) * 1000
-            stale = {box: holder for box, holder in open_questions.items() if holder.since_ms < overdue}
+            lease_ms = self._options.lease_seconds * 1000
+            stale = {box: holder for box, holder in open_questions.items() if holder.age_ms > lease_ms}
             if stale:
                 taken_first = attempt.take_over(stale)
                 open_questions = {box: h for box, h in open_questions.items() if box not in stale} | taken_first

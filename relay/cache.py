@@ -33,7 +33,10 @@ local function take(key, field, id, seconds, stale)
   local value = redis.call('HGET', key, field)
   if value then
     local holder, since = string.match(value, '^(.*):(%d+)$')
-    if holder and holder ~= id and holder ~= stale and tonumber(since) + seconds * 1000 > now then return value end
+    if holder and holder ~= id and holder ~= stale and tonumber(since) + seconds * 1000 > now then
+      -- A claim from the future is from before the clock was put back: how long before, nobody knows.
+      return holder .. ':' .. string.format('%d', math.abs(now - tonumber(since)))
+    end
     if holder == id then return nil end
   end
   redis.call('HSET', key, field, id .. ':' .. string.format('%d', now))
@@ -47,7 +50,7 @@ _SCREEN = Script(
 -- KEYS: shared key entry, its domain, unknown key, list marker, claim or '', intents
 -- ARGV: user, prefix of entries, prefix of buckets, email id, seconds of a claim, n, n digests, ids for intents
 -- Returns those three entries, then recipients that aren't known to be clear, then those that others have claimed, each
--- as (position, what there is): a reason, '?' unknown, '+' on the list.
+-- as (position, what there is): a reason, '?' unknown, '+' on the list; "<email id>:<age in ms>".
 local found = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
 local marker, states, held, suppressed = false, {}, {}, false
 local n = tonumber(ARGV[6])
@@ -178,6 +181,11 @@ class Cache:
     def store_key(self, token_hash: str, record: KeyRecord) -> None:
         """Remembers a key, in OpenSend's own form."""
         self.link.post(key_commands(token_hash, record))
+
+    def forget_keys(self, token_hashes: Collection[str]) -> None:
+        """Knows nothing about these keys any more."""
+        if token_hashes:
+            self.link.post([("DEL", *(name for token_hash in token_hashes for name in _key_names(token_hash)[:2]))])
 
     def store_unknown_key(self, token_hash: str) -> None:
         """Remembers that there is no such key."""
@@ -316,6 +324,6 @@ def _claim_key(claim: Claim) -> bytes:
 def _holders(recipients: Sequence[str], held: Sequence[Any]) -> dict[str, Holder]:
     holders = {}
     for position, value in zip(held[::2], held[1::2], strict=True):
-        email_id, _, since = value.decode().rpartition(":")
-        holders[recipients[position - 1]] = Holder(email_id, int(since))
+        email_id, _, age = value.decode().rpartition(":")
+        holders[recipients[position - 1]] = Holder(email_id, int(age))
     return holders

@@ -9,10 +9,13 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has claimed a recipient already: the row that the recipient is in, or will be, and since when (unix ms)."""
+    """Who has claimed a recipient already: the row that the recipient is in, or will be, and for how long.
+
+    `age_ms` is by Redis's clock alone, as of its answer: the clocks of two machines need not agree.
+    """
 
     email_id: str
-    since_ms: int
+    age_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 How old an answer can be. A key: revoked in OpenSend's dashboard, which deletes the shared entry, it ends with the next
 message; deleted in Postgres alone, within a minute. Who asks just while it is being deleted can bring the entry back,
-for a minute at most. A suppression that is added counts at once (the INSERT looks again); one that is removed counts
-within a minute. An address or a key of one user never answers for another's: the user is part of every key.
+for some two seconds: what was written back is compared with Postgres once more. A suppression that is added counts at
+once (the INSERT looks again); one that is removed counts within a minute. An address or a key of one user never answers
+for another's: the user is part of every key.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from relay.cache import Cache
 from relay.claims import Claim, Holder
 from relay.errors import Unavailable
 from relay.records import ApiKey
-from relay.store import Store
+from relay.store import KeyRecord, Store
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -29,6 +30,8 @@ _log = structlog.get_logger(__name__)
 #: How often last_used_at of one key is written, and how long uses are gathered before, in seconds.
 _TOUCH_INTERVAL: Final = 60.0
 _TOUCH_DELAY: Final = 1.0
+#: How long after a key was written to the shared cache it is looked up again; seconds.
+_SECOND_LOOK_DELAY: Final = 1.0
 #: Beyond this many keys the oldest uses are forgotten; SQL knows them anyway.
 _MAX_TOUCHED: Final = 10_000
 
@@ -56,6 +59,7 @@ class Lookups:
         self._cache = cache
         self._flights: dict[Hashable, AsyncResult[Any]] = {}
         self._uses = _KeyUses(store)
+        self._write_backs = _WriteBacks(store, cache)
 
     def api_key(self, token_hash: str) -> ApiKey | None:
         """The key for AUTH, or None: unknown, or without a user."""
@@ -130,7 +134,7 @@ class Lookups:
             if record is None:
                 self._cache.store_unknown_key(token_hash)
                 return None
-            self._cache.store_key(token_hash, record)
+            self._write_backs.write(token_hash, record)
             return record.key
 
         return self._once(("key", token_hash), fetch)
@@ -152,6 +156,38 @@ class Lookups:
             return answer
         finally:
             del self._flights[name]
+
+
+class _WriteBacks:
+    """Writes keys to the shared cache, and looks at each a second time.
+
+    Somebody may revoke a key between our SELECT and our SET: then the entry that OpenSend deletes is not there yet, and
+    ours would last its full time. What changed in between is seen by a SELECT after the SET.
+    """
+
+    def __init__(self, store: Store, cache: Cache) -> None:
+        self._store = store
+        self._cache = cache
+        self._written: dict[str, KeyRecord] = {}
+
+    def write(self, token_hash: str, record: KeyRecord) -> None:
+        if not self._cache.link.up:
+            return
+        self._cache.store_key(token_hash, record)
+        if not self._written:
+            gevent.spawn_later(_SECOND_LOOK_DELAY, self._look_again)
+        self._written[token_hash] = record
+
+    def _look_again(self) -> None:
+        written, self._written = self._written, {}
+        try:
+            now = self._store.find_api_keys(written.keys())
+        except Unavailable:
+            now = {}  # whoever asks next will ask Postgres
+        changed = [token_hash for token_hash, record in written.items() if now.get(token_hash) != record]
+        if changed:
+            _log.info("keys_changed_while_cached", keys=len(changed))
+            self._cache.forget_keys(changed)
 
 
 class _KeyUses:

@@ -67,10 +67,14 @@ class Store:
     def find_api_key(self, token_hash: str) -> KeyRecord | None:
         """The key with this lower-case hex SHA-256, or None: no such row, or one without a user."""
 
-        def select(cursor: Any) -> KeyRecord | None:
-            cursor.execute(f"{KEY_COLUMNS} AND k.token_hash = %s", (token_hash,))
-            row = cursor.fetchone()
-            return None if row is None else key_record(row)
+        return self.find_api_keys([token_hash]).get(token_hash)
+
+    def find_api_keys(self, token_hashes: Collection[str]) -> dict[str, KeyRecord]:
+        """Those of these keys that exist and have a user, by their hashes."""
+
+        def select(cursor: Any) -> dict[str, KeyRecord]:
+            cursor.execute(f"{KEY_COLUMNS} AND k.token_hash = ANY (%s)", (list(token_hashes),))
+            return {row[0]: key_record(row) for row in cursor}
 
         return self._use(select)
 
