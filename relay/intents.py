@@ -48,6 +48,10 @@ class Intents:
         """Forgets rows whose job SQS has taken. Never blocks; when it gets lost, the sweep publishes once more."""
         self._link.post([("ZREM", INTENTS_KEY, *ids)])
 
+    def settle(self) -> None:
+        """Returns when what was dropped so far is dropped in Redis. Raises Silent."""
+        self._link.call("PING")  # commands are carried out in their order
+
     def older_than(self, seconds: float, *, skip: int, limit: int) -> list[tuple[str, float]]:
         """Rows noted at least that long ago, with their age in seconds, oldest first."""
         now = self.now_ms()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -33,9 +34,9 @@ BATCH_SIZE: Final = 10
 _MAX_CORRELATION_ID: Final = 256
 #: Attempts for a job that the queue refuses alone, before it is left to the sweep.
 _ATTEMPTS: Final = 4
-#: Seconds to wait after a failure: the first time, and at most.
+#: Seconds to wait after a failure: the first time, and at most. Once the queue is back, jobs are later by no more.
 _FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 15.0
+_LONGEST_PAUSE: Final = 4.0
 #: And while the process waits for its end.
 _LAST_PAUSE: Final = 0.1
 
@@ -156,6 +157,9 @@ class Publisher:
         self._wake.set()
         self._idle.wait(timeout=deadline)
         left = len(self._waiting) + self._in_flight
+        # Else a sweep would find the last intents, and publish their jobs once more.
+        with contextlib.suppress(Silent):
+            self._intents.settle()
         gevent.killall(self._greenlets)
         if self._queue is not None:
             self._queue.close()

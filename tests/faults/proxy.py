@@ -169,8 +169,8 @@ class Proxy:
                 self._pump(from_client, to_server, to_client, upstream=True),
                 self._pump(from_server, to_client, to_server, upstream=False),
             )
-        except OSError:
-            # The server is not there, or one side cut the connection: so does the other.
+        except (OSError, asyncio.CancelledError):
+            # The server is not there, or one side cut the connection: so does the other. Or the proxy itself ends.
             _reset(to_client)
         finally:
             for writer in (to_client, to_server):
