@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
@@ -94,22 +94,11 @@ def _audit_mail(mail: Mail, rows: list[tuple[str, list[str]]], books: Books) -> 
         books.duplicates += [f"{mail.number}: {person}" for person, count in reached.items() if count > 1]
 
 
-def empty_queue(client: Any, queue_url: str) -> list[str]:
-    """Takes every job out of a queue; their email ids. `client`: boto3's."""
-    found: list[str] = []
-    empty_answers = 0
-    while empty_answers < 3:
-        messages = client.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10, VisibilityTimeout=600).get(
-            "Messages", []
-        )
-        empty_answers = 0 if messages else empty_answers + 1
-        if messages:
-            found += [orjson.loads(message["Body"])["emailId"] for message in messages]
-            client.delete_message_batch(
-                QueueUrl=queue_url,
-                Entries=[
-                    {"Id": str(index), "ReceiptHandle": message["ReceiptHandle"]}
-                    for index, message in enumerate(messages)
-                ],
-            )
-    return found
+def published(endpoint: str) -> list[str]:
+    """Email ids of all jobs that moto's server ever took, in one call. Raises OSError while it is away.
+
+    A receiver would be right, too, but moto needs hours for thousands of messages.
+    """
+    with urllib.request.urlopen(f"{endpoint}/moto-api/data.json", timeout=30) as answer:
+        messages = orjson.loads(answer.read()).get("sqs", {}).get("Message", [])
+    return [orjson.loads(message["body"])["emailId"] for message in messages]

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from tests.faults.load import Attempt, Conversation, Fate, Lost, Mail, make_mail, plain
 from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage, wait_until
@@ -159,9 +157,10 @@ def _jobs_arrive(ground: Ground) -> bool:
     _, attempt = ground.send()
     until = time.monotonic() + 2.0
     while time.monotonic() < until:
-        with contextlib.suppress(BotoCoreError, ClientError):
-            if attempt.email_id in ground.stage.collect_jobs():
+        with contextlib.suppress(OSError):
+            if attempt.email_id in ground.stage.jobs():
                 return True
+        time.sleep(0.1)
     return False
 
 

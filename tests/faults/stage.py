@@ -20,7 +20,7 @@ import psutil
 
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, execute
 from scripts.services import Postgres, Relay, ServiceFailed, Sqs, Valkey, start_together
-from tests.faults.ledger import Books, audit, empty_queue
+from tests.faults.ledger import Books, audit, published
 from tests.faults.load import Conversation, Lost, Mail
 from tests.faults.proxy import Proxy
 
@@ -40,8 +40,7 @@ class Stage:
         self.postgres = Postgres(directory / "postgres", durable=False)
         self.valkey = Valkey(directory / "valkey", settings=("--dir", str(directory / "valkey" / "data")))
         self.sqs = Sqs(directory / "sqs")
-        #: Email ids of the jobs that were taken out of the queue.
-        self.jobs: list[str] = []
+        self._jobs_before_restart: list[str] = []
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -132,13 +131,21 @@ class Stage:
     def audit(self, mails: Sequence[Mail]) -> Books:
         """Sweeps, empties the queue, and compares. The relay may run on."""
         self.sweep()
-        self.collect_jobs()
-        return audit(mails, self.database_url, self.jobs)
+        return audit(mails, self.database_url, self.jobs())
 
-    def collect_jobs(self) -> list[str]:
-        """Moves what is in the queue to `jobs`, which is what it returns."""
-        self.jobs += empty_queue(self.sqs.client(), self.queue_url)
-        return self.jobs
+    def jobs(self) -> list[str]:
+        """Email ids of all jobs that the queue ever took. Raises OSError while it is away."""
+        return [*self._jobs_before_restart, *published(self.sqs.endpoint)]
+
+    def kill_queue(self) -> None:
+        """SIGKILL. moto keeps nothing, so what it had is noted; its queue is gone too until `start_queue`."""
+        self._jobs_before_restart = self.jobs()
+        self.sqs.kill()
+
+    def start_queue(self) -> None:
+        """Brings the queue back, under the same URL."""
+        self.sqs.start()
+        self.sqs.create_queue("jobs")
 
     def sweep(self) -> None:
         """One round of the relay's sweep that does not wait for intents to be half a minute old.

@@ -434,14 +434,11 @@ def _error(status: str, code: str) -> bytes:
 
 @contextlib.contextmanager
 def _sqs_restarted(stage: Stage) -> Iterator[None]:
-    """moto keeps nothing: the queue is gone, too, until somebody makes it again."""
-    stage.collect_jobs()
-    stage.sqs.kill()
+    stage.kill_queue()
     try:
         yield
     finally:
-        stage.sqs.start()
-        stage.sqs.create_queue("jobs")
+        stage.start_queue()
 
 
 QUEUE: Final = (
