@@ -65,7 +65,7 @@ class _Collector:
         for child in part.children:
             below = self.bodies(child)
             if alternative:
-                found = _Bodies(below.text or found.text, below.html or found.html)
+                found = _Bodies(_later(found.text, below.text), _later(found.html, below.html))
             else:
                 found.text += below.text
                 found.html += below.html
@@ -138,6 +138,11 @@ class _Collector:
             octets = transfer.decode(self._raw[part.body : min(part.end, part.body + _HEAD_OCTETS)], encoding)
             head = header.read(octets, 0, len(octets))
         return encodedword.decode(head.first("subject"))
+
+
+def _later(earlier: list[str], later: list[str]) -> list[str]:
+    """Of two alternatives the later one, unless it is blank and the earlier one isn't."""
+    return later if not earlier or any(not text.isspace() for text in later) else earlier
 
 
 def _encoding(part: Part) -> str:

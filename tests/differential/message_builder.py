@@ -104,6 +104,10 @@ class Expected:
     files: list[File | Forwarded] = field(default_factory=list)
 
 
+def _last(earlier: list[str], later: list[str]) -> list[str]:
+    return later if "".join(later).strip() or not "".join(earlier) else earlier
+
+
 def expected(node: Node) -> Expected:
     """What should be stored of a part."""
     found = Expected()
@@ -113,7 +117,7 @@ def expected(node: Node) -> Expected:
         for below in map(expected, node.children):
             found.files += below.files
             if node.subtype == "alternative":
-                found.text, found.html = below.text or found.text, below.html or found.html
+                found.text, found.html = _last(found.text, below.text), _last(found.html, below.html)
             else:
                 found.text += below.text
                 found.html += below.html
