@@ -10,6 +10,7 @@ from psycogreen.gevent import patch_psycopg
 
 patch_psycopg()
 
+import contextlib
 import json
 import socket
 import sys
@@ -52,8 +53,11 @@ def serve(descriptor: int) -> int:
         acceptor = _acceptor(Settings.from_json(settings))
         answering = BoundedSemaphore(1)
         while True:
-            length, descriptors, _, _ = socket.recv_fds(channel, LENGTH_OCTETS, 1)
-            head = receive_exactly(channel, int.from_bytes(length, "big")) if length else None
+            try:
+                length, descriptors, _, _ = socket.recv_fds(channel, LENGTH_OCTETS, 1)
+                head = receive_exactly(channel, int.from_bytes(length, "big")) if length else None
+            except ConnectionError:
+                head = None  # the parent was killed, which is an end as good as any
             if head is None:
                 return 0
             gevent.spawn(_answer, channel, answering, acceptor, json.loads(head), Body.from_file(descriptors[0]))
@@ -72,7 +76,8 @@ def _answer(
     channel: socket.socket, answering: BoundedSemaphore, acceptor: Acceptor, head: dict[str, Any], body: Body
 ) -> None:
     verdict = _accept(acceptor, head, body)
-    with answering:
+    # Without a parent there is nobody to tell, and the loop above will hear of it.
+    with answering, contextlib.suppress(ConnectionError):
         send_message(channel, json.dumps({"number": head["number"], **asdict(verdict)}).encode("ascii"))
 
 
