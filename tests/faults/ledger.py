@@ -25,8 +25,10 @@ class Books:
     jobs: int = 0
     #: A 250 whose row is not there, and recipients of a message answered by 250 who are in no row.
     lost: list[str] = field(default_factory=list)
-    #: Recipients who would get a message more than once.
+    #: Recipients who would get a message more than once, though it has an idempotency key.
     duplicates: list[str] = field(default_factory=list)
+    #: The same of messages that only their Message-ID makes known, which takes a Redis that forgets nothing.
+    copies: list[str] = field(default_factory=list)
     #: Rows of messages that no client saw a 250 for, but which the relay may have stored as far as the client knows.
     rows_without_250: int = 0
     #: The same, where the client was told for certain that there is none.
@@ -39,10 +41,11 @@ class Books:
     #: Messages that were never answered by 250 though their clients kept trying.
     never_accepted: int = 0
 
-    def check(self, *, exactly_one_job: bool = False) -> None:
-        """Raises AssertionError where a promise was broken."""
+    def check(self, *, exactly_one_job: bool = False, redis_forgot: bool = False) -> None:
+        """Raises AssertionError where a promise was broken. `redis_forgot`: what it held was lost on the way."""
         assert not self.lost, self
         assert not self.duplicates, self
+        assert redis_forgot or not self.copies, self
         assert not self.unexplained, self
         assert not self.rows_without_job, self
         assert not self.jobs_without_row, self
@@ -91,7 +94,8 @@ def _audit_mail(mail: Mail, rows: list[tuple[str, list[str]]], books: Books) -> 
     else:
         books.never_accepted += 1
     if mail.recognisable:
-        books.duplicates += [f"{mail.number}: {person}" for person, count in reached.items() if count > 1]
+        repeated = [f"{mail.number}: {person}" for person, count in reached.items() if count > 1]
+        (books.duplicates if mail.keyed else books.copies).extend(repeated)
 
 
 def published(endpoint: str) -> list[str]:

@@ -45,8 +45,19 @@ class Seen:
     connections: int = 0
     lasted: float = 0.0
 
+    def add(self, other: Seen) -> None:
+        """Takes in another time that the same fault happened; of times, the longest counts."""
+        self.replies += other.replies
+        self.auth_replies += other.auth_replies
+        self.slowest = max(self.slowest, other.slowest)
+        self.slowest_auth = max(self.slowest_auth, other.slowest_auth)
+        self.healed = max(self.healed, other.healed)
+        self.connections += other.connections
+        self.lasted += other.lasted
+
     @property
     def connections_a_second(self) -> float:
+        """Over the time that the fault lasted, or a second."""
         return self.connections / max(self.lasted, 1.0)
 
 

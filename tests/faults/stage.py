@@ -128,9 +128,9 @@ class Stage:
 
     # What came of it
 
-    def audit(self, mails: Sequence[Mail]) -> Books:
-        """Sweeps, empties the queue, and compares. The relay may run on."""
-        self.sweep()
+    def audit(self, mails: Sequence[Mail], *, remind: bool = False) -> Books:
+        """Sweeps, and compares. The relay may run on. `remind`: see `sweep`."""
+        self.sweep(remind=remind)
         return audit(mails, self.database_url, self.jobs())
 
     def jobs(self) -> list[str]:
@@ -147,15 +147,17 @@ class Stage:
         self.sqs.start()
         self.sqs.create_queue("jobs")
 
-    def sweep(self) -> None:
+    def sweep(self, *, remind: bool = False) -> None:
         """One round of the relay's sweep that does not wait for intents to be half a minute old.
 
-        A little later than the last reply: what a publisher has in hand is not forgotten.
+        A little later than the last reply: what a publisher has in hand is not forgotten. `remind`: with the second
+        net, too, which asks Postgres alone; it does not wait for rows to be a quarter of an hour old.
         """
         time.sleep(2.0)
         environment = {
             **os.environ,
             **self._environment_of_sweep(),
+            "SWEEP_REMIND": "yes" if remind else "",
             "PYTHONPATH": str(ROOT),
         }
         subprocess.run([sys.executable, "-m", "tests.faults.sweep_once"], check=True, env=environment, cwd=ROOT)

@@ -7,6 +7,7 @@ monkey.patch_all()
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
 import os
+from datetime import timedelta
 
 from psycogreen.gevent import patch_psycopg
 
@@ -34,6 +35,10 @@ def main() -> None:
     sweep.forgotten_after = 0.0
     while sweep.publish_forgotten():
         gevent.sleep(0)
+    if os.environ["SWEEP_REMIND"]:
+        sweep.overdue_after = timedelta(0)
+        sweep.reminders_per_second = 1000.0
+        sweep.remind()
     store.close()
     gevent.sleep(0.1)  # what was posted has left
     cache.close()

@@ -1,0 +1,145 @@
+"""`./scripts/soak`: the long forms of tests/faults. Breaks things for a while, and says in figures what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from scripts.services import ServiceFailed
+from tests.faults.kills import kill_at_random
+from tests.faults.ledger import Books
+from tests.faults.outages import Ground, Seen
+from tests.faults.restarts import restart_servers
+from tests.faults.stage import Stage
+from tests.faults.table import POSTGRES, QUEUE, REDIS
+
+PARTS: Final = ("kills", "servers", "outages")
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 0 every promise held, 1 one did not."""
+    options = _options(arguments)
+    parts: dict[str, Callable[[argparse.Namespace, Path], None]] = {
+        "kills": _kills,
+        "servers": _servers,
+        "outages": _outages,
+    }
+    began = time.monotonic()
+    broken = []
+    for name in options.only or PARTS:
+        with tempfile.TemporaryDirectory(prefix="soak-") as directory:
+            os.chmod(directory, 0o755)  # noqa: S103 - Postgres may have to be another user
+            try:
+                parts[name](options, Path(directory))
+            except AssertionError as error:
+                broken.append(name)
+                print(f"\nBROKEN: {name}: {error}", flush=True)
+            except ServiceFailed as error:
+                print(error, file=sys.stderr)
+                return 1
+    print(f"\n{time.monotonic() - began:.0f} s, load average {os.getloadavg()[0]:.1f}")
+    return 1 if broken else 0
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="./scripts/soak",
+        description="The long forms of tests/faults: kills the relay and its servers under load, lets every fault of"
+        " the table befall them, and prints what came of it as Markdown. About half an hour with the defaults.",
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"just these: {', '.join(PARTS)}")
+    parser.add_argument("--kills", type=int, default=200, help="kill -9 of the relay, so many times (200)")
+    parser.add_argument("--restarts", type=int, default=20, help="kill -9 of each server, so many times (20)")
+    parser.add_argument("--queue-away", type=float, default=60.0, help="seconds that the queue is away (60)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each fault of the table happens (3)")
+    parser.add_argument("--clients", type=int, default=8, help="clients that send at a time (8)")
+    parser.add_argument("--seconds", type=float, default=900.0, help="at most for each part (900)")
+    parser.add_argument("--seed", type=int, default=1, help="of the random choices")
+    return parser.parse_args(arguments)
+
+
+def _kills(options: argparse.Namespace, directory: Path) -> None:
+    with Stage(directory, WEB_CONCURRENCY="2") as stage:
+        outcome = kill_at_random(
+            stage, options.kills, seed=options.seed, clients=options.clients, seconds=options.seconds
+        )
+        _print_books("kill -9 of the relay", outcome.books, outcome.seconds)
+        print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")
+        print(f"| attempts, by their end | {_counts(outcome.fates)} |", flush=True)
+        outcome.books.check()
+        stage.check_log()
+
+
+def _servers(options: argparse.Namespace, directory: Path) -> None:
+    with Stage(directory, WEB_CONCURRENCY="2") as stage:
+        outcome = restart_servers(
+            stage, options.restarts, queue_away=options.queue_away, clients=options.clients, seconds=options.seconds
+        )
+        _print_books("kill -9 of the servers", outcome.books, outcome.seconds)
+        print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")
+        print(f"| attempts, by their end | {_counts(outcome.fates)} |", flush=True)
+        outcome.books.check(redis_forgot=True)
+        stage.check_log()
+
+
+def _outages(options: argparse.Namespace, directory: Path) -> None:
+    began = time.monotonic()
+    with Stage(directory) as stage:
+        ground = Ground(stage)
+        pid = stage.relay.pid
+        print("\n| server | fault | message | slowest | AUTH | slowest | heals in | connections a second |")
+        print("|---|---|---|---|---|---|---|---|")
+        for fault in (*POSTGRES, *REDIS, *QUEUE):
+            total = Seen()
+            for _ in range(options.rounds):
+                if time.monotonic() - began < options.seconds:
+                    total.add(ground.observe(fault))
+            if not total.replies:
+                break
+            cells = (
+                fault.server,
+                fault.name,
+                _replies(total.replies),
+                f"{total.slowest:.2f} s",
+                _replies(total.auth_replies),
+                f"{total.slowest_auth:.2f} s",
+                f"{total.healed:.2f} s",
+                f"{total.connections_a_second:.1f}",
+            )
+            print(f"| {' | '.join(cells)} |", flush=True)
+            assert total.replies.keys() <= fault.mail, total
+            assert total.auth_replies.keys() <= fault.auth, total
+        assert (stage.relay.pid, stage.relay.running) == (pid, True)
+        books = stage.audit(ground.mails)
+        _print_books("all faults of the table", books, time.monotonic() - began)
+        books.check()
+        stage.check_log()
+
+
+def _print_books(title: str, books: Books, seconds: float) -> None:
+    print(f"\n| {title} | {seconds:.0f} s |\n|---|---|")
+    for field in dataclasses.fields(books):
+        value = getattr(books, field.name)
+        print(f"| {field.name.replace('_', ' ')} | {len(value) if isinstance(value, list) else value} |")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+def _replies(counts: dict[bytes, int]) -> str:
+    return ", ".join(f"{reply.decode()} ×{count}" for reply, count in sorted(counts.items()))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
