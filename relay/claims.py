@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Self
 
+from relay.values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class Holder:
     """Who has claimed a recipient already: the row that the recipient is in, or will be, and for how long.
 
@@ -18,7 +19,7 @@ class Holder:
     age_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claim:
     """One transaction's claim on the recipients of one message; `key` is what all transactions of that message share.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from relay.address import comparison_form, domain_of
@@ -11,12 +10,13 @@ from relay.mail import Fault, Message, Unusable
 from relay.records import ApiKey, EmailRow, RecipientRule
 from relay.smtp import replies
 from relay.smtp.replies import Reply
+from relay.values import value
 
 #: SES refuses a mail with more recipients than this, To, Cc and Bcc together; more of them become several rows.
 RECIPIENTS_PER_ROW: Final = 50
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Recipients:
     """Who receives a message, by header field; nobody is in two of them. Addresses in the stored form."""
 

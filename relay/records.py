@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
+from relay.values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class ApiKey:
     """One row of api_keys that may authenticate: it has a user.
 
@@ -20,7 +21,7 @@ class ApiKey:
     domain: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StoredAttachment:
     """One element of emails.attachments. `content` is Base64 without line breaks."""
 
@@ -30,7 +31,7 @@ class StoredAttachment:
     content_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EmailRow:
     """One row of emails, ready to insert. The id is made by us, so that an unclear commit can be looked up by it."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from relay.records import ApiKey, RecipientRule
 from relay.smtp.replies import Reply
 from relay.spool import Body
+from relay.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Login:
     """Who a connection belongs to after AUTH."""
 
@@ -19,7 +19,7 @@ class Login:
     key: ApiKey
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Submission:
     """A complete message with its envelope. The reverse-path is left out: SES makes its own."""
 
@@ -32,7 +32,7 @@ class Submission:
     connection_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Verdict:
     """What became of a submission."""
 
