@@ -290,7 +290,7 @@ def _encoded(octets: bytes, encoding: str) -> bytes:
     if encoding == "base64-long":
         return base64.b64encode(octets)
     if encoding == "quoted-printable":
-        if CRLF in octets and b"\r" not in octets.replace(CRLF, b""):
+        if CRLF in octets and not set(octets.replace(CRLF, b"")) & set(CRLF):
             return quopri.encodestring(octets.replace(CRLF, b"\n")).replace(b"\n", CRLF)
         # Octets that aren't lines: every line end is part of the content, so it is written as an escape.
         return b"=\r\n".join(
