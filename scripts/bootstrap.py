@@ -74,7 +74,7 @@ def _install() -> None:
     with log_path.open("w", encoding="utf-8") as log:
         _run([base, "-m", "venv", "--clear", str(VENV)], log_path, log, total)
         _run([*pip, "install", "--require-hashes", "-r", str(REQUIREMENTS)], log_path, log, total)
-        # flanker writes tables beside its code when it is first imported, and two processes at once would trip over that
+        # flanker writes tables beside its code at its first import, and two processes at once would trip over that
         _run([str(VENV / "bin" / "python"), "-c", "import flanker.addresslib.address"], log_path, log, total)
     fresh = INSTALLED.with_suffix(".new")
     fresh.write_bytes(REQUIREMENTS.read_bytes())
