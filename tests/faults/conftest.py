@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.outages import Fault, Ground
-from tests.faults.stage import Stage
+from tests.faults.stage import Servers, Stage
 
 REPLY_SECONDS = 12.0
 HEAL_SECONDS = 20.0
-#: Connections a second that four clients who try again at once may cause.
-HERD = 25.0
+#: Connections a second that the relay may try to make, whose writers make two for each batch of messages at most.
+HERD = 80.0
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,20 @@ def befall(ground: Ground) -> Callable[[Fault], None]:
     return check
 
 
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Servers that no test breaks."""
+    with Servers(tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
+
+
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Callable[..., Stage]]:
-    """Sets a stage with the relay's settings given, for one test."""
+def stage(tmp_path: Path, servers: Servers) -> Iterator[Callable[..., Stage]]:
+    """Sets a stage with the relay's settings given, for one test; its servers are not the test's to break."""
     stages: list[Stage] = []
 
     def set_up(**settings: str) -> Stage:
-        stages.append(Stage(tmp_path / f"stage-{len(stages)}", **settings).__enter__())
+        stages.append(Stage(tmp_path / f"stage-{len(stages)}", servers, **settings).__enter__())
         return stages[-1]
 
     yield set_up

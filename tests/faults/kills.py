@@ -30,9 +30,19 @@ class Outcome:
 
 
 def kill_at_random(
-    stage: Stage, kills: int, *, seed: int = 1, clients: int = 8, seconds: float = 600.0, pause: float = 0.02
+    stage: Stage,
+    kills: int,
+    *,
+    seed: int = 1,
+    clients: int = 8,
+    seconds: float = 600.0,
+    pause: float = 0.02,
+    between: int = 20,
 ) -> Outcome:
-    """Kills so many times, but not after `seconds`; then lets the clients finish, and audits."""
+    """Kills so many times, but not after `seconds`; then lets the clients finish, and audits.
+
+    Between two kills at least one message is accepted, and up to `between` are waited for.
+    """
     chance = random.Random(seed)
     began = time.monotonic()
     outcome = Outcome(Books())
@@ -44,7 +54,7 @@ def kill_at_random(
             if _kill(stage, victim):
                 outcome.kills[victim] += 1
                 # A service that never gets up has nothing to lose.
-                _wait_for_more(load, chance.randint(1, 20))
+                _wait_for_more(load, chance.randint(1, between))
     outcome.books = stage.audit(load.mails)
     outcome.fates = load.fates()
     outcome.not_greeted = load.not_greeted

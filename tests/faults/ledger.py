@@ -41,7 +41,7 @@ class Books:
     #: Messages that were never answered by 250 though their clients kept trying.
     never_accepted: int = 0
 
-    def check(self, *, exactly_one_job: bool = False, redis_forgot: bool = False) -> None:
+    def check(self, *, redis_forgot: bool = False) -> None:
         """Raises AssertionError where a promise was broken. `redis_forgot`: what it held was lost on the way."""
         assert not self.lost, self
         assert not self.duplicates, self
@@ -50,8 +50,6 @@ class Books:
         assert not self.rows_without_job, self
         assert not self.jobs_without_row, self
         assert self.replies_250, self
-        if exactly_one_job:
-            assert self.further_jobs == 0, self
 
     def add(self, other: Books) -> None:
         """Takes the sum of both."""

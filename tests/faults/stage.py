@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from typing import Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import psutil
+import redis
 
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, execute
 from scripts.services import Postgres, Relay, ServiceFailed, Sqs, Valkey, start_together
@@ -30,29 +32,56 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 _ACCOUNT: Final = "relay"
 
 
-class Stage:
-    """The servers, their proxies, and a relay that knows the proxies alone."""
+class Servers:
+    """Postgres, Valkey and SQS, as a context manager."""
 
-    def __init__(self, directory: Path, **settings: str) -> None:
-        """`settings`: the relay's, beside those that name the servers."""
-        self.directory = directory
-        self._settings = settings
+    def __init__(self, directory: Path) -> None:
         self.postgres = Postgres(directory / "postgres", durable=False)
         self.valkey = Valkey(directory / "valkey", settings=("--dir", str(directory / "valkey" / "data")))
         self.sqs = Sqs(directory / "sqs")
+
+    def __enter__(self) -> Self:
+        (self.valkey.directory / "data").mkdir(parents=True)
+        start_together(self.postgres, self.valkey, self.sqs)
+        execute(self.postgres.url(), f"CREATE ROLE {_ACCOUNT} LOGIN PASSWORD 'relay'")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in (self.postgres, self.valkey, self.sqs):
+            server.stop()
+
+
+class Stage:
+    """A relay, and a proxy before each server: it knows the proxies alone."""
+
+    def __init__(self, directory: Path, servers: Servers | None = None, **settings: str) -> None:
+        """`servers`: those of others, which must be left whole; else the stage has its own. `settings`: the relay's,
+        beside those that name the servers."""
+        self.directory = directory
+        self._settings = settings
+        self._own = Servers(directory) if servers is None else None
+        made = servers or self._own
+        assert made is not None
+        self.postgres, self.valkey, self.sqs = made.postgres, made.valkey, made.sqs
+        self._queue_name = f"jobs-{uuid.uuid4().hex[:8]}"
+        #: Jobs of others, in a queue of others.
+        self._foreign_jobs: Counter[str] = Counter()
         self._jobs_before_restart: list[str] = []
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        (self.valkey.directory / "data").mkdir(parents=True)
         with contextlib.ExitStack() as closing:
-            start_together(self.postgres, self.valkey, self.sqs)
-            for server in (self.postgres, self.valkey, self.sqs):
-                closing.callback(server.stop)
+            if self._own is not None:
+                closing.enter_context(self._own)
+            with redis.Redis.from_url(self.valkey.url) as client:
+                client.flushall()
+            self._foreign_jobs = Counter(published(self.sqs.endpoint))
             self.database_url = create_database(self.postgres.url(), f"faults_{uuid.uuid4().hex[:8]}")
             apply_schema(self.database_url)
             self.key: NewApiKey = create_api_key(self.database_url)
-            self.queue_url = self.sqs.create_queue("jobs")
+            self.queue_url = self.sqs.create_queue(self._queue_name)
             self.postgres_proxy = closing.enter_context(Proxy(self.postgres.port))
             self.valkey_proxy = closing.enter_context(Proxy(self.valkey.port))
             self.sqs_proxy = closing.enter_context(Proxy(self.sqs.port))
@@ -82,7 +111,6 @@ class Stage:
         }
 
     def _account_url(self) -> str:
-        execute(self.postgres.url(), f"CREATE ROLE {_ACCOUNT} LOGIN PASSWORD 'relay'")
         execute(self.database_url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {_ACCOUNT}")
         parts = urlsplit(_through(self.database_url, self.postgres_proxy))
         return urlunsplit(parts._replace(netloc=f"{_ACCOUNT}:relay@{parts.netloc.rpartition('@')[2]}"))
@@ -135,7 +163,8 @@ class Stage:
 
     def jobs(self) -> list[str]:
         """Email ids of all jobs that the queue ever took. Raises OSError while it is away."""
-        return [*self._jobs_before_restart, *published(self.sqs.endpoint)]
+        ours = Counter(published(self.sqs.endpoint)) - self._foreign_jobs
+        return [*self._jobs_before_restart, *ours.elements()]
 
     def kill_queue(self) -> None:
         """SIGKILL. moto keeps nothing, so what it had is noted; its queue is gone too until `start_queue`."""
@@ -145,7 +174,7 @@ class Stage:
     def start_queue(self) -> None:
         """Brings the queue back, under the same URL."""
         self.sqs.start()
-        self.sqs.create_queue("jobs")
+        self.sqs.create_queue(self._queue_name)
 
     def sweep(self, *, remind: bool = False) -> None:
         """One round of the relay's sweep that does not wait for intents to be half a minute old.

@@ -107,7 +107,7 @@ def test_sigterm_in_a_tls_handshake(stage: SetUp, tmp_path: Path) -> None:
 
 def test_sigterm_under_load_loses_nothing_and_publishes_everything(stage: SetUp) -> None:
     ground = stage(WEB_CONCURRENCY="2")
-    with Load(ground.relay.port, ground.key.token, clients=8, patience=30) as load:
+    with Load(ground.relay.port, ground.key.token, clients=8, pause=0.05, patience=30) as load:
         wait_until(lambda: load.accepted() > 20, "mail flows")
         for _ in range(2):
             ground.relay.send_signal(signal.SIGTERM)
@@ -116,7 +116,7 @@ def test_sigterm_under_load_loses_nothing_and_publishes_everything(stage: SetUp)
             before = load.accepted()
             wait_until(lambda before=before: load.accepted() > before + 10, "mail flows again")  # type: ignore[misc]
     books = ground.audit(load.mails)
-    books.check(exactly_one_job=True)
+    books.check()
     # SIGTERM never leaves a client in doubt about a message.
     assert books.rows_without_250 == 0
     assert load.fates()[Fate.AFTER_DOT.value] == 0
@@ -134,8 +134,7 @@ def test_one_worker_after_the_other_is_replaced_and_no_connection_is_refused(sta
             before = load.accepted()
             wait_until(lambda before=before: load.accepted() > before + 32, "mail flows", seconds=60)  # type: ignore[misc]
     assert load.not_greeted["ConnectionRefusedError"] == 0, load.not_greeted
-    books = ground.audit(load.mails)
-    books.check(exactly_one_job=how == signal.SIGTERM)
+    ground.audit(load.mails).check()
     if how == signal.SIGTERM:
         assert load.fates()[Fate.AFTER_DOT.value] == 0
     ground.check_log()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -303,8 +304,6 @@ def test_a_refused_message_of_several_rows_leaves_its_session_fit_for_the_next(
 @pytest.fixture
 def make_row() -> Callable[[str], EmailRow]:
     def make(subject: str) -> EmailRow:
-        import uuid
-
         return EmailRow(
             id=str(uuid.uuid4()),
             user_id="user",

@@ -19,7 +19,7 @@ from scripts.services import free_port
 from tests.certificates import write_pair
 from tests.faults.load import Conversation, Fate, Lost, make_mail, plain, unverified
 from tests.faults.proxy import Proxy
-from tests.faults.stage import Stage, read_to_end, wait_until
+from tests.faults.stage import Servers, Stage, read_to_end, wait_until
 
 _RST = struct.pack("ii", 1, 0)
 
@@ -47,7 +47,7 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterator[Ground]:
     certificate, key = write_pair(tmp_path_factory.mktemp("tls"))
     metrics_port, tls_port = free_port(), free_port()
     settings = {
@@ -58,7 +58,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         "SMTP_RELAY_COMMAND_TIMEOUT_SECONDS": "5",
         "SMTP_RELAY_TLS_HANDSHAKE_SECONDS": "2",
     }
-    with Stage(tmp_path_factory.mktemp("stage"), **settings) as stage:
+    with Stage(tmp_path_factory.mktemp("stage"), servers, **settings) as stage:
         yield Ground(stage, metrics_port, tls_port)
         stage.check_log()
 
