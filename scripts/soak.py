@@ -16,9 +16,11 @@ from scripts.services import ServiceFailed
 from tests.faults.kills import kill_at_random
 from tests.faults.ledger import Books
 from tests.faults.outages import Ground, Seen
+from tests.faults.postgres_table import POSTGRES
+from tests.faults.queue_table import QUEUE
+from tests.faults.redis_table import REDIS
 from tests.faults.restarts import restart_servers
 from tests.faults.stage import Stage
-from tests.faults.table import POSTGRES, QUEUE, REDIS
 
 PARTS: Final = ("kills", "servers", "outages")
 

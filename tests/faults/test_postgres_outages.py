@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.outages import Fault
-from tests.faults.table import POSTGRES
+from tests.faults.postgres_table import POSTGRES
 
 
 @pytest.mark.parametrize("fault", POSTGRES, ids=lambda fault: fault.name)

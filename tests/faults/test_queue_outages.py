@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.outages import Fault
-from tests.faults.table import QUEUE
+from tests.faults.queue_table import QUEUE
 
 
 @pytest.mark.parametrize("fault", QUEUE, ids=lambda fault: fault.name)

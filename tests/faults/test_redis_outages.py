@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.outages import Fault
-from tests.faults.table import REDIS
+from tests.faults.redis_table import REDIS
 
 
 @pytest.mark.parametrize("fault", REDIS, ids=lambda fault: fault.name)
