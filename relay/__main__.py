@@ -66,6 +66,9 @@ def prepare(channel: socket.socket) -> None:
         complaint = tls.complaint(tls.CertificateStore(settings.tls_cert_path, settings.tls_key_path))
         if complaint:
             sys.stderr.write(f"warning: {complaint}\n")
+    if settings.web_concurrency > 1:
+        # flanker writes its grammar's tables beside itself at its first import, and two workers would do so at once.
+        import relay.mail  # noqa: F401
     supervisor.hand_over(
         channel,
         settings=settings.to_json(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 import threading
 import time
@@ -31,8 +30,6 @@ LIMIT: Final = 5.0
 #: Time limits of the libraries, in seconds: below LIMIT, so that they get to say what was wrong.
 _LIBRARY_LIMIT: Final = 4
 
-#: Descriptors that a worker needs besides its connections.
-_OTHER_DESCRIPTORS: Final = 64
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 _COLOURS: Final = {OK: "\x1b[32m", WARN: "\x1b[33m", FAIL: "\x1b[31m"}
@@ -58,7 +55,7 @@ def main() -> int:
     _print(
         Finding(OK, "settings", f"{settings.web_concurrency} worker(s), listening on {settings.host}:{settings.port}")
     )
-    findings = [*_certificate(settings), *_descriptors(settings), *_services(settings)]
+    findings = [*_certificate(settings), *_services(settings)]
     for finding in findings:
         _print(finding)
     return 1 if any(finding.level == FAIL for finding in findings) else 0
@@ -84,18 +81,6 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
         yield Finding(WARN, "certificate", wrong_dates)
     else:
         yield Finding(OK, "certificate", settings.tls_cert_path)
-
-
-def _descriptors(settings: Settings) -> Iterator[Finding]:
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = settings.max_connections + _OTHER_DESCRIPTORS
-    if allowed != resource.RLIM_INFINITY and allowed < needed:
-        text = (
-            f"a process may open {allowed} files: too few for SMTP_RELAY_MAX_CONNECTIONS of {settings.max_connections}"
-        )
-        yield Finding(WARN, "files", text)
-    else:
-        yield Finding(OK, "files", "enough for every connection")
 
 
 # What it reaches. All at the same time, each in a thread that is left behind when it hangs.

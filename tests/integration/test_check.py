@@ -133,7 +133,7 @@ def test_all_well(check: Callable[..., Result], queue_url: str, sqs: Sqs, tmp_pa
     )
     assert result.status == 0
     assert [line.split()[:2] for line in result.output.splitlines()] == [
-        ["ok", part] for part in ("settings", "certificate", "files", "database", "redis", "queue")
+        ["ok", part] for part in ("settings", "certificate", "database", "redis", "queue")
     ]
 
 
