@@ -68,7 +68,6 @@ def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule
     but the header's.
     """
     seen: set[str] = set()
-    in_envelope = {comparison_form(address) for address in envelope}
 
     def fresh(addresses: Iterable[str]) -> tuple[str, ...]:
         kept = []
@@ -80,6 +79,7 @@ def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule
         return tuple(kept)
 
     if rule is RecipientRule.ENVELOPE:
+        in_envelope = {comparison_form(address) for address in envelope}
         to, cc = fresh(_among(message.to, in_envelope)), fresh(_among(message.cc, in_envelope))
         return Recipients(to, cc, fresh(envelope))
     to, cc, bcc = fresh(message.to), fresh(message.cc), fresh(message.bcc)

@@ -7,7 +7,6 @@ answered by one packet (RFC 2920), and what the client sent before it closed its
 from __future__ import annotations
 
 import contextlib
-import math
 import ssl
 import time
 from collections.abc import Callable
@@ -23,11 +22,9 @@ from relay.smtp import replies
 from relay.smtp.framing import Flaw, Framing
 from relay.smtp.replies import Reply
 from relay.smtp.session import LINE_LIMIT, Expects, Session
+from relay.smtp.waits import WAITS, Overdue
 from relay.spool import NoRoom
 from relay.submission import Verdict
-
-#: What a deadline may be off.
-_NOTICEABLE_SECONDS = 0.01
 
 
 class Drain(BaseException):
@@ -110,8 +107,7 @@ class Connection:
         self._deadline = self._end_by
         self._in_data = False
         self._since_pause = 0
-        #: The timeout that the socket has; none yet.
-        self._allowed = math.inf
+        self._greenlet: Any = None
         self._secure = False
         #: Between commands with nothing buffered: the moment at which a `Drain` loses nothing.
         self.idle = False
@@ -119,7 +115,10 @@ class Connection:
     def run(self, *, implicit_tls: bool = False) -> None:
         """The whole connection; returns when the socket is closed. Raises nothing."""
         linger = False
+        self._greenlet = gevent.getcurrent()
+        WAITS.watch()
         try:
+            self._socket.settimeout(None)
             if implicit_tls:
                 self._start_tls()
             linger = self._converse()
@@ -201,18 +200,18 @@ class Connection:
 
     def _receive(self) -> bytes:
         self._flush()
-        now = time.monotonic()
-        if self._deadline <= now:
+        if self._deadline <= time.monotonic():
             raise _Ended(replies.TIMED_OUT)
-        self._allow(self._deadline - now)
         self.idle = not self._in_data and self._session.expects is Expects.COMMAND and self._framing.empty
+        WAITS.until[self._greenlet] = self._deadline
         try:
             octets: bytes = self._socket.recv(self.receive_size)
-        except TimeoutError as error:
+        except Overdue as error:
             raise _Ended(replies.TIMED_OUT) from error
         except OSError as error:
             raise _Ended from error
         finally:
+            del WAITS.until[self._greenlet]
             self.idle = False
         if not octets:
             raise _Ended
@@ -220,14 +219,6 @@ class Connection:
             self._earn(len(octets))
         self._pause_after(len(octets))
         return octets
-
-    def _allow(self, seconds: float) -> None:
-        """So long may the next call on the socket take. Told to the socket only where it makes a difference: in a quick
-        dialogue the same time is left before every command.
-        """
-        if abs(seconds - self._allowed) > _NOTICEABLE_SECONDS:
-            self._allowed = seconds
-            self._socket.settimeout(seconds)
 
     def _pause_after(self, octets: int) -> None:
         """Lets the others have their turn: gevent's recv switches only when there is nothing to read, and a client that
@@ -255,15 +246,17 @@ class Connection:
             self._send(octets, self._pace.command)
 
     def _send(self, octets: bytes, seconds: float) -> None:
+        WAITS.until[self._greenlet] = time.monotonic() + seconds
         try:
-            self._allow(seconds)
             # Replies fit into the send buffer: gevent's sendall asks for the buffer's size first, each time.
             sent = self._socket.send(octets)
             if sent < len(octets):
                 self._socket.sendall(octets[sent:])
-        except OSError as error:
+        except (Overdue, OSError) as error:
             # Whatever the client was to hear stays true: a row that is committed is delivered.
             raise _Ended from error
+        finally:
+            del WAITS.until[self._greenlet]
 
     def _report(self) -> None:
         session = self._session
@@ -282,7 +275,6 @@ class Connection:
         # Whatever a third party wrote behind STARTTLS in the clear must not be taken for the client's (RFC 3207).
         self._framing.discard()
         try:
-            self._allow(self._pace.handshake)
             with Timeout(self._pace.handshake, TimeoutError):
                 self._socket = self._tls_context().wrap_socket(self._socket, server_side=True)
         except OSError as error:
