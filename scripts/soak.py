@@ -62,6 +62,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--queue-away", type=float, default=60.0, help="seconds that the queue is away (60)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each fault of the table happens (3)")
     parser.add_argument("--clients", type=int, default=8, help="clients that send at a time (8)")
+    parser.add_argument(
+        "--pause", type=float, default=0.5, help="seconds between a client's messages (0.5; moto is no fast queue)"
+    )
     parser.add_argument("--seconds", type=float, default=900.0, help="at most for each part (900)")
     parser.add_argument("--seed", type=int, default=1, help="of the random choices")
     return parser.parse_args(arguments)
@@ -70,7 +73,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 def _kills(options: argparse.Namespace, directory: Path) -> None:
     with Stage(directory, WEB_CONCURRENCY="2") as stage:
         outcome = kill_at_random(
-            stage, options.kills, seed=options.seed, clients=options.clients, seconds=options.seconds
+            stage,
+            options.kills,
+            seed=options.seed,
+            clients=options.clients,
+            seconds=options.seconds,
+            pause=options.pause,
+            between=8,
         )
         _print_books("kill -9 of the relay", outcome.books, outcome.seconds)
         print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")
@@ -82,7 +91,12 @@ def _kills(options: argparse.Namespace, directory: Path) -> None:
 def _servers(options: argparse.Namespace, directory: Path) -> None:
     with Stage(directory, WEB_CONCURRENCY="2") as stage:
         outcome = restart_servers(
-            stage, options.restarts, queue_away=options.queue_away, clients=options.clients, seconds=options.seconds
+            stage,
+            options.restarts,
+            queue_away=options.queue_away,
+            clients=options.clients,
+            seconds=options.seconds,
+            pause=options.pause,
         )
         _print_books("kill -9 of the servers", outcome.books, outcome.seconds)
         print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")

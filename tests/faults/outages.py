@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import redis
+
 from tests.faults.load import Attempt, Conversation, Fate, Lost, Mail, make_mail, plain
 from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage, wait_until
@@ -164,14 +166,14 @@ def _repeats_are_known(ground: Ground) -> bool:
 
 
 def _jobs_arrive(ground: Ground) -> bool:
-    """The job of a message that is sent now is in the queue before long."""
+    """The job of a message that is sent now is in the queue before long: its intent goes when the queue took it."""
     _, attempt = ground.send()
     until = time.monotonic() + 2.0
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError):
-            if attempt.email_id in ground.stage.jobs():
+    with redis.Redis.from_url(ground.stage.valkey.url) as client:
+        while attempt.email_id and time.monotonic() < until:
+            if client.zscore("smtp-relay:jobs:intents", attempt.email_id) is None:
                 return True
-        time.sleep(0.1)
+            time.sleep(0.05)
     return False
 
 
