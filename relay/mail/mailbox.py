@@ -25,15 +25,17 @@ _MAX_MAILBOXES = 50_000
 _MAX_LOOKALIKES = 1000
 
 #: An encoded word is one word, whatever specials were left in it.
-_ENCODED_WORD = re.compile(r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?]{0,500}\?=")
-_RUN = re.compile(r'[^"(),:;<>\\\s\x00-\x1f]++')
+_ENCODED_WORD = re.compile(r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?]{0,500}\?=", re.ASCII)
+_RUN = re.compile(r'[^"(),:;<>\\\s\x00-\x1f]++', re.ASCII)
 _QUOTED = re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+#: The whole address in quotes, where only its local part may be.
+_QUOTED_ADDRESS = re.compile(r'"[^"\\@\s<>]++@[^"\\@\s<>]++"\Z', re.ASCII)
 _COMMENT_MARK = re.compile(r"\\.|[()]", re.DOTALL)
-_IN_ANGLES = re.compile(r'\s*"(?:[^"\\]|\\.)*+"[^<>"]*+|[^<>]*+', re.DOTALL)
+_IN_ANGLES = re.compile(r'\s*"(?:[^"\\]|\\.)*+"[^<>"]*+|[^<>]*+', re.DOTALL | re.ASCII)
 _COMMENT = re.compile(r"\([^()]*+\)")
-_SPACES = re.compile(r"[\s\x00-\x1f]+")
-_NOT_IN_ADDRESS = re.compile(r"[\s<>()\"',:;\\\[\]]+")
+_SPACES = re.compile(r"[\s\x00-\x1f]+", re.ASCII)
+_NOT_IN_ADDRESS = re.compile(r"[\s<>()\"',:;\\\[\]]+", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9\x80-\xff][A-Za-z0-9._\x80-\xff-]*+\Z")
 _INSIDE = re.compile(
     rf"([{_ATEXT}.\x80-\xff]++)@([A-Za-z0-9\x80-\xff](?:[A-Za-z0-9._\x80-\xff-]*[A-Za-z0-9\x80-\xff])?)"
@@ -120,7 +122,7 @@ def address_of(mailbox: Mailbox, *, allow_utf8_local_parts: bool) -> str:
 def lookalikes(view: str) -> list[Mailbox]:
     """Every stretch of a field that some reader might take for an address, wherever it stands; the first thousand."""
     found: list[Mailbox] = []
-    for stretch in _NOT_IN_ADDRESS.split(view):
+    for stretch in _NOT_IN_ADDRESS.split(_spaced(view)):
         if len(found) >= _MAX_LOOKALIKES:
             break
         pieces = stretch.split("@")
@@ -145,6 +147,18 @@ def with_name(name_view: str, address: str) -> str:
     return address
 
 
+def _spaced(view: str) -> str:
+    """A view with spaces for no-break spaces, which otherwise would be part of names and addresses. Offsets stay."""
+    if "\xa0" not in view:
+        return view
+    view = view.replace("\xc2\xa0", "  ")
+    try:
+        view.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return view.replace("\xa0", " ")
+    return view
+
+
 def _cut_word(mailbox: Mailbox) -> bool:
     """Whether specials inside an encoded word were taken for those of the list."""
     rest = _ENCODED_WORD.sub("", mailbox.name)
@@ -155,7 +169,7 @@ class _Tolerant:
     """One reading of one field that no grammar accepts."""
 
     def __init__(self, view: str, *, shortcuts: bool) -> None:
-        self._view = view
+        self._view = _spaced(view)
         self._shortcuts = shortcuts
         self._list = MailboxList()
         self._tokens: list[tuple[str, str]] = []
@@ -249,7 +263,7 @@ class _Tolerant:
         if found:
             # A comma in an unquoted name cut it in two.
             name = f"{self._name_before}, {name}" if self._name_before and name else name
-            self._list.mailboxes.append(Mailbox(name or comment.strip(), found.local, found.domain))
+            self._list.mailboxes.append(Mailbox(name or comment.strip(" \t"), found.local, found.domain))
             name = ""
         self._name_before = name
 
@@ -279,7 +293,9 @@ def _glued(tokens: list[tuple[str, str]]) -> list[tuple[str, str, bool]]:
     """
     glued: list[tuple[str, str, bool]] = []
     spaced = False
+    before_kind = ""
     for kind, text in tokens:
+        before_comment, before_kind = before_kind == "comment", kind
         if kind in ("space", "comment"):
             spaced = True
             continue
@@ -290,7 +306,9 @@ def _glued(tokens: list[tuple[str, str]]) -> list[tuple[str, str, bool]]:
                     previous = '"' + previous.replace("\\", "\\\\").replace('"', '\\"') + '"'
                 glued[-1] = ("word", previous + text, gap)
                 continue
-            if before == "word" and previous.endswith("@"):
+            # A comment may stand beside every full stop of a domain.
+            dotted = before_comment and "@" in previous and (text.startswith(".") or previous.endswith("."))
+            if before == "word" and (previous.endswith("@") or dotted):
                 glued[-1] = ("word", previous + text, gap)
                 continue
         glued.append((kind, text, spaced))
@@ -309,6 +327,8 @@ def _addr_spec(text: str) -> Mailbox | None:
         text = text.partition(":")[2]
     if text[:7].lower() == "mailto:":
         text = text[7:]
+    if text.startswith('"') and text.endswith('"') and _QUOTED_ADDRESS.match(text):
+        text = text[1:-1]
     if text.startswith('"'):
         inner = _QUOTED.match(text, 1)
         rest = text[inner.end() :] if inner else ""

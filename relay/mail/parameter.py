@@ -14,9 +14,9 @@ _MAX_PARAMETERS = 200
 #: Characters of one value that are looked at.
 _MAX_LENGTH = 32_768
 
-_VALUE = re.compile(r"[^;\s(]*")
-_BLANKS = re.compile(r"[\s;]*")
-_NAME = re.compile(r"([^\s=;\"]{1,100})\s*=\s*")
+_VALUE = re.compile(r"[^;,\s(]*", re.ASCII)
+_BLANKS = re.compile(r"[\s;,]*", re.ASCII)
+_NAME = re.compile(r"([^\s=;\"]{1,100})\s*=\s*", re.ASCII)
 _QUOTED = re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)
 _TO_SEMICOLON = re.compile(r"[^;]*")
 _ESCAPED = re.compile(r'\\(["\\])')
@@ -24,7 +24,7 @@ _SECTION = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?\Z")
 #: A parameter that begins where a `;` was forgotten.
 _NEXT_PARAMETER = re.compile(
     r"[\s,]+(?=(?:boundary|charset|name|filename|format|delsp|type|start|method|report-type|protocol|micalg)(?:\*[0-9*]*)?\s*=)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -114,7 +114,7 @@ def _unquoted(view: str, position: int) -> tuple[str, int]:
     forgotten = _NEXT_PARAMETER.search(view, position, stop)
     if forgotten:
         return view[position : forgotten.start()], forgotten.end()
-    return view[position:stop].rstrip(), stop
+    return view[position:stop].rstrip(" \t\r\n"), stop
 
 
 def _skip_comments(view: str, position: int) -> int:

@@ -16,7 +16,7 @@ DEFAULT_LIMITS: Final = Limits()
 #: What SES needs of a message that is only a subject (contract section 3).
 _EMPTY_BODY: Final = "\n"
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
-_SPACES = re.compile(r"\s+")
+_SPACES = re.compile(r"\s+", re.ASCII)
 
 #: The values of one header block by lower-case name.
 _Values: TypeAlias = Mapping[str, list[str]]

@@ -110,7 +110,7 @@ def decode_uuencode(octets: bytes) -> bytes:
 def uuencoded_name(octets: bytes) -> str:
     """The file name in the first `begin` line, as a latin-1 view; empty where there is none."""
     begin = _UU_BEGIN.search(octets)
-    return begin[1].decode("latin-1").strip() if begin else ""
+    return begin[1].decode("latin-1").strip(" \t") if begin else ""
 
 
 def encoded_size(size: int) -> int:
