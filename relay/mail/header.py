@@ -16,7 +16,7 @@ _MAX_LINES = 20_000
 
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _FIELD_LINE = re.compile(r"([!-9;-~]+)[ \t]*:(.*)\Z", re.DOTALL)
-_DOUBTFUL_LINE = re.compile(r"[^:\x00-\x1f\x7f]{1,200}:")
+_DOUBTFUL_LINE = re.compile(r"[^:\x00-\x1f\x7f]{0,200}:")
 #: A parameter at the start of a line: its header was folded without the blank that folding takes.
 _PARAMETER_LINE = re.compile(
     r"(?:boundary|charset|name|filename|format|type|report-type|protocol)(?:\*[0-9*]*)?[ \t]*=", re.I
@@ -24,6 +24,7 @@ _PARAMETER_LINE = re.compile(
 _FOLD = re.compile(r"\n([ \t]+)")
 _BLANK_LINE = re.compile(r"\n[ \t]+(?:\n|\Z)")
 _NOT_BLANK = re.compile(r"^[^ \t\r\n]|^[ \t\r]+[^ \t\r\n]", re.MULTILINE)
+_NOT_INDENTED = re.compile(r"^[^ \t\r\n]", re.MULTILINE)
 _KNOWN_LINE = re.compile(
     r"^(?:from|to|cc|bcc|subject|date|sender|reply-to|message-id|mime-version|content-[a-z-]+|received|return-path|"
     r"in-reply-to|references|delivered-to|list-[a-z-]+|x-[!-9;-~]+|(?:resend-)?idempotency-key)[ \t]*:",
@@ -164,8 +165,9 @@ class _Walk:
         self._values: list[str] | None = None
         #: Where the first of the last lines began that might be headers and might not.
         self._doubtful: int | None = None
-        #: Where the next line after blank ones begins.
+        #: Where the next line after blank ones begins, and the next after those that continue a field.
         self._following = 0
+        self._not_indented = 0
         #: Where the last header begins that is known beyond doubt, in a block that ends with an empty line.
         self._last_known = 0
         if terminated:
@@ -193,11 +195,15 @@ class _Walk:
         if not line.strip(" \t\r"):
             self._clean = False
             return None if self._block_goes_on(stop) else stop
-        if line[0] in " \t":
+        if line[0] in " \t" and not (position == 0 and _KNOWN_LINE.match(line.lstrip(" \t"))):
             if self._values is not None:
                 rest = line.lstrip(" \t")
                 self._values.append(unfold(line[: len(line) - len(rest)]) + rest)
             return None
+        if line[0] in " \t":
+            # Blanks before the first field continue nothing.
+            self._clean = False
+            position, line = len(line) - len(line.lstrip(" \t")), line.lstrip(" \t")
         written = _FIELD_LINE.match(line)
         if written is None:
             return self._junk(line, position, stop)
@@ -222,14 +228,20 @@ class _Walk:
         return None
 
     def _block_goes_on(self, stop: int) -> bool:
-        """Whether the next line that isn't blank is a known header, or the empty line that ends the block.
+        """Whether what follows blank lines is a known header, perhaps after the rest of a folded one, or the empty line
+        that ends the block.
 
-        A run of blank lines is read once.
+        A run of such lines is read once.
         """
         if self._following < stop:
             found = _NOT_BLANK.search(self._text, stop)
             self._following = found.start() if found else len(self._text)
-        return self._following == len(self._text) or _KNOWN_LINE.match(self._text, self._following) is not None
+        if self._following == len(self._text):
+            return True
+        if self._not_indented < self._following:
+            found = _NOT_INDENTED.search(self._text, self._following)
+            self._not_indented = found.start() if found else len(self._text)
+        return _KNOWN_LINE.match(self._text, self._not_indented) is not None
 
     def _close(self) -> None:
         if self._values is not None:
