@@ -13,9 +13,10 @@ _MAX_GUESSES = 500
 #: Octets that are searched for a whole needle after a dash was seen.
 _WINDOW = 8192
 
-_LINE_END = re.compile(rb"(--)?[ \t]*+(?:\r?\n|\r?\Z)")
+#: Behind the end of a multipart anything may stand that could not belong to a longer boundary (RFC 2046 section 5.1.1).
+_LINE_END = re.compile(rb"(--)?[ \t]*+(?:\r?\n|\r?\Z)|(--)[^\s0-9A-Za-z'()+_,./:=?-][^\n]{0,1000}+(?:\n|\Z)")
 _DASHED_LINE = re.compile(rb"(?:\A|\n)--([^\r\n]{1,250})(?:\r?\n|\Z)(?=([A-Za-z-]{0,30}))")
-_WHITE_SPACE = re.compile(r"\s+")
+_WHITE_SPACE = re.compile(r"\s+", re.ASCII)
 
 
 class Delimiter(NamedTuple):
@@ -67,7 +68,7 @@ def _take(raw: bytes, before: int, position: int, end: int, needle: bytes, found
     if match:
         if found and before < found[-1].end:
             before = found[-1].end
-        found.append(Delimiter(before, match.end(), match[1] is not None))
+        found.append(Delimiter(before, match.end(), (match[1] or match[2]) is not None))
 
 
 def candidates(view: str) -> list[bytes]:
