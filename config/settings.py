@@ -101,7 +101,7 @@ class Settings:
     max_message_size_bytes: int = _whole("SMTP_RELAY_MAX_MESSAGE_SIZE_BYTES", 41_943_040, 1024, 1 << 30)
     max_recipients: int = _whole("SMTP_RELAY_MAX_RECIPIENTS", 1000, 1, 100_000)
     max_parts: int = _whole("SMTP_RELAY_MAX_PARTS", 1000, 1, 100_000)
-    max_part_depth: int = _whole("SMTP_RELAY_MAX_PART_DEPTH", 50, 1, 200)
+    max_part_depth: int = _whole("SMTP_RELAY_MAX_PART_DEPTH", 120, 1, 200)
     #: Of all workers together.
     max_connections: int = _whole("SMTP_RELAY_MAX_CONNECTIONS", 1000, 1, 1_000_000)
     #: From one IPv4 address or one IPv6 /64, of all workers together.

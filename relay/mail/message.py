@@ -51,7 +51,7 @@ class Limits:
     #: Parts in all, containers included; what lies beyond becomes one attachment.
     max_parts: int = 1000
     #: Containers within containers; what lies deeper becomes one attachment.
-    max_part_depth: int = 50
+    max_part_depth: int = 120
     #: All attachments together, counted after Base64 without line breaks; beyond it the message is Unusable.
     max_attachment_octets: int = 40 * 1024 * 1024
     #: Whether an address may have a local part that isn't ASCII (contract section 3: SES can't send to it).
