@@ -19,6 +19,11 @@ _DEEPEST = 200
 #: A body is searched for something to read up to this many octets; a longer one is text whatever it holds.
 _BLANK = 1000
 
+#: What the shortcut follows: the multiparts that mails are made of, so deep, and with so many lines between parts.
+_PLAIN_MULTIPARTS = frozenset(("multipart/alternative", "multipart/mixed", "multipart/related"))
+_PLAIN_DEPTH = 5
+_PLAIN_LINES = 50
+
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}/[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}\Z")
 _NO_HEAD = Head([], 0, True)
 _TEXT = Parameters("text/plain", {}, {})
@@ -52,11 +57,10 @@ class Part:
 def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> tuple[Part, str]:
     """The message's root part, and who read it: `shortcut`, `flanker`, or `fallback:<cause>`. Never raises.
 
-    The shortcut is for what needs no parser: a message of one part, and a multipart/alternative of sound leaves.
-    Everything else is
-    flanker's. What flanker found is held against the delimiter lines in the octets; where it raises, or took a line for
-    what it
-    isn't, the tolerant reading stands, and the cause is counted.
+    The shortcut is for what needs no parser: a message of one part, and multiparts (mixed, related, alternative) whose
+    header blocks and delimiter lines are all as they should be. Everything else is flanker's. What flanker found is
+    held against the delimiter lines in the octets; where it raises, or took a line for what it isn't, the tolerant
+    reading stands, and the cause is counted.
     """
     head = header.read(raw, 0, len(raw), shortcuts=shortcuts)
     if shortcuts:
@@ -80,6 +84,10 @@ def content_type(head: Head, default: Parameters = _TEXT) -> Parameters:
     return Parameters("text/plain", parsed.texts, parsed.views)
 
 
+def _is_multipart(part: Part) -> bool:
+    return part.media_type.startswith("multipart/")
+
+
 class _Reading:
     """One walk over one message."""
 
@@ -94,28 +102,32 @@ class _Reading:
 
     def plain(self) -> Part | None:
         """The root of a message whose structure is beyond doubt, else None."""
-        raw, head = self._raw, self._head
-        if not head.clean:
+        if not self._head.clean:
             return None
-        kind = content_type(head)
-        root = Part(head, 0, head.body, len(raw), kind)
-        if not kind.value.startswith("multipart/"):
-            return root
-        name = kind.views.get("boundary", "")
-        if kind.value != "multipart/alternative" or not name or name != name.strip() or len(name) > boundary.MAX_LENGTH:
-            return None
-        lines = boundary.find(raw, root.body, root.end, name.encode("latin-1"), 10)
-        if not 2 <= len(lines) < 10 or not lines[-1].closes or len(lines) > self._max_parts:
-            return None
+        root = Part(self._head, 0, self._head.body, len(self._raw), content_type(self._head))
+        return root if not _is_multipart(root) or self._fill(root, 1) else None
+
+    def _fill(self, part: Part, depth: int) -> bool:
+        """Adds the parts of a multipart, down to the leaves; False where anything about them is in doubt."""
+        name = part.content_type.views.get("boundary", "")
+        sound = part.media_type in _PLAIN_MULTIPARTS and name and name == name.strip()
+        if not sound or len(name) > boundary.MAX_LENGTH or depth > min(self._max_depth, _PLAIN_DEPTH):
+            return False
+        lines = boundary.find(self._raw, part.body, part.end, name.encode("latin-1"), _PLAIN_LINES)
+        self._count += len(lines)
+        if not 2 <= len(lines) < _PLAIN_LINES or not lines[-1].closes or self._count > self._max_parts:
+            return False
         for line, following in itertools.pairwise(lines):
             if line.closes or line.end >= following.start:
-                return None
-            head = header.read(raw, line.end, following.start)
-            kind = content_type(head)
-            if not head.clean or not kind.value.startswith("text/"):
-                return None
-            root.children.append(Part(head, line.end, head.body, following.start, kind))
-        return root
+                return False
+            head = header.read(self._raw, line.end, following.start)
+            child = Part(head, line.end, head.body, following.start, content_type(head))
+            if not head.clean or child.media_type.startswith("message/"):
+                return False
+            if _is_multipart(child) and not self._fill(child, depth + 1):
+                return False
+            part.children.append(child)
+        return True
 
     def root(self, span: Span | None) -> Part:
         """The whole tree. With flanker's span each step is held against it, and Unfit is raised where they part."""
