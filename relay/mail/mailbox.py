@@ -67,6 +67,7 @@ def parse(view: str, *, shortcuts: bool = True) -> MailboxList:
     reading below.
     `shortcuts=False` leaves out the first, for the tests that compare the ways. Linear in the length of `view`.
     """
+    view = _spaced(view)
     if shortcuts:
         found = MailboxList()
         if _plain(view, 0, found) == len(view) or len(found.mailboxes) == _MAX_MAILBOXES:
@@ -148,10 +149,15 @@ def with_name(name_view: str, address: str) -> str:
 
 
 def _spaced(view: str) -> str:
-    """A view with spaces for no-break spaces, which otherwise would be part of names and addresses. Offsets stay."""
+    """A view with spaces for no-break spaces, which otherwise would be part of names and addresses. Offsets stay.
+
+    A single octet A0 is one where nothing says that it belongs to another charset.
+    """
     if "\xa0" not in view:
         return view
     view = view.replace("\xc2\xa0", "  ")
+    if "=?" in view:
+        return view
     try:
         view.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
@@ -169,7 +175,7 @@ class _Tolerant:
     """One reading of one field that no grammar accepts."""
 
     def __init__(self, view: str, *, shortcuts: bool) -> None:
-        self._view = _spaced(view)
+        self._view = view
         self._shortcuts = shortcuts
         self._list = MailboxList()
         self._tokens: list[tuple[str, str]] = []
