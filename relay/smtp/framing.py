@@ -25,6 +25,10 @@ _LINE_END = b"\r\n"
 _DOTTED = b"\n."
 _END_OF_DATA = b"\n.\r\n"
 _UNIX_END_OF_DATA = b"\n.\n"
+#: Octets that are searched for a line that begins with a dot, once any dot was seen.
+_STRIDE = 4096
+#: Lines that begin with a dot and are looked at one by one.
+_FEW = 16
 #: A dot and a CR may be the beginning of an end of data; what is before them stays in sight.
 _HELD_BACK = 2
 
@@ -130,14 +134,12 @@ class Framing:
         failure: NoRoom | None = None
         while True:
             window = before + self._buffer[self._position :]
-            dotted = _DOTTED in window
-            verdict, end = _find_end(window) if dotted else (None, 0)
+            verdict, end, stuffed = _find_end(window)
             if verdict is DataEnd.FALSE_END:
                 return verdict
             # Without an end, the last octets wait for what they may become together with the next.
             taken = end if verdict else max(len(window) - _HELD_BACK, len(before))
-            octets = window[:taken].replace(b"\r\n.", _LINE_END) if dotted else window[:taken]
-            octets = octets[len(before) :]
+            octets = window[:taken].replace(b"\r\n.", _LINE_END)[2:] if stuffed else window[2:taken]
             size += len(octets)
             if octets and size <= limit and sink is not None and failure is None:
                 try:
@@ -180,14 +182,46 @@ class Framing:
             raise failure
 
 
-def _find_end(window: bytes) -> tuple[DataEnd | None, int]:
-    """The end of data in `window`, or a false one, and the offset behind the last line's CRLF."""
-    end = window.find(_END_OF_DATA)
-    false_end = window.find(_UNIX_END_OF_DATA, 0, end + 1 if end >= 0 else len(window))
+def _find_end(window: bytes) -> tuple[DataEnd | None, int, bool]:
+    """The end of data in `window`, or a false one, the offset behind the last line's CRLF, and whether stuffed dots
+    stand before it.
+
+    The first octet of `window` has been looked at before.
+    """
+    at = _next_dotted(window, 1)
+    stuffed = False
+    for _ in range(_FEW):
+        if at < 0:
+            return None, 0, stuffed
+        follows = window[at + 2 : at + 4]
+        if follows == _LINE_END and window[at - 1] == _CARRIAGE_RETURN:
+            return DataEnd.COMPLETE, at + 1, stuffed
+        if follows == _LINE_END or follows[:1] == b"\n":
+            return DataEnd.FALSE_END, at, stuffed
+        stuffed = True
+        at = _next_dotted(window, at + 1)
+    # So many dots are a matter for one search over the rest rather than for a step each.
+    end = window.find(_END_OF_DATA, at) if at >= 0 else -1
+    false_end = window.find(_UNIX_END_OF_DATA, at, end + 1 if end >= 0 else len(window)) if at >= 0 else -1
     if false_end >= 0:
-        return DataEnd.FALSE_END, false_end
+        return DataEnd.FALSE_END, false_end, stuffed
     if end < 0:
-        return None, 0
-    if window[end - 1 : end] != b"\r":
-        return DataEnd.FALSE_END, end
-    return DataEnd.COMPLETE, end + 1
+        return None, 0, stuffed
+    if window[end - 1] != _CARRIAGE_RETURN:
+        return DataEnd.FALSE_END, end, stuffed
+    return DataEnd.COMPLETE, end + 1, stuffed
+
+
+def _next_dotted(window: bytes, start: int) -> int:
+    """Where the next LF with a dot behind it is, or -1.
+
+    A search for one octet runs at the speed of memory: it leaps over Base64, which has no dot.
+    """
+    while (dot := window.find(b".", start)) >= 0:
+        stop = dot + _STRIDE
+        found = window.find(_DOTTED, max(start, dot - 1), stop)
+        if found >= 0:
+            return found
+        # The octet before the next stride may be the line end of a dot at its beginning.
+        start = stop - 1
+    return -1

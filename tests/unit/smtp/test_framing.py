@@ -119,7 +119,10 @@ def expected(octets: bytes, operations: list[Operation]) -> list[object]:
 
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes kilobytes to happen happens in a few octets."""
     monkeypatch.setattr(framing, "MAX_DISCARDED_LINE", ENDLESS)
+    monkeypatch.setattr(framing, "_FEW", 3)
+    monkeypatch.setattr(framing, "_STRIDE", 4)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -141,6 +144,9 @@ def test_any_bytes_cut_anywhere(octets: bytes, places: list[int], operations: li
         b"a\n.\r\nb\r\n.\r\n",
         b"a\r.\rb\r\n.\rc\r.\r\nd\r\n.\r\n",
         b"\r\r\n\n\r\n.\r\r\n.\r\n",
+        b"..\r\n..\r\n.a\r\n\n.b\r\n..\r\n.\r\nQUIT\r\n",
+        b"..\r\n..\r\n.a\r\n\n.b\r\n..\n.\r\n",
+        b"..\r\n..\r\n.a\r\n\n.b\r\n..\r\n.\n\r\n.\r\n",
     ],
 )
 def test_cut_at_every_place(octets: bytes) -> None:
