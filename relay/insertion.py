@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -26,6 +27,8 @@ SELECT r.id, r."from", r."to", r.cc, r.bcc, r.reply_to, r.subject, r.html, r.tex
 _PREPARED_NAME: Final = "opensend_relay_insert_1"
 PREPARE: Final = f"PREPARE {_PREPARED_NAME} (json) AS {_INSERT.format(rows='$1')}"
 _EXECUTE: Final = f"EXECUTE {_PREPARED_NAME}(".encode()
+#: Octets of a payload that are searched as quickly as the texts that it is made of.
+_SMALL: Final = 4096
 _HEAD, _, _TAIL = (part.encode() for part in _INSERT.partition("{rows}"))
 
 
@@ -52,11 +55,36 @@ def encode(rows: Sequence[EmailRow], recipients: Collection[str]) -> bytes:
     documents[0]["idempotency_key"] = rows[0].idempotency_key
     try:
         payload = b",".join([orjson.dumps(document) for document in documents])
-        if b"\\u0000" not in payload:
+        if not _holds_nul(rows, recipients, payload):
             return payload
     except orjson.JSONEncodeError:
         pass
     return b",".join([orjson.dumps(_storable(document)) for document in documents])
+
+
+def _holds_nul(rows: Sequence[EmailRow], recipients: Collection[str], payload: bytes) -> bool:
+    """Whether any text among these has a NUL. `payload`: the same as JSON.
+
+    A search for the escape in a large payload takes 1 ns an octet, most of them Base64, which can't have any; a search
+    for the character in the texts themselves takes a hundredth of that.
+    """
+    if len(payload) < _SMALL:
+        return b"\\u0000" in payload
+    texts = itertools.chain(recipients, *map(_texts, rows))
+    return any("\0" in text for text in texts)
+
+
+def _texts(row: EmailRow) -> Iterator[str]:
+    """Everything in a row that came with the message, but for the content of attachments."""
+    yield from (row.sender, row.subject, row.html, row.text, row.idempotency_key or "")
+    for addresses in (row.to, row.cc, row.bcc, row.reply_to):
+        yield from addresses
+    yield from row.headers
+    yield from row.headers.values()
+    for attachment in row.attachments:
+        yield from (attachment.filename, attachment.content_type or "", attachment.content_id or "")
+    for tag in row.tags:
+        yield from tag
 
 
 def _statement(head: bytes, payloads: Sequence[bytes], tail: bytes) -> bytes:
@@ -67,7 +95,8 @@ def _statement(head: bytes, payloads: Sequence[bytes], tail: bytes) -> bytes:
     """
     while True:
         tag = b"$r%b$" % secrets.token_hex(12).encode()
-        if not any(tag in payload for payload in payloads):
+        # In most there is no dollar sign, which is found out ten times as fast.
+        if not any(b"$" in payload and tag in payload for payload in payloads):
             break
     parts = [head, tag, b"["]
     for payload in payloads:

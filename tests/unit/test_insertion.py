@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,10 +40,12 @@ def cleaned(text: str) -> str:
     return "".join(character for character in text if character != "\0" and not "\ud800" <= character <= "\udfff")
 
 
+@pytest.mark.parametrize("small", [0, 1_000_000])
 @given(hostile, hostile, hostile, st.dictionaries(texts, hostile), st.lists(hostile), hostile)
 def test_every_text_comes_through_but_for_what_postgres_cannot_hold(
-    subject: str, html: str, text: str, headers: dict[str, str], recipients: list[str], name: str
+    small: int, subject: str, html: str, text: str, headers: dict[str, str], recipients: list[str], name: str
 ) -> None:
+    """`small`: the payload from which on the texts are searched instead."""
     given_row = row(
         subject=subject,
         html=html,
@@ -52,7 +55,9 @@ def test_every_text_comes_through_but_for_what_postgres_cannot_hold(
         tags=(("name", "value"),),
         idempotency_key="key",
     )
-    (document,) = json.loads(b"[" + encode([given_row], recipients) + b"]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(insertion, "_SMALL", small)
+        (document,) = json.loads(b"[" + encode([given_row], recipients) + b"]")
     assert document["subject"] == cleaned(subject)
     assert document["html"] == cleaned(html)
     assert document["text"] == cleaned(text)
