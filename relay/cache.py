@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from relay.claims import Claim, Holder
 from relay.records import ApiKey
 from relay.redis_link import Argument, Command, RedisLink, Script, Silent
 from relay.store import KeyRecord, is_domain_id, restriction
+from relay.values import frozen
 
 #: The longest that we let a key live in the cache that is shared with OpenSend (contract section 4), in seconds.
 KEY_SECONDS: Final = 60
@@ -128,7 +128,7 @@ end
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CachedKey:
     """What Redis knows about an API key: at most one of the two is the case; neither, and it knows nothing."""
 
@@ -136,7 +136,7 @@ class CachedKey:
     unknown: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Screened:
     """What Redis knows about one message. Recipients are in comparison form."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Self
 
-from relay.values import value
+from relay.values import frozen
 
 
-@value
+@frozen
 class Holder:
     """Who has claimed a recipient already: the row that the recipient is in, or will be, and for how long.
 
@@ -19,7 +19,7 @@ class Holder:
     age_ms: int
 
 
-@value
+@frozen
 class Claim:
     """One transaction's claim on the recipients of one message; `key` is what all transactions of that message share.
 

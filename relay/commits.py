@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final, Self
 
@@ -19,23 +18,24 @@ from relay.database import Database, Lost, Rejected, seconds_left
 from relay.errors import Unavailable
 from relay.insertion import PREPARE, encode, execute_prepared, insert
 from relay.records import EmailRow
+from relay.values import frozen
 
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stored:
     """All rows of the message are committed."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Repeated:
     """The user has stored a message with this idempotency key within 24 h: `first_id` is its id. Nothing was stored."""
 
     first_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Suppressed:
     """Some recipients are suppressed: address (comparison form) → reason. Nothing was stored."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import gevent
@@ -23,6 +22,7 @@ from relay.claims import Claim, Holder
 from relay.errors import Unavailable
 from relay.records import ApiKey
 from relay.store import KeyRecord, Store
+from relay.values import frozen
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ _SECOND_LOOK_DELAY: Final = 1.0
 _MAX_TOUCHED: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Screening:
     """What is known about one message just before it is stored."""
 

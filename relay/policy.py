@@ -10,13 +10,13 @@ from relay.mail import Fault, Message, Unusable
 from relay.records import ApiKey, EmailRow, RecipientRule
 from relay.smtp import replies
 from relay.smtp.replies import Reply
-from relay.values import value
+from relay.values import frozen
 
 #: SES refuses a mail with more recipients than this, To, Cc and Bcc together; more of them become several rows.
 RECIPIENTS_PER_ROW: Final = 50
 
 
-@value
+@frozen
 class Recipients:
     """Who receives a message, by header field; nobody is in two of them. Addresses in the stored form."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from relay.values import value
+from relay.values import frozen
 
 
-@value
+@frozen
 class ApiKey:
     """One row of api_keys that may authenticate: it has a user.
 
@@ -21,7 +21,7 @@ class ApiKey:
     domain: str | None
 
 
-@value
+@frozen
 class StoredAttachment:
     """One element of emails.attachments. `content` is Base64 without line breaks."""
 
@@ -31,7 +31,7 @@ class StoredAttachment:
     content_id: str | None = None
 
 
-@value
+@frozen
 class EmailRow:
     """One row of emails, ready to insert. The id is made by us, so that an unclear commit can be looked up by it."""
 

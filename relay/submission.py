@@ -7,10 +7,10 @@ from typing import Protocol
 from relay.records import ApiKey, RecipientRule
 from relay.smtp.replies import Reply
 from relay.spool import Body
-from relay.values import value
+from relay.values import frozen
 
 
-@value
+@frozen
 class Login:
     """Who a connection belongs to after AUTH."""
 
@@ -19,7 +19,7 @@ class Login:
     key: ApiKey
 
 
-@value
+@frozen
 class Submission:
     """A complete message with its envelope. The reverse-path is left out: SES makes its own."""
 
@@ -32,7 +32,7 @@ class Submission:
     connection_id: str
 
 
-@value
+@frozen
 class Verdict:
     """What became of a submission."""
 

@@ -9,7 +9,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass_transform(frozen_default=True)
-def value(cls: type[_Value]) -> type[_Value]:
+def frozen(cls: type[_Value]) -> type[_Value]:
     """A class whose objects compare and hash by their fields, and whose fields nobody sets after construction.
 
     That is the type checker's to see to. `dataclass(frozen=True)` would also refuse it at run time, and pays for that

@@ -10,6 +10,7 @@ from relay.mail.message import Fault, Limits, Unusable
 from relay.mail.parameter import Parameters
 from relay.mail.structure import Part
 from relay.records import StoredAttachment
+from relay.values import frozen
 
 _BODY_TYPES = frozenset(("text/plain", "text/html", "message/delivery-status"))
 _MESSAGE_TYPES = frozenset(("message/rfc822", "message/global", "message/news"))
@@ -22,7 +23,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,100}\Z")
 _NO_DISPOSITION = Parameters("", {}, {})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Content:
     """What a message says and carries. `text` and `html` have LF line ends."""
 

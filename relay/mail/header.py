@@ -5,8 +5,9 @@ in docs/mime.md).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from relay.values import frozen
 
 #: Fields of one block that are looked at. Mail in the wild has under 200; a block of a million is an attack on memory.
 MAX_FIELDS = 5_000
@@ -75,7 +76,7 @@ class Field(NamedTuple):
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Head:
     """A header block. `body` is the offset where the body begins; `clean` tells that nothing had to be tolerated."""
 

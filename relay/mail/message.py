@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from relay.records import StoredAttachment
+from relay.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """One parsed message. Text is Unicode without NUL and without lone surrogates; addresses are `local@domain`, bare.
 
@@ -44,7 +45,7 @@ class Message:
     parser: str = "flanker"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """How far a message is followed before the rest is kept as it is. Sizes are octets."""
 

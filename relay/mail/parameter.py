@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from relay.mail import charset, encodedword
+from relay.values import frozen
 
 #: Parameters of one value that are looked at; more than a handful is an attack on time.
 _MAX_PARAMETERS = 200
@@ -28,7 +28,7 @@ _NEXT_PARAMETER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parameters:
     """A value and its parameters. `value` is lower case; names are lower case; the texts are decoded, except in
     `views`.

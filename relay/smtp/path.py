@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from relay.values import frozen
 
 #: [<][@route,…:]local@domain: the angle brackets optional as some clients forget them, blanks around it allowed.
 #: Alternatives begin with different characters and repetitions give nothing back, so that every input takes time in
@@ -23,7 +24,7 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _KEYWORD = re.compile(r"[A-Z0-9][A-Z0-9-]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Path:
     """A reverse-path or forward-path as it was given, `local` without its quotes; the null path has neither part."""
 

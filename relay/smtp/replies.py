@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
+
+from relay.values import frozen
 
 #: RFC 5321 section 4.5.3.1.5: a reply line, CRLF included.
 MAX_LINE_OCTETS: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """One reply, of one line or several. `enhanced` is empty where RFC 2034 has none: greeting, EHLO, 3xx."""
 
