@@ -11,8 +11,10 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final
 
@@ -141,9 +143,17 @@ class LineLogger:
 
 
 def _head(_: object, method: str, line: _Line) -> _Line:
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    now = time.time()
+    second = int(now)
+    moment = f"{_second_as_text(second)}.{int((now - second) * 1000):03}Z"
     level = _LEVEL_OF_METHOD.get(method, method)
     return {"timestamp": moment, "level": level, "event": line.pop("event"), **line}
+
+
+@lru_cache(maxsize=1)
+def _second_as_text(second: int) -> str:
+    """ISO 8601 in UTC, without a zone. The same for thousands of lines."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def withhold(_: object, __: str, line: _Line) -> _Line:
