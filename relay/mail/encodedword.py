@@ -13,7 +13,8 @@ from relay.mail.transfer import decode_base64, decode_q
 _OCTETS_A_WORD = 45
 _START = re.compile(r"=\?([^?\s=]{1,60})\?([bBqQ])\?")
 _Q_LITERAL = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!*+-/")
-_NON_ASCII_SPAN = re.compile(r"[^ ]*[^\x20-\x7e](?:.*[^\x20-\x7e])?[^ ]*", re.DOTALL)
+#: Begins where a word does, and nowhere within it: a long word would be gone through once for each of its characters.
+_NON_ASCII_SPAN = re.compile(r"(?<![^ ])[^ ]*[^\x20-\x7e](?:.*[^\x20-\x7e])?[^ ]*", re.DOTALL)
 _BROKEN_ESCAPE = re.compile(r"=[ \t]+(?=[0-9A-Fa-f])")
 
 

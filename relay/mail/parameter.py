@@ -21,9 +21,11 @@ _QUOTED = re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)
 _TO_SEMICOLON = re.compile(r"[^;]*")
 _ESCAPED = re.compile(r'\\(["\\])')
 _SECTION = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?\Z")
-#: A parameter that begins where a `;` was forgotten.
-_NEXT_PARAMETER = re.compile(
-    r"[\s,]+(?=(?:boundary|charset|name|filename|format|delsp|type|start|method|report-type|protocol|micalg)(?:\*[0-9*]*)?\s*=)",
+#: Where a `;` may have been forgotten, and the parameters that may begin there. Two expressions, since one that looked
+#: for both would try each blank of a long row anew.
+_GAP = re.compile(r"[\s,]++", re.ASCII)
+_KNOWN_NAME = re.compile(
+    r"(?:boundary|charset|name|filename|format|delsp|type|start|method|report-type|protocol|micalg)(?:\*[0-9*]*)?\s*=",
     re.IGNORECASE | re.ASCII,
 )
 
@@ -92,7 +94,7 @@ def _pairs(view: str, position: int) -> list[tuple[str, str]]:
             # Not a parameter: go on after the next separator, or where a known name begins.
             skipped = _TO_SEMICOLON.match(view, position)
             stop = skipped.end() if skipped else size
-            known = _NEXT_PARAMETER.search(view, position, stop)
+            known = _forgotten_separator(view, position, stop)
             position = max(known.end() if known else stop + 1, position + 1)
             continue
         position = name.end()
@@ -111,10 +113,15 @@ def _quoted(view: str, position: int) -> tuple[str, int]:
 def _unquoted(view: str, position: int) -> tuple[str, int]:
     match = _TO_SEMICOLON.match(view, position)
     stop = match.end() if match else len(view)
-    forgotten = _NEXT_PARAMETER.search(view, position, stop)
+    forgotten = _forgotten_separator(view, position, stop)
     if forgotten:
         return view[position : forgotten.start()], forgotten.end()
     return view[position:stop].rstrip(" \t\r\n"), stop
+
+
+def _forgotten_separator(view: str, start: int, stop: int) -> re.Match[str] | None:
+    """The first blanks after which a known parameter begins without a `;`."""
+    return next((gap for gap in _GAP.finditer(view, start, stop) if _KNOWN_NAME.match(view, gap.end(), stop)), None)
 
 
 def _skip_comments(view: str, position: int) -> int:
