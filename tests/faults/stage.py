@@ -21,7 +21,7 @@ import psutil
 import redis
 
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, execute
-from scripts.services import Postgres, Relay, ServiceFailed, Sqs, Valkey, start_together
+from scripts.services import Postgres, Relay, Sqs, Valkey, start_together
 from tests.faults.ledger import Books, audit, published
 from tests.faults.load import Conversation, Lost, Mail
 from tests.faults.proxy import Proxy
@@ -130,7 +130,7 @@ class Stage:
     def kill_family(self) -> None:
         """SIGKILL for the master and everything below it, as the end of a container does, and a new start."""
         self.relay.kill()
-        self.start_relay()
+        self.relay.start()
 
     def kill_master(self) -> None:
         """SIGKILL for the master alone; its workers drain by themselves. And a new start."""
@@ -139,20 +139,10 @@ class Stage:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(self.relay.pid).wait(10)
         self.relay.stop()
-        self.start_relay()
+        # Orphans would greet for the new one, and keep it from listening.
+        wait_until(lambda: _is_free(self.relay.port), "the orphans give the port back")
+        self.relay.start()
         psutil.wait_procs(family, timeout=20)
-
-    def start_relay(self) -> None:
-        """Again, as soon as its port is free: orphans of a killed master give it back within moments."""
-        until = time.monotonic() + 20
-        while True:
-            try:
-                self.relay.start()
-                return
-            except ServiceFailed:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
 
     # What came of it
 
@@ -217,6 +207,16 @@ def _through(url: str, proxy: Proxy) -> str:
     parts = urlsplit(url)
     account, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{account}{at}{proxy.host}:{proxy.port}"))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30.0) -> float:

@@ -112,7 +112,7 @@ def test_sigterm_under_load_loses_nothing_and_publishes_everything(stage: SetUp)
         for _ in range(2):
             ground.relay.send_signal(signal.SIGTERM)
             wait_until(lambda: not ground.relay.running, "the relay ends", seconds=30)
-            ground.start_relay()
+            ground.relay.start()
             before = load.accepted()
             wait_until(lambda before=before: load.accepted() > before + 10, "mail flows again")  # type: ignore[misc]
     books = ground.audit(load.mails)
