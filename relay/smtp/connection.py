@@ -24,6 +24,7 @@ from relay.smtp.framing import Flaw, Framing
 from relay.smtp.replies import Reply
 from relay.smtp.session import LINE_LIMIT, Expects, Session
 from relay.smtp.waits import WAITS, Overdue
+from relay.smtp.wire import Wire
 from relay.spool import NoRoom
 from relay.submission import Verdict
 
@@ -112,6 +113,10 @@ class Connection:
         self._in_data = False
         self._since_pause = 0
         self._greenlet: Any = None
+        #: None under TLS, which has octets of its own in store.
+        self._wire: Wire | None = None
+        #: There was more to read than fitted.
+        self._brimful = False
         #: Something arrived that no reply has acknowledged by the way.
         self._unacknowledged = False
         self._secure = False
@@ -125,6 +130,7 @@ class Connection:
         WAITS.watch()
         try:
             self._socket.settimeout(None)
+            self._wire = Wire(self._socket.fileno())
             if implicit_tls:
                 self._start_tls()
             linger = self._converse()
@@ -140,6 +146,7 @@ class Connection:
             linger = True
         finally:
             self._session.close()
+            self._close_wire()
             self._hang_up(linger=linger)
 
     def _converse(self) -> bool:
@@ -213,6 +220,9 @@ class Connection:
         self.idle = not self._in_data and self._session.expects is Expects.COMMAND and self._framing.empty
         WAITS.until[self._greenlet] = self._deadline
         try:
+            # There is nothing to be had yet, as a rule: clients wait for the reply that has just gone out.
+            if self._wire is not None and not self._brimful:
+                self._wire.wait()
             octets: bytes = self._socket.recv(self.receive_size)
         except Overdue as error:
             raise _Ended(replies.TIMED_OUT) from error
@@ -224,6 +234,7 @@ class Connection:
         if not octets:
             raise _Ended
         self._unacknowledged = True
+        self._brimful = len(octets) == self.receive_size
         if self._in_data:
             self._earn(len(octets))
         self._pause_after(len(octets))
@@ -247,6 +258,11 @@ class Connection:
         if _TCP_QUICKACK is not None:
             with contextlib.suppress(OSError):  # a courtesy, which sockets other than TCP's don't know
                 self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
+
+    def _close_wire(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
     # Writing
 
@@ -293,6 +309,7 @@ class Connection:
         self._flush()
         # Whatever a third party wrote behind STARTTLS in the clear must not be taken for the client's (RFC 3207).
         self._framing.discard()
+        self._close_wire()
         try:
             with Timeout(self._pace.handshake, TimeoutError):
                 self._socket = self._tls_context().wrap_socket(

@@ -311,6 +311,11 @@ class Torrent(WatchedSocket):
     def __init__(self, sock: Any, packets: list[bytes]) -> None:
         super().__init__(sock)
         self._packets = iter(packets)
+        self._readable, self._other_end = socket.socketpair()
+        self._other_end.send(b"x")
+
+    def fileno(self) -> int:
+        return self._readable.fileno()
 
     def recv(self, _count: int) -> bytes:
         return next(self._packets, b"")
