@@ -83,6 +83,7 @@ def _kills(options: argparse.Namespace, directory: Path) -> None:
         )
         _print_books("kill -9 of the relay", outcome.books, outcome.seconds)
         print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")
+        print(f"| the service gave up | {outcome.given_up} |")
         print(f"| attempts, by their end | {_counts(outcome.fates)} |", flush=True)
         outcome.books.check()
         stage.check_log()
