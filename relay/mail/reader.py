@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from relay.address import BadAddress
@@ -18,8 +19,13 @@ _EMPTY_BODY: Final = "\n"
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 _SPACES = re.compile(r"\s+", re.ASCII)
 
+#: Characters of From and Reply-To that are remembered.
+_REMEMBERED: Final = 512
+
 #: The values of one header block by lower-case name.
 _Values: TypeAlias = Mapping[str, list[str]]
+#: The stored form of the sender, every address in From, and those of Reply-To.
+_Correspondents: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
 def parse(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
@@ -37,10 +43,9 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
     root, parser = structure.read(raw, limits, shortcuts=shortcuts)
     head = root.head
     values = head.by_key()
-    people = _People(values, limits, shortcuts=shortcuts)
-    sender, from_addresses = people.senders()
+    people = _People(values, limits.allow_utf8_local_parts, shortcuts=shortcuts)
+    sender, from_addresses, reply_to = people.correspondents()
     to, cc, bcc = people.recipients("to"), people.recipients("cc"), people.recipients("bcc")
-    reply_to = people.reply_to()
     idempotency_key, tags = control.idempotency_key(values), control.tags(values)
     headers, dropped = stored_headers.select(head.fields)
     body = content.read(raw, root, limits)
@@ -80,12 +85,21 @@ def _subject(values: _Values) -> str:
 class _People:
     """The addresses in one header block."""
 
-    def __init__(self, values: _Values, limits: Limits, *, shortcuts: bool) -> None:
+    def __init__(self, values: _Values, allow_utf8_local_parts: bool, *, shortcuts: bool) -> None:
         self._values = values
-        self._allow = limits.allow_utf8_local_parts
+        self._allow = allow_utf8_local_parts
         self._shortcuts = shortcuts
 
-    def senders(self) -> tuple[str, tuple[str, ...]]:
+    def correspondents(self) -> _Correspondents:
+        """Who sends the message, what a reader might take for that, and who gets the replies."""
+        senders, reply_to = self._values.get("from", ()), self._values.get("reply-to", ())
+        if self._shortcuts and len(senders) == 1 and len(reply_to) < 2:
+            answers_to = reply_to[0] if reply_to else ""
+            if len(senders[0]) + len(answers_to) <= _REMEMBERED:
+                return _correspondents_again(senders[0], answers_to, self._allow)
+        return *self._senders(), self._reply_to()
+
+    def _senders(self) -> tuple[str, tuple[str, ...]]:
         """The stored form of the first sender, and every address that a reader might see in any From field."""
         candidates: list[Mailbox] = []
         others: list[Mailbox] = []
@@ -110,7 +124,7 @@ class _People:
             return ()
         return self._addresses([each for view in views for each in self._mailboxes(view)])
 
-    def reply_to(self) -> tuple[str, ...]:
+    def _reply_to(self) -> tuple[str, ...]:
         """The addresses of Reply-To; those that can't be stored are left out."""
         found: dict[str, str] = {}
         for view in self._values.get("reply-to", ()):
@@ -130,3 +144,10 @@ class _People:
             return mailbox.addresses(mailboxes, allow_utf8_local_parts=self._allow)
         except BadAddress as error:
             raise Unusable(Fault.UTF8_LOCAL_PART, "the local part of an address is not ASCII") from error
+
+
+@lru_cache(maxsize=1024)
+def _correspondents_again(sender: str, reply_to: str, allow_utf8_local_parts: bool) -> _Correspondents:
+    """`_People.correspondents` for the views that one mail after another has: an application has few senders."""
+    people = _People({"from": [sender], "reply-to": [reply_to]}, allow_utf8_local_parts, shortcuts=True)
+    return *people._senders(), people._reply_to()
