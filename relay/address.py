@@ -43,8 +43,7 @@ def normalise(local: str, domain: str, *, allow_utf8_local_part: bool = False) -
     """`local@domain` in the stored form. `local` is given unquoted; it is quoted again only where the grammar needs it.
 
     Raises BadAddress where SES could not send to it: no domain, a control character, too long, and a local part that
-    isn't
-    ASCII unless `allow_utf8_local_part`.
+    isn't ASCII unless `allow_utf8_local_part`; one that can't be shown in any case.
     """
     if not domain:
         raise BadAddress("local@domain is required")
@@ -66,8 +65,9 @@ def _unusual_local_part(local: str, *, allow_utf8_local_part: bool) -> str:
         return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if not allow_utf8_local_part:
         raise BadAddress("local part is not ASCII", utf8_local_part=True)
-    if any(0xD800 <= ord(character) <= 0xDFFF for character in local):
-        raise BadAddress("local part is not valid UTF-8")
+    if not local.isprintable():
+        # Halves of surrogate pairs, line separators, and what turns the reading direction around.
+        raise BadAddress("character in the local part that can't be shown")
     return local
 
 
