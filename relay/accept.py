@@ -8,7 +8,6 @@ Postgres can tell, and only repeats ask.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from relay import metrics, policy
 from relay.claims import Claim, Holder
 from relay.commits import Repeated, Stored
 from relay.errors import Unavailable
+from relay.identity import new_email_id
 from relay.lookups import Lookups, Screening
 from relay.mail import Limits, Message, Unusable, parse
 from relay.policy import RECIPIENTS_PER_ROW, Recipients
@@ -117,7 +117,7 @@ class Acceptor:
         mailboxes = everyone.mailboxes()
         if not mailboxes:
             raise _Refused(replies.NO_RECIPIENTS, "no_recipients")
-        ids = [str(uuid.uuid4()) for _ in range(ceil(len(mailboxes) / RECIPIENTS_PER_ROW))]
+        ids = [new_email_id() for _ in range(ceil(len(mailboxes) / RECIPIENTS_PER_ROW))]
         attempt = _Attempt(
             self._lookups, self._claim(submission, message, digest, ids[0]), mailboxes, self._intents(ids)
         )
@@ -128,7 +128,7 @@ class Acceptor:
             self._judge(screening, login.key.user_id, message)
             holders = self._settle(attempt, screening.held)
             fresh = everyone if not holders else everyone.only(set(mailboxes) - holders.keys())
-            if not fresh.mailboxes():
+            if holders and not fresh.mailboxes():
                 attempt.release()
                 return _repeated(max(holders.values(), key=lambda holder: holder.age_ms).email_id)
             return self._insert(attempt, message, fresh, login.key.user_id, ids, idempotent=not holders)
@@ -200,7 +200,7 @@ class Acceptor:
         outcome = self._store.insert(rows, fresh.mailboxes())
         _STORE_SECONDS.observe(time.monotonic() - began)
         if isinstance(outcome, Stored):
-            return Verdict(replies.queued(ids[0]), "queued", ids[0], tuple(row.id for row in rows))
+            return Verdict(replies.queued(ids[0]), "queued", ids[0], tuple([row.id for row in rows]))
         if isinstance(outcome, Repeated):
             left_out = self._left_out(outcome.first_id, rows, fresh)
             if left_out:

@@ -26,7 +26,7 @@ class Recipients:
 
     def mailboxes(self) -> tuple[str, ...]:
         """Everyone, in comparison form."""
-        return tuple(comparison_form(address) for address in (*self.to, *self.cc, *self.bcc))
+        return tuple(map(comparison_form, (*self.to, *self.cc, *self.bcc)))
 
     def only(self, mailboxes: Collection[str]) -> Recipients:
         """Those of them whose comparison form is given."""
