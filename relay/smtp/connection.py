@@ -7,12 +7,10 @@ answered by one packet (RFC 2920), and what the client sent before it closed its
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from socket import SHUT_WR
 from typing import Any, Protocol
 
@@ -20,16 +18,13 @@ import gevent.socket
 from gevent import Timeout
 
 from relay.smtp import replies
-from relay.smtp.framing import Flaw, Framing
+from relay.smtp.framing import DataEnd, Flaw, Framing
 from relay.smtp.replies import Reply
 from relay.smtp.session import LINE_LIMIT, Expects, Session
-from relay.smtp.waits import WAITS, Overdue
-from relay.smtp.wire import Wire
+from relay.smtp.waits import Overdue
+from relay.smtp.wire import RECEIVE_SIZE, PlainWire, Wire, acknowledge
 from relay.spool import NoRoom
 from relay.submission import Verdict
-
-#: Linux's way to acknowledge now what has arrived; elsewhere acknowledgements take the time that they take.
-_TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
 class Drain(BaseException):
@@ -81,10 +76,6 @@ class Journal(Protocol):
 class Connection:
     """Runs a session over a socket of gevent's."""
 
-    #: Octets asked of the kernel at once. Larger costs memory per connection that sends, smaller costs calls.
-    receive_size = 65536
-    #: What a packet counts for, besides its octets, until the others have their turn.
-    receive_cost = 4096
     #: Replies that may wait for a common segment. What a client is answered without ever reading is bounded by it.
     most_unsent = 100
     #: Seconds that a client gets to take a farewell, and to read what is due to it before it is cut off.
@@ -98,41 +89,42 @@ class Connection:
         pace: Pace,
         tls_context: Callable[[], ssl.SSLContext],
         draining: Callable[[], bool],
+        wire: Callable[[Any], Wire] = PlainWire,
     ) -> None:
-        """`tls_context` is called at each handshake; `draining` tells whether the process wants to end."""
+        """`tls_context` is called at each handshake; `draining` tells whether the process wants to end. `wire` is what
+        is made of a socket in the clear."""
         self._socket = sock
         self._session = session
         self._journal = journal
         self._pace = pace
         self._tls_context = tls_context
         self._draining = draining
+        self._plain_wire = wire
         self._framing = Framing(self._receive)
         self._unsent: list[bytes] = []
         self._end_by = time.monotonic() + pace.connection
         self._deadline = self._end_by
         self._in_data = False
-        self._since_pause = 0
-        self._greenlet: Any = None
-        #: None under TLS, which has octets of its own in store.
+        #: None while there is nobody to talk to: before the first word, in a TLS handshake, after the last word.
         self._wire: Wire | None = None
-        #: There was more to read than fitted.
-        self._brimful = False
-        #: Something arrived that no reply has acknowledged by the way.
-        self._unacknowledged = False
         self._secure = False
-        #: Between commands with nothing buffered: the moment at which a `Drain` loses nothing.
-        self.idle = False
+
+    @property
+    def idle(self) -> bool:
+        """Between commands with nothing buffered: the moment at which a `Drain` loses nothing."""
+        wire = self._wire
+        waiting = wire is not None and wire.reading and not self._in_data
+        return waiting and self._session.expects is Expects.COMMAND and self._framing.empty
 
     def run(self, *, implicit_tls: bool = False) -> None:
         """The whole connection; returns when the socket is closed. Raises nothing."""
         linger = False
-        self._greenlet = gevent.getcurrent()
-        WAITS.watch()
         try:
             self._socket.settimeout(None)
-            self._wire = Wire(self._socket.fileno())
             if implicit_tls:
                 self._start_tls()
+            else:
+                self._wire = self._plain_wire(self._socket)
             linger = self._converse()
         except Drain:
             self._farewell(replies.SHUTTING_DOWN)
@@ -167,43 +159,64 @@ class Connection:
 
     def _step(self) -> Reply | None:
         """Reads what the session expects, and has it answered."""
-        answer = self._read()
+        session = self._session
+        read = self._read()
         try:
-            reply = answer()
+            if isinstance(read, bytes):
+                reply = session.line(read)
+            elif read is None:
+                reply = session.end_of_chunk()
+            elif isinstance(read, DataEnd):
+                reply = session.end_of_data(read)
+            elif isinstance(read, Flaw):
+                reply = session.flawed_line(read)
+            else:
+                self._journal.failed(read)
+                reply = session.no_room()
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears 451 and the connection goes on
             self._journal.failed(error)
-            reply = self._session.fail(replies.TRY_LATER)
-        self._report()
+            reply = session.fail(replies.TRY_LATER)
+        if session.verdict is not None or session.auth_reply is not None:
+            self._report()
         return reply
 
-    def _read(self) -> Callable[[], Reply | None]:
-        """What is to be done with what the client sent."""
+    def _read(self) -> bytes | Flaw | DataEnd | NoRoom | None:
+        """What the client sent: a line, the end of message data, or (None) of a chunk. NoRoom: those can't be kept."""
         session = self._session
-        try:
-            if session.expects is Expects.DATA:
-                self._begin_data()
-                end = self._framing.data(session.sink, session.max_message_size)
-                return partial(session.end_of_data, end)
-            if session.expects is Expects.CHUNK:
-                self._begin_data()
+        expects = session.expects
+        if expects is Expects.DATA or expects is Expects.CHUNK:
+            self._in_data = True
+            self._deadline = min(time.monotonic() + self._pace.data_grace, self._end_by)
+            try:
+                if expects is Expects.DATA:
+                    return self._framing.data(session.sink, session.max_message_size)
                 self._framing.chunk(session.chunk_size, session.sink)
-                return session.end_of_chunk
-        except NoRoom as error:
-            self._journal.failed(error)
-            return session.no_room
-        self._begin_command()
-        line = self._framing.line(LINE_LIMIT)
-        return partial(session.flawed_line, line) if isinstance(line, Flaw) else partial(session.line, line)
+            except NoRoom as error:
+                return error
+            return None
+        self._in_data = False
+        self._deadline = min(time.monotonic() + self._pace.command, self._end_by)
+        return self._framing.line(LINE_LIMIT)
 
     # Reading, and by when
 
-    def _begin_command(self) -> None:
-        self._in_data = False
-        self._deadline = min(time.monotonic() + self._pace.command, self._end_by)
-
-    def _begin_data(self) -> None:
-        self._in_data = True
-        self._deadline = min(time.monotonic() + self._pace.data_grace, self._end_by)
+    def _receive(self) -> bytes:
+        if self._unsent:
+            self._flush()
+        wire = self._wire
+        if wire is None or self._deadline <= time.monotonic():
+            raise _Ended(replies.TIMED_OUT)
+        try:
+            octets = wire.receive(self._deadline)
+        except Overdue as error:
+            raise _Ended(replies.TIMED_OUT) from error
+        except OSError as error:
+            raise _Ended from error
+        if not octets:
+            raise _Ended
+        if self._in_data:
+            self._earn(len(octets))
+        return octets
 
     def _earn(self, octets: int) -> None:
         """Message data that arrived buys time for the rest."""
@@ -211,87 +224,31 @@ class Connection:
         longest_pause = max(self._pace.data_grace, self._pace.command)
         self._deadline = min(earned, time.monotonic() + longest_pause, self._end_by)
 
-    def _receive(self) -> bytes:
-        self._flush()
-        if self._deadline <= time.monotonic():
-            raise _Ended(replies.TIMED_OUT)
-        if self._unacknowledged:
-            self._acknowledge()
-        self.idle = not self._in_data and self._session.expects is Expects.COMMAND and self._framing.empty
-        WAITS.until[self._greenlet] = self._deadline
-        try:
-            # There is nothing to be had yet, as a rule: clients wait for the reply that has just gone out.
-            if self._wire is not None and not self._brimful:
-                self._wire.wait()
-            octets: bytes = self._socket.recv(self.receive_size)
-        except Overdue as error:
-            raise _Ended(replies.TIMED_OUT) from error
-        except OSError as error:
-            raise _Ended from error
-        finally:
-            del WAITS.until[self._greenlet]
-            self.idle = False
-        if not octets:
-            raise _Ended
-        self._unacknowledged = True
-        self._brimful = len(octets) == self.receive_size
-        if self._in_data:
-            self._earn(len(octets))
-        self._pause_after(len(octets))
-        return octets
-
-    def _pause_after(self, octets: int) -> None:
-        """Lets the others have their turn: gevent's recv switches only when there is nothing to read, and a client that
-        is as quick as we are always has something.
-        """
-        self._since_pause += octets + self.receive_cost
-        if self._since_pause >= self.receive_size:
-            self._since_pause = 0
-            # Not 0: among those who give way gevent then goes round for 5 ms before it looks at sockets again.
-            gevent.sleep(1e-6)
-
-    def _acknowledge(self) -> None:
-        """Keeps a client from waiting 40 ms: its kernel holds back a small packet until the one before is acknowledged
-        (Nagle), ours holds back an acknowledgement in the hope of a reply to go with it; in the midst of a line or of
-        message data none comes.
-        """
-        if _TCP_QUICKACK is not None:
-            with contextlib.suppress(OSError):  # a courtesy, which sockets other than TCP's don't know
-                self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
-
-    def _close_wire(self) -> None:
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.close()
-
     # Writing
 
     def _say(self, reply: Reply) -> None:
         self._unsent.append(reply.encode())
-        if not reply.positive:
+        if reply.code >= 400:
             self._journal.error_reply(reply)
         if len(self._unsent) >= self.most_unsent:
             self._flush()
 
     def _flush(self) -> None:
-        if self._unsent:
-            octets = b"".join(self._unsent)
-            self._unsent.clear()
+        unsent = self._unsent
+        if unsent:
+            octets = unsent[0] if len(unsent) == 1 else b"".join(unsent)
+            unsent.clear()
             self._send(octets, self._pace.command)
 
     def _send(self, octets: bytes, seconds: float) -> None:
-        WAITS.until[self._greenlet] = time.monotonic() + seconds
+        wire = self._wire
+        if wire is None:
+            raise _Ended
         try:
-            # Replies fit into the send buffer: gevent's sendall asks for the buffer's size first, each time.
-            sent = self._socket.send(octets)
-            self._unacknowledged = False
-            if sent < len(octets):
-                self._socket.sendall(octets[sent:])
+            wire.send(octets, time.monotonic() + seconds)
         except (Overdue, OSError) as error:
             # Whatever the client was to hear stays true: a row that is committed is delivered.
             raise _Ended from error
-        finally:
-            del WAITS.until[self._greenlet]
 
     def _report(self) -> None:
         session = self._session
@@ -301,6 +258,11 @@ class Connection:
         if session.verdict is not None:
             self._journal.message(session.verdict)
             session.verdict = None
+
+    def _close_wire(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
     # TLS
 
@@ -320,6 +282,7 @@ class Connection:
             self._journal.tls_failed(error)
             raise _Ended from error
         self._secure = True
+        self._wire = Wire(self._socket)
         self._session.tls_started()
 
     def _shake_hands(self) -> None:
@@ -329,7 +292,7 @@ class Connection:
             try:
                 self._socket.do_handshake()
             except ssl.SSLWantReadError:
-                self._acknowledge()
+                acknowledge(self._socket)
                 gevent.socket.wait_read(self._socket.fileno())
             except ssl.SSLWantWriteError:
                 gevent.socket.wait_write(self._socket.fileno())
@@ -357,8 +320,8 @@ class Connection:
             if linger:
                 self._socket.shutdown(SHUT_WR)
                 with Timeout(self.linger_seconds, False):
-                    while octets := self._socket.recv(self.receive_size):
-                        self._pause_after(len(octets))
+                    while self._socket.recv(RECEIVE_SIZE):
+                        gevent.sleep(1e-6)  # the others' turn
         except OSError:
             # Gone already, which is what we are waiting for.
             pass

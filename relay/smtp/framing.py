@@ -85,6 +85,9 @@ class Framing:
 
     def line(self, limit: int) -> bytes | Flaw:
         """The next line without its CRLF. `limit` counts octets, CRLF included."""
+        if self._position >= len(self._buffer):
+            self.discard()
+            self._buffer = self._receive()
         searched = self._position
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import field, replace
 from typing import Final
 
 from relay.values import frozen
@@ -22,10 +21,14 @@ class Reply:
     lines: tuple[str, ...]
     #: The connection ends after this reply.
     closes: bool = False
+    #: The octets for the wire, once they were asked for: most replies are said again and again.
+    _octets: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def encode(self) -> bytes:
         """The octets for the wire. A line that is too long is cut; anything but printable ASCII becomes `?`."""
-        return _encoded(self.code, self.enhanced, self.lines)
+        if not self._octets:
+            object.__setattr__(self, "_octets", _encoded(self.code, self.enhanced, self.lines))
+        return self._octets
 
     @property
     def positive(self) -> bool:
@@ -42,7 +45,6 @@ class Reply:
         return replace(self, closes=True)
 
 
-@lru_cache(maxsize=256)
 def _encoded(code: int, enhanced: str, lines: tuple[str, ...]) -> bytes:
     prefix = f"{enhanced} " if enhanced else ""
     last = len(lines) - 1

@@ -122,13 +122,13 @@ class Session:
         if self._exchange is not None:
             return self._counted(self._advance(self._exchange.respond(line)))
         verb, _, octets = line.partition(b" ")
-        command = self._COMMANDS.get(verb.rstrip(b"\t").upper())
+        command = self._COMMANDS.get(verb) or self._COMMANDS.get(verb.rstrip(b"\t").upper())
         if command is None:
             return self._counted(_unknown(verb))
         argument = octets.decode("utf-8", "surrogateescape").strip(" \t")
         if len(line) > COMMAND_LINE_LIMIT and command is not Session._auth:
             refusal = replies.LINE_TOO_LONG
-        elif _CONTROL.search(argument):
+        elif not argument.isprintable() and _CONTROL.search(argument):
             refusal = replies.BAD_CHARACTER
         else:
             forgiven = command is Session._rcpt and self._transaction is not None
@@ -152,7 +152,7 @@ class Session:
 
         Recipients that are refused are not counted: an application may well have a list of bad ones.
         """
-        if reply.code not in _NONSENSE:
+        if reply.code < 500 or reply.code not in _NONSENSE:
             return reply
         if reply is replies.MAIL_FIRST and self._excused:
             self._excused -= 1

@@ -6,41 +6,61 @@ second is next to nothing, even with thousands of them, and nobody minds a deadl
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Final
 
 import gevent
+
+#: The deadline of one that does not wait.
+NEVER: Final = math.inf
 
 
 class Overdue(BaseException):
     """Thrown into a greenlet whose wait took too long; no Exception, so that nothing takes it for an error."""
 
 
+class Waiter:
+    """The greenlet that made it, and the moment of time.monotonic() until which it waits.
+
+    `until` is NEVER at all times but while the greenlet waits: `Overdue` may reach it nowhere else.
+    """
+
+    __slots__ = ("greenlet", "until")
+
+    def __init__(self) -> None:
+        self.greenlet = gevent.getcurrent()
+        self.until = NEVER
+
+
 class Waits:
-    """Which greenlets wait, and until when."""
+    """Who may be waiting, and is woken when that takes too long."""
 
     #: Seconds between two looks: so much later than promised a wait may end.
     interval = 0.1
 
     def __init__(self) -> None:
-        #: Moments of time.monotonic(). A greenlet has its own here exactly as long as it waits: `Overdue` may reach it
-        #: nowhere else.
-        self.until: dict[Any, float] = {}
+        self._waiters: set[Waiter] = set()
         self._timer: Any = None
 
-    def watch(self) -> None:
-        """Sees to it that the waits of this process are looked at. Not before a fork."""
+    def add(self, waiter: Waiter) -> None:
+        """Looks at this one from now on. Not before a fork."""
+        self._waiters.add(waiter)
         if self._timer is None:
             self._timer = gevent.get_hub().loop.timer(self.interval, repeat=self.interval, ref=False)
             self._timer.start(self._look)
 
+    def remove(self, waiter: Waiter) -> None:
+        """Looks at this one no more."""
+        self._waiters.discard(waiter)
+
     def _look(self) -> None:
         # Called in the hub, while every greenlet stands still.
         now = time.monotonic()
-        for greenlet in [greenlet for greenlet, moment in self.until.items() if moment <= now]:
+        for waiter in [waiter for waiter in self._waiters if waiter.until <= now]:
             # What one does when it is woken may have moved another.
-            if self.until.get(greenlet, now + 1) <= now:
-                greenlet.throw(Overdue)
+            if waiter.until <= now:
+                waiter.greenlet.throw(Overdue)
 
 
 #: Those of this process.

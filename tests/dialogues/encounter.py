@@ -18,6 +18,7 @@ from relay.smtp.connection import Connection, Pace
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.session import Session
+from relay.smtp.wire import PlainWire, Wire
 from relay.submission import Login, Submission, Verdict
 
 OPTIONS = Options("relay.test", max_message_size=2000, max_recipients=3, spool_threshold=1000)
@@ -75,8 +76,8 @@ class Encounter:
     options: Options = OPTIONS
     pace: Pace = field(default_factory=Pace)
     draining: Callable[[], bool] = lambda: False
-    #: Takes the server's socket and gives what the connection uses in its place.
-    watched: Callable[[Any], Any] = lambda sock: sock
+    #: What the connection makes of the server's socket.
+    wire: Callable[[Any], Wire] = PlainWire
 
     def __post_init__(self) -> None:
         self.services = Services()
@@ -85,7 +86,7 @@ class Encounter:
         self.client.settimeout(20.0)
         session = Session(self.options, self.services, "test")
         self.connection = Connection(
-            self.watched(self._server), session, self.journal, self.pace, _no_certificate, self.draining
+            self._server, session, self.journal, self.pace, _no_certificate, self.draining, self.wire
         )
         self.greenlet = gevent.spawn(self.connection.run)
 

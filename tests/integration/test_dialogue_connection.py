@@ -18,6 +18,7 @@ from relay.redis_link import RedisLink
 from relay.server import Server
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Drain, Pace
+from relay.smtp.wire import PlainWire
 from relay.spool import Body
 from relay.submission import Submission, Verdict
 from tests.dialogues.encounter import Encounter
@@ -27,23 +28,16 @@ LOGIN = b"EHLO client.example\r\nAUTH PLAIN " + base64.b64encode(b"\0any\0good")
 ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
 
 
-class WatchedSocket:
-    """A socket that remembers what was sent in one go."""
+class WatchedWire(PlainWire):
+    """Remembers what was sent in one go."""
 
     def __init__(self, sock: Any) -> None:
-        self._socket = sock
+        super().__init__(sock)
         self.sent: list[bytes] = []
 
-    def sendall(self, octets: bytes) -> None:
+    def send(self, octets: bytes, until: float) -> None:
         self.sent.append(octets)
-        self._socket.sendall(octets)
-
-    def send(self, octets: bytes) -> int:
-        self.sent.append(octets)
-        return int(self._socket.send(octets))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._socket, name)
+        super().send(octets, until)
 
 
 def settle() -> None:
@@ -52,15 +46,15 @@ def settle() -> None:
 
 
 def watched_encounter(**options: Any) -> tuple[Encounter, list[bytes]]:
-    sockets: list[WatchedSocket] = []
+    wires: list[WatchedWire] = []
 
-    def watch(sock: Any) -> WatchedSocket:
-        sockets.append(WatchedSocket(sock))
-        return sockets[0]
+    def watch(sock: Any) -> WatchedWire:
+        wires.append(WatchedWire(sock))
+        return wires[0]
 
-    encounter = Encounter(watched=watch, **options)
+    encounter = Encounter(wire=watch, **options)
     settle()
-    return encounter, sockets[0].sent
+    return encounter, wires[0].sent
 
 
 def lines(octets: bytes) -> list[str]:
@@ -305,19 +299,14 @@ def test_a_connection_has_an_end_whatever_it_does(monkeypatch: pytest.MonkeyPatc
     assert lines(encounter.rest())[-1].startswith("421 4.4.2 ")
 
 
-class Torrent(WatchedSocket):
+class Torrent(PlainWire):
     """Always has something to read at once, as from a client that is quicker than we are."""
 
     def __init__(self, sock: Any, packets: list[bytes]) -> None:
         super().__init__(sock)
         self._packets = iter(packets)
-        self._readable, self._other_end = socket.socketpair()
-        self._other_end.send(b"x")
 
-    def fileno(self) -> int:
-        return self._readable.fileno()
-
-    def recv(self, _count: int) -> bytes:
+    def _read(self, _until: float) -> bytes:
         return next(self._packets, b"")
 
 
@@ -334,7 +323,7 @@ def test_one_that_never_stops_leaves_the_others_their_turn(packets: list[bytes])
             turns += 1
             gevent.sleep(1e-6)
 
-    encounter = Encounter(watched=lambda sock: Torrent(sock, [LOGIN, *packets]))
+    encounter = Encounter(wire=lambda sock: Torrent(sock, [LOGIN, *packets]))
     waiting = gevent.spawn(others)
     said = encounter.rest()
     waiting.join()
