@@ -153,7 +153,7 @@ class _Process:
         try:
             while (document := receive_message(self._channel)) is not None:
                 answer = json.loads(document)
-                waiting = self._open.get(answer.pop("number"))
+                waiting = self._open.get(answer["number"])
                 if waiting is not None:
                     waiting.set(_verdict(answer))
         except OSError:
@@ -190,11 +190,23 @@ def submission_of(head: dict[str, Any], body: Body) -> Submission:
     )
 
 
-def _verdict(document: dict[str, Any]) -> Verdict:
-    reply = document.pop("reply")
-    reply["lines"] = tuple(reply["lines"])
-    document["stored"] = tuple(document["stored"])
-    return Verdict(reply=Reply(**reply), **document)
+def answer_of(number: int, verdict: Verdict) -> bytes:
+    """What the process says of the message that came with that number."""
+    reply = verdict.reply
+    answer = {
+        "number": number,
+        "reply": [reply.code, reply.enhanced, reply.lines, reply.closes],
+        "outcome": verdict.outcome,
+        "email_id": verdict.email_id,
+        "stored": verdict.stored,
+    }
+    return json.dumps(answer).encode("ascii")
+
+
+def _verdict(answer: dict[str, Any]) -> Verdict:
+    code, enhanced, lines, closes = answer["reply"]
+    reply = Reply(code, enhanced, tuple(lines), closes)
+    return Verdict(reply, answer["outcome"], answer["email_id"], tuple(answer["stored"]))
 
 
 def send_message(channel: socket.socket, octets: bytes, descriptors: list[int] | None = None) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import json
 import socket
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import gevent
@@ -25,7 +25,7 @@ import config.logging
 import config.sentry
 from config.settings import Settings
 from relay.accept import AcceptOptions, Acceptor
-from relay.bulk import LENGTH_OCTETS, receive_exactly, receive_message, send_message, submission_of
+from relay.bulk import LENGTH_OCTETS, answer_of, receive_exactly, receive_message, send_message, submission_of
 from relay.cache import Cache
 from relay.lookups import Lookups
 from relay.smtp import replies
@@ -78,7 +78,7 @@ def _answer(
     verdict = _accept(acceptor, head, body)
     # Without a parent there is nobody to tell, and the loop above will hear of it.
     with answering, contextlib.suppress(ConnectionError):
-        send_message(channel, json.dumps({"number": head["number"], **asdict(verdict)}).encode("ascii"))
+        send_message(channel, answer_of(head["number"], verdict))
 
 
 def _accept(acceptor: Acceptor, head: dict[str, Any], body: Body) -> Verdict:

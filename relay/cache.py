@@ -282,6 +282,7 @@ def key_commands(token_hash: str, record: KeyRecord) -> list[Command]:
     return commands
 
 
+@lru_cache(maxsize=1024)
 def _key_names(token_hash: str) -> tuple[bytes, bytes, bytes]:
     """The keys of the shared entry, of the name behind its domain's uuid, and of the mark of a hash that no key has."""
     octets = token_hash.encode()

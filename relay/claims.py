@@ -34,9 +34,6 @@ class Claim:
     @classmethod
     def of(cls, user_id: str, message_id: str, content_digest: bytes, email_id: str, seconds: int) -> Self:
         """The claim for a message. Two users' messages never share a key: each part is hashed with its length."""
-        digest = hashlib.sha256()
-        for part in (user_id.encode("utf-8", "surrogatepass"), message_id.encode("utf-8", "surrogatepass")):
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-        digest.update(content_digest)
-        return cls(digest.digest(), user_id, email_id, seconds)
+        user, message = user_id.encode("utf-8", "surrogatepass"), message_id.encode("utf-8", "surrogatepass")
+        parts = len(user).to_bytes(8, "big"), user, len(message).to_bytes(8, "big"), message, content_digest
+        return cls(hashlib.sha256(b"".join(parts)).digest(), user_id, email_id, seconds)

@@ -12,11 +12,12 @@ from typing import Any, Final, Self
 import gevent
 import psycopg2.errors
 import structlog
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
 from relay.database import Database, Lost, Rejected, seconds_left
 from relay.errors import Unavailable
 from relay.insertion import PREPARE, encode, execute_prepared, insert
+from relay.promise import Promise
 from relay.records import EmailRow
 from relay.values import frozen
 
@@ -72,7 +73,7 @@ class PendingMessage:
         self.recipients = recipients
         self.payload = encode(rows, recipients)
         self.deadline = deadline + (len(self.payload) / _LARGE_RATE if self.large else 0.0)
-        self.done: AsyncResult[bool] = AsyncResult()
+        self.done: Promise[bool] = Promise()
 
     @property
     def large(self) -> bool:
@@ -87,7 +88,7 @@ class PendingMessage:
     def again(self) -> Self:
         """The same message, to be committed once more."""
         twin = copy(self)
-        twin.done = AsyncResult()
+        twin.done = Promise()
         return twin
 
     @property
@@ -128,14 +129,14 @@ class GroupCommit:
             or time.monotonic() - self._busy_since > _TOO_LONG_SECONDS
         ):
             self._idle.pop().set()
-        return bool(message.done.get())
+        return message.done.get()
 
     def close(self) -> None:
         """Ends the writers; what still waits is Unavailable."""
         self._closed = True
         gevent.killall(self._writers)
         while self._waiting:
-            self._waiting.popleft().done.set_exception(Unavailable("postgres"))
+            self._waiting.popleft().done.break_with(Unavailable("postgres"))
 
     def _write(self) -> None:
         session = _Session(self._database)
@@ -155,8 +156,8 @@ class GroupCommit:
                     _log.exception("group_commit_failed", messages=len(batch))
                 finally:
                     for message in batch:
-                        if not message.done.ready():
-                            message.done.set_exception(Unavailable("postgres", unclear=True))
+                        if not message.done.settled:
+                            message.done.break_with(Unavailable("postgres", unclear=True))
         finally:
             session.close()
 
@@ -180,7 +181,7 @@ class GroupCommit:
         pending = [message for message in batch if message.deadline - now >= _LEAST_SECONDS]
         for message in batch:
             if message.deadline - now < _LEAST_SECONDS:
-                message.done.set_exception(Unavailable("postgres"))
+                message.done.break_with(Unavailable("postgres"))
         if not pending:
             return
         if any(message.key for message in pending):
@@ -189,13 +190,13 @@ class GroupCommit:
             complete = self._try_twice(session, pending, now)
         except Lost as lost:
             for message in pending:
-                message.done.set_exception(Unavailable("postgres", unclear=lost.unclear))
+                message.done.break_with(Unavailable("postgres", unclear=lost.unclear))
         except Rejected as rejected:
             self._split(session, pending, rejected.sqlstate)
         else:
             if complete:
                 for message in pending:
-                    message.done.set(True)
+                    message.done.keep(True)
             else:
                 self._look_up(pending)
 
@@ -235,7 +236,7 @@ class GroupCommit:
         """One message that the server refuses must not fail its neighbours."""
         if len(batch) == 1:
             _log.error("row_rejected", email_id=batch[0].ids[0], sqlstate=sqlstate)
-            batch[0].done.set_exception(Unavailable("postgres"))
+            batch[0].done.break_with(Unavailable("postgres"))
             return
         half = len(batch) // 2
         self._store(session, batch[:half])
@@ -248,10 +249,10 @@ class GroupCommit:
             there = existing(self._database, ids, min(message.deadline for message in batch))
         except Unavailable:
             for message in batch:
-                message.done.set_exception(Unavailable("postgres", unclear=True))
+                message.done.break_with(Unavailable("postgres", unclear=True))
             return
         for message in batch:
-            message.done.set(there.issuperset(message.ids))
+            message.done.keep(there.issuperset(message.ids))
 
 
 class _Session:

@@ -14,13 +14,16 @@ from hashlib import sha1
 from typing import Any, Final
 
 import gevent
+import hiredis
 import redis
 import structlog
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
+
+from relay.promise import Promise
 
 _log = structlog.get_logger(__name__)
 
@@ -95,15 +98,13 @@ class RedisLink:
         """The replies to several commands, sent together; error replies stand in their places. Raises Silent."""
         if self._down:
             raise Silent("down")
-        done: AsyncResult[list[Any]] = AsyncResult()
+        done: Promise[list[Any]] = Promise()
         self._send(_Errand(commands, done))
         # The runner answers in time by itself, except while it makes the first connection.
-        patience = None if self._connection is not None else self._timeout
-        try:
-            replies: list[Any] = done.get(timeout=patience)
-        except gevent.Timeout:
-            raise Silent("connecting") from None
-        return replies
+        if self._connection is not None:
+            return done.get()
+        with gevent.Timeout(self._timeout, Silent("connecting")):
+            return done.get()
 
     def post(self, commands: Sequence[Command]) -> None:
         """Sends commands that nobody waits for. They are lost when Redis is silent. Never blocks, never raises."""
@@ -183,7 +184,8 @@ class RedisLink:
         while self._waiting and size < _BATCH_BYTES:
             errand = self._waiting.popleft()
             self._posted -= errand.done is None
-            errand.packed = b"".join(part for command in errand.commands for part in connection.pack_command(*command))
+            # Its types say that a command has one word.
+            errand.packed = b"".join([hiredis.pack_command(command) for command in errand.commands])  # type: ignore[arg-type]
             size += len(errand.packed)
             batch.append(errand)
         fatal: Exception | None = None
@@ -193,7 +195,7 @@ class RedisLink:
                 replies = [self._reply(connection) for _ in errand.commands]
                 fatal = fatal or next((reply for reply in replies if _is_fatal(reply)), None)
                 if errand.done is not None:
-                    errand.done.set(replies)
+                    errand.done.keep(replies)
         except BaseException:
             for errand in batch:
                 errand.fail("lost")
@@ -227,14 +229,14 @@ class _Errand:
 
     __slots__ = ("commands", "done", "packed")
 
-    def __init__(self, commands: Sequence[Command], done: AsyncResult[list[Any]] | None) -> None:
+    def __init__(self, commands: Sequence[Command], done: Promise[list[Any]] | None) -> None:
         self.commands = commands
         self.done = done
         self.packed = b""
 
     def fail(self, cause: str) -> None:
-        if self.done is not None and not self.done.ready():
-            self.done.set_exception(Silent(cause))
+        if self.done is not None and not self.done.settled:
+            self.done.break_with(Silent(cause))
 
 
 def _code(error: Exception) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -36,6 +37,7 @@ DIGEST_SIZE: Final = 16
 LIST_DIGEST_SIZE: Final = 8
 
 
+@lru_cache(maxsize=1024)
 def digest_prefix(user_id: str) -> bytes:
     """What goes before the address in the digest: no two users' addresses can be mistaken for one another."""
     user = user_id.encode("utf-8", "surrogatepass")
@@ -52,6 +54,7 @@ def entry_key(digest_of_address: bytes) -> bytes:
     return ENTRY_PREFIX + digest_of_address
 
 
+@lru_cache(maxsize=1024)
 def marker_key(user_id: str) -> bytes:
     """The key that says that a user's list is complete, and where it is."""
     return MARKER_PREFIX + user_id.encode("utf-8", "surrogatepass")
