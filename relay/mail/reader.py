@@ -41,8 +41,8 @@ def parse(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
 def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
     """`parse`; without `shortcuts` everything takes the long way, which must lead to the same message."""
     root, parser = structure.read(raw, limits, shortcuts=shortcuts)
-    head = root.head
-    values = head.by_key()
+    head = root.about.head
+    values = head.values
     people = _People(values, limits.allow_utf8_local_parts, shortcuts=shortcuts)
     sender, from_addresses, reply_to = people.correspondents()
     to, cc, bcc = people.recipients("to"), people.recipients("cc"), people.recipients("bcc")
