@@ -86,6 +86,8 @@ def lf_lines(octets: bytes) -> bytes:
     A search for one octet runs at the speed of memory, one for two doesn't: where each line end is CRLF, which is
     tried, it takes a quarter of the time of replacing the pairs.
     """
+    if b"\r" not in octets:
+        return octets
     lines = octets.replace(b"\r", b"")
     return lines if lines.replace(b"\n", b"\r\n") == octets else octets.replace(b"\r\n", b"\n")
 
