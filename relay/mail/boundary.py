@@ -19,6 +19,10 @@ _DASHED_LINE = re.compile(rb"(?:\A|\n)--([^\r\n]{1,250})(?:\r?\n|\Z)(?=([A-Za-z-
 _WHITE_SPACE = re.compile(r"\s+", re.ASCII)
 
 
+#: A named tuple's own way to make one takes twice as long.
+_new_tuple = tuple.__new__
+
+
 class Delimiter(NamedTuple):
     """One delimiter line: what is before it ends at `start` (the line end belongs to the delimiter), what follows
     begins at `end`.
@@ -64,11 +68,21 @@ def find(raw: bytes, start: int, end: int, boundary: bytes, limit: int) -> list[
 
 def _take(raw: bytes, before: int, position: int, end: int, needle: bytes, found: list[Delimiter]) -> None:
     """Adds the delimiter line at `position`, if it ends as one does. Two in a row share the line end between them."""
-    match = _LINE_END.match(raw, position + len(needle), end)
-    if match:
-        if found and before < found[-1].end:
-            before = found[-1].end
-        found.append(Delimiter(before, match.end(), (match[1] or match[2]) is not None))
+    position += len(needle)
+    # Nearly every one ends in one of two ways; to compare takes a fifth of the time of the expression.
+    ending = raw[position : min(position + 4, end)]
+    if ending == b"--\r\n":
+        stop, closes = position + 4, True
+    elif ending[:2] == b"\r\n":
+        stop, closes = position + 2, False
+    else:
+        match = _LINE_END.match(raw, position, end)
+        if match is None:
+            return
+        stop, closes = match.end(), (match[1] or match[2]) is not None
+    if found and before < found[-1].end:
+        before = found[-1].end
+    found.append(_new_tuple(Delimiter, (before, stop, closes)))
 
 
 def candidates(view: str) -> list[bytes]:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-
-from relay.mail import charset, encodedword, filename, flowed, header, parameter, transfer
+from relay.mail import charset, encodedword, filename, flowed, header, transfer
 from relay.mail.message import Fault, Limits, Unusable
-from relay.mail.parameter import Parameters
-from relay.mail.structure import Part
+from relay.mail.part import Part
 from relay.records import StoredAttachment
 from relay.values import frozen
 
-_BODY_TYPES = frozenset(("text/plain", "text/html", "message/delivery-status"))
 _MESSAGE_TYPES = frozenset(("message/rfc822", "message/global", "message/news"))
 #: Octets of an encoded message that are decoded to find its subject.
 _HEAD_OCTETS = 65_536
-_MAX_CONTENT_ID = 255
-
-_NOT_IN_CONTENT_ID = re.compile(r"[\x00-\x20\x7f<>]")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,100}\Z")
-_NO_DISPOSITION = Parameters("", {}, {})
 
 
 @frozen
@@ -32,20 +22,14 @@ class Content:
     attachments: tuple[StoredAttachment, ...]
 
 
-@dataclass(slots=True)
-class _Bodies:
-    """The texts of some parts, in order."""
-
-    text: list[str] = field(default_factory=list)
-    html: list[str] = field(default_factory=list)
-
-
 def read(raw: bytes, root: Part, limits: Limits) -> Content:
     """The content of the message whose parts are `root`. Raises Unusable where the attachments are too large
     together."""
     collector = _Collector(raw, limits)
-    bodies = collector.bodies(root, is_root=True)
-    return Content("\n".join(bodies.text), "<br/>\n".join(bodies.html), tuple(collector.attachments))
+    text: list[str] = []
+    html: list[str] = []
+    collector.read(root, text, html, is_root=True)
+    return Content("\n".join(text), "<br/>\n".join(html), tuple(collector.attachments))
 
 
 class _Collector:
@@ -56,53 +40,53 @@ class _Collector:
         self._left = limits.max_attachment_octets
         self.attachments: list[StoredAttachment] = []
 
-    def bodies(self, part: Part, *, is_root: bool = False) -> _Bodies:
-        """The bodies in `part` and below, while the attachments are put on the list."""
-        found = _Bodies()
-        if not part.is_multipart:
-            self._leaf(part, found, is_root=is_root)
-            return found
-        alternative = part.media_type == "multipart/alternative"
-        for child in part.children:
-            below = self.bodies(child)
-            if alternative:
-                found = _Bodies(_later(found.text, below.text), _later(found.html, below.html))
+    def read(self, part: Part, text: list[str], html: list[str], *, is_root: bool = False) -> None:
+        """Puts what is in `part` and below on the lists: the bodies on `text` and `html`, the rest on that of
+        attachments.
+        """
+        about = part.about
+        if not part.children:
+            # The only part of a message is what it says, even if it has a name.
+            if about.is_shown and (is_root or not about.filename):
+                body = self._text(part)
+                if body:
+                    (html if about.content_type.value == "text/html" else text).append(body)
             else:
-                found.text += below.text
-                found.html += below.html
-        return found
-
-    def _leaf(self, part: Part, found: _Bodies, *, is_root: bool) -> None:
-        value = part.head.first("content-disposition")
-        disposition = parameter.parse(value) if value else _NO_DISPOSITION
-        kind = part.content_type
-        name = filename.clean(disposition.texts.get("filename", "")) or filename.clean(kind.texts.get("name", ""))
-        # The only part of a message is what it says, even if it has a name.
-        if disposition.value in ("", "inline") and kind.value in _BODY_TYPES and (is_root or not name):
-            text = self._text(part)
-            if text:
-                (found.html if kind.value == "text/html" else found.text).append(text)
-            return
-        self._attach(part, name)
+                self._attach(part)
+        elif about.content_type.value == "multipart/alternative":
+            chosen_text: list[str] = []
+            chosen_html: list[str] = []
+            for child in part.children:
+                below_text: list[str] = []
+                below_html: list[str] = []
+                self.read(child, below_text, below_html)
+                chosen_text = _later(chosen_text, below_text)
+                chosen_html = _later(chosen_html, below_html)
+            text += chosen_text
+            html += chosen_html
+        else:
+            for child in part.children:
+                self.read(child, text, html)
 
     def _text(self, part: Part) -> str:
-        encoding = _encoding(part)
-        texts = part.content_type.texts
-        label = texts.get("charset", "")
+        about = part.about
+        encoding, label = about.encoding, about.charset_label
         octets = self._raw[part.body : part.end]
         # Before decoding it is cheaper; where a character may be a CR and an LF side by side it would be wrong.
-        beforehand = encoding in ("", "quoted-printable") and charset.is_ascii_superset(label)
+        beforehand = about.has_ascii_lines and encoding in ("", "quoted-printable")
         if beforehand:
-            octets = octets.replace(b"\r\n", b"\n")
+            octets = transfer.lf_lines(octets)
         text = charset.decode(transfer.decode(octets, encoding), label)
         if "\r" in text and (encoding or not beforehand):
             text = text.replace("\r\n", "\n")
+        texts = about.content_type.texts
         if "format" in texts and part.media_type == "text/plain" and texts["format"].strip().lower() == "flowed":
             return flowed.join(text, delete_space=texts.get("delsp", "").strip().lower() == "yes")
         return text
 
-    def _attach(self, part: Part, name: str) -> None:
-        encoding = _encoding(part)
+    def _attach(self, part: Part) -> None:
+        about = part.about
+        encoding = about.encoding
         size = part.end - part.body
         # Base64 loses its line ends, at most one in four octets; anything else grows, and quoted-printable shrinks to a
         # third before.
@@ -113,12 +97,12 @@ class _Collector:
         self._left -= len(content)
         if self._left < 0:
             raise Unusable(Fault.ATTACHMENTS_TOO_LARGE, "attachments are too large")
-        content_id = _content_id(part)
+        content_id = about.content_id
         self.attachments.append(
             StoredAttachment(
-                filename=name or self._unnamed(part, encoding, content_id),
+                filename=about.filename or self._unnamed(part, encoding, content_id),
                 content=content,
-                content_type=_stored_type(part.content_type),
+                content_type=about.stored_type,
                 content_id=content_id,
             )
         )
@@ -134,36 +118,13 @@ class _Collector:
 
     def _subject(self, part: Part, encoding: str) -> str:
         if not encoding:
-            head = header.read(self._raw, part.body, part.end)
+            head, _ = header.read(self._raw, part.body, part.end)
         else:
             octets = transfer.decode(self._raw[part.body : min(part.end, part.body + _HEAD_OCTETS)], encoding)
-            head = header.read(octets, 0, len(octets))
+            head, _ = header.read(octets, 0, len(octets))
         return encodedword.decode(head.first("subject"))
 
 
 def _later(earlier: list[str], later: list[str]) -> list[str]:
     """Of two alternatives the later one, unless it is blank and the earlier one isn't."""
-    return later if not earlier or any(not text.isspace() for text in later) else earlier
-
-
-def _encoding(part: Part) -> str:
-    value = part.head.first("content-transfer-encoding")
-    return transfer.name(value) if value else ""
-
-
-def _content_id(part: Part) -> str | None:
-    value = part.head.first("content-id")
-    if not value:
-        return None
-    return _NOT_IN_CONTENT_ID.sub("", charset.decode_view(value))[:_MAX_CONTENT_ID] or None
-
-
-def _stored_type(kind: Parameters) -> str:
-    """The media type, with the charset where it is text and the method where it is a calendar."""
-    parts = [kind.value]
-    if kind.value.startswith("text/"):
-        for name in ("charset", "method") if kind.value == "text/calendar" else ("charset",):
-            value = kind.texts.get(name, "").strip("'\" ")
-            if _TOKEN.match(value):
-                parts.append(f"{name}={value}")
-    return "; ".join(parts)
+    return later if not earlier or not all(map(str.isspace, later)) else earlier

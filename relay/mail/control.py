@@ -12,6 +12,8 @@ from relay.mail.message import Fault, Unusable
 
 _KEY_FIELDS: Final = ("idempotency-key", "x-opensend-idempotency-key", "resend-idempotency-key")
 _TAG_FIELD: Final = "x-opensend-tag"
+#: All of them.
+FIELDS: Final = frozenset((*_KEY_FIELDS, _TAG_FIELD))
 _MAX_KEY: Final = 256
 _MAX_TAGS: Final = 75
 
@@ -20,7 +22,15 @@ _TAG_NAME = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{0,256}\Z")
 
 
-def idempotency_key(values: Mapping[str, list[str]]) -> str | None:
+def read(values: Mapping[str, list[str]]) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+    """The idempotency key and the tags in the values of a header block. Raises Unusable for bad ones."""
+    # Nearly no message has any.
+    if FIELDS.isdisjoint(values):
+        return None, ()
+    return _idempotency_key(values), _tags(values)
+
+
+def _idempotency_key(values: Mapping[str, list[str]]) -> str | None:
     """The key that the client gave, in the first of the three fields that is there; None without one.
 
     Raises Unusable for one that isn't 1 to 256 characters, holds a control character, or comes with another that
@@ -39,7 +49,7 @@ def idempotency_key(values: Mapping[str, list[str]]) -> str | None:
     return key
 
 
-def tags(values: Mapping[str, list[str]]) -> tuple[tuple[str, str], ...]:
+def _tags(values: Mapping[str, list[str]]) -> tuple[tuple[str, str], ...]:
     """The tags of all X-OpenSend-Tag fields, `name=value` each, in their order. Raises Unusable for a bad one."""
     fields = values.get(_TAG_FIELD, [])
     if len(fields) > _MAX_TAGS:

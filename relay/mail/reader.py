@@ -41,13 +41,13 @@ def parse(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
 def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
     """`parse`; without `shortcuts` everything takes the long way, which must lead to the same message."""
     root, parser = structure.read(raw, limits, shortcuts=shortcuts)
-    head = root.head
-    values = head.by_key()
+    head = root.about.head
+    values = head.values
     people = _People(values, limits.allow_utf8_local_parts, shortcuts=shortcuts)
     sender, from_addresses, reply_to = people.correspondents()
     to, cc, bcc = people.recipients("to"), people.recipients("cc"), people.recipients("bcc")
-    idempotency_key, tags = control.idempotency_key(values), control.tags(values)
-    headers, dropped = stored_headers.select(head.fields)
+    idempotency_key, tags = control.read(values)
+    headers, dropped = stored_headers.select(head.fields, shortcuts=shortcuts)
     body = content.read(raw, root, limits)
     return Message(
         sender=sender,
@@ -70,13 +70,20 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
 
 
 def _message_id(values: _Values) -> str | None:
-    return _SPACES.sub("", values["message-id"][0]) or None if "message-id" in values else None
+    if "message-id" not in values:
+        return None
+    text = values["message-id"][0]
+    if not text.isprintable() or " " in text:
+        text = _SPACES.sub("", text)
+    return text or None
 
 
 def _subject(values: _Values) -> str:
     if "subject" not in values:
         return ""
-    text = encodedword.decode(values["subject"][0])
+    text = values["subject"][0]
+    if "=?" in text or not text.isascii() or "\0" in text:
+        text = encodedword.decode(text)
     if not text.isprintable():
         text = _CONTROLS.sub(" ", text)
     return text.strip()
@@ -122,6 +129,10 @@ class _People:
         views = self._values.get(key)
         if not views:
             return ()
+        if self._shortcuts and len(views) == 1:
+            address = mailbox.sole_address(views[0])
+            if address is not None:
+                return (address,)
         return self._addresses([each for view in views for each in self._mailboxes(view)])
 
     def _reply_to(self) -> tuple[str, ...]:

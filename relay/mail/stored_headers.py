@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relay.mail import encodedword
+from relay.mail import control, encodedword
 from relay.mail.header import Field
 
 #: SES takes 15, and the worker adds one.
@@ -25,9 +25,6 @@ _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
 
 _COLUMNS = frozenset(
     ("from", "to", "cc", "bcc", "subject", "reply-to", "mime-version", "message-id", "date", "resent-bcc")
-)
-CONTROL_FIELDS: Final = frozenset(
-    ("idempotency-key", "x-opensend-idempotency-key", "resend-idempotency-key", "x-opensend-tag", "x-entity-id")
 )
 _TRACE = frozenset(
     (
@@ -56,7 +53,7 @@ _TRACE = frozenset(
         "x-uidl",
     )
 )
-_LEFT_OUT: Final = _COLUMNS | CONTROL_FIELDS | _TRACE
+_LEFT_OUT: Final = _COLUMNS | control.FIELDS | _TRACE | {"x-entity-id", "content-type", "content-transfer-encoding"}
 _LEFT_OUT_PREFIXES: Final = ("content-", "arc-", "x-ses-")
 
 #: The first of these that match go before all others when there are too many.
@@ -74,13 +71,18 @@ _RANKS: Final = (
 )
 
 
-def select(fields: list[Field]) -> tuple[dict[str, str], tuple[str, ...]]:
+def select(fields: list[Field], *, shortcuts: bool = True) -> tuple[dict[str, str], tuple[str, ...]]:
     """The headers to store, in the order of the message, and the names of those that could not be.
 
     A name that comes several times keeps all its values, joined by a comma and a space, under its first spelling.
     Values are printable
     ASCII; text that isn't is in encoded words, and so is text whose encoded words would decode to a line end or NUL.
+    `shortcuts=False` weighs even what is stored as it stands, for the tests that compare the two ways.
     """
+    if shortcuts:
+        as_they_stand = _as_they_stand(fields)
+        if as_they_stand is not None:
+            return as_they_stand, ()
     values: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     dropped: list[str] = []
@@ -112,6 +114,22 @@ def select(fields: list[Field]) -> tuple[dict[str, str], tuple[str, ...]]:
         dropped += [names[key] for key in kept if key not in chosen]
         kept = {key: value for key, value in kept.items() if key in chosen}
     return {names[key]: value for key, value in kept.items()}, tuple(dropped[:_MAX_REPORTED])
+
+
+def _as_they_stand(fields: list[Field]) -> dict[str, str] | None:
+    """All headers that are for storing, where there is nothing to change or to choose; else None."""
+    kept: dict[str, str] = {}
+    keys = set()
+    for key, name, view in fields:
+        if key in _LEFT_OUT or not view or key.startswith(_LEFT_OUT_PREFIXES):
+            continue
+        if "=?" in view or not view.isascii() or not view.isprintable() or key in keys:
+            return None
+        if len(name) > _MAX_NAME or len(name) + len(view) > _MAX_NAME_AND_VALUE:
+            return None
+        keys.add(key)
+        kept[name] = view
+    return kept if len(kept) <= MAX_HEADERS and all(map(_NAME.match, kept)) else None
 
 
 def _rank(key: str) -> int:

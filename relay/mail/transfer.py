@@ -71,9 +71,25 @@ def decode_quoted_printable(octets: bytes) -> bytes:
     has_cr = b"\r" in octets
     if b" \n" in octets or b"\t" in octets or octets.endswith(b" ") or (has_cr and b" \r\n" in octets):
         octets = _BLANKS_AT_LINE_END.sub(b"", octets)
-    if b"==" in octets or (has_cr and octets.count(b"=\r") != octets.count(b"=\r\n")):
+    if has_cr and octets.count(b"=\r") != octets.count(b"=\r\n"):
         octets = _BAD_ESCAPE.sub(b"=3D", octets)
-    return a2b_qp(octets)
+    decoded = a2b_qp(octets)
+    # A search for two octets takes longer than decoding. What is left of `==` is a `=`.
+    if b"=" in decoded and b"==" in octets:
+        return a2b_qp(_BAD_ESCAPE.sub(b"=3D", octets))
+    return decoded
+
+
+def lf_lines(octets: bytes) -> bytes:
+    """`octets` with LF for each CRLF.
+
+    A search for one octet runs at the speed of memory, one for two doesn't: where each line end is CRLF, which is
+    tried, it takes a quarter of the time of replacing the pairs.
+    """
+    if b"\r" not in octets:
+        return octets
+    lines = octets.replace(b"\r", b"")
+    return lines if lines.replace(b"\n", b"\r\n") == octets else octets.replace(b"\r\n", b"\n")
 
 
 def decode_q(octets: bytes) -> bytes:

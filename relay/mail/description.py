@@ -1,0 +1,116 @@
+"""What a header block says about the body below it (RFC 2045, RFC 2183)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from relay.mail import charset, filename, header, parameter, transfer
+from relay.mail.header import Head
+from relay.mail.parameter import Parameters
+from relay.values import frozen
+
+#: Octets of a block that is remembered: the few lines above a part are the same in one mail after another.
+_REMEMBERED = 256
+_MAX_CONTENT_ID = 255
+
+_BODY_TYPES = frozenset(("text/plain", "text/html", "message/delivery-status"))
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}/[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}\Z")
+_NOT_IN_CONTENT_ID = re.compile(r"[\x00-\x20\x7f<>]")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,100}\Z")
+_NOTHING = Parameters("", {}, {})
+
+TEXT: Final = Parameters("text/plain", {}, {})
+MESSAGE: Final = Parameters("message/rfc822", {}, {})
+
+
+@frozen
+class Description:
+    """The Content fields of a header block, as they are meant.
+
+    The names of media type and encoding are valid and lower case; `charset_label` is the declared one, as written.
+    """
+
+    head: Head
+    content_type: Parameters
+    multipart: bool
+    encoding: str
+    #: Whether a reader is shown the body, and where it has a name, whether that is so if it is all of the message.
+    is_shown: bool
+    filename: str
+    charset_label: str
+    #: Whether line ends can be found in the octets, before the charset is applied.
+    has_ascii_lines: bool
+
+    @property
+    def media_type(self) -> str:
+        """`type/subtype`, lower case, valid by RFC 2045."""
+        return self.content_type.value
+
+    @property
+    def content_id(self) -> str | None:
+        """The Content-ID without angle brackets."""
+        value = self.head.first("content-id")
+        if not value:
+            return None
+        return _NOT_IN_CONTENT_ID.sub("", charset.decode_view(value))[:_MAX_CONTENT_ID] or None
+
+    @property
+    def stored_type(self) -> str:
+        """The media type, with the charset where it is text and the method where it is a calendar."""
+        kind = self.content_type
+        parts = [kind.value]
+        if kind.value.startswith("text/"):
+            for name in ("charset", "method") if kind.value == "text/calendar" else ("charset",):
+                value = kind.texts.get(name, "").strip("'\" ")
+                if _TOKEN.match(value):
+                    parts.append(f"{name}={value}")
+        return "; ".join(parts)
+
+
+def of(head: Head, default: Parameters = TEXT) -> Description:
+    """What a header block says; `default` is the Content-Type where there is none, and text/plain an invalid one."""
+    value = head.first("content-type")
+    if not value:
+        return assumed(head, default)
+    parsed = parameter.parse(value)
+    if not _MEDIA_TYPE.match(parsed.value):
+        parsed = Parameters("text/plain", parsed.texts, parsed.views)
+    return assumed(head, parsed)
+
+
+def assumed(head: Head, content_type: Parameters) -> Description:
+    """The same with that Content-Type, whatever the block says."""
+    kind, texts = content_type.value, content_type.texts
+    if kind.startswith("multipart/"):
+        # It has no body of its own.
+        return Description(head, content_type, True, "", False, "", "", True)
+    value = head.first("content-disposition")
+    disposition = parameter.parse(value) if value else _NOTHING
+    encoding = head.first("content-transfer-encoding")
+    label = texts.get("charset", "")
+    return Description(
+        head=head,
+        content_type=content_type,
+        multipart=False,
+        encoding=transfer.name(encoding) if encoding else "",
+        is_shown=disposition.value in ("", "inline") and kind in _BODY_TYPES,
+        filename=filename.clean(disposition.texts.get("filename", "")) or filename.clean(texts.get("name", "")),
+        charset_label=label,
+        has_ascii_lines=charset.is_ascii_superset(label),
+    )
+
+
+def of_block(block: bytes) -> Description | None:
+    """What the block above a part says, given without its last line end; None where anything about it is in doubt."""
+    return _of_block_again(block) if len(block) <= _REMEMBERED else _of_block(block)
+
+
+def _of_block(block: bytes) -> Description | None:
+    fields = header.split(block)
+    return None if fields is None else of(header.made_of(fields, clean=True))
+
+
+#: Nobody changes what it returns.
+_of_block_again = lru_cache(maxsize=512)(_of_block)
