@@ -80,6 +80,7 @@ DANGEROUS: Final = frozenset(
 )
 WITHHELD: Final = "[withheld]"
 
+_JSON_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
 _NUMBERS: Final = frozenset((int, float, bool, type(None)))
 _LEVEL_OF_METHOD: Final = {"exception": "error", "warn": "warning", "fatal": "critical"}
 
@@ -94,7 +95,7 @@ def configure(settings: Settings) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     last: list[structlog.typing.Processor]
     if settings.writes_json():
-        last = [structlog.processors.JSONRenderer(serializer=_to_json)]
+        last = [_to_json]
     else:
         colours = os.isatty(1) and not os.environ.get("NO_COLOR")
         last = [
@@ -105,13 +106,8 @@ def configure(settings: Settings) -> None:
             _to_octets,
         ]
     structlog.configure(
-        processors=[
-            _head,
-            _report,
-            _explain,
-            withhold,
-            *last,
-        ],
+        # Few, and each with little to do for a line that is no error: two lines are written for every mail.
+        processors=[_report, withhold, _head, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=LineLogger,
         cache_logger_on_first_use=True,
@@ -130,9 +126,9 @@ class LineLogger:
         pass
 
     def msg(self, line: bytes) -> None:
-        """Writes one line to standard output; the line end is added."""
+        """Writes one line, which ends in LF, to standard output."""
         try:
-            os.write(1, line + b"\n")
+            os.write(1, line)
         except OSError:
             LineLogger.lost += 1
 
@@ -166,7 +162,7 @@ def withhold(_: object, __: str, line: _Line) -> _Line:
         if kind in _NUMBERS:
             continue
         text = value if kind is str else repr(value)
-        if name in DANGEROUS or _tells(text):
+        if name in DANGEROUS or "@" in text or "os_live_" in text:
             line[name] = WITHHELD
     return line
 
@@ -177,9 +173,18 @@ def _tells(text: str) -> bool:
 
 
 def _report(_: object, method: str, line: _Line) -> _Line:
-    """Errors also go to Sentry, if there is one; but not those of libraries, which its own client is among."""
+    """Errors also go to Sentry, if there is one; but not those of libraries, which its own client is among.
+
+    What an error was is told without what it says of itself, which may be anything.
+    """
     if method in ("error", "critical", "exception") and "logger" not in line:
         sentry.report(line["event"], error=_error_of(line))
+    if "exc_info" in line:
+        error = _error_of(line)
+        del line["exc_info"]
+        if error is not None:
+            line["error"] = traces.summary(error)
+            line["traceback"] = traces.frames(error.__traceback__)
     return line
 
 
@@ -193,23 +198,12 @@ def _error_of(line: _Line) -> BaseException | None:
     return sys.exc_info()[1] if given else None
 
 
-def _explain(_: object, __: str, line: _Line) -> _Line:
-    if "exc_info" not in line:
-        return line
-    error = _error_of(line)
-    del line["exc_info"]
-    if error is not None:
-        line["error"] = traces.summary(error)
-        line["traceback"] = traces.frames(error.__traceback__)
-    return line
-
-
-def _to_json(line: _Line, **_: object) -> bytes:
+def _to_json(_: object, __: str, line: _Line) -> bytes:
     try:
-        return orjson.dumps(line, default=_kind, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(line, default=_kind, option=_JSON_OPTIONS)
     except TypeError:
         # What orjson refuses (half a surrogate pair, a number of 65 bits) is no reason to lose the line, or the mail.
-        return json.dumps(line, default=_kind, skipkeys=True).encode()
+        return json.dumps(line, default=_kind, skipkeys=True).encode() + b"\n"
 
 
 def _kind(unknown: object) -> str:
@@ -230,7 +224,7 @@ def _printable(_: object, __: str, line: _Line) -> _Line:
 
 def _to_octets(_: object, __: str, line: Any) -> bytes:
     rendered: str = line
-    return rendered.encode("utf-8", "backslashreplace")
+    return rendered.encode("utf-8", "backslashreplace") + b"\n"
 
 
 # What others say.

@@ -63,7 +63,7 @@ _LEAST_SECONDS: Final = 1.0
 class PendingMessage:
     """One message on its way: its rows as JSON, and the greenlet that waits for them."""
 
-    __slots__ = ("deadline", "done", "ids", "key", "payload", "recipients", "user_id")
+    __slots__ = ("alone", "deadline", "done", "ids", "key", "large", "payload", "recipients", "user_id")
 
     def __init__(self, rows: Sequence[EmailRow], recipients: Collection[str], deadline: float) -> None:
         """`deadline` is a moment of time.monotonic(); a large message gets more time, in proportion to its size."""
@@ -72,18 +72,12 @@ class PendingMessage:
         self.key = rows[0].idempotency_key
         self.recipients = recipients
         self.payload = encode(rows, recipients)
+        #: Whether the message deserves care for its size.
+        self.large = len(self.payload) >= _LARGE
+        #: Whether it takes a transaction of its own: several rows come together or not at all.
+        self.alone = self.large or len(rows) > 1
         self.deadline = deadline + (len(self.payload) / _LARGE_RATE if self.large else 0.0)
         self.done: Promise[bool] = Promise()
-
-    @property
-    def large(self) -> bool:
-        """Whether the message deserves care for its size."""
-        return len(self.payload) >= _LARGE
-
-    @property
-    def alone(self) -> bool:
-        """Whether it takes a transaction of its own: several rows come together or not at all."""
-        return len(self.ids) > 1 or self.large
 
     def again(self) -> Self:
         """The same message, to be committed once more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import field
 from typing import Final
 
 from relay.address import comparison_form, domain_of
@@ -23,10 +24,14 @@ class Recipients:
     to: tuple[str, ...]
     cc: tuple[str, ...]
     bcc: tuple[str, ...]
+    _mailboxes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def mailboxes(self) -> tuple[str, ...]:
         """Everyone, in comparison form."""
-        return tuple(map(comparison_form, (*self.to, *self.cc, *self.bcc)))
+        if not self._mailboxes:
+            everyone = tuple([comparison_form(address) for address in (*self.to, *self.cc, *self.bcc)])
+            object.__setattr__(self, "_mailboxes", everyone)
+        return self._mailboxes
 
     def only(self, mailboxes: Collection[str]) -> Recipients:
         """Those of them whose comparison form is given."""
@@ -40,9 +45,9 @@ class Recipients:
         portions = []
         for start in range(0, len(marked), size):
             fields: tuple[list[str], list[str], list[str]] = ([], [], [])
-            for field, address in marked[start : start + size]:
-                fields[field].append(address)
-            portions.append(Recipients(*(tuple(field) for field in fields)))
+            for kind, address in marked[start : start + size]:
+                fields[kind].append(address)
+            portions.append(Recipients(*map(tuple, fields)))
         return portions
 
 
@@ -68,24 +73,27 @@ def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule
     but the header's.
     """
     seen: set[str] = set()
-
-    def fresh(addresses: Iterable[str]) -> tuple[str, ...]:
-        kept = []
-        for address in addresses:
-            mailbox = comparison_form(address)
-            if mailbox not in seen:
-                seen.add(mailbox)
-                kept.append(address)
-        return tuple(kept)
-
     if rule is RecipientRule.ENVELOPE:
         in_envelope = {comparison_form(address) for address in envelope}
-        to, cc = fresh(_among(message.to, in_envelope)), fresh(_among(message.cc, in_envelope))
-        return Recipients(to, cc, fresh(envelope))
-    to, cc, bcc = fresh(message.to), fresh(message.cc), fresh(message.bcc)
+        to, cc = _fresh(_among(message.to, in_envelope), seen), _fresh(_among(message.cc, in_envelope), seen)
+        return Recipients(to, cc, _fresh(envelope, seen))
+    to = _fresh(message.to, seen)
+    cc = _fresh(message.cc, seen) if message.cc else ()
+    bcc = _fresh(message.bcc, seen) if message.bcc else ()
     if rule is RecipientRule.MERGE:
-        bcc += fresh(envelope)
+        bcc += _fresh(envelope, seen)
     return Recipients(to, cc, bcc)
+
+
+def _fresh(addresses: Iterable[str], seen: set[str]) -> tuple[str, ...]:
+    """Those whose mailboxes have not been seen; now they have."""
+    kept = []
+    for address in addresses:
+        mailbox = comparison_form(address)
+        if mailbox not in seen:
+            seen.add(mailbox)
+            kept.append(address)
+    return tuple(kept)
 
 
 def rows(

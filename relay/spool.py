@@ -19,7 +19,7 @@ class Body:
     temporary folder where that is None): whatever ends this process, nothing is left behind. Who makes one closes it.
     """
 
-    __slots__ = ("_directory", "_file", "_memory", "_threshold", "size")
+    __slots__ = ("_directory", "_file", "_first", "_in_memory", "_memory", "_threshold", "size")
 
     #: Octets that all messages of a process together may keep in memory; past it small ones go to files as well.
     most_in_memory: ClassVar[int] = 64_000_000
@@ -29,8 +29,12 @@ class Body:
     def __init__(self, threshold: int, directory: str | None = None) -> None:
         self._threshold = threshold
         self._directory = directory
-        # One buffer, not a list of what came: a client that sends an octet a packet must not cost forty times as much.
-        self._memory = BytesIO()
+        #: What came first; most messages come whole. From the second piece on they are put together in one buffer, not
+        #: in a list: a client that sends an octet a packet must not cost forty times as much.
+        self._first = b""
+        self._memory: BytesIO | None = None
+        #: How many octets that are.
+        self._in_memory = 0
         self._file: IO[bytes] | None = None
         #: Octets so far.
         self.size = 0
@@ -45,16 +49,25 @@ class Body:
 
     def write(self, octets: bytes) -> None:
         """Takes the next octets. Raises NoRoom; what is kept then is of no use."""
-        self.size += len(octets)
-        if self._file is None and self.size <= self._threshold and Body.in_memory + len(octets) <= self.most_in_memory:
-            self._memory.write(octets)
-            Body.in_memory += len(octets)
+        count = len(octets)
+        self.size += count
+        if self._file is None and self.size <= self._threshold and Body.in_memory + count <= self.most_in_memory:
+            Body.in_memory += count
+            if not self._in_memory:
+                self._first = octets
+            else:
+                if self._memory is None:
+                    self._memory = BytesIO()
+                    self._memory.write(self._first)
+                    self._first = b""
+                self._memory.write(octets)
+            self._in_memory += count
             return
         try:
             if self._file is None:
                 # Closed by `close`, or by the end of the process.
                 self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
-                _write_all(self._file, self._memory.getvalue())
+                _write_all(self._file, self._held())
                 self._forget()
             _write_all(self._file, octets)
         except OSError as error:
@@ -76,7 +89,7 @@ class Body:
         if self._file is not None:
             self._file.seek(0)
             return self._file.read()
-        return self._memory.getvalue()
+        return self._held()
 
     def close(self) -> None:
         """Lets go of the octets; `size` stays."""
@@ -85,9 +98,14 @@ class Body:
             self._file.close()
             self._file = None
 
+    def _held(self) -> bytes:
+        return self._first if self._memory is None else self._memory.getvalue()
+
     def _forget(self) -> None:
-        Body.in_memory -= self._memory.tell()
-        self._memory = BytesIO()
+        Body.in_memory -= self._in_memory
+        self._in_memory = 0
+        self._first = b""
+        self._memory = None
 
 
 def _write_all(file: IO[bytes], octets: bytes) -> None:

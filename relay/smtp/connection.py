@@ -22,7 +22,7 @@ from relay.smtp.framing import DataEnd, Flaw, Framing
 from relay.smtp.replies import Reply
 from relay.smtp.session import LINE_LIMIT, Expects, Session
 from relay.smtp.waits import Overdue
-from relay.smtp.wire import RECEIVE_SIZE, PlainWire, Wire, acknowledge
+from relay.smtp.wire import COMMAND_SIZE, RECEIVE_SIZE, PlainWire, Wire, acknowledge
 from relay.spool import NoRoom
 from relay.submission import Verdict
 
@@ -195,7 +195,8 @@ class Connection:
                 return error
             return None
         self._in_data = False
-        self._deadline = min(time.monotonic() + self._pace.command, self._end_by)
+        deadline = time.monotonic() + self._pace.command
+        self._deadline = deadline if deadline < self._end_by else self._end_by
         return self._framing.line(LINE_LIMIT)
 
     # Reading, and by when
@@ -207,7 +208,7 @@ class Connection:
         if wire is None or self._deadline <= time.monotonic():
             raise _Ended(replies.TIMED_OUT)
         try:
-            octets = wire.receive(self._deadline)
+            octets = wire.receive(RECEIVE_SIZE if self._in_data else COMMAND_SIZE, self._deadline)
         except Overdue as error:
             raise _Ended(replies.TIMED_OUT) from error
         except OSError as error:
@@ -227,17 +228,17 @@ class Connection:
     # Writing
 
     def _say(self, reply: Reply) -> None:
-        self._unsent.append(reply.encode())
+        unsent = self._unsent
+        unsent.append(reply.encode())
         if reply.code >= 400:
             self._journal.error_reply(reply)
-        if len(self._unsent) >= self.most_unsent:
+        if len(unsent) >= self.most_unsent:
             self._flush()
 
     def _flush(self) -> None:
-        unsent = self._unsent
-        if unsent:
-            octets = unsent[0] if len(unsent) == 1 else b"".join(unsent)
-            unsent.clear()
+        if self._unsent:
+            octets = b"".join(self._unsent)
+            self._unsent.clear()
             self._send(octets, self._pace.command)
 
     def _send(self, octets: bytes, seconds: float) -> None:

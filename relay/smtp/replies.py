@@ -48,6 +48,8 @@ class Reply:
 def _encoded(code: int, enhanced: str, lines: tuple[str, ...]) -> bytes:
     prefix = f"{enhanced} " if enhanced else ""
     last = len(lines) - 1
+    if not last:
+        return _line(f"{code} {prefix}{lines[0]}")
     return b"".join(_line(f"{code}{' ' if number == last else '-'}{prefix}{text}") for number, text in enumerate(lines))
 
 

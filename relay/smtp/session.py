@@ -366,8 +366,8 @@ class Session:
         """The message is answered, one way or the other."""
         transaction = self._transaction
         if transaction is not None:
-            measures = transaction.size, transaction.recipient_count
-            verdict = Verdict(verdict.reply, verdict.outcome, verdict.email_id, verdict.stored, *measures)
+            size, count = transaction.size, transaction.recipient_count
+            verdict = Verdict(verdict.reply, verdict.outcome, verdict.email_id, verdict.stored, size, count)
         self.verdict = verdict
         self._end_transaction()
         return verdict.reply

@@ -13,6 +13,8 @@ from relay.smtp.waits import NEVER, WAITS, Waiter
 
 #: Octets asked of the kernel at once. Larger costs memory per connection that sends, smaller costs calls.
 RECEIVE_SIZE: Final = 65536
+#: The same where commands are expected: whatever is asked for is allocated first.
+COMMAND_SIZE: Final = 4096
 #: What a packet counts for, besides its octets, until the others have their turn.
 _RECEIVE_COST: Final = 4096
 
@@ -54,11 +56,11 @@ class Wire(Waiter):
         """Lets go of the socket, which may be used in other ways, or closed, then."""
         WAITS.remove(self)
 
-    def receive(self, until: float) -> bytes:
-        """The next octets; none at the end of the stream."""
+    def receive(self, size: int, until: float) -> bytes:
+        """The next octets, `size` at most; none at the end of the stream."""
         if self._unacknowledged:
             acknowledge(self._socket)
-        octets = self._read(until)
+        octets = self._read(size, until)
         self._unacknowledged = True
         self._since_pause += len(octets) + _RECEIVE_COST
         if self._since_pause >= RECEIVE_SIZE:
@@ -78,11 +80,11 @@ class Wire(Waiter):
         finally:
             self.until = NEVER
 
-    def _read(self, until: float) -> bytes:
+    def _read(self, size: int, until: float) -> bytes:
         self.until = until
         self.reading = True
         try:
-            octets: bytes = self._socket.recv(RECEIVE_SIZE)
+            octets: bytes = self._socket.recv(size)
             return octets
         finally:
             self.reading = False
@@ -124,17 +126,17 @@ class PlainWire(Wire):
             super().send(octets[sent:], until)
         self._unacknowledged = False
 
-    def _read(self, until: float) -> bytes:
+    def _read(self, size: int, until: float) -> bytes:
         while True:
             # There is nothing to be had yet, as a rule: clients wait for the reply that has just gone out.
             if not self._brimful:
                 self._wait(until)
             try:
-                octets = os.read(self._descriptor, RECEIVE_SIZE)
+                octets = os.read(self._descriptor, size)
             except BlockingIOError:
                 self._brimful = False
                 continue
-            self._brimful = len(octets) == RECEIVE_SIZE
+            self._brimful = len(octets) == size
             return octets
 
     def _wait(self, until: float) -> None:

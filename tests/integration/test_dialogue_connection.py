@@ -306,7 +306,7 @@ class Torrent(PlainWire):
         super().__init__(sock)
         self._packets = iter(packets)
 
-    def _read(self, _until: float) -> bytes:
+    def _read(self, _size: int, _until: float) -> bytes:
         return next(self._packets, b"")
 
 
