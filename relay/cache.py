@@ -11,7 +11,8 @@ import orjson
 from relay import suppressions
 from relay.claims import Claim, Holder
 from relay.records import ApiKey
-from relay.redis_link import Argument, Command, RedisLink, Script, Silent
+from relay.redis_link import RedisLink, Script, Silent
+from relay.resp import Argument, Command
 from relay.store import KeyRecord, is_domain_id, restriction
 from relay.values import frozen
 

@@ -14,22 +14,20 @@ from hashlib import sha1
 from typing import Any, Final
 
 import gevent
-import hiredis
 import redis
 import structlog
 from gevent.event import Event
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
-from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from relay.promise import Promise
+from relay.resp import Argument, Command, ErrorReply, Exchange, pack
 
 _log = structlog.get_logger(__name__)
 
-Argument = bytes | str | int | float
-Command = tuple[Argument, ...]
-
+#: The server doesn't know the script whose digest it was given.
+_NO_SCRIPT: Final = "NOSCRIPT"
 #: Error replies after which the connection is of no use: another server has to be found, or the same has to get well.
 _FATAL_CODES: Final = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "WRONGPASS", "CLUSTERDOWN", "MOVED")
 #: Octets that go out before the replies to them are read.
@@ -59,6 +57,10 @@ def connection_options(url: str, *, verify_tls: bool, timeout: float) -> dict[st
     return options
 
 
+class NoScript(Exception):
+    """The server doesn't know the script."""
+
+
 class RedisLink:
     """Sends commands and hands back their replies. Connects when first used, which must be after any fork."""
 
@@ -73,6 +75,8 @@ class RedisLink:
         self._wake = Event()
         self._runner: gevent.Greenlet[..., None] | None = None
         self._connection: Any = None  # redis-py's, untyped
+        #: What goes over it; None while there is none that works.
+        self._exchange: Exchange | None = None
         self._last_used = 0.0
         self._reported: set[str] = set()
         # Only its reading of the URL is used.
@@ -86,22 +90,20 @@ class RedisLink:
         return not self._down
 
     def call(self, *command: Argument) -> Any:
-        """The reply to one command. Raises Silent, and NoScriptError for the caller to mend."""
+        """The reply to one command. Raises Silent, and NoScript for the caller to mend."""
         (reply,) = self.call_all([command])
-        if isinstance(reply, NoScriptError):
-            raise reply
-        if isinstance(reply, Exception):
-            raise Silent(_code(reply))
+        if isinstance(reply, ErrorReply):
+            raise NoScript if reply.code == _NO_SCRIPT else Silent(reply.code)
         return reply
 
     def call_all(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to several commands, sent together; error replies stand in their places. Raises Silent."""
+        """The replies to several commands, sent together, each an ErrorReply where it is one. Raises Silent."""
         if self._down:
             raise Silent("down")
         done: Promise[list[Any]] = Promise()
         self._send(_Errand(commands, done))
         # The runner answers in time by itself, except while it makes the first connection.
-        if self._connection is not None:
+        if self._exchange is not None:
             return done.get()
         with gevent.Timeout(self._timeout, Silent("connecting")):
             return done.get()
@@ -130,8 +132,8 @@ class RedisLink:
         connected = 0.0
         while True:
             try:
-                if self._connection is None:
-                    self._connection = self._connect()
+                if self._exchange is None:
+                    self._exchange = self._connect()
                     connected = time.monotonic()
                     if self._down:
                         _log.info("redis_back")
@@ -140,16 +142,16 @@ class RedisLink:
                 self._wake.clear()
                 if self._waiting and self._closed_while_idle():
                     self._disconnect()
-                    self._connection = self._connect()
+                    self._exchange = self._connect()
                 while self._waiting:
-                    self._exchange(self._connection)
+                    self._carry(self._exchange)
                 self._last_used = time.monotonic()
             except (Exception, gevent.Timeout) as error:  # noqa: BLE001 - callers must not wait for ever, whatever it is
                 if not self._down:
                     _log.warning("redis_unavailable", cause=type(error).__name__)
                 self._down = True
                 # What worked for a while may have been closed for good reasons: a restart, a failover.
-                at_once = self._connection is not None and time.monotonic() - connected > self._pause
+                at_once = self._exchange is not None and time.monotonic() - connected > self._pause
                 self._disconnect()
                 self._fail(type(error).__name__)
                 if not at_once:
@@ -164,36 +166,37 @@ class RedisLink:
         except (redis.RedisError, OSError):
             return True
 
-    def _connect(self) -> Any:
-        connection = self._pool.make_connection()
-        try:
-            # Its own time limits leave out the look-up of the name.
-            with gevent.Timeout(self._timeout + 2.0):
-                connection.connect()
-                connection.send_command("PING")  # a server that hangs still accepts connections
-                connection.read_response()
-        except BaseException:
-            connection.disconnect()
-            raise
-        return connection
+    def _connect(self) -> Exchange:
+        connection = self._connection = self._pool.make_connection()
+        # Its own time limits leave out the look-up of the name.
+        with gevent.Timeout(self._timeout + 2.0):
+            connection.connect()
+            connection.send_command("PING")  # a server that hangs still accepts connections
+            connection.read_response()
+        # The one thing of redis-py's that it doesn't show: it has no other way to be asked for its socket.
+        return Exchange(connection._sock)
 
-    def _exchange(self, connection: Any) -> None:
+    def _carry(self, exchange: Exchange) -> None:
         """Sends what waits, and hands out the replies."""
         batch: list[_Errand] = []
+        commands: list[bytes] = []
         size = 0
         while self._waiting and size < _BATCH_BYTES:
             errand = self._waiting.popleft()
             self._posted -= errand.done is None
-            # Its types say that a command has one word.
-            errand.packed = b"".join([hiredis.pack_command(command) for command in errand.commands])  # type: ignore[arg-type]
-            size += len(errand.packed)
+            packed = pack(errand.commands)
+            size += len(packed)
+            commands.append(packed)
             batch.append(errand)
         fatal: Exception | None = None
         try:
-            connection.send_packed_command([b"".join([errand.packed for errand in batch])], check_health=False)
+            exchange.send(b"".join(commands))
             for errand in batch:
-                replies = [self._reply(connection) for _ in errand.commands]
-                fatal = fatal or next((reply for reply in replies if _is_fatal(reply)), None)
+                replies = [exchange.receive() for _ in errand.commands]
+                for reply in replies:
+                    if isinstance(reply, ErrorReply):
+                        self._report(reply.code)
+                        fatal = reply if reply.code in _FATAL_CODES else fatal
                 if errand.done is not None:
                     errand.done.keep(replies)
         except BaseException:
@@ -203,17 +206,13 @@ class RedisLink:
         if fatal is not None:
             raise fatal
 
-    def _reply(self, connection: Any) -> Any:
-        try:
-            return connection.read_response()
-        except redis.ResponseError as error:
-            code = _code(error)
-            if code not in self._reported and not isinstance(error, NoScriptError):
-                self._reported.add(code)  # once a process is enough: the codes are few, the messages many
-                _log.warning("redis_error_reply", code=code)
-            return error
+    def _report(self, code: str) -> None:
+        if code not in self._reported and code != _NO_SCRIPT:
+            self._reported.add(code)  # once a process is enough: the codes are few, the messages many
+            _log.warning("redis_error_reply", code=code)
 
     def _disconnect(self) -> None:
+        self._exchange = None
         if self._connection is not None:
             self._connection.disconnect()
             self._connection = None
@@ -227,24 +226,15 @@ class RedisLink:
 class _Errand:
     """Commands on their way, and the greenlet that waits for their replies, if any does."""
 
-    __slots__ = ("commands", "done", "packed")
+    __slots__ = ("commands", "done")
 
     def __init__(self, commands: Sequence[Command], done: Promise[list[Any]] | None) -> None:
         self.commands = commands
         self.done = done
-        self.packed = b""
 
     def fail(self, cause: str) -> None:
         if self.done is not None and not self.done.settled:
             self.done.break_with(Silent(cause))
-
-
-def _code(error: Exception) -> str:
-    return getattr(error, "status_code", None) or (str(error).split(" ", 1)[0] or type(error).__name__)[:40]
-
-
-def _is_fatal(reply: Any) -> bool:
-    return isinstance(reply, redis.RedisError) and _code(reply) in _FATAL_CODES
 
 
 class Script:
@@ -266,5 +256,5 @@ class Script:
         """The script's answer; the server learns the script if it does not know it. Raises Silent."""
         try:
             return link.call(*self.command(keys, arguments))
-        except NoScriptError:
+        except NoScript:
             return link.call("EVAL", self._source, len(keys), *keys, *arguments)

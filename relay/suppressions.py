@@ -18,7 +18,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
-from relay.redis_link import Command, Script
+from relay.redis_link import Script
+from relay.resp import Command
 
 #: Key prefixes; the user id comes last, so that no two users share a key whatever is in it.
 ENTRY_PREFIX: Final = b"smtp-relay:suppression:"

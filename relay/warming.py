@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from relay import suppressions
 from relay.cache import Cache, key_commands
-from relay.redis_link import Command, Script, Silent
+from relay.redis_link import Script, Silent
+from relay.resp import Command
 from relay.streams import Snapshot
 from relay.suppressions import ListWriter
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.redis_link import Command
+from relay.resp import Command
 from relay.suppressions import BUCKET_SIZE, ListWriter, digest, digest_prefix
 
 words = st.text(alphabet="ab@\0", max_size=4)

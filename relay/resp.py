@@ -1,0 +1,57 @@
+"""Commands to Redis and their replies on one connection (the protocol RESP2), as hiredis reads and writes them.
+
+redis-py makes the connection: names, TLS, passwords, sentinels of trouble. Its way of sending a command and reading a
+reply takes four times the CPU of what hiredis does in it, on the path of every mail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import hiredis
+
+Argument = bytes | str | int | float
+Command = tuple[Argument, ...]
+
+_RECEIVE_SIZE: Final = 65536
+_MORE: Final = object()
+
+
+class ErrorReply(Exception):
+    """Redis answered with an error. `code` is its first word; the rest may hold anything."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = text.split(" ", 1)[0][:40]
+
+
+class Exchange:
+    """The two directions of a connection. Both raise OSError when it is broken, or silent for too long."""
+
+    def __init__(self, sock: Any) -> None:
+        """`sock`: a connected socket with a time limit, in the clear or under TLS."""
+        self._socket = sock
+        self._reader = hiredis.Reader(replyError=ErrorReply, notEnoughData=_MORE)
+
+    def send(self, packed: bytes) -> None:
+        """Sends commands (from `pack`)."""
+        # Most go out at once: gevent's sendall asks for the size of the send buffer first.
+        sent = self._socket.send(packed)
+        if sent < len(packed):
+            self._socket.sendall(memoryview(packed)[sent:])
+
+    def receive(self) -> Any:
+        """The next reply: octets, a number, None, or a list of those; or an ErrorReply, which is not raised."""
+        while (reply := self._reader.gets()) is _MORE:
+            octets = self._socket.recv(_RECEIVE_SIZE)
+            if not octets:
+                raise ConnectionResetError("the server closed the connection")
+            self._reader.feed(octets)
+        return reply
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """The commands as octets for the wire."""
+    # Its types say that a command has one word.
+    return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
