@@ -1,10 +1,14 @@
-"""`./scripts/soak`: the long forms of tests/faults. Breaks things for a while, and says in figures what came of it."""
+"""`./scripts/soak`: the long forms of tests/faults, and what tests/security measures.
+
+Breaks things for a while, and says in figures what came of it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -20,9 +24,11 @@ from tests.faults.postgres_table import POSTGRES
 from tests.faults.queue_table import QUEUE
 from tests.faults.redis_table import REDIS
 from tests.faults.restarts import restart_servers
+from tests.faults.siege import PAUSE_SECONDS, besiege
 from tests.faults.stage import Stage
+from tests.security.auth_times import DELAY_SECONDS, measure
 
-PARTS: Final = ("kills", "servers", "outages")
+PARTS: Final = ("kills", "servers", "outages", "siege", "auth")
 
 
 def main(arguments: list[str]) -> int:
@@ -32,6 +38,8 @@ def main(arguments: list[str]) -> int:
         "kills": _kills,
         "servers": _servers,
         "outages": _outages,
+        "siege": _siege,
+        "auth": _auth,
     }
     began = time.monotonic()
     broken = []
@@ -65,6 +73,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--pause", type=float, default=0.5, help="seconds between a client's messages (0.5; moto is no fast queue)"
     )
+    parser.add_argument("--slow-clients", type=int, default=2000, help="of the siege (2000)")
+    parser.add_argument("--siege-seconds", type=float, default=180.0, help="how long it lasts (180)")
+    parser.add_argument("--tries", type=int, default=300, help="AUTHs with each kind of wrong key (300)")
     parser.add_argument("--seconds", type=float, default=900.0, help="at most for each part (900)")
     parser.add_argument("--seed", type=int, default=1, help="of the random choices")
     return parser.parse_args(arguments)
@@ -138,6 +149,42 @@ def _outages(options: argparse.Namespace, directory: Path) -> None:
         _print_books("all faults of the table", books, time.monotonic() - began)
         books.check()
         stage.check_log()
+
+
+def _siege(options: argparse.Namespace, directory: Path) -> None:
+    room = str(options.slow_clients + 100)
+    with Stage(directory, SMTP_RELAY_MAX_CONNECTIONS=room) as stage:
+        siege = besiege(stage, options.slow_clients, options.siege_seconds, seed=options.seed)
+        stage.check_log()
+    print(f"\n| slow clients | {siege.clients}, an octet every {PAUSE_SECONDS:.0f} s |\n|---|---|")
+    print(f"| for | {options.siege_seconds:.0f} s |")
+    print(f"| open at once | {siege.most_open} |")
+    print(f"| connections that they made | {siege.connections} |")
+    for farewell, count in siege.farewells.most_common():
+        print(f"| sent away with `{farewell}` | {count} |")
+    print(f"| memory before and at most | {siege.memory_before / 1e6:.1f} MB, {siege.memory_most / 1e6:.1f} MB |")
+    print(f"| a slow client | {siege.octets_each / 1e3:.1f} kB |")
+    print(f"| CPU of the relay | {siege.cpu / options.siege_seconds:.1%} of a core |")
+    print(f"| mails of others meanwhile | {len(siege.mails)}, all accepted |")
+    print(
+        f"| the median and slowest of them | {siege.median * 1e3:.1f} ms, {max(siege.mails) * 1e3:.0f} ms |", flush=True
+    )
+
+
+def _auth(options: argparse.Namespace, directory: Path) -> None:
+    measured = measure(directory, options.tries, seed=options.seed)
+    print(f"\nThe fixed delay is {DELAY_SECONDS * 1e3:.0f} ms here; {options.tries} tries of each.")
+    print("\n| key | reply | median | mean | 90 % below | fastest | slowest |\n|---|---|---|---|---|---|---|")
+    for times in measured:
+        figures = (
+            times.median,
+            statistics.mean(times.seconds),
+            times.ninetieth,
+            min(times.seconds),
+            max(times.seconds),
+        )
+        cells = " | ".join(f"{seconds * 1e3:.2f} ms" for seconds in figures)
+        print(f"| {times.kind} | {times.reply[:9].decode()} | {cells} |", flush=True)
 
 
 def _print_books(title: str, books: Books, seconds: float) -> None:
