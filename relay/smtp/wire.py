@@ -151,6 +151,8 @@ class PlainWire(Wire):
         finally:
             self.reading = False
             self.until = NEVER
+        # The others have just had their turn.
+        self._since_pause = 0
 
     def _ready(self) -> None:
         # Called in the hub, again and again for as long as nobody reads.

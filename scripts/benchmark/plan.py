@@ -16,7 +16,8 @@ class Plan:
     seconds: float
     #: Messages before anything counts.
     warm_up_messages: int
-    #: Messages of a round that publishes: the imitated queue service takes longer for a job than the relay for a mail.
+    #: Messages of a round that publishes: the imitated queue service takes a hundred times as long for a job as the
+    #: relay for a mail, and longer with each job that it holds.
     published: int
     #: Messages of a round with a single client.
     alone: int
@@ -35,7 +36,7 @@ FULL = Plan(
     rounds=5,
     seconds=6.0,
     warm_up_messages=2_000,
-    published=4_000,
+    published=600,
     alone=1_000,
     fairness_seconds=30.0,
     idle_connections=5_000,
@@ -48,7 +49,7 @@ QUICK = Plan(
     rounds=2,
     seconds=2.0,
     warm_up_messages=500,
-    published=1_000,
+    published=200,
     alone=300,
     fairness_seconds=8.0,
     idle_connections=1_000,

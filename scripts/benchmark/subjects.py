@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 _DATABASE = "bench"
 #: A process that used no more than this in a while is at rest: the kernel counts in hundredths of a second.
 _AT_REST_SECONDS = 0.01
+#: How long what a load leads to may take, after its end.
+_PATIENCE_SECONDS = 180.0
 
 
 class Yardstick(Server):
@@ -233,12 +235,22 @@ class Stage:
         """A load for one of the subjects; see `Load`."""
         return Load(port=server.port, token=self.key.token, size=size, **options)  # type: ignore[arg-type]
 
-    def measure(self, server: Server, load: Load) -> Sample:
-        """Runs a load on an empty table, and says what it cost the server. Raises RuntimeError if a message failed."""
+    def measure(
+        self, server: Server, load: Load, *, finished: Callable[[Outcome], bool] = lambda outcome: True
+    ) -> Sample:
+        """Runs a load on an empty table, and says what it cost the server until it was at rest and all is `finished`.
+
+        Raises RuntimeError if a message failed, and where that does not come about.
+        """
         self.clean()
         wait_until_at_rest(server.pid)
         before = cpu_seconds(server.pid)
         outcome = load.run()
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not finished(outcome):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{server.name}, {load.size}: not finished in time")
+            time.sleep(0.1)
         wait_until_at_rest(server.pid)
         cpu = cpu_seconds(server.pid) - before
         if outcome.refused or outcome.failed or not outcome.accepted:
