@@ -24,7 +24,7 @@ from tests.fuzz.catalogue import NAMES, Target
 ROOT: Final = Path(__file__).resolve().parent.parent
 REQUIREMENTS: Final = ROOT / "requirements" / "fuzz.txt"
 STATE: Final = ROOT / ".dev" / "fuzz"
-PACKAGES: Final = STATE / "packages"
+PACKAGES: Final = STATE / f"packages-{sys.version_info.major}.{sys.version_info.minor}"
 #: What one input may take: seconds, and megabytes of the process. Instrumented code is several times slower.
 _MOST_SECONDS: Final = 20
 _MOST_MEGABYTES: Final = 1024
@@ -55,6 +55,7 @@ def main(arguments: list[str]) -> int:
         _install()
     except subprocess.CalledProcessError as error:
         print(f"Could not install {REQUIREMENTS.relative_to(ROOT)}: {error}", file=sys.stderr)
+        print("There are wheels for Linux on x86-64 alone.", file=sys.stderr)
         return 2
     outcomes = []
     for name in options.target or NAMES:
