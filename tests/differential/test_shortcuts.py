@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.mail import boundary, header, mailbox, stored_headers, transfer
+from relay.mail import boundary, header, mailbox, parameter, stored_headers, transfer
 from relay.mail.header import Field
 
 _LINE = st.lists(
@@ -166,3 +166,39 @@ def test_delimiter_lines_are_where_an_expression_finds_them(octets: bytes, befor
         shared = match.end() - 1
         position = shared if body[shared:] and line.match(body, shared) else match.end()
     assert [tuple(each) for each in boundary.find(raw, start, end, b"b", 100)] == expected
+
+
+_PARAMETER = st.lists(
+    st.sampled_from(
+        [
+            "boundary",
+            "=",
+            '"',
+            "x",
+            "; ",
+            ";",
+            " ",
+            ",",
+            "charset=utf-8",
+            "name=",
+            "*0*",
+            "=?",
+            "?=",
+            "\\",
+            "(",
+            ")",
+            "é",
+            "\t",
+        ]
+    ),
+    max_size=8,
+).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(["text/plain; ", "Multipart/Mixed;boundary=", 'a/b;\tx="', "a;", ""]), _PARAMETER, st.booleans())
+def test_a_value_with_one_parameter_is_what_the_long_way_finds(start: str, rest: str, closed: bool) -> None:
+    view = start + rest + ('"' if closed else "")
+    assert parameter.parse(view) == parameter.parse(view, shortcuts=False)
+    long = view.replace("x", "x" * 100)
+    assert parameter.parse(long) == parameter.parse(long, shortcuts=False)
