@@ -69,7 +69,7 @@ _NAMES = {
         "Precedence",
     ]
 }
-#: Fields that one mail after another has with the same value.
+#: Fields that one mail after another has with the same value, unless it is a boundary.
 _RECURRING = frozenset(
     (
         "from",
@@ -225,7 +225,7 @@ def _field(line: str) -> Field | None:
             return None
         key = name.lower()
     field = _new_tuple(Field, (key, name, value.strip(" \t")))
-    if key in _RECURRING and len(line) <= _MAX_REMEMBERED_LINE:
+    if key in _RECURRING and len(line) <= _MAX_REMEMBERED_LINE and "boundary" not in line:
         if len(_lines) >= _MAX_REMEMBERED:
             _lines.clear()
         _lines[line] = field

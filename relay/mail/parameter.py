@@ -14,6 +14,12 @@ _MAX_PARAMETERS = 200
 #: Characters of one value that are looked at.
 _MAX_LENGTH = 32_768
 
+#: Characters of a value that is remembered.
+_REMEMBERED = 80
+
+_ONE_PARAMETER = re.compile(
+    r"([!#$%&'*+./0-9A-Z^_`a-z{|}~-]++);[ \t]*([A-Za-z-]{1,100})=(?:\"([ !#-\[\]-~]*+)\"|([!#-'*+\--:<-\[\]-~]++))\Z"
+)
 _VALUE = re.compile(r"[^;,\s(]*", re.ASCII)
 _BLANKS = re.compile(r"[\s;,]*", re.ASCII)
 _NAME = re.compile(r"([^\s=;\"]{1,100})\s*=\s*", re.ASCII)
@@ -43,19 +49,30 @@ class Parameters:
     views: dict[str, str]
 
 
-@lru_cache(maxsize=512)
-def _parse_cached(view: str) -> Parameters:
-    return _parse(view)
-
-
-def parse(view: str) -> Parameters:
+def parse(view: str, *, shortcuts: bool = True) -> Parameters:
     """The value and parameters in a header's latin-1 view, tolerating `;;`, a missing `;`, comments and unquoted
     specials.
 
     The first of several parameters of one name counts; RFC 2231 goes before RFC 2047 goes before raw octets. Never
-    raises.
+    raises. `shortcuts=False` takes nothing as a whole or from memory, for the tests that compare the two ways.
     """
-    return _parse_cached(view) if len(view) <= 80 else _parse(view[:_MAX_LENGTH])
+    if not shortcuts:
+        return _parse(view[:_MAX_LENGTH])
+    return _parse_again(view) if len(view) <= _REMEMBERED else _parse_short(view)
+
+
+def _parse_short(view: str) -> Parameters:
+    """A value with one sound parameter as a whole, which takes a fifth of the time: a boundary is another each time."""
+    match = _ONE_PARAMETER.match(view) if len(view) <= _MAX_LENGTH and "=?" not in view else None
+    if match is None:
+        return _parse(view[:_MAX_LENGTH])
+    value, name, quoted, text = match.groups()
+    texts = {name.lower(): text if quoted is None else quoted}
+    return Parameters(value.lower(), texts, texts)
+
+
+#: Nobody changes what it returns.
+_parse_again = lru_cache(maxsize=512)(_parse_short)
 
 
 def _parse(view: str) -> Parameters:

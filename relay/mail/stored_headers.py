@@ -125,11 +125,12 @@ def _as_they_stand(fields: list[Field]) -> dict[str, str] | None:
             continue
         if "=?" in view or not view.isascii() or not view.isprintable() or key in keys:
             return None
+        # Of what characters a name is, the header block has seen to.
         if len(name) > _MAX_NAME or len(name) + len(view) > _MAX_NAME_AND_VALUE:
             return None
         keys.add(key)
         kept[name] = view
-    return kept if len(kept) <= MAX_HEADERS and all(map(_NAME.match, kept)) else None
+    return kept if len(kept) <= MAX_HEADERS else None
 
 
 def _rank(key: str) -> int:

@@ -11,8 +11,15 @@ _FOREIGN = bytes(set(range(256)) - set(_ALPHABET) - {0x3D})
 #: Marks what isn't Base64, so that one pass both cleans and checks.
 _MARK_FOREIGN = bytes(0x21 if octet in _FOREIGN else octet for octet in range(256))
 _LINE_ENDS = b"\r\n"
-#: Octets of Base64 that are cleaned at a time: what a step needs besides the result.
-_STEP = 1 << 20
+#: Octets of Base64 that are cleaned at a time, about: what a step needs besides the result. glibc takes what is over
+#: 128 KB from the kernel and gives it back at once: that costs a mail of 230 KB 0.15 ms. Of a mail that has more than
+#: _MANY octets, it is what we want.
+_STEP = 100_000
+_LONG_STEP = 250_000
+_MANY = 1_000_000
+#: Octets of a line, its end included, whose end is cut out by its place: a shorter one isn't worth it.
+_MIN_WIDTH = 16
+_MAX_WIDTH = 1024
 
 _COMMENT = re.compile(r"\([^()]*\)")
 _TOKEN = re.compile(r"[^\s;,\"'()]+")
@@ -150,11 +157,13 @@ def to_base64(raw: bytes, start: int, end: int, encoding: str) -> str:
 
 def _keep_base64(raw: bytes, start: int, end: int) -> str | None:
     """Sound Base64 without its line breaks; None where it holds anything else or padding in its midst."""
-    pieces = []
-    size = 0
+    pieces: list[str] = []
+    step = _LONG_STEP if end - start > _MANY else _STEP
+    rest = _cut_lines(raw, start, end, step, pieces)
+    size = sum(map(len, pieces))
     padding = b""
-    for position in range(start, end, _STEP):
-        piece = raw[position : min(position + _STEP, end)].translate(_MARK_FOREIGN, _LINE_ENDS)
+    for position in range(rest, end, step):
+        piece = raw[position : min(position + step, end)].translate(_MARK_FOREIGN, _LINE_ENDS)
         if b"!" in piece:
             return None
         if padding or b"=" in piece:
@@ -169,3 +178,31 @@ def _keep_base64(raw: bytes, start: int, end: int) -> str | None:
     if size % 4:
         pieces.append("=" * (-size % 4))
     return pieces[0] if len(pieces) == 1 else "".join(pieces)
+
+
+def _cut_lines(raw: bytes, start: int, end: int, step: int, pieces: list[str]) -> int:
+    """Adds lines of Base64 that are as long as the first and end with CRLF, without their ends and padding; the offset
+    where the rest begins.
+
+    To look at each octet and to cut out the ends at known places takes 0.55 ns an octet, to copy all but line ends
+    0.65. The last line, which is shorter or padded, isn't tried, and neither is what follows a line of another length.
+    """
+    width = raw.find(b"\r\n", start, min(end, start + _MAX_WIDTH)) + 2 - start
+    if width < _MIN_WIDTH:
+        return start
+    stop = start + ((end - start) // width - 1) * width
+    step -= step % width
+    while start < stop:
+        octets = raw[start : min(start + step, stop)]
+        # As many line ends as there are lines, and nothing else that isn't Base64: where none is left after the cut,
+        # nothing but line ends was cut out.
+        if octets.translate(None, _ALPHABET) != _LINE_ENDS * (len(octets) // width):
+            break
+        lines = bytearray(octets)
+        del lines[width - 2 :: width]
+        del lines[width - 2 :: width - 1]
+        if b"\n" in lines or b"\r" in lines:
+            break
+        pieces.append(lines.decode("ascii"))
+        start += len(octets)
+    return start
