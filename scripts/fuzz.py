@@ -29,7 +29,7 @@ PACKAGES: Final = STATE / f"packages-{sys.version_info.major}.{sys.version_info.
 _MOST_SECONDS: Final = 20
 _MOST_MEGABYTES: Final = 1024
 #: Octets; a longer input is cut before it is kept, for the repository's sake.
-_LONGEST_KEPT: Final = 600
+_LONGEST_KEPT: Final = 300
 _FINDINGS: Final = ("crash-*", "timeout-*", "oom-*", "leak-*")
 
 
