@@ -171,7 +171,7 @@ class Publisher:
         from relay.sweep import Sweep  # noqa: PLC0415
 
         try:
-            self._queue = Queue(self._queue_url, self._region, connections=self.senders + 1)
+            self._queue = Queue(self._queue_url, self._region)
         except QueueSilent as silent:
             self._failed(silent.code)
             return

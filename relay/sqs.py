@@ -1,7 +1,8 @@
 """An SQS queue, as far as sending to it goes: SendMessageBatch in the JSON protocol that boto3 itself speaks.
 
-boto3 finds the credentials and the endpoint, and botocore signs. The call itself is made here: through a boto3 client
-it takes 1.05 ms of CPU, this way 0.5 ms, and it is paid for every ten messages that the relay accepts.
+boto3 finds the credentials and the endpoint, and botocore signs. The call itself is made here (`relay.calls`): with
+0.3 ms of CPU, against 1.4 ms through botocore's session and more through a boto3 client, and it is paid for every ten
+messages that the relay accepts.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import orjson
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, HTTPClientError
-from botocore.httpsession import URLLib3Session
+from botocore.exceptions import BotoCoreError
+from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
+
+from relay.calls import CALL_ERRORS, Calls
 
 #: Entries that one SendMessageBatch takes.
 MAX_ENTRIES: Final = 10
@@ -35,9 +38,7 @@ class QueueSilent(Exception):
 class Queue:
     """Sends to one queue. Making it takes 0.1 s of CPU, and may ask the machine's metadata service for credentials."""
 
-    def __init__(
-        self, url: str, region: str, *, connections: int, connect_seconds: float = 2.0, read_seconds: float = 5.0
-    ) -> None:
+    def __init__(self, url: str, region: str, *, connect_seconds: float = 2.0, read_seconds: float = 5.0) -> None:
         """Raises QueueSilent when there are no credentials or no endpoint."""
         self.url = url
         try:
@@ -53,12 +54,16 @@ class Queue:
             bundle = session._session.get_config_variable("ca_bundle")
         except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
             raise QueueSilent(type(error).__name__) from None
-        self._http = URLLib3Session(
-            verify=bundle or True,
-            proxies=get_environ_proxies(self._endpoint),
-            timeout=(connect_seconds, read_seconds),
-            max_pool_connections=connections,
-        )
+        try:
+            self._calls = Calls(
+                self._endpoint,
+                proxy=get_environ_proxies(self._endpoint).get(self._endpoint.partition(":")[0]),
+                cafile=bundle or get_cert_path(True),
+                connect_seconds=connect_seconds,
+                read_seconds=read_seconds,
+            )
+        except (ValueError, OSError) as error:
+            raise QueueSilent(type(error).__name__) from None
 
     @property
     def fifo(self) -> bool:
@@ -79,9 +84,8 @@ class Queue:
         )
         try:
             SigV4Auth(self._credentials.get_frozen_credentials(), "sqs", self._region).add_auth(request)
-            response = self._http.send(request.prepare())
-            status, content = response.status_code, response.content
-        except (BotoCoreError, HTTPClientError, OSError) as error:
+            status, content = self._calls.post(body, request.headers)
+        except (BotoCoreError, *CALL_ERRORS) as error:
             raise QueueSilent(type(error).__name__) from None
         answer = _object(content)
         if status != 200:
@@ -92,7 +96,7 @@ class Queue:
 
     def close(self) -> None:
         """Closes the connections that are idle."""
-        self._http.close()
+        self._calls.close()
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -111,9 +111,8 @@ def publishing(stage: Stage, plan: Plan) -> list[Table]:
                 sent += sample.outcome.accepted * expected
                 if number:
                     samples.append(sample)
-                    say(
-                        f"  {number}/{plan.rounds}  {'publishing' if expected else 'polling':<10} {sample.cpu_ms:.3f} ms"
-                    )
+                    how = "publishing" if expected else "polling"
+                    say(f"  {number}/{plan.rounds}  {how:<28} {sample.cpu_ms:9.3f} ms")
     without, published = _cpu(polled), _cpu(paid)
     ratio = published / without
     table = Table(

@@ -9,6 +9,17 @@ from typing import Any
 
 from scripts.services.server import Server
 
+#: moto behind gevent's server, which keeps connections open, as Amazon does. Its own closes each after one call, and to
+#: connect costs a client more than to call.
+_MAIN = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from gevent.pywsgi import WSGIServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+WSGIServer((sys.argv[1], int(sys.argv[2])), DomainDispatcherApplication(create_backend_app), log=None).serve_forever()
+"""
+
 
 class Sqs(Server):
     """Amazon's queue service as moto imitates it, over real HTTP."""
@@ -52,7 +63,7 @@ class Sqs(Server):
 
     def command(self) -> list[str]:
         """See Server."""
-        return [sys.executable, "-m", "moto.server", "-H", self.host, "-p", str(self.port)]
+        return [sys.executable, "-c", _MAIN, self.host, str(self.port)]
 
     def answers(self) -> bool:
         """See Server."""

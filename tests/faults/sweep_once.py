@@ -27,7 +27,7 @@ def main() -> None:
     cache = Cache(os.environ["SWEEP_REDIS"], timeout=5.0)
     cache.ping()
     store = Store(os.environ["SWEEP_DATABASE"])
-    queue = Queue(os.environ["SWEEP_QUEUE"], os.environ["AWS_REGION"], connections=1)
+    queue = Queue(os.environ["SWEEP_QUEUE"], os.environ["AWS_REGION"])
     intents = Intents(cache.link)
     # Whoever held the lock may have been killed, and it would take a minute to run out.
     cache.link.call("DEL", "smtp-relay:jobs:sweep")

@@ -97,7 +97,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 
 def sweep(queue_url: str, store: Store, cache: Cache) -> Sweep:
-    return Sweep(Queue(queue_url, REGION, connections=1), store, Intents(cache.link))
+    return Sweep(Queue(queue_url, REGION), store, Intents(cache.link))
 
 
 def age(client: redis.Redis, seconds: float) -> None:
