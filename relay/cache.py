@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from relay import suppressions
+from relay import metrics, suppressions
 from relay.claims import Claim, Holder
 from relay.records import ApiKey
 from relay.redis_link import RedisLink, Script, Silent
@@ -20,6 +20,11 @@ from relay.values import frozen
 KEY_SECONDS: Final = 60
 #: How long a key that does not exist is remembered, in seconds.
 UNKNOWN_KEY_SECONDS: Final = 10
+
+_KEYS_KNOWN: Final = metrics.CACHE.labels("key", "hit")
+_KEYS_UNKNOWN: Final = metrics.CACHE.labels("key", "miss")
+_ADDRESSES_KNOWN: Final = metrics.CACHE.labels("suppression", "hit")
+_ADDRESSES_UNKNOWN: Final = metrics.CACHE.labels("suppression", "miss")
 
 INTENTS_KEY: Final = b"smtp-relay:jobs:intents"
 
@@ -177,7 +182,7 @@ class Cache:
             shared, domain, unknown = self.link.call("MGET", *_key_names(token_hash))
         except Silent:
             return _NOTHING
-        return _cached_key(shared, domain, unknown)
+        return _counted(_cached_key(shared, domain, unknown))
 
     def store_key(self, token_hash: str, record: KeyRecord) -> None:
         """Remembers a key, in OpenSend's own form."""
@@ -233,7 +238,10 @@ class Cache:
                 listed.append(email)
             else:
                 suppressed[email] = state.decode("utf-8", "replace")
-        return Screened(_cached_key(shared, domain, unknown), suppressed, listed, unsure, _holders(recipients, held))
+        _ADDRESSES_UNKNOWN.inc(len(unsure))
+        _ADDRESSES_KNOWN.inc(len(recipients) - len(unsure))
+        key = _counted(_cached_key(shared, domain, unknown))
+        return Screened(key, suppressed, listed, unsure, _holders(recipients, held))
 
     def remember(self, user_id: str, states: Mapping[str, str | None]) -> None:
         """Remembers addresses (comparison form): suppressed for a reason, or (None) not."""
@@ -281,6 +289,11 @@ def key_commands(token_hash: str, record: KeyRecord) -> list[Command]:
         named = {"column": record.domain_column, "name": key.domain}
         commands.insert(0, ("SET", domain, orjson.dumps(named), "EX", KEY_SECONDS))
     return commands
+
+
+def _counted(cached: CachedKey) -> CachedKey:
+    (_KEYS_KNOWN if cached.key is not None or cached.unknown else _KEYS_UNKNOWN).inc()
+    return cached
 
 
 @lru_cache(maxsize=1024)

@@ -20,10 +20,12 @@ import psycopg2
 import psycopg2.extensions
 import structlog
 
+from relay import metrics
 from relay.errors import Unavailable
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
+_FAULTS: Final = metrics.FAULTS.labels("postgres")
 
 #: SQLSTATE classes and codes that say "not now", whatever the statement was: connection exceptions, transaction
 #: rollback, insufficient resources (disk full, too many connections), lock not available, operator intervention (shut
@@ -112,6 +114,7 @@ class Database:
             connection.close()
             if timeout is not limit:
                 raise
+            _FAULTS.inc()
             raise Lost(unclear=True) from None
         except psycopg2.Error as error:
             raise self._fault(connection, error) from None
@@ -192,6 +195,7 @@ class Database:
         return connection
 
     def _failed(self, error: BaseException) -> None:
+        _FAULTS.inc()
         pause = min(self.longest_pause, self.first_pause * 2**self._failures)
         self._not_before = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
         if self._failures == 0:
@@ -200,6 +204,7 @@ class Database:
 
     @staticmethod
     def _fault(connection: Any, error: Any) -> Lost | Rejected:
+        _FAULTS.inc()
         code: str | None = error.pgcode
         if code is None or connection.closed:
             connection.close()

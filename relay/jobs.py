@@ -18,6 +18,7 @@ import orjson
 import structlog
 from gevent.event import Event
 
+from relay import metrics
 from relay.cache import Cache
 from relay.intents import Intents
 from relay.redis_link import Silent
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from relay.sqs import Queue
 
 _log = structlog.get_logger(__name__)
+
+_PUBLISHED: Final = metrics.JOBS.labels("published")
+_REFUSED: Final = metrics.JOBS.labels("refused")
 
 #: Jobs a SendMessageBatch. Ten of ours are 8 KB, far below the 256 KB that it may have.
 BATCH_SIZE: Final = 10
@@ -149,6 +153,7 @@ class Publisher:
         if len(self._waiting) > self._max_waiting:
             self._waiting.popleft()  # its intent is in Redis, since before the commit
             self._dropped += 1
+        metrics.JOBS_PENDING.value = len(self._waiting) + self._in_flight
 
     def stop(self, deadline: float) -> int:
         """Publishes what waits, for at most `deadline` seconds. Returns how many jobs are left to a later sweep."""
@@ -209,6 +214,8 @@ class Publisher:
             self._succeeded()
             refused = {job.email_id for job in again}
             taken = [job.email_id for job in batch if job.email_id not in refused]
+            _PUBLISHED.inc(len(taken))
+            _REFUSED.inc(len(refused))
             if taken:
                 self._intents.drop(taken)
         except QueueSilent as silent:
@@ -220,6 +227,7 @@ class Publisher:
             self._in_flight -= len(batch)
             self._slots.release()
             self._retry(again, whole_batch=again is batch)
+            metrics.JOBS_PENDING.value = len(self._waiting) + self._in_flight
             if not self._waiting and not self._in_flight:
                 self._idle.set()
 
@@ -255,6 +263,7 @@ class Publisher:
             _log.info("jobs_handed_to_sweep", jobs=len(handed))
 
     def _failed(self, code: str) -> None:
+        metrics.FAULTS.labels("sqs").inc()
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now

@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.retry import Retry
 
+from relay import metrics
 from relay.promise import Promise
 from relay.resp import Argument, Command, ErrorReply, Exchange, pack
 
@@ -147,6 +148,7 @@ class RedisLink:
                     self._carry(self._exchange)
                 self._last_used = time.monotonic()
             except (Exception, gevent.Timeout) as error:  # noqa: BLE001 - callers must not wait for ever, whatever it is
+                metrics.FAULTS.labels("redis").inc()
                 if not self._down:
                     _log.warning("redis_unavailable", cause=type(error).__name__)
                 self._down = True

@@ -20,6 +20,7 @@ from typing import Final
 import gevent
 import structlog
 
+from relay import metrics
 from relay.errors import Unavailable
 from relay.intents import Intents
 from relay.jobs import BATCH_SIZE, Job, send_jobs
@@ -28,6 +29,7 @@ from relay.sqs import Queue, QueueSilent
 from relay.store import Store
 
 _log = structlog.get_logger(__name__)
+_SWEPT: Final = metrics.JOBS.labels("swept")
 
 _PAGE: Final = 200
 #: An intent whose row is not there is kept for so long (seconds): its message may still wait to be stored.
@@ -154,6 +156,7 @@ class Sweep:
             if taken:
                 self._intents.drop(taken)
             refused += len(failed)
+            _SWEPT.inc(len(taken))
         return refused
 
     def _remind_page(self, ids: list[str]) -> int:
@@ -161,7 +164,8 @@ class Sweep:
         for start in range(0, len(due), BATCH_SIZE):
             batch = due[start : start + BATCH_SIZE]
             self._mark(batch)  # before, not after: an error in between must not make a flood
-            send_jobs(self._queue, [Job.of(email_id) for email_id in batch])
+            failed = send_jobs(self._queue, [Job.of(email_id) for email_id in batch])
+            _SWEPT.inc(len(batch) - len(failed))
             gevent.sleep(len(batch) / self.reminders_per_second)
         return len(due)
 

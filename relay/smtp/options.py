@@ -30,3 +30,21 @@ class Options:
     #: Octets of a message that stay in memory.
     spool_threshold: int = 1_000_000
     spool_directory: str | None = None
+
+    def extensions(self, *, in_the_clear: bool) -> list[str]:
+        """What the answer to EHLO offers. `in_the_clear`: the client could encrypt and does not, yet."""
+        return [
+            f"SIZE {self.max_message_size}",
+            "8BITMIME",
+            "PIPELINING",
+            "ENHANCEDSTATUSCODES",
+            "SMTPUTF8",
+            "CHUNKING",
+            self._limits(),
+            "STARTTLS" if in_the_clear else "AUTH PLAIN LOGIN",
+        ]
+
+    def _limits(self) -> str:
+        """RFC 9422: values have six digits at most."""
+        limits = {"MAILMAX": self.max_messages, "RCPTMAX": self.max_recipients}
+        return " ".join(("LIMITS", *(f"{name}={value}" for name, value in limits.items() if 0 < value < 1_000_000)))

@@ -164,7 +164,7 @@ class Session:
         if not argument:
             return replies.HELLO_ARGUMENT
         self._hello(extended=True)
-        return replies.ehlo(self._options.hostname, self._extensions())
+        return replies.ehlo(self._options.hostname, self._options.extensions(in_the_clear=self._in_the_clear))
 
     def _helo(self, argument: str) -> Reply:
         if not argument:
@@ -176,23 +176,6 @@ class Session:
         self._greeted = True
         self._extended = extended
         self._end_transaction()
-
-    def _extensions(self) -> list[str]:
-        return [
-            f"SIZE {self._options.max_message_size}",
-            "8BITMIME",
-            "PIPELINING",
-            "ENHANCEDSTATUSCODES",
-            "SMTPUTF8",
-            "CHUNKING",
-            self._limits(),
-            "STARTTLS" if self._in_the_clear else "AUTH PLAIN LOGIN",
-        ]
-
-    def _limits(self) -> str:
-        """RFC 9422: values have six digits at most."""
-        limits = {"MAILMAX": self._options.max_messages, "RCPTMAX": self._options.max_recipients}
-        return " ".join(("LIMITS", *(f"{name}={value}" for name, value in limits.items() if 0 < value < 1_000_000)))
 
     # TLS
 
@@ -215,8 +198,7 @@ class Session:
         """The handshake is done: everything learned before it is forgotten (RFC 3207 section 4.2)."""
         self.expects = Expects.COMMAND
         self._secure = True
-        self._greeted = False
-        self._extended = False
+        self._greeted = self._extended = False
         self._login = None
         self._rule = self._options.recipient_rule
         self._end_transaction()

@@ -16,6 +16,7 @@ import gevent
 import pytest
 import redis
 
+from relay import metrics
 from relay.cache import Cache
 from relay.intents import Intents
 from relay.jobs import BATCH_SIZE, Job, Publisher
@@ -240,10 +241,13 @@ def test_jobs_that_come_together_go_together(
     start_publisher: Callable[..., Publisher], endpoint: Endpoint, own_queue_url: str
 ) -> None:
     publisher = start_publisher(own_queue_url)
+    published = metrics.JOBS.labels("published").value
     ids = [f"id-{number}" for number in range(95)]
     for email_id in ids:
         publisher.publish(email_id)
+    assert metrics.JOBS_PENDING.value == 95
     assert publisher.stop(20.0) == 0
+    assert (metrics.JOBS.labels("published").value, metrics.JOBS_PENDING.value) == (published + 95, 0)
     assert endpoint.taken == Counter(ids)
     assert [len(batch) for batch in endpoint.batches] == [BATCH_SIZE] * 9 + [5]
     assert endpoint.most_at_once <= Publisher.senders
@@ -262,6 +266,7 @@ def test_what_the_queue_refuses_alone_is_tried_again_alone(
         return email_id == "id-7" or (email_id == "id-3" and refused[email_id] < 3)
 
     endpoint.refuse = refuse
+    counted = metrics.JOBS.labels("refused").value
     client.zadd(INTENTS, {f"id-{number}": 1 for number in range(10)})
     publisher = start_publisher(own_queue_url)
     for number in range(10):
@@ -271,6 +276,7 @@ def test_what_the_queue_refuses_alone_is_tried_again_alone(
     assert endpoint.taken == Counter(f"id-{number}" for number in range(10) if number != 7)
     assert refused["id-3"] == 3
     assert wait_until(lambda: publisher.stop(0.5) == 0)
+    assert metrics.JOBS.labels("refused").value == counted + 2 + refused["id-7"]
     assert refused["id-7"] < 10
 
 
@@ -384,9 +390,11 @@ def test_a_crash_between_commit_and_publishing_costs_a_delay(
     ids = stored_rows(store, make_row, 25)
     client.zadd(INTENTS, dict.fromkeys(ids, time.time() * 1000))
     sweeps = [sweep(queue_url, store, cache) for _ in range(3)]
+    swept = metrics.JOBS.labels("swept").value
     assert [each.publish_forgotten() for each in sweeps] == [0, 0, 0]
     age(client, 31)
     assert sum(each.publish_forgotten() for each in sweeps) == 25
+    assert metrics.JOBS.labels("swept").value == swept + 25
     assert cache.ping()
     assert client.zcard(INTENTS) == 0
     assert sum(each.publish_forgotten() for each in sweeps) == 0
