@@ -19,7 +19,7 @@ import gevent
 import structlog
 
 from config.settings import Settings
-from relay import metrics, policy
+from relay import deadlines, metrics, policy
 from relay.claims import Claim, Holder
 from relay.commits import Repeated, Stored
 from relay.errors import Unavailable
@@ -54,6 +54,8 @@ class AcceptOptions:
     dedupe_seconds: int = 3600
     #: Whether stored rows need a job: not so in polling mode.
     publishes: bool = False
+    #: How long a reply may take; seconds. Each question on the way has less.
+    answer_seconds: float = 4.8
     #: A claim without a row is taken over after this long: its holder has died. Longer than a commit may take; seconds.
     lease_seconds: float = 15.0
 
@@ -88,7 +90,12 @@ class Acceptor:
     def accept(self, submission: Submission) -> Verdict:
         """Stores the message. A positive reply means that its rows are committed. Raises nothing but for bugs."""
         try:
-            return self._store_message(submission, *self._read(submission))
+            message, digest = self._read(submission)
+            end = deadlines.begin(self._options.answer_seconds)
+            try:
+                return self._store_message(submission, message, digest)
+            finally:
+                end()
         except Unusable as unusable:
             return Verdict(policy.refusal(unusable), unusable.fault.value)
         except _Refused as refused:
@@ -175,7 +182,7 @@ class Acceptor:
         """
         settled: dict[str, Holder] = {}
         open_questions = dict(held)
-        give_up = time.monotonic() + PATIENCE_SECONDS
+        give_up = deadlines.after(PATIENCE_SECONDS)
         while open_questions:
             stored = self._store.rows_exist({holder.email_id for holder in open_questions.values()})
             settled |= {box: holder for box, holder in open_questions.items() if holder.email_id in stored}

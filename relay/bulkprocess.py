@@ -68,7 +68,7 @@ def _acceptor(settings: Settings) -> Acceptor:
     config.sentry.init(settings)
     store = Store(settings.database_url, deadline=STORE_SECONDS)
     cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
-    options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS)
+    options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS, answer_seconds=2 * STORE_SECONDS)
     return Acceptor(Lookups(store, cache), store, options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
+from relay import deadlines
 from relay.address import BadAddress, normalise_domain
 from relay.commits import GroupCommit, Outcome, PendingMessage, Repeated, Stored, Suppressed, existing
 from relay.database import Database
@@ -45,8 +45,9 @@ class KeyRecord:
 class Store:
     """Postgres. One per process; connects when first used, which must be after any fork.
 
-    Every method raises Unavailable("postgres") within about `deadline` seconds when Postgres does not answer, and works
-    again by itself once it does. Only a large message whose transfer has begun may take longer: a second for each 4 MB.
+    Every method raises Unavailable("postgres") within about `deadline` seconds, or earlier where `relay.deadlines` says
+    so, when Postgres does not answer, and works again by itself once it does. Only a large message whose transfer has
+    begun may take longer: a second for each 4 MB.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Store:
         Only the first row's idempotency key is stored: it stands for the whole message. NULs and lone surrogates, which
         Postgres can't hold, are dropped. Raises Unavailable: with `unclear` set the rows may have been committed.
         """
-        message = PendingMessage(rows, recipients, time.monotonic() + self._deadline)
+        message = PendingMessage(rows, recipients, deadlines.after(self._deadline))
         for _ in range(_INSERT_ROUNDS):
             if self._commits.commit(message):
                 return Stored()
@@ -126,7 +127,7 @@ class Store:
 
     def rows_exist(self, ids: Collection[str]) -> set[str]:
         """Which of these emails exist."""
-        return existing(self._database, ids, time.monotonic() + self._deadline)
+        return existing(self._database, ids, deadlines.after(self._deadline))
 
     def queued(self, ids: Collection[str]) -> set[str]:
         """Which of these emails exist and wait for delivery."""
@@ -192,7 +193,7 @@ class Store:
         self._database.close()
 
     def _use(self, work: Callable[[Any], _T]) -> _T:
-        return self._database.use(time.monotonic() + self._deadline, work)
+        return self._database.use(deadlines.after(self._deadline), work)
 
     def _obstacle(self, message: PendingMessage) -> Repeated | Suppressed | None:
         """Why the server took no row; None when the reason is gone, or has just been removed."""

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import gevent
 import psycopg2.extensions
@@ -25,6 +26,7 @@ from relay.spool import Body
 from relay.store import KeyRecord, Store
 from relay.submission import Login, Submission, Verdict
 from scripts.database import NewApiKey, execute, query
+from tests.faults.proxy import Proxy
 
 RAW = b"From: ann@example.com\r\nTo: a@x.example\r\nMessage-ID: <once@example.com>\r\nSubject: s\r\n\r\nHi\r\n"
 
@@ -110,6 +112,32 @@ def _once(store: Hooked, name: str, what: Callable[[], None]) -> None:
 
 def _acceptor(store: Store, cache: Cache) -> Acceptor:
     return Acceptor(Lookups(store, cache), store, AcceptOptions())
+
+
+# Time
+
+
+def test_many_slow_answers_are_not_one_slow_reply(postgres_url: str, api_key: NewApiKey) -> None:
+    """Each answer comes in time; the five that a suppressed recipient takes without Redis take six seconds together, and
+    nobody is left waiting for so long.
+    """
+    execute(
+        postgres_url,
+        "INSERT INTO email_suppressions (id, user_id, email, reason)"
+        " VALUES (gen_random_uuid(), %s, 'a@x.example', 'bounced')",
+        (api_key.user_id,),
+    )
+    parts = urlsplit(postgres_url)
+    with Proxy(parts.port or 5432, parts.hostname or "127.0.0.1") as proxy:
+        slow = Store(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl())
+        acceptor = Acceptor(Lookups(slow, Cache(None)), slow, AcceptOptions())
+        try:
+            assert acceptor.accept(_submission(api_key)).outcome == "suppressed"  # and connections are open
+            proxy.delay_to_client = 1.2
+            verdict = acceptor.accept(_submission(api_key))
+        finally:
+            slow.close()
+    assert (verdict.outcome, verdict.reply.code) == ("postgres_unavailable", 451)
 
 
 # Claims

@@ -1,0 +1,29 @@
+"""By when somebody has to have an answer: one moment for everything that is asked on the way to it.
+
+Each question to Postgres has a time limit of its own; but a message may need several, and whoever waits for a reply
+counts them together. So the accept path says once how long it may take, and no question that it asks lasts longer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
+from typing import Final
+
+_END: Final[ContextVar[float]] = ContextVar("end", default=math.inf)
+
+
+def begin(seconds: float) -> Callable[[], None]:
+    """From now on all that this greenlet asks is to be answered by then, until the returned function is called.
+
+    No context manager: one made of a generator takes five times as long, for each mail.
+    """
+    return partial(_END.reset, _END.set(time.monotonic() + seconds))
+
+
+def after(seconds: float) -> float:
+    """The moment of time.monotonic() by which a question that may take so long has to be answered."""
+    return min(time.monotonic() + seconds, _END.get())
