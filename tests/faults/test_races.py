@@ -118,9 +118,7 @@ def _acceptor(store: Store, cache: Cache) -> Acceptor:
 
 
 def test_many_slow_answers_are_not_one_slow_reply(postgres_url: str, api_key: NewApiKey) -> None:
-    """Each answer comes in time; the five that a suppressed recipient takes without Redis take six seconds together, and
-    nobody is left waiting for so long.
-    """
+    """Each answer comes in time; the five that a suppressed recipient takes without Redis take six seconds together."""
     execute(
         postgres_url,
         "INSERT INTO email_suppressions (id, user_id, email, reason)"
