@@ -62,7 +62,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="./scripts/soak",
         description="The long forms of tests/faults: kills the relay and its servers under load, lets every fault of"
-        " the table befall them, and prints what came of it as Markdown. About half an hour with the defaults.",
+        " the table befall them, and prints what came of it as Markdown. Forty minutes with the defaults.",
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"just these: {', '.join(PARTS)}")
     parser.add_argument("--kills", type=int, default=200, help="kill -9 of the relay, so many times (200)")

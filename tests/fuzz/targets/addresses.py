@@ -26,6 +26,8 @@ TOKENS = (
     b"<c@d.example>",
     b"mailto:",
     b"\xc2\xa0",
+    b"\xc2\xad",
+    b"\xe3\x80\x82",
     b"undisclosed-recipients:;",
 )
 MAX_OCTETS = 512
@@ -60,7 +62,11 @@ def check(octets: bytes) -> None:
     view = octets.decode("latin-1").replace("\n", " ").replace("\r", " ").strip(" \t")
     found = mailbox.parse(view)
     by_long_way = mailbox.parse(view, shortcuts=False)
-    assert _stored(found.mailboxes) == _stored(by_long_way.mailboxes), (found, by_long_way)
+    short, long = _stored(found.mailboxes), _stored(by_long_way.mailboxes)
+    assert [address for _, address in short] == [address for _, address in long], (found, by_long_way)
+    if all(map(_address, (*found.mailboxes, *by_long_way.mailboxes))):
+        # Else what is no address for one of them may be part of the next one's name.
+        assert short == long, (found, by_long_way)
     seen = mailbox.lookalikes(view)
     assert len(seen) <= 1000
     for each in (*found.mailboxes, *seen):

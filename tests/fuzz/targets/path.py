@@ -8,7 +8,20 @@ from relay.address import MAX_ADDRESS_LENGTH, BadAddress, domain_of, normalise
 from relay.mail import mailbox
 from relay.smtp.path import Path, parse_path
 
-TOKENS = (b"<", b">", b"@", b'"', b"\\", b"SIZE=", b"BODY=8BITMIME", b"SMTPUTF8", b"xn--", b"[127.0.0.1]", b"\xc2\xa0")
+TOKENS = (
+    b"<",
+    b">",
+    b"@",
+    b'"',
+    b"\\",
+    b"SIZE=",
+    b"BODY=8BITMIME",
+    b"SMTPUTF8",
+    b"xn--",
+    b"[127.0.0.1]",
+    b"\xc2\xa0",
+    b"\xe3\x80\x82",
+)
 MAX_OCTETS = 256
 
 
