@@ -34,9 +34,11 @@ def normalise_domain(domain: str) -> str:
     if _PLAIN_DOMAIN.match(lowered):
         return lowered
     try:
-        return idna.encode(lowered, uts46=True).decode("ascii").lower()
+        encoded = idna.encode(lowered, uts46=True).decode("ascii").lower()
     except idna.IDNAError as error:
         raise BadAddress("domain is not valid") from error
+    # The mapping makes a final dot of the full stops of other scripts, and of one before characters that it drops.
+    return encoded.removesuffix(".")
 
 
 def normalise(local: str, domain: str, *, allow_utf8_local_part: bool = False) -> str:

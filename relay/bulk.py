@@ -159,7 +159,8 @@ class _Process:
         except OSError:
             # Whoever waits is told below.
             pass
-        self._fail_open()
+        finally:
+            self._fail_open()
 
     def _fail_open(self) -> None:
         for waiting in self._open.values():

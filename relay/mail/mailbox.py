@@ -11,8 +11,9 @@ from relay.address import MAX_ADDRESS_LENGTH, BadAddress, normalise, normalise_d
 from relay.mail import charset, encodedword, flanker_address
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
+_LABEL = "[A-Za-z0-9][A-Za-z0-9-]*+"
 #: A local part that begins with an apostrophe is an address in single quotes.
-_ADDR_SPEC = rf"(?!')([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@([A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)*+\.?)"
+_ADDR_SPEC = rf"(?!')([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@({_LABEL}(?:\.{_LABEL})*+\.?)"
 _ELEMENT = re.compile(
     rf'[ \t]*+(?:(?:"([^"\\]*+)"[ \t]*+|([{_ATEXT} \t.]*+))<{_ADDR_SPEC}>|{_ADDR_SPEC})[ \t]*+(?:[,;][ \t]*+|\Z)'
 )

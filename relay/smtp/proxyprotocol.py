@@ -105,7 +105,7 @@ def _parse_line(octets: bytes) -> Header | Missing:
 def _canonical(family: socket.AddressFamily, text: str) -> str | None:
     try:
         return socket.inet_ntop(family, socket.inet_pton(family, text))
-    except OSError:
+    except (OSError, ValueError):  # a NUL in it is the latter
         return None
 
 

@@ -202,3 +202,9 @@ def test_a_value_with_one_parameter_is_what_the_long_way_finds(start: str, rest:
     assert parameter.parse(view) == parameter.parse(view, shortcuts=False)
     long = view.replace("x", "x" * 100)
     assert parameter.parse(long) == parameter.parse(long, shortcuts=False)
+
+
+def test_a_domain_that_is_none_is_left_to_the_long_way() -> None:
+    """Found by the fuzzer: taken for a plain mailbox, it hid from the tolerant reading what the name after it was."""
+    view = "A <a@-b>, \xce\xce c@d.example"
+    assert mailbox.parse(view) == mailbox.parse(view, shortcuts=False)

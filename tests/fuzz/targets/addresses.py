@@ -47,6 +47,7 @@ def seeds() -> Iterator[bytes]:
         b"mailto:a@b.example",
         b"'a@b.example'",
         b"B, A <a@b.example>",
+        "a@b.example。, c@d.example.\u00ad".encode(),
         "ä@bücher.example, Ü <a@ü.example>".encode(),
         b"\xe4\xa0 <a@b.example>\xa0,\xc2\xa0c@d.example",
         b"a@b.example (c@d.example), [e@f.example]",

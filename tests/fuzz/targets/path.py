@@ -38,6 +38,8 @@ def seeds() -> Iterator[bytes]:
         b"<a@[192.0.2.1]>",
         "<ü@bücher.example> SMTPUTF8".encode(),
         "<a@Ⅷ.example.>".encode(),
+        "<a@b.example。>".encode(),
+        "<a@b.example.\u00ad>".encode(),
         b"<a@xn--bcher-kva.example>",
         b"<a@b>\tA=1\tB=2",
         b"<a@b\xff.example>",

@@ -39,6 +39,7 @@ def seeds() -> Iterator[bytes]:
         b"PROXY TCP6 2001:db8::1 2001:DB8:0::2 40000 2587\r\n",
         b"PROXY UNKNOWN\r\n",
         b"PROXY UNKNOWN ffff:f 1 2\r\n",
+        b"PROXY TCP4 192.0.2\0.1 192.0.2.2 1 2\r\n",
         b"PROXY TCP4 192.0.2.01 192.0.2.2 65536 1\r\n",
         _SIGNATURE + b"\x21\x11\x00\x0c" + addresses4,
         _SIGNATURE + b"\x21\x11\x00\x0f" + addresses4 + b"\x04\x00\x00",
