@@ -60,7 +60,29 @@ class Calls:
     def _take(self) -> HTTPConnection:
         while self._idle and self._idle[0][0] < time.monotonic() - _IDLE_SECONDS:
             self._idle.popleft()[1].close()
-        return self._idle.pop()[1] if self._idle else self._connect()
+        while self._idle:
+            connection = self._idle.pop()[1]
+            if self._silent(connection):
+                return connection
+            connection.close()
+        return self._connect()
+
+    def _silent(self, connection: HTTPConnection) -> bool:
+        """Whether the other side has neither closed nor said anything since its answer.
+
+        What it says unasked would be taken for the answer to the next call, and the next answer for that to the one
+        after: jobs would count as taken that nobody has.
+        """
+        connection.sock.settimeout(0.0)
+        try:
+            connection.sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        finally:
+            connection.sock.settimeout(self._seconds[1])
+        return False
 
     def _connect(self) -> HTTPConnection:
         connect_seconds, read_seconds = self._seconds

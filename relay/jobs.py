@@ -83,7 +83,8 @@ class Job:
             "traceparent": self.traceparent,
         }
         entry: dict[str, Any] = {
-            "Id": str(position),
+            # Not the position alone: an answer to another call must not be taken for the answer to this one.
+            "Id": f"{position}_{self.email_id}",
             "MessageBody": orjson.dumps(body).decode(),
             "MessageAttributes": {
                 name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
@@ -100,7 +101,7 @@ def send_jobs(queue: Queue, jobs: Sequence[Job]) -> list[Job]:
     refused = queue.send([job.entry(position, fifo=fifo) for position, job in enumerate(jobs)])
     if refused:
         _log.warning("jobs_refused", jobs=len(refused), codes=sorted(set(refused.values())))
-    return [jobs[int(position)] for position in refused]
+    return [jobs[int(entry_id.partition("_")[0])] for entry_id in refused]
 
 
 class Publisher:

@@ -93,7 +93,8 @@ def publishing(stage: Stage, plan: Plan) -> list[Table]:
         found = service.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["ApproximateNumberOfMessages"])
         return int(found["Attributes"]["ApproximateNumberOfMessages"])
 
-    polled, paid = [], []
+    polled: list[Sample] = []
+    paid: list[Sample] = []
     sent = 0
     with stage.relay("polling") as polling, stage.relay("publishing", **settings) as publisher:
         # The first round is not counted: compilers, caches and pools get their warm-up.
@@ -102,16 +103,15 @@ def publishing(stage: Stage, plan: Plan) -> list[Table]:
                 # An empty one of the same name: the service lets nobody purge a queue twice a minute.
                 service.delete_queue(QueueUrl=queue_url)
                 stage.sqs.create_queue("bench")
-                expected = server is publisher
-                sample = stage.measure(
-                    server,
-                    stage.load(server, "1.2 KB", seconds=60, messages=plan.published),
-                    finished=lambda outcome, expected=expected: not expected or jobs() >= outcome.accepted,
-                )
-                sent += sample.outcome.accepted * expected
+                load = stage.load(server, "1.2 KB", seconds=60, messages=plan.published)
+                if server is publisher:
+                    sample = stage.measure(server, load, finished=lambda outcome: jobs() >= outcome.accepted)
+                    sent += sample.outcome.accepted
+                else:
+                    sample = stage.measure(server, load)
                 if number:
                     samples.append(sample)
-                    how = "publishing" if expected else "polling"
+                    how = "publishing" if server is publisher else "polling"
                     say(f"  {number}/{plan.rounds}  {how:<28} {sample.cpu_ms:9.3f} ms")
     without, published = _cpu(polled), _cpu(paid)
     ratio = published / without

@@ -158,8 +158,12 @@ class Stage:
 
     def kill_queue(self) -> None:
         """SIGKILL. moto keeps nothing, so what it had is noted; its queue is gone too until `start_queue`."""
+        # Between the look and the kill it takes nothing more that it could tell anybody of.
+        self.sqs_proxy.stall()
         self._jobs_before_restart = self.jobs()
         self.sqs.kill()
+        self.sqs_proxy.reset_all()
+        self.sqs_proxy.heal()
 
     def start_queue(self) -> None:
         """Brings the queue back, under the same URL."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +24,8 @@ class Endpoint(http.server.ThreadingHTTPServer):
         self.connections = 0
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.closes = False
+        #: Said behind each response, unasked.
+        self.babble = b""
 
     @property
     def url(self) -> str:
@@ -45,6 +49,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
+        if self.server.babble:
+            time.sleep(0.05)  # not with the response, which would swallow it
+            self.wfile.write(self.server.babble)
 
     def do_CONNECT(self) -> None:
         self.server.requests.append((self.command, self.path, dict(self.headers), b""))
@@ -85,6 +92,27 @@ def test_a_connection_that_the_server_closes_is_not_used_again(endpoint: Endpoin
     made = calls(endpoint.url)
     assert [made.post(b"x", {})[0] for _ in range(3)] == [200, 200, 200]
     assert endpoint.connections == 3
+
+
+def test_what_comes_unasked_is_never_the_answer_to_the_next_call(endpoint: Endpoint) -> None:
+    endpoint.babble = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+    made = calls(endpoint.url)
+    answers = []
+    for number in range(3):
+        answers.append(made.post(b"%d" % number, {}))
+        assert made._idle[0][1].sock.recv(1, socket.MSG_PEEK) == b"H"  # it has arrived
+    assert answers == [(200, b"0"), (200, b"1"), (200, b"2")]
+    assert endpoint.connections == 3
+    made.close()
+
+
+def test_a_connection_that_the_server_left_is_not_used_again(endpoint: Endpoint) -> None:
+    made = calls(endpoint.url)
+    made.post(b"x", {})
+    made._idle[0][1].sock.shutdown(socket.SHUT_RD)
+    assert made.post(b"y", {}) == (200, b"y")
+    assert endpoint.connections == 2
+    made.close()
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(
