@@ -36,7 +36,9 @@ from relay.submission import Submission, Verdict
 log = structlog.get_logger(__name__)
 
 #: How long a repeat waits to learn what became of the transaction that has the same message in hand; seconds.
-PATIENCE_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 4.0
+#: And what it keeps back of the time for its reply, so that its last look at Postgres is one; seconds.
+_RESERVE_SECONDS: Final = 0.5
 _POLL_SECONDS: Final = 0.05
 _LOGGED_NAMES: Final = 20
 
@@ -54,7 +56,7 @@ class AcceptOptions:
     dedupe_seconds: int = 3600
     #: Whether stored rows need a job: not so in polling mode.
     publishes: bool = False
-    #: How long a reply may take; seconds. Each question on the way has less.
+    #: How long all that Postgres is asked for one message may take together; seconds.
     answer_seconds: float = 4.8
     #: A claim without a row is taken over after this long: its holder has died. Longer than a commit may take; seconds.
     lease_seconds: float = 15.0
@@ -182,7 +184,7 @@ class Acceptor:
         """
         settled: dict[str, Holder] = {}
         open_questions = dict(held)
-        give_up = deadlines.after(PATIENCE_SECONDS)
+        give_up = deadlines.after(PATIENCE_SECONDS + _RESERVE_SECONDS) - _RESERVE_SECONDS
         while open_questions:
             stored = self._store.rows_exist({holder.email_id for holder in open_questions.values()})
             settled |= {box: holder for box, holder in open_questions.items() if holder.email_id in stored}

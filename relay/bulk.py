@@ -82,6 +82,8 @@ class BulkLane:
 
     def _running(self) -> _Process:
         with self._starting:
+            if self._process is not None and self._process.deaf:
+                self._end()
             if self._process is None:
                 self._process = _Process(self._settings)
                 self._watcher = gevent.spawn(self._end_when_idle, self._process)
@@ -134,6 +136,11 @@ class _Process:
         finally:
             del self._open[number]
             self._last_used = time.monotonic()
+
+    @property
+    def deaf(self) -> bool:
+        """Whether nobody would hear its answers."""
+        return bool(self._listener.dead)
 
     def idle_seconds(self) -> float:
         """How long it has had nothing to do."""

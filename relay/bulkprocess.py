@@ -37,8 +37,10 @@ log = structlog.get_logger(__name__)
 
 #: For a statement with tens of megabytes, which a busy Postgres works on for seconds. Half of it is for a second try.
 STORE_SECONDS: Final = 24.0
-#: Longer than that; see `AcceptOptions.lease_seconds`.
-LEASE_SECONDS: Final = 40.0
+#: For everything that Postgres is asked for one message, but for a second more for each 4 MB of an INSERT.
+ANSWER_SECONDS: Final = 36.0
+#: Longer than all that; see `AcceptOptions.lease_seconds`.
+LEASE_SECONDS: Final = 60.0
 
 
 def serve(descriptor: int) -> int:
@@ -68,7 +70,7 @@ def _acceptor(settings: Settings) -> Acceptor:
     config.sentry.init(settings)
     store = Store(settings.database_url, deadline=STORE_SECONDS)
     cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
-    options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS, answer_seconds=2 * STORE_SECONDS)
+    options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS, answer_seconds=ANSWER_SECONDS)
     return Acceptor(Lookups(store, cache), store, options)
 
 

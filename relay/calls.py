@@ -6,14 +6,13 @@ calls, and it is paid for every ten messages that the relay accepts.
 
 from __future__ import annotations
 
-import base64
 import ssl
 import time
 from collections import deque
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
 #: A connection that was idle for longer (seconds) may be one that the other side is just about to close.
 _IDLE_SECONDS: Final = 4.0
@@ -21,28 +20,24 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class Calls:
-    """POSTs to `endpoint`. `proxy`: the URL of an HTTP proxy to go through; `cafile`: whom to trust, PEM."""
+    """POSTs to `endpoint`. `cafile`: whom to trust, PEM."""
 
-    def __init__(
-        self, endpoint: str, *, proxy: str | None, cafile: str | None, connect_seconds: float, read_seconds: float
-    ) -> None:
-        """Raises ValueError for an endpoint or a proxy that is no URL, OSError for a `cafile` that can't be read."""
-        self._endpoint = _split(endpoint)
-        self._proxy = None if proxy is None else _split(proxy if "//" in proxy else f"http://{proxy}")
-        self._context = ssl.create_default_context(cafile=cafile) if self._endpoint.scheme == "https" else None
+    def __init__(self, endpoint: str, *, cafile: str | None, connect_seconds: float, read_seconds: float) -> None:
+        """Raises ValueError for an endpoint that is no URL, OSError for a `cafile` that can't be read."""
+        parts = urlsplit(endpoint)
+        if parts.scheme not in _PORTS or not parts.hostname:
+            raise ValueError("not the URL of an HTTP server")
+        self._host, self._port, self._path = parts.hostname, parts.port or _PORTS[parts.scheme], parts.path or "/"
+        self._context = _context(cafile) if parts.scheme == "https" else None
         self._seconds = connect_seconds, read_seconds
         #: With the moment (time.monotonic()) when each was last used, the latest at the end.
         self._idle: deque[tuple[float, HTTPConnection]] = deque()
-        self._target = self._endpoint.path or "/"
-        self._for_proxy: dict[str, str] = {}
-        if self._proxy is not None and self._context is None:
-            self._target, self._for_proxy = endpoint, _credentials(self._proxy)
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """Status and content of the response. Raises OSError and http.client.HTTPException."""
         connection = self._take()
         try:
-            connection.request("POST", self._target, body, {**headers, **self._for_proxy})
+            connection.request("POST", self._path, body, dict(headers))
             with connection.getresponse() as response:
                 content = response.read()
         except BaseException:
@@ -86,14 +81,10 @@ class Calls:
 
     def _connect(self) -> HTTPConnection:
         connect_seconds, read_seconds = self._seconds
-        nearest = self._proxy or self._endpoint
-        host, port = nearest.hostname or "", nearest.port or _PORTS[nearest.scheme]
         if self._context is None:
-            connection = HTTPConnection(host, port, timeout=connect_seconds)
+            connection = HTTPConnection(self._host, self._port, timeout=connect_seconds)
         else:
-            connection = HTTPSConnection(host, port, timeout=connect_seconds, context=self._context)
-        if self._proxy is not None and self._context is not None:
-            connection.set_tunnel(self._endpoint.hostname or "", self._endpoint.port, _credentials(self._proxy))
+            connection = HTTPSConnection(self._host, self._port, timeout=connect_seconds, context=self._context)
         try:
             connection.connect()
         except BaseException:
@@ -107,16 +98,8 @@ class Calls:
 CALL_ERRORS: Final = (OSError, HTTPException)
 
 
-def _split(url: str) -> SplitResult:
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError("not the URL of an HTTP server")
-    return parts
-
-
-def _credentials(proxy: SplitResult) -> dict[str, str]:
-    """What the user name and password in a proxy's URL stand for."""
-    if proxy.username is None:
-        return {}
-    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+def _context(cafile: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=cafile)
+    # From Python 3.13 on certificates have to be without the small faults that private authorities make.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context

@@ -57,7 +57,7 @@ _TOO_LONG_SECONDS: Final = 0.05
 #: How soon the server has to show that it is there (seconds) before a message is sent in a transaction of its own.
 _GREETING_SECONDS: Final = 2.0
 #: A message with less time left (seconds) is given up rather than let it shorten the time of those it is stored with.
-_LEAST_SECONDS: Final = 1.0
+_LEAST_SECONDS: Final = 2.0
 
 
 class PendingMessage:

@@ -34,6 +34,10 @@ _PASSING_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY: Final = "25006"
 #: How long a connection may take to come about, at most.
 _CONNECT_SECONDS: Final = 2.0
+#: A server that does not answer within so long has had its chance; within less, it may just be that nobody waited.
+_FAIR_SECONDS: Final = 1.0
+#: With less time than this a question is not worth asking.
+_LEAST_SECONDS: Final = 0.02
 
 
 class Lost(Exception):
@@ -83,10 +87,13 @@ class Database:
         if self._failures and (self._probing or time.monotonic() < self._not_before):
             raise Lost(unclear=False)
         self._probing = True
+        seconds = min(_CONNECT_SECONDS, seconds_left(deadline))
         try:
-            connection = self._connect(min(_CONNECT_SECONDS, seconds_left(deadline)), statement_seconds)
+            connection = self._connect(seconds, statement_seconds)
         except (psycopg2.Error, OSError, gevent.Timeout) as error:
-            self._failed(error)
+            # That somebody's time is over says nothing about the server, and must not keep others from it.
+            if seconds >= _FAIR_SECONDS or not isinstance(error, gevent.Timeout):
+                self._failed(error)
             raise Lost(unclear=False) from error
         finally:
             self._probing = False
@@ -106,7 +113,8 @@ class Database:
     def run(self, connection: Any, deadline: float, work: Callable[[Any], _T]) -> _T:
         """`work(cursor)` on a connection that nobody else uses. Raises Lost or Rejected; the connection is closed then
         unless it is still good."""
-        limit = gevent.Timeout(seconds_left(deadline))
+        seconds = seconds_left(deadline)
+        limit = gevent.Timeout(seconds)
         try:
             with limit, connection.cursor() as cursor:
                 return work(cursor)
@@ -114,7 +122,8 @@ class Database:
             connection.close()
             if timeout is not limit:
                 raise
-            _FAULTS.inc()
+            if seconds >= _FAIR_SECONDS:
+                _FAULTS.inc()
             raise Lost(unclear=True) from None
         except psycopg2.Error as error:
             raise self._fault(connection, error) from None
@@ -125,6 +134,8 @@ class Database:
     def use(self, deadline: float, work: Callable[[Any], _T]) -> _T:
         """`work(cursor)` on one of the pool's connections; tried a second time on a fresh one when it gets lost, so it
         must be harmless to repeat. Raises Unavailable."""
+        if seconds_left(deadline) < _LEAST_SECONDS:
+            raise Unavailable("postgres")  # rather than spoil a good connection
         halfway = time.monotonic() + seconds_left(deadline) / 2
         try:
             with self._borrowed(deadline) as borrow:

@@ -102,7 +102,7 @@ class RedisLink:
         if self._down:
             raise Silent("down")
         done: Promise[list[Any]] = Promise()
-        self._send(_Errand(commands, done))
+        self._send(_Errand(pack(commands), len(commands), done))
         # The runner answers in time by itself, except while it makes the first connection.
         if self._exchange is not None:
             return done.get()
@@ -113,7 +113,7 @@ class RedisLink:
         """Sends commands that nobody waits for. They are lost when Redis is silent. Never blocks, never raises."""
         if not self._down and self._posted < _MAX_POSTED:
             self._posted += 1
-            self._send(_Errand(commands, None))
+            self._send(_Errand(pack(commands), len(commands), None))
 
     def close(self) -> None:
         """Closes the connection; every later call is Silent."""
@@ -169,7 +169,8 @@ class RedisLink:
             return True
 
     def _connect(self) -> Exchange:
-        connection = self._connection = self._pool.make_connection()
+        # Not by the pool's own means: it counts what it makes, never what is closed, and stops at a hundred.
+        connection = self._connection = self._pool.connection_class(**self._pool.connection_kwargs)
         # Its own time limits leave out the look-up of the name.
         with gevent.Timeout(self._timeout + 2.0):
             connection.connect()
@@ -181,20 +182,17 @@ class RedisLink:
     def _carry(self, exchange: Exchange) -> None:
         """Sends what waits, and hands out the replies."""
         batch: list[_Errand] = []
-        commands: list[bytes] = []
         size = 0
         while self._waiting and size < _BATCH_BYTES:
             errand = self._waiting.popleft()
             self._posted -= errand.done is None
-            packed = pack(errand.commands)
-            size += len(packed)
-            commands.append(packed)
+            size += len(errand.packed)
             batch.append(errand)
         fatal: Exception | None = None
         try:
-            exchange.send(b"".join(commands))
+            exchange.send(b"".join([errand.packed for errand in batch]))
             for errand in batch:
-                replies = [exchange.receive() for _ in errand.commands]
+                replies = [exchange.receive() for _ in range(errand.count)]
                 for reply in replies:
                     if isinstance(reply, ErrorReply):
                         self._report(reply.code)
@@ -228,10 +226,12 @@ class RedisLink:
 class _Errand:
     """Commands on their way, and the greenlet that waits for their replies, if any does."""
 
-    __slots__ = ("commands", "done")
+    __slots__ = ("count", "done", "packed")
 
-    def __init__(self, commands: Sequence[Command], done: Promise[list[Any]] | None) -> None:
-        self.commands = commands
+    def __init__(self, packed: bytes, count: int, done: Promise[list[Any]] | None) -> None:
+        # Packed by whoever asks: what can't be packed is their error, and nobody else's.
+        self.packed = packed
+        self.count = count
         self.done = done
 
     def fail(self, cause: str) -> None:

@@ -7,16 +7,16 @@ messages that the relay accepts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import boto3
 import orjson
 from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
+from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
-from botocore.httpsession import get_cert_path
+from botocore.exceptions import BotoCoreError, HTTPClientError
+from botocore.httpsession import URLLib3Session, get_cert_path
 from botocore.utils import get_environ_proxies
 
 from relay.calls import CALL_ERRORS, Calls
@@ -54,14 +54,18 @@ class Queue:
             bundle = session._session.get_config_variable("ca_bundle")
         except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
             raise QueueSilent(type(error).__name__) from None
+        proxies = get_environ_proxies(self._endpoint)
         try:
-            self._calls = Calls(
-                self._endpoint,
-                proxy=get_environ_proxies(self._endpoint).get(self._endpoint.partition(":")[0]),
-                cafile=bundle or get_cert_path(True),
-                connect_seconds=connect_seconds,
-                read_seconds=read_seconds,
-            )
+            self._calls: Calls | _ProxiedCalls
+            if self._endpoint.partition(":")[0] in proxies:
+                self._calls = _ProxiedCalls(self._endpoint, proxies, bundle, (connect_seconds, read_seconds))
+            else:
+                self._calls = Calls(
+                    self._endpoint,
+                    cafile=bundle or get_cert_path(True),
+                    connect_seconds=connect_seconds,
+                    read_seconds=read_seconds,
+                )
         except (ValueError, OSError) as error:
             raise QueueSilent(type(error).__name__) from None
 
@@ -85,7 +89,7 @@ class Queue:
         try:
             SigV4Auth(self._credentials.get_frozen_credentials(), "sqs", self._region).add_auth(request)
             status, content = self._calls.post(body, request.headers)
-        except (BotoCoreError, *CALL_ERRORS) as error:
+        except (BotoCoreError, HTTPClientError, *CALL_ERRORS) as error:
             raise QueueSilent(type(error).__name__) from None
         answer = _object(content)
         if status != 200:
@@ -97,6 +101,24 @@ class Queue:
     def close(self) -> None:
         """Closes the connections that are idle."""
         self._calls.close()
+
+
+class _ProxiedCalls:
+    """The same as Calls through an HTTP proxy, by botocore's own session, which knows proxies of every kind."""
+
+    def __init__(
+        self, endpoint: str, proxies: Mapping[str, str], bundle: str | None, seconds: tuple[float, float]
+    ) -> None:
+        self._endpoint = endpoint
+        self._session = URLLib3Session(verify=bundle or True, proxies=dict(proxies), timeout=seconds)
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Raises HTTPClientError."""
+        response = self._session.send(AWSPreparedRequest("POST", self._endpoint, headers, body, False))
+        return response.status_code, response.content
+
+    def close(self) -> None:
+        self._session.close()
 
 
 def _object(content: bytes) -> dict[str, Any]:

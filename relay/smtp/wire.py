@@ -102,10 +102,10 @@ class PlainWire(Wire):
 
     def __init__(self, sock: Any) -> None:
         """As Wire."""
-        super().__init__(sock)
         self._descriptor: int = sock.fileno()
         self._hub = gevent.get_hub()
         self._watcher: Any = self._hub.loop.io(self._descriptor, _READABLE)
+        super().__init__(sock)
         self._started = False
         #: There was more to read than fitted.
         self._brimful = False

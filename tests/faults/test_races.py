@@ -15,10 +15,10 @@ import pytest
 import redis
 from psycogreen.gevent import patch_psycopg
 
-from relay import accept
 from relay.accept import AcceptOptions, Acceptor
 from relay.cache import Cache
 from relay.commits import Stored
+from relay.database import Database
 from relay.errors import Unavailable
 from relay.lookups import Lookups
 from relay.records import ApiKey, EmailRow, RecipientRule
@@ -138,6 +138,24 @@ def test_many_slow_answers_are_not_one_slow_reply(postgres_url: str, api_key: Ne
     assert (verdict.outcome, verdict.reply.code) == ("postgres_unavailable", 451)
 
 
+def test_time_that_is_over_is_no_fault_of_postgres(postgres_url: str, api_key: NewApiKey) -> None:
+    """Else whoever comes with a second too little makes everybody else wait, and hear 451."""
+    store = Store(postgres_url)
+    assert store.find_api_key(_hash(api_key)) is not None
+    (connection,) = store._database._idle
+    with pytest.raises(Unavailable):
+        store._database.use(time.monotonic() - 0.01, lambda cursor: cursor.execute("SELECT 1"))
+    assert store._database._idle == [connection]
+    assert not connection.closed
+    store.close()
+    with Proxy(1) as silent:
+        silent.stall()
+        database = Database(f"postgresql://127.0.0.1:{silent.port}/x", statement_seconds=1.0, idle_limit=1)
+        with pytest.raises(Unavailable):
+            database.use(time.monotonic() + 0.2, lambda cursor: cursor.execute("SELECT 1"))
+        assert database._failures == 0
+
+
 # Claims
 
 
@@ -184,15 +202,14 @@ def test_an_unclear_outcome_that_was_a_commit_is_a_repeat_when_it_comes_again(
 
 
 def test_an_unclear_outcome_that_was_none_is_stored_once_its_lease_is_over(
-    hooked: Hooked, cache: Cache, api_key: NewApiKey, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    hooked: Hooked, cache: Cache, api_key: NewApiKey, postgres_url: str
 ) -> None:
     def fail() -> None:
         raise Unavailable("postgres", unclear=True)
 
-    monkeypatch.setattr(accept, "PATIENCE_SECONDS", 0.2)
     _once(hooked, "before_insert", fail)
     lookups = Lookups(hooked, cache)
-    patient = Acceptor(lookups, hooked, AcceptOptions())
+    patient = Acceptor(lookups, hooked, AcceptOptions(answer_seconds=1.0))
     assert patient.accept(_submission(api_key)).reply.code == 451
     assert patient.accept(_submission(api_key)).outcome == "still_in_progress"
     gevent.sleep(0.5)

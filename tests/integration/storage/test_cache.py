@@ -23,6 +23,7 @@ import psycopg2
 import pytest
 import redis
 
+from relay import metrics
 from relay.cache import Cache
 from relay.claims import Claim, Holder
 from relay.errors import Unavailable
@@ -448,6 +449,31 @@ def test_redis_dies_and_comes_back(own_valkey: Valkey, store: CountingStore, mak
     assert cache.ping()
     assert lookups.screen(hash_of(key), key.user_id, ["a@x"]).key is not None
     assert store.asked == ["key"]
+    cache.close()
+
+
+def test_redis_comes_back_after_any_number_of_attempts(own_valkey: Valkey) -> None:
+    """redis-py's pool makes a hundred connections and no more, those that failed included."""
+    cache = Cache(own_valkey.url, pause=0.001)
+    assert cache.ping()
+    own_valkey.kill()
+    attempts = metrics.FAULTS.labels("redis")
+    before = attempts.value
+    deadline = time.monotonic() + 60.0
+    cache.ping()
+    while attempts.value < before + 150 and time.monotonic() < deadline:
+        gevent.sleep(0.01)
+    assert attempts.value >= before + 150
+    own_valkey.start()
+    assert comes_back(cache)
+    cache.close()
+
+
+def test_a_command_that_cant_be_packed_is_nobody_elses_trouble(own_valkey: Valkey) -> None:
+    cache = Cache(own_valkey.url, timeout=2.0)
+    asked = [gevent.spawn(cache.link.call, "GET", key) for key in ("a", "\ud800", "b")]
+    gevent.joinall(asked, timeout=10.0)
+    assert [type(each.exception) for each in asked] == [type(None), UnicodeEncodeError, type(None)]
     cache.close()
 
 
