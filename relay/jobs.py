@@ -154,7 +154,7 @@ class Publisher:
         if len(self._waiting) > self._max_waiting:
             self._waiting.popleft()  # its intent is in Redis, since before the commit
             self._dropped += 1
-        metrics.JOBS_PENDING.value = len(self._waiting) + self._in_flight
+        self._count_pending()
 
     def stop(self, deadline: float) -> int:
         """Publishes what waits, for at most `deadline` seconds. Returns how many jobs are left to a later sweep."""
@@ -162,7 +162,7 @@ class Publisher:
         self._not_before = 0.0
         self._wake.set()
         self._idle.wait(timeout=deadline)
-        left = len(self._waiting) + self._in_flight
+        left = self._count_pending()
         # Else a sweep would find the last intents, and publish their jobs once more.
         with contextlib.suppress(Silent):
             self._intents.settle()
@@ -228,9 +228,14 @@ class Publisher:
             self._in_flight -= len(batch)
             self._slots.release()
             self._retry(again, whole_batch=again is batch)
-            metrics.JOBS_PENDING.value = len(self._waiting) + self._in_flight
-            if not self._waiting and not self._in_flight:
+            if not self._count_pending():
                 self._idle.set()
+
+    def _count_pending(self) -> int:
+        """How many jobs the queue has not taken yet; also for the metric."""
+        pending = len(self._waiting) + self._in_flight
+        metrics.JOBS_PENDING.value = pending
+        return pending
 
     def _retry(self, jobs: list[Job], *, whole_batch: bool) -> None:
         """A job that was refused alone gets a few more attempts; a batch that failed with the queue keeps its place."""
@@ -261,6 +266,7 @@ class Publisher:
         if handed:
             gone = set(handed)
             self._waiting = deque(job for job in self._waiting if job.email_id not in gone)
+            self._count_pending()
             _log.info("jobs_handed_to_sweep", jobs=len(handed))
 
     def _failed(self, code: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar, dataclass_transform
+from typing import Final, TypeVar, dataclass_transform
 
 _Value = TypeVar("_Value")
+
+#: `new_tuple(Kind, fields)`: a named tuple's own way to make one takes twice as long.
+new_tuple: Final = tuple.__new__
 
 
 @dataclass_transform(frozen_default=True)

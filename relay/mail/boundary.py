@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from relay.values import new_tuple
+
 #: RFC 2046 allows 70; what is longer than this is no boundary.
 MAX_LENGTH = 250
 #: Lines that begin with `--` and are looked at when a boundary has to be found.
@@ -17,10 +19,6 @@ _WINDOW = 8192
 _LINE_END = re.compile(rb"(--)?[ \t]*+(?:\r?\n|\r?\Z)|(--)[^\s0-9A-Za-z'()+_,./:=?-][^\n]{0,1000}+(?:\n|\Z)")
 _DASHED_LINE = re.compile(rb"(?:\A|\n)--([^\r\n]{1,250})(?:\r?\n|\Z)(?=([A-Za-z-]{0,30}))")
 _WHITE_SPACE = re.compile(r"\s+", re.ASCII)
-
-
-#: A named tuple's own way to make one takes twice as long.
-_new_tuple = tuple.__new__
 
 
 class Delimiter(NamedTuple):
@@ -91,7 +89,7 @@ def _take(raw: bytes, before: int, position: int, end: int, found: list[Delimite
             stop, closes = match.end(), (match[1] or match[2]) is not None
     if found and before < found[-1][1]:
         before = found[-1][1]
-    found.append(_new_tuple(Delimiter, (before, stop, closes)))
+    found.append(new_tuple(Delimiter, (before, stop, closes)))
 
 
 def candidates(view: str) -> list[bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from relay.values import frozen
+from relay.values import frozen, new_tuple
 
 #: Fields of one block that are looked at. Mail in the wild has under 200; a block of a million is an attack on memory.
 MAX_FIELDS = 5_000
@@ -94,9 +94,6 @@ _lines: dict[str, Field] = {}
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_LINE = 160
 
-#: A named tuple's own way to make one takes twice as long.
-_new_tuple = tuple.__new__
-
 
 class Field(NamedTuple):
     """One header field. `value` is a latin-1 view of its octets, unfolded, without white space at its ends."""
@@ -180,14 +177,9 @@ def split(block: bytes) -> list[Field] | None:
     ends = len(lines) - 1
     if ends >= MAX_FIELDS or text.count("\n") != ends or text.count("\r") != ends:
         return None
-    fields = []
-    for line in lines:
-        field = _lines.get(line) or _field(line)
-        if field is None:
-            # Whatever begins with a blank is no field yet.
-            return _unfolded(text.replace("\r\n", "\n"))
-        fields.append(field)
-    return fields
+    fields = _fields(lines)
+    # Whatever begins with a blank is no field yet.
+    return _unfolded(text.replace("\r\n", "\n")) if fields is None else fields
 
 
 def unfold(blanks: str) -> str:
@@ -207,8 +199,13 @@ def _unfolded(text: str) -> list[Field] | None:
         if _BLANK_LINE.search(text):
             return None
         text = _FOLD.sub(lambda match: unfold(match[1]), text)
+    return _fields(text.split("\n"))
+
+
+def _fields(lines: list[str]) -> list[Field] | None:
+    """The fields that the lines are, each beyond doubt, else None."""
     fields = []
-    for line in text.split("\n"):
+    for line in lines:
         field = _lines.get(line) or _field(line)
         if field is None:
             return None
@@ -224,7 +221,7 @@ def _field(line: str) -> Field | None:
         if not colon or not _NAME.match(name):
             return None
         key = name.lower()
-    field = _new_tuple(Field, (key, name, value.strip(" \t")))
+    field = new_tuple(Field, (key, name, value.strip(" \t")))
     if key in _RECURRING and len(line) <= _MAX_REMEMBERED_LINE and "boundary" not in line:
         if len(_lines) >= _MAX_REMEMBERED:
             _lines.clear()

@@ -184,9 +184,10 @@ class Connection:
         """What the client sent: a line, the end of message data, or (None) of a chunk. NoRoom: those can't be kept."""
         session = self._session
         expects = session.expects
-        if expects is Expects.DATA or expects is Expects.CHUNK:
-            self._in_data = True
-            self._deadline = min(time.monotonic() + self._pace.data_grace, self._end_by)
+        self._in_data = expects is Expects.DATA or expects is Expects.CHUNK
+        seconds = self._pace.data_grace if self._in_data else self._pace.command
+        self._deadline = min(time.monotonic() + seconds, self._end_by)
+        if self._in_data:
             try:
                 if expects is Expects.DATA:
                     return self._framing.data(session.sink, session.max_message_size)
@@ -194,9 +195,6 @@ class Connection:
             except NoRoom as error:
                 return error
             return None
-        self._in_data = False
-        deadline = time.monotonic() + self._pace.command
-        self._deadline = deadline if deadline < self._end_by else self._end_by
         return self._framing.line(LINE_LIMIT)
 
     # Reading, and by when
