@@ -239,12 +239,3 @@ def greets(port: int) -> bool:
             return True
     except Lost:
         return False
-
-
-def read_to_end(client: socket.socket) -> bytes:
-    """All that comes until the other side closes; an RST counts as the end."""
-    octets = b""
-    with contextlib.suppress(ConnectionError):
-        while more := client.recv(65536):
-            octets += more
-    return octets

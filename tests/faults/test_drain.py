@@ -16,7 +16,8 @@ import pytest
 from scripts.database import query
 from tests.certificates import write_pair
 from tests.faults.load import Conversation, Fate, Load, make_mail, plain
-from tests.faults.stage import Stage, greets, read_to_end, wait_until
+from tests.faults.stage import Stage, greets, wait_until
+from tests.sockets import read_to_end
 
 SetUp = Callable[..., Stage]
 

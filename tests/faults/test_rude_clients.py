@@ -19,7 +19,8 @@ from scripts.services import free_port
 from tests.certificates import write_pair
 from tests.faults.load import Conversation, Fate, Lost, make_mail, plain, unverified
 from tests.faults.proxy import Proxy
-from tests.faults.stage import Servers, Stage, read_to_end, wait_until
+from tests.faults.stage import Servers, Stage, wait_until
+from tests.sockets import read_to_end, say_no_more
 
 _RST = struct.pack("ii", 1, 0)
 
@@ -110,8 +111,7 @@ def test_a_reset_in_any_state(ground: Ground, steps: int) -> None:
 def test_half_closed_connections_are_closed_whatever_was_said(ground: Ground, port_of: str, said: bytes) -> None:
     with socket.create_connection(("127.0.0.1", getattr(ground, port_of)), timeout=20) as client:
         client.sendall(said)
-        with contextlib.suppress(OSError):  # cut off already
-            client.shutdown(socket.SHUT_WR)
+        say_no_more(client)
         began = time.monotonic()
         read_to_end(client)
         assert time.monotonic() - began < 10

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.dialogues.stage import Stage
+from tests.sockets import read_to_end
 
 #: How many, and from how many addresses; together they are as many as may come in, but for a few.
 SLOW_CLIENTS = 300
@@ -49,11 +50,7 @@ def connect(stage: Stage, address: str) -> socket.socket:
 def read_to_the_end(client: socket.socket) -> bytes:
     """Everything that the relay said before it closed."""
     client.settimeout(PATIENCE_SECONDS)
-    said = b""
-    with contextlib.suppress(ConnectionError):
-        while octets := client.recv(4096):
-            said += octets
-    return said
+    return read_to_end(client)
 
 
 def send_a_mail(stage: Stage) -> bytes:

@@ -22,6 +22,7 @@ from scripts.certificate import ensure_certificate
 from scripts.database import NewApiKey, create_api_key, create_database
 from scripts.services import Postgres, Valkey, free_port
 from tests.integration.relay_process import Relay, plain
+from tests.sockets import say_no_more
 
 PATIENCE = 20.0
 
@@ -283,7 +284,7 @@ def test_a_proxy_speaks_for_itself(proxied: Proxied, connect: Connect) -> None:
 @pytest.mark.parametrize("first", [b"EHLO client.example\r\n", b"GET / HTTP/1.1\r\n\r\n", v2("192.0.2.1")[:-1]])
 def test_a_proxy_that_says_something_else_is_refused(proxied: Proxied, connect: Connect, first: bytes) -> None:
     client = connect(proxied.relay, "127.0.1.4", first=first)
-    client.socket.shutdown(socket.SHUT_WR)
+    say_no_more(client.socket)
     assert client.line() in ("421 4.7.0 A PROXY protocol header is required here", "")
     assert client.line() == ""
 

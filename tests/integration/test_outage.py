@@ -16,6 +16,7 @@ import pytest
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database
 from scripts.services import Postgres, Sqs, free_port
 from tests.integration.relay_process import Relay, frozen, plain
+from tests.sockets import read_to_end, say_no_more
 
 MAIL = b"From: ann@example.com\r\nTo: to@x.example\r\nSubject: s\r\n\r\nHi\r\n"
 
@@ -195,10 +196,8 @@ def test_a_connection_cut_at_any_point_leaves_no_half_of_a_mail(
     for end in [*range(1, len(dialogue), 7), len(dialogue) - 1, len(dialogue)]:
         with socket.create_connection(("127.0.0.1", relay.port), timeout=10) as client:
             client.sendall(dialogue[:end])
-            client.shutdown(socket.SHUT_WR)
-            answers = b""
-            while octets := client.recv(65536):
-                answers += octets
+            say_no_more(client)
+            answers = read_to_end(client)
         accepted += answers.count(b"queued as")
     assert accepted == 1
     assert count(postgres_url) == 1

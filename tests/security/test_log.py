@@ -17,6 +17,7 @@ from typing import Any
 from scripts.database import NewApiKey
 from tests.certificates import write_pair
 from tests.integration.relay_process import Relay
+from tests.sockets import read_to_end, say_no_more
 
 #: What must be nowhere: in a part of its own for each place it is planted in.
 PLANTED = "planted7d1c"
@@ -39,12 +40,8 @@ def talk(relay: Relay, *commands: bytes) -> bytes:
     """All that the relay says to a client that doesn't wait."""
     with socket.create_connection((relay.host, relay.port), timeout=20) as client:
         client.sendall(b"".join(commands))
-        client.shutdown(socket.SHUT_WR)
-        said = b""
-        with contextlib.suppress(ConnectionResetError):
-            while octets := client.recv(65536):
-                said += octets
-        return said
+        say_no_more(client)
+        return read_to_end(client)
 
 
 def test_nothing_of_a_session_is_in_the_log(

@@ -21,6 +21,7 @@ from scripts.database import NewApiKey
 from scripts.services import free_port
 from tests.certificates import write_pair
 from tests.integration.relay_process import Relay, plain
+from tests.sockets import read_to_end, say_no_more
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,8 @@ def talk(port: int, *lines: str) -> list[str]:
     """What is said to a client in the clear that doesn't wait, line by line; it reads to the end."""
     with connect(port) as client:
         client.sendall("".join(f"{line}\r\n" for line in lines).encode())
-        client.shutdown(socket.SHUT_WR)
+        say_no_more(client)
         return read_to_end(client).decode().splitlines()
-
-
-def read_to_end(client: socket.socket) -> bytes:
-    said = b""
-    with contextlib.suppress(ConnectionError):
-        while octets := client.recv(65536):
-            said += octets
-    return said
 
 
 def unverified() -> ssl.SSLContext:
@@ -88,13 +81,13 @@ def middleman(port: int) -> Iterator[int]:
                 back.start()
                 while octets := client.recv(65536):
                     relay.sendall(octets)
-                relay.shutdown(socket.SHUT_WR)
+                say_no_more(relay)
                 back.join(20)
 
         def pass_back(relay: socket.socket, client: socket.socket) -> None:
             while octets := relay.recv(65536):
                 client.sendall(octets.replace(b"250 STARTTLS\r\n", b"250 AUTH PLAIN LOGIN\r\n"))
-            client.shutdown(socket.SHUT_WR)
+            say_no_more(client)
 
         thread = threading.Thread(target=pass_on, daemon=True)
         thread.start()
