@@ -11,9 +11,10 @@ import orjson
 
 from relay.records import EmailRow, StoredAttachment
 
-# The guard is a scalar subquery on purpose: the planner can't turn it into a join that reads a user's whole list, and
-# is left with the unique index on (user_id, email). ON CONFLICT covers ids that are there already (this is a second
-# try) and idempotency keys.
+# The guard is a scalar subquery for each recipient on purpose: the planner can't turn it into a join that reads a
+# user's whole list, and knows that it wants one row at most. With `email = ANY (guard)` it expects ten, and reads a
+# table of up to a thousand rows from the beginning: 0.09 ms a message, 10 ms for one with a thousand recipients.
+# ON CONFLICT covers ids that are there already (this is a second try) and idempotency keys.
 _INSERT: Final = """
 INSERT INTO emails (id, "from", "to", cc, bcc, reply_to, subject, html, text, headers, attachments, tags, user_id,
                     idempotency_key)
@@ -22,7 +23,8 @@ SELECT r.id, r."from", r."to", r.cc, r.bcc, r.reply_to, r.subject, r.html, r.tex
   FROM json_to_recordset({rows}) AS r(
        id uuid, "from" text, "to" jsonb, cc jsonb, bcc jsonb, reply_to jsonb, subject text, html text, text text,
        headers jsonb, attachments jsonb, tags jsonb, user_id text, idempotency_key text, guard text[])
- WHERE (SELECT true FROM email_suppressions s WHERE s.user_id = r.user_id AND s.email = ANY (r.guard) LIMIT 1) IS NULL
+ WHERE (SELECT bool_or((SELECT true FROM email_suppressions s WHERE s.user_id = r.user_id AND s.email = g.email))
+          FROM unnest(r.guard) AS g(email)) IS NULL
     ON CONFLICT DO NOTHING"""
 _PREPARED_NAME: Final = "opensend_relay_insert_1"
 PREPARE: Final = f"PREPARE {_PREPARED_NAME} (json) AS {_INSERT.format(rows='$1')}"

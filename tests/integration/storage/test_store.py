@@ -261,11 +261,13 @@ def test_suppressions_are_the_users_own_and_compared_in_lower_case(
     assert store.find_suppressions("user", ["a@x.example", "b@x.example"]) == {"a@x.example": "manual"}
 
 
-def test_the_guard_uses_the_unique_index_of_a_long_list(store: Store, make_row: MakeRow, query: Query) -> None:
+@pytest.mark.parametrize("size", [500, 1_000, 100_000])
+def test_the_guard_uses_the_unique_index_of_a_list(store: Store, make_row: MakeRow, query: Query, size: int) -> None:
     """One user has nearly all of the suppressions: neither their list nor the table is ever read as a whole."""
     query(
         "INSERT INTO email_suppressions (id, user_id, email, reason)"
-        " SELECT gen_random_uuid(), 'user', 'p' || i || '@x.example', 'bounced' FROM generate_series(1, 100000) i"
+        " SELECT gen_random_uuid(), 'user', 'p' || i || '@x.example', 'bounced' FROM generate_series(1, %s) i",
+        size,
     )
     query("ANALYZE email_suppressions")
     query("SELECT pg_stat_force_next_flush()")
@@ -280,7 +282,7 @@ def test_the_guard_uses_the_unique_index_of_a_long_list(store: Store, make_row: 
             break
         time.sleep(0.1)
     assert use["idx_scan"] >= 300
-    assert use["seq_tup_read"] <= 100_000  # ANALYZE and no more than that
+    assert use["seq_tup_read"] <= size  # ANALYZE and no more than that
 
 
 @pytest.mark.parametrize(
