@@ -16,9 +16,10 @@ class Plan:
     seconds: float
     #: Messages before anything counts.
     warm_up_messages: int
-    #: Messages of a round that publishes: the imitated queue service takes a hundred times as long for a job as the
-    #: relay for a mail, and longer with each job that it holds.
+    #: Messages of a round that publishes.
     published: int
+    #: And of one that publishes to moto, which takes longer for a job with each that it holds.
+    published_to_moto: int
     #: Messages of a round with a single client.
     alone: int
     #: How long large and small messages compete.
@@ -36,7 +37,8 @@ FULL = Plan(
     rounds=5,
     seconds=6.0,
     warm_up_messages=2_000,
-    published=600,
+    published=6_000,
+    published_to_moto=300,
     alone=1_000,
     fairness_seconds=30.0,
     idle_connections=5_000,
@@ -49,7 +51,8 @@ QUICK = Plan(
     rounds=2,
     seconds=2.0,
     warm_up_messages=500,
-    published=200,
+    published=1_500,
+    published_to_moto=150,
     alone=300,
     fairness_seconds=8.0,
     idle_connections=1_000,

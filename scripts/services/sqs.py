@@ -10,13 +10,17 @@ from typing import Any
 from scripts.services.server import Server
 
 #: moto behind gevent's server, which keeps connections open, as Amazon does. Its own closes each after one call, and to
-#: connect costs a client more than to call.
+#: connect costs a client more than to call. And at each message that it is given moto asks several times for each one
+#: that it holds what time it is, by way of a calendar: a tenth of a second for a call, once there are two thousand.
 _MAIN = """
 from gevent import monkey
 monkey.patch_all()
 import sys
+import time
 from gevent.pywsgi import WSGIServer
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.sqs import models
+models.unix_time_millis = lambda: time.time() * 1000
 WSGIServer((sys.argv[1], int(sys.argv[2])), DomainDispatcherApplication(create_backend_app), log=None).serve_forever()
 """
 
@@ -35,9 +39,14 @@ class Sqs(Server):
     @property
     def client_environment(self) -> dict[str, str]:
         """What a process needs in its environment so that its boto3 talks to this server."""
+        return self.environment_for(self.endpoint)
+
+    @classmethod
+    def environment_for(cls, endpoint: str) -> dict[str, str]:
+        """The same for a server at that URL."""
         return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_REGION": self.region,
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_REGION": cls.region,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_EC2_METADATA_DISABLED": "true",
