@@ -103,7 +103,9 @@ class Connection:
         self._framing = Framing(self._receive)
         self._unsent: list[bytes] = []
         self._end_by = time.monotonic() + pace.connection
-        self._deadline = self._end_by
+        self._longest_pause = max(pace.data_grace, pace.command)
+        #: For what the session expects; None until it has to be waited for.
+        self._deadline: float | None = None
         self._in_data = False
         #: None while there is nobody to talk to: before the first word, in a TLS handshake, after the last word.
         self._wire: Wire | None = None
@@ -185,8 +187,7 @@ class Connection:
         session = self._session
         expects = session.expects
         self._in_data = expects is Expects.DATA or expects is Expects.CHUNK
-        seconds = self._pace.data_grace if self._in_data else self._pace.command
-        self._deadline = min(time.monotonic() + seconds, self._end_by)
+        self._deadline = None
         if self._in_data:
             try:
                 if expects is Expects.DATA:
@@ -203,10 +204,15 @@ class Connection:
         if self._unsent:
             self._flush()
         wire = self._wire
-        if wire is None or self._deadline <= time.monotonic():
+        now = time.monotonic()
+        deadline = self._deadline
+        if deadline is None:
+            deadline = now + (self._pace.data_grace if self._in_data else self._pace.command)
+            self._deadline = deadline = min(deadline, self._end_by)
+        if wire is None or deadline <= now:
             raise _Ended(replies.TIMED_OUT)
         try:
-            octets = wire.receive(RECEIVE_SIZE if self._in_data else COMMAND_SIZE, self._deadline)
+            octets = wire.receive(RECEIVE_SIZE if self._in_data else COMMAND_SIZE, deadline)
         except Overdue as error:
             raise _Ended(replies.TIMED_OUT) from error
         except OSError as error:
@@ -214,14 +220,10 @@ class Connection:
         if not octets:
             raise _Ended
         if self._in_data:
-            self._earn(len(octets))
+            # What arrived buys time for the rest.
+            earned = deadline + len(octets) / self._pace.data_rate
+            self._deadline = min(earned, time.monotonic() + self._longest_pause, self._end_by)
         return octets
-
-    def _earn(self, octets: int) -> None:
-        """Message data that arrived buys time for the rest."""
-        earned = self._deadline + octets / self._pace.data_rate
-        longest_pause = max(self._pace.data_grace, self._pace.command)
-        self._deadline = min(earned, time.monotonic() + longest_pause, self._end_by)
 
     # Writing
 
@@ -244,7 +246,7 @@ class Connection:
         if wire is None:
             raise _Ended
         try:
-            wire.send(octets, time.monotonic() + seconds)
+            wire.send(octets, seconds)
         except (Overdue, OSError) as error:
             # Whatever the client was to hear stays true: a row that is committed is delivered.
             raise _Ended from error

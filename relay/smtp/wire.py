@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from typing import Any, Final
 
 import gevent
@@ -36,7 +37,7 @@ def acknowledge(sock: Any) -> None:
 class Wire(Waiter):
     """A connection under TLS, which has octets of its own in store. Used by the greenlet that made it, until `close`.
 
-    Both ways raise OSError when the connection is broken, and Overdue at the moment `until` (of time.monotonic()).
+    Both ways raise OSError when the connection is broken, and Overdue when it takes too long.
     """
 
     __slots__ = ("_since_pause", "_socket", "_unacknowledged", "reading")
@@ -57,7 +58,7 @@ class Wire(Waiter):
         WAITS.remove(self)
 
     def receive(self, size: int, until: float) -> bytes:
-        """The next octets, `size` at most; none at the end of the stream."""
+        """The next octets, `size` at most, or none at the end of the stream. `until`: a moment of time.monotonic()."""
         if self._unacknowledged:
             acknowledge(self._socket)
         octets = self._read(size, until)
@@ -71,10 +72,10 @@ class Wire(Waiter):
             gevent.sleep(1e-6)
         return octets
 
-    def send(self, octets: bytes, until: float) -> None:
-        """Sends all of it."""
+    def send(self, octets: bytes, seconds: float) -> None:
+        """Sends all of it, within so many seconds."""
         self._unacknowledged = False
-        self.until = until
+        self.until = time.monotonic() + seconds
         try:
             self._socket.sendall(octets)
         finally:
@@ -116,14 +117,14 @@ class PlainWire(Wire):
         self._watcher.stop()
         self._watcher.close()
 
-    def send(self, octets: bytes, until: float) -> None:
+    def send(self, octets: bytes, seconds: float) -> None:
         """As Wire."""
         try:
             sent = os.write(self._descriptor, octets)
         except BlockingIOError:
             sent = 0
         if sent < len(octets):
-            super().send(octets[sent:], until)
+            super().send(octets[sent:], seconds)
         self._unacknowledged = False
 
     def _read(self, size: int, until: float) -> bytes:
