@@ -26,6 +26,10 @@ START_SECONDS = 60.0
 #: How long a server may take to stop before it is killed.
 STOP_SECONDS = 30.0
 
+#: Ports of servers here: above those that services commonly have, below Linux's ephemeral ones.
+_LOWEST_PORT = 11_000
+_LOWEST_CLIENT_PORT = 32_000
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)  # before any fork: a child between fork and exec must not load libraries
 
@@ -34,12 +38,20 @@ class ServiceFailed(Exception):
     """A server did not start. The text is one line, fit to be shown to a person."""
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(host: str = "127.0.0.1", *, count: int = 1) -> int:
+    """A TCP port that nobody listens on at this moment, with `count - 1` others behind it.
+
+    From below those that kernels give to clients: a connection that somebody opens would else take a port before the
+    server has it, or while the server is being restarted.
+    """
+    for _ in range(1000):
+        # Not random's, which test libraries seed: two processes would look in the same places.
+        first = _LOWEST_PORT + secrets.randbelow(_LOWEST_CLIENT_PORT - _LOWEST_PORT - count)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)).bind((host, port))
+            return first
+    raise ServiceFailed(f"no free port on {host} between {_LOWEST_PORT} and {_LOWEST_CLIENT_PORT}")
 
 
 class Server:

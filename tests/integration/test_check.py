@@ -23,7 +23,7 @@ import redis
 
 from relay import __version__
 from scripts.database import execute
-from scripts.services import Sqs
+from scripts.services import Sqs, free_port
 from tests.certificates import write_pair
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,9 +83,7 @@ def silent() -> Iterator[str]:
 @pytest.fixture
 def nobody() -> str:
     """host:port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def with_login(url: str, user: str, password: str) -> str:

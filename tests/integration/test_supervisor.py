@@ -17,17 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
+from scripts.services import free_port
 from tests.certificates import write_pair
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Long enough for a loaded machine; nothing waits so long when it works.
 PATIENCE = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(what: str, found: Callable[[], Any]) -> Any:

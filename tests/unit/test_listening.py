@@ -8,12 +8,7 @@ import pytest
 
 from config.settings import Settings
 from relay import listening
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from scripts.services import free_port
 
 
 def settings(**values: object) -> Settings:

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from config.settings import Settings
 from relay import metrics
+from scripts.services import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -24,12 +25,6 @@ def families(monkeypatch: pytest.MonkeyPatch) -> list[metrics.Family[metrics.Cou
     own: list[metrics.Family[metrics.Counter]] = []
     monkeypatch.setattr(metrics, "FAMILIES", own)
     return own
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def settings(port: int | None) -> Settings:
@@ -96,7 +91,7 @@ def test_what_is_counted_can_be_scraped() -> None:
 
 
 def test_each_worker_has_a_port_of_its_own() -> None:
-    port = free_port()
+    port = free_port(count=4)
     metrics.serve(settings(port), 3)
     assert any(name[0] == "smtp_relay_info" and "3" in name for name in scrape(port + 3))
 
