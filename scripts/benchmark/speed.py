@@ -164,6 +164,8 @@ def _in_turns(
         for kind in kinds:
             for name in list(subjects)[:: -1 if number % 2 else 1]:
                 server = subjects[name]
+                # What is there for large messages alone has its start behind it.
+                stage.load(server, kind.size, connections=1, messages=1).run()
                 load = stage.load(server, kind.size, **{"seconds": plan.seconds, **kind.options})
                 sample = stage.measure(server, load)
                 samples[kind.name][name].append(sample)
