@@ -108,10 +108,23 @@ def eventually(what: str, condition: Callable[[], object]) -> None:
 # Connections
 
 
+def fill(relay: Relay, connect: Connect, count: int) -> list[Client]:
+    """So many clients that are greeted. Whoever found out that the relay is ready may hold a place for a moment yet."""
+    greeted: list[Client] = []
+
+    def full() -> bool:
+        client = connect(relay)
+        if client.line().startswith("220"):
+            greeted.append(client)
+        return len(greeted) == count
+
+    eventually(f"{count} clients are greeted", full)
+    return greeted
+
+
 def test_connections_in_all_are_counted_over_all_workers(start: Start, connect: Connect) -> None:
     relay = start(WEB_CONCURRENCY="3", SMTP_RELAY_MAX_CONNECTIONS="9")
-    greeted = [connect(relay) for _ in range(9)]
-    assert {client.line()[:3] for client in greeted} == {"220"}
+    greeted = fill(relay, connect, 9)
     # Workers that take a client at the same moment may be one beyond it each.
     late = [connect(relay).line() for _ in range(6)]
     assert late[-1] == "421 4.3.2 Too many connections, try again later"
@@ -133,8 +146,7 @@ def test_connections_from_one_address_are_counted_over_all_workers(start: Start,
 
 def test_a_killed_worker_takes_its_connections_off_the_count(start: Start, connect: Connect) -> None:
     relay = start(SMTP_RELAY_MAX_CONNECTIONS="4")
-    greeted = [connect(relay) for _ in range(4)]
-    assert {client.line()[:3] for client in greeted} == {"220"}
+    fill(relay, connect, 4)
     (worker,) = [child for child in psutil.Process(relay.pid).children() if child.is_running()]
     worker.kill()
     eventually("room again", lambda: connect(relay).line().startswith("220"))
