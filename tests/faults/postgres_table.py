@@ -48,8 +48,9 @@ def _while_sql(begin: str, end: str, *, disconnect: bool = False) -> Run:
     return run
 
 
+#: Sessions hear of it by a signal, a moment after pg_reload_conf() has returned.
 _READ_ONLY: Final = (
-    "ALTER SYSTEM SET default_transaction_read_only = on;;SELECT pg_reload_conf()",
+    "ALTER SYSTEM SET default_transaction_read_only = on;;SELECT pg_reload_conf();;SELECT pg_sleep(0.5)",
     "ALTER SYSTEM RESET default_transaction_read_only;;SELECT pg_reload_conf()",
 )
 
