@@ -8,7 +8,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,7 @@ from relay.cache import Cache
 from relay.intents import Intents
 from relay.redis_link import Silent
 from relay.store import Store
+from relay.values import frozen
 
 if TYPE_CHECKING:
     from relay.sqs import Queue
@@ -45,7 +46,7 @@ _LONGEST_PAUSE: Final = 4.0
 _LAST_PAUSE: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job:
     """One send job. `requested_at` is unix seconds."""
 
@@ -75,19 +76,16 @@ class Job:
             "requestedAt": requested_at.removesuffix("+00:00") + "Z",
             "trace": {"traceparent": self.traceparent, "correlationId": self.correlation_id},
         }
-        attributes = {
-            "jobId": job_id,
-            "jobType": "email.send",
-            "source": "api",
-            "correlationId": self.correlation_id,
-            "traceparent": self.traceparent,
-        }
         entry: dict[str, Any] = {
             # Not the position alone: an answer to another call must not be taken for the answer to this one.
             "Id": f"{position}_{self.email_id}",
             "MessageBody": orjson.dumps(body).decode(),
             "MessageAttributes": {
-                name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+                "jobId": {"DataType": "String", "StringValue": job_id},
+                "jobType": {"DataType": "String", "StringValue": "email.send"},
+                "source": {"DataType": "String", "StringValue": "api"},
+                "correlationId": {"DataType": "String", "StringValue": self.correlation_id},
+                "traceparent": {"DataType": "String", "StringValue": self.traceparent},
             },
         }
         if fifo:

@@ -8,6 +8,7 @@ messages that the relay accepts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 import boto3
@@ -19,7 +20,7 @@ from botocore.exceptions import BotoCoreError, HTTPClientError
 from botocore.httpsession import URLLib3Session, get_cert_path
 from botocore.utils import get_environ_proxies
 
-from relay.calls import CALL_ERRORS, Calls
+from relay.calls import CALL_ERRORS, Calls, host_field
 
 #: Entries that one SendMessageBatch takes.
 MAX_ENTRIES: Final = 10
@@ -66,6 +67,7 @@ class Queue:
                     connect_seconds=connect_seconds,
                     read_seconds=read_seconds,
                 )
+            self._host = host_field(self._endpoint)
         except (ValueError, OSError) as error:
             raise QueueSilent(type(error).__name__) from None
 
@@ -84,7 +86,13 @@ class Queue:
             "POST",
             self._endpoint,
             data=body,
-            headers={"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": "AmazonSQS.SendMessageBatch"},
+            # botocore would find out the first and the last by itself, at length.
+            headers={
+                "Host": self._host,
+                "Content-Type": "application/x-amz-json-1.0",
+                "X-Amz-Target": "AmazonSQS.SendMessageBatch",
+                "X-Amz-Content-SHA256": sha256(body).hexdigest(),
+            },
         )
         try:
             SigV4Auth(self._credentials.get_frozen_credentials(), "sqs", self._region).add_auth(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from relay.calls import CALL_ERRORS, Calls
+from relay.calls import CALL_ERRORS, Calls, host_field
 
 
 class Endpoint(http.server.ThreadingHTTPServer):
@@ -120,6 +121,94 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(
     made.post(b"x", {})
     assert endpoint.connections == 2
     made.close()
+
+
+class Script:
+    """Answers each connection's first request with octets of the test's own, and hangs up."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, self._listener:
+            asked = b""
+            while not asked.endswith(b"\r\n\r\nask"):
+                asked += connection.recv(65_536)
+            with contextlib.suppress(OSError):  # it need not wait for the end
+                for piece in self._pieces:
+                    connection.sendall(piece)
+                    time.sleep(0.02)  # so that each is read by itself
+
+    def call(self) -> tuple[int, bytes]:
+        made = calls(self.url)
+        try:
+            return made.post(b"ask", {"Host": host_field(self.url)})
+        finally:
+            made.close()
+            self._thread.join()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answer"),
+    [
+        ([OK, b"Content-Len", b"gth: 6\r\n\r\nan", b"swe", b"r"], b"answer"),
+        ([OK + b"content-length:0\r\n\r\n"], b""),
+        ([OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nans\r\n", b"3;x=y\r\nwer\r\n0\r\n\r\n"], b"answer"),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 6\r\n\r\nanswer"], b"answer"),
+        ([b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", OK + b"Content-Length: 6\r\n\r\nanswer"], b"answer"),
+        # Without a length it goes on until the connection's end, also when a second piece comes.
+        ([OK + b"\r\nans", b"wer"], b"answer"),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", OK + b"\r\nans", b"wer"], b"answer"),
+        ([b"HTTP/1.0 200 OK\r\n\r\nans", b"wer"], b"answer"),
+    ],
+)
+def test_an_answer_is_read_whole_however_it_is_framed(pieces: list[bytes], answer: bytes) -> None:
+    assert Script(*pieces).call() == (200, answer)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [],
+        [OK],
+        [b"HTTP/1.1 100 Continue\r\n\r\n"],
+        [OK + b"Content-Length: 7\r\n\r\nanswer"],
+        [OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nans\r\n"],
+        [OK + b"Content-Length: 6\r\n\r\nanswer" + OK + b"Content-Length: 6\r\n\r\nanswer"],
+        [OK + b"Content-Length: 6\r\n\r\nanswer" + b"\0"],
+        [OK + b"Content-Length: x\r\n\r\nanswer"],
+        [b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"],
+        [b"SSH-2.0-x\r\n"],
+        [OK + b"\r\n", *[b"x" * 1024 * 1024] * 5],
+    ],
+    ids=lambda pieces: f"{len(pieces)}-pieces-of-{sum(map(len, pieces))}",
+)
+def test_what_is_no_whole_answer_is_an_error_of_the_call(pieces: list[bytes]) -> None:
+    with pytest.raises(CALL_ERRORS):
+        Script(*pieces).call()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "field"),
+    [
+        ("https://sqs.eu-central-1.amazonaws.com/", "sqs.eu-central-1.amazonaws.com"),
+        ("https://sqs.example:443/", "sqs.example"),
+        ("http://sqs.example:80/", "sqs.example"),
+        ("http://sqs.example:443/", "sqs.example:443"),
+        ("http://user:word@127.0.0.1:5000/", "127.0.0.1:5000"),
+        ("http://[::1]:5000/", "[::1]:5000"),
+    ],
+)
+def test_the_host_field_is_as_a_signature_has_it(endpoint: str, field: str) -> None:
+    assert host_field(endpoint) == field
 
 
 def test_nobody_there_is_an_error_of_the_call(endpoint: Endpoint) -> None:
