@@ -6,9 +6,12 @@ libraries say through the standard library's logging come out in the same form.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
+import stat
 import sys
 import threading
 import time
@@ -16,9 +19,10 @@ from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import gevent
+import gevent.monkey
 import orjson
 import structlog
 
@@ -82,6 +86,8 @@ WITHHELD: Final = "[withheld]"
 
 _JSON_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
 _NUMBERS: Final = frozenset((int, float, bool, type(None)))
+#: How long all may stand still, once, for a reader of the log that has fallen behind; milliseconds.
+_PATIENCE_MS: Final = 100
 _LEVEL_OF_METHOD: Final = {"exception": "error", "warn": "warning", "fatal": "critical"}
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
@@ -112,25 +118,57 @@ def configure(settings: Settings) -> None:
         logger_factory=LineLogger,
         cache_logger_on_first_use=True,
     )
+    LineLogger.look_at_outlet()
     _bridge_standard_logging()
     _catch_uncaught()
 
 
 class LineLogger:
-    """Writes each line with one write(), so that those of several processes don't mix."""
+    """Writes each line with one write(), so that those of several processes don't mix.
 
-    #: Lines that could not be written, since whoever read them is gone. Mail goes on all the same.
+    Whoever reads them may be gone, or have stopped to read: mail goes on all the same.
+    """
+
+    #: Lines that could not be written.
     lost = 0
+    #: Asks whether standard output takes a line now. None: it is a file, which always does.
+    _outlet: ClassVar[Any] = None
+    _stopped = False
 
     def __init__(self, *_: object) -> None:
         pass
 
+    @classmethod
+    def look_at_outlet(cls) -> None:
+        """Finds out what standard output is."""
+        cls._outlet = None
+        with contextlib.suppress(OSError):  # there is none
+            if stat.S_ISREG(os.fstat(1).st_mode):
+                return
+            # gevent's own would let others run in the midst of a line.
+            cls._outlet = gevent.monkey.get_original("select", "poll")()
+            cls._outlet.register(1, select.POLLOUT)
+
     def msg(self, line: bytes) -> None:
         """Writes one line, which ends in LF, to standard output."""
         try:
-            os.write(1, line)
+            if self._outlet is None or self._takes_one():
+                os.write(1, line)
+                return
         except OSError:
-            LineLogger.lost += 1
+            pass
+        LineLogger.lost += 1
+
+    @classmethod
+    def _takes_one(cls) -> bool:
+        """Whether a line would be taken at once. Waits a moment for it, but not again for each line that comes."""
+        if cls._outlet.poll(0) or (not cls._stopped and cls._outlet.poll(_PATIENCE_MS)):
+            if cls._stopped:
+                cls._stopped = False
+                log.warning("log lines were lost", count=cls.lost)
+            return True
+        cls._stopped = True
+        return False
 
     debug = info = warning = warn = error = critical = fatal = exception = log = msg
 

@@ -234,6 +234,29 @@ def test_a_log_that_nobody_reads_does_not_stop_the_mail() -> None:
     assert line["lost"] == 2
 
 
+def test_a_log_whose_reader_has_stopped_does_not_stop_the_mail() -> None:
+    code = """
+    import os
+    reader, writer = os.pipe()
+    kept = os.dup(1)
+    os.dup2(writer, 1)
+    config.logging.LineLogger.look_at_outlet()
+    for number in range(2000):
+        log.info("accepted", number=number)
+    in_pipe = os.read(reader, 1 << 20)
+    log.info("accepted", number=2000)
+    in_pipe += os.read(reader, 1 << 20)
+    os.dup2(kept, 1)
+    os.write(1, in_pipe)
+    """
+    found = lines(code)
+    written = [line["number"] for line in found if line["event"] == "accepted"]
+    kept = len(written) - 1
+    assert 100 < kept < 2000
+    assert written == [*range(kept), 2000]
+    assert [line["count"] for line in found if line["event"] == "log lines were lost"] == [2000 - kept]
+
+
 @pytest.mark.parametrize("name", sorted(DANGEROUS))
 def test_dangerous_names_are_withheld(name: str) -> None:
     assert withhold(None, "info", {"event": "x", name: "anything"})[name] == WITHHELD
