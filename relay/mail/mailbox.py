@@ -300,6 +300,8 @@ class _Tolerant:
     def _from_words(self, tokens: list[tuple[str, str]]) -> Mailbox | None:
         glued = _glued(tokens)
         self._list.doubtful |= len(glued) > 1
+        if any(kind == "word" and text.startswith(".") for kind, text, _ in glued):
+            glued = _without_blanks_before_dots(glued)
         for kind, text, _ in glued:
             found = _addr_spec(text) if kind == "word" and "@" in text else None
             if found:
@@ -337,6 +339,21 @@ def _glued(tokens: list[tuple[str, str]]) -> list[tuple[str, str, bool]]:
         glued.append((kind, text, spaced))
         spaced = False
     return glued
+
+
+def _without_blanks_before_dots(glued: list[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
+    """Words put together at full stops with a blank before them (RFC 5322 section 4.4), which no sentence has."""
+    joined: list[tuple[str, str, bool]] = []
+    after_lone_dot = False
+    for kind, text, spaced in glued:
+        before_kind, before, gap = joined[-1] if joined else ("", "", False)
+        dotted = (text.startswith(".") or after_lone_dot) and not before.startswith(".")
+        if dotted and kind == before_kind == "word":
+            joined[-1] = ("word", before + text, gap)
+        else:
+            joined.append((kind, text, spaced))
+        after_lone_dot = kind == "word" and text == "."
+    return joined
 
 
 def _addr_spec(text: str) -> Mailbox | None:

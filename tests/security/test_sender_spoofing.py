@@ -101,6 +101,8 @@ SPOOFS = [
     ("From: eve@good..example",),
     ("From: eve@good.example\0.evil.example",),
     ("From: eve@good.example(c).evil.example",),
+    ("From: eve@good.example .evil.example",),
+    ("From: eve@good.example\t. evil.example",),
     ("From: eve@g\u043e\u043ed.example",),
     ("From: eve@[good.example]",),
     ("From: eve@[192.0.2.1]",),
@@ -129,9 +131,7 @@ def test_refused(lines: tuple[str, ...]) -> None:
     assert not allowed(fields(*lines))
 
 
-@pytest.mark.parametrize(
-    "rest", ["..", "%00.evil.example", "\t.evil.example", " .evil.example", "/.evil.example", "#.evil"]
-)
+@pytest.mark.parametrize("rest", ["..", "%00.evil.example", ". evil.example", "/.evil.example", "#.evil"])
 def test_what_stands_behind_an_address_is_never_part_of_it(rest: str) -> None:
     """Read as people's typing errors are: the row says who is judged, and nobody sees the field itself any more."""
     raw = fields(f"From: ann@good.example{rest}")

@@ -59,6 +59,23 @@ def test_a_from_that_readers_may_read_differently_holds_every_candidate(value: s
     assert {"a@allowed.example", "b@evil.example"} <= set(_from(value))
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("joe . doe @ b . example", ["joe.doe@b.example"]),
+        ("joe .doe@b .example, c@d.example", ["joe.doe@b.example", "c@d.example"]),
+        ("a @ b . (c) example . org", ["a@b.example.org"]),
+        ("J . R . Doe <a@b.example>", ["a@b.example"]),
+        # No blank before the full stop: the end of a sentence.
+        ("ask me. joe@b.example. Thanks", ["joe@b.example"]),
+        (". . joe@b.example", ["joe@b.example"]),
+        ('"x y" . z @ b.example', ["z@b.example"]),
+    ],
+)
+def test_blanks_around_the_full_stops_of_an_address(value: str, found: list[str]) -> None:
+    assert [f"{each.local}@{each.domain}" for each in mailbox.parse(value).mailboxes] == found
+
+
 def test_every_from_field_counts_and_the_first_is_shown() -> None:
     assert _from("a@allowed.example", "B <b@evil.example>") == ("a@allowed.example", "b@evil.example")
     assert parse(b"From: A <a@b.example>\r\nFrom: c@d.example\r\n\r\n").sender == "A <a@b.example>"
