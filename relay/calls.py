@@ -1,8 +1,8 @@
 """HTTPS calls to one endpoint, one after another on connections that stay open.
 
 Of HTTP/1.1 (RFC 9112) this writes what a POST needs, and leaves the reading to llhttp, the parser of Node (httptools).
-The standard library's http.client takes more than twice the CPU for it, a pool of urllib3's around that five times, and
-it is paid for every ten messages that the relay accepts.
+The standard library's http.client takes more than twice the CPU for it, a pool of urllib3's more than that, and it is
+paid for every ten messages that the relay accepts.
 """
 
 from __future__ import annotations
