@@ -162,7 +162,7 @@ class LineLogger:
     @classmethod
     def _takes_one(cls) -> bool:
         """Whether a line would be taken at once. Waits a moment for it, but not again for each line that comes."""
-        if cls._outlet.poll(0) or (not cls._stopped and cls._outlet.poll(_PATIENCE_MS)):
+        if cls._outlet.poll(0 if cls._stopped else _PATIENCE_MS):
             if cls._stopped:
                 cls._stopped = False
                 log.warning("log lines were lost", count=cls.lost)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -30,9 +30,7 @@ class Calls:
 
     def __init__(self, endpoint: str, *, cafile: str | None, connect_seconds: float, read_seconds: float) -> None:
         """Raises ValueError for an endpoint that is no URL, OSError for a `cafile` that can't be read."""
-        parts = urlsplit(endpoint)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ValueError("not the URL of an HTTP server")
+        parts = _split(endpoint)
         self._host, self._port, self._path = parts.hostname, parts.port or _PORTS[parts.scheme], parts.path or "/"
         self._context = _context(cafile) if parts.scheme == "https" else None
         self._seconds = connect_seconds, read_seconds
@@ -107,17 +105,19 @@ class _Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._parser = HttpResponseParser(self)
+        #: Whether it can't be used any more.
+        self.last = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing of the next response is there yet."""
         self._content: list[bytes] = []
         self._length = 0
         self._answered = self._headers_complete = self._measured = False
-        #: Whether it can't be used any more.
-        self.last = False
 
     def exchange(self, request: bytes) -> tuple[int, bytes]:
         """Status and content of the response to a request. Raises any of CALL_ERRORS, and is of no more use then."""
-        self._content = []
-        self._length = 0
-        self._answered = self._headers_complete = self._measured = False
+        self._begin()
         self.sock.sendall(request)
         while not self._answered:
             octets = self.sock.recv(_READ)
@@ -164,8 +164,15 @@ CALL_ERRORS: Final = (OSError, HttpParserError, HttpParserUpgrade)
 
 def host_field(endpoint: str) -> str:
     """The Host field of a request to `endpoint` (RFC 9110 section 7.2). Raises ValueError for what is no URL."""
-    parts = urlsplit(endpoint)
+    parts = _split(endpoint)
     return parts.netloc.rpartition("@")[2].removesuffix(f":{_PORTS[parts.scheme]}")
+
+
+def _split(endpoint: str) -> SplitResult:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("not the URL of an HTTP server")
+    return parts
 
 
 def _context(cafile: str | None) -> ssl.SSLContext:

@@ -300,13 +300,12 @@ class _Tolerant:
     def _from_words(self, tokens: list[tuple[str, str]]) -> Mailbox | None:
         glued = _glued(tokens)
         self._list.doubtful |= len(glued) > 1
-        if any(kind == "word" and text.startswith(".") for kind, text, _ in glued):
-            glued = _without_blanks_before_dots(glued)
-        for kind, text, _ in glued:
+        joined = _without_blanks_before_dots(glued)
+        for kind, text in joined:
             found = _addr_spec(text) if kind == "word" and "@" in text else None
             if found:
                 return found
-        quoted = [text for kind, text, _ in glued if kind == "quoted" and "@" in text and not _SPACES.search(text)]
+        quoted = [text for kind, text in joined if kind == "quoted" and "@" in text and not _SPACES.search(text)]
         self._list.doubtful |= any("@" in text for _, text in tokens)
         return _addr_spec(quoted[0]) if quoted else None
 
@@ -341,17 +340,17 @@ def _glued(tokens: list[tuple[str, str]]) -> list[tuple[str, str, bool]]:
     return glued
 
 
-def _without_blanks_before_dots(glued: list[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
+def _without_blanks_before_dots(glued: list[tuple[str, str, bool]]) -> list[tuple[str, str]]:
     """Words put together at full stops with a blank before them (RFC 5322 section 4.4), which no sentence has."""
-    joined: list[tuple[str, str, bool]] = []
+    joined: list[tuple[str, str]] = []
     after_lone_dot = False
-    for kind, text, spaced in glued:
-        before_kind, before, gap = joined[-1] if joined else ("", "", False)
+    for kind, text, _ in glued:
+        before_kind, before = joined[-1] if joined else ("", "")
         dotted = (text.startswith(".") or after_lone_dot) and not before.startswith(".")
         if dotted and kind == before_kind == "word":
-            joined[-1] = ("word", before + text, gap)
+            joined[-1] = ("word", before + text)
         else:
-            joined.append((kind, text, spaced))
+            joined.append((kind, text))
         after_lone_dot = kind == "word" and text == "."
     return joined
 

@@ -220,3 +220,9 @@ def test_nobody_there_is_an_error_of_the_call(endpoint: Endpoint) -> None:
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|[Pp]ort"):
         calls(url)
+
+
+@pytest.mark.parametrize("url", ["ftp://x/", "nothing", "http://"])
+def test_what_is_no_url_has_no_host_field(url: str) -> None:
+    with pytest.raises(ValueError, match="URL"):
+        host_field(url)
