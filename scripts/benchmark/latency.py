@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import re
-import socket
 import time
 import urllib.request
 import uuid
@@ -13,7 +11,6 @@ from typing import Any, Final
 import psycopg2
 import psycopg2.extras
 
-from scripts.benchmark.messages import template
 from scripts.benchmark.plan import Plan
 from scripts.benchmark.report import Series, Table, say, verdict
 from scripts.benchmark.subjects import Stage
@@ -33,10 +30,11 @@ def alone(stage: Stage, plan: Plan) -> list[Table]:
     """One client, one message after the other, against the INSERT of the very row over the same driver."""
     mails, inserts = Series(), Series()
     with stage.relay() as relay:
-        _send_alone(relay.port, stage.key.token, plan.alone)
+        load = stage.load(relay, "1.2 KB", seconds=120, messages=plan.alone)
+        load.run_alone()
         for number in range(plan.rounds):
             stage.clean()
-            mails.values.append(_send_alone(relay.port, stage.key.token, plan.alone) * 1000)
+            mails.values.append(load.run_alone() * 1000)
             inserts.values.append(_insert_again(stage.database_url, plan.alone) * 1000)
             say(f"  {number + 1}/{plan.rounds}  mail {mails.values[-1]:.2f} ms  INSERT {inserts.values[-1]:.2f} ms")
     ratio = mails / inserts
@@ -49,39 +47,6 @@ def alone(stage: Stage, plan: Plan) -> list[Table]:
     compared = (inserts.text(".2f"), mails.text(".2f"), ratio.text(".2f"))
     table.rows.append(("1.2 KB", *compared, f"≤ {ALONE_GOAL}", verdict(ratio.median <= ALONE_GOAL)))
     return [table]
-
-
-def _send_alone(port: int, token: str, count: int) -> float:
-    """The median time in seconds from MAIL to its 250, of a client that does nothing but write, and wait for the reply.
-
-    Raises RuntimeError if it hears anything but what it expects.
-    """
-    message, run = template("1.2 KB"), uuid.uuid4().hex
-    credentials = base64.b64encode(b"\0benchmark\0" + token.encode())
-    times = []
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-        def ask(octets: bytes, code: bytes) -> None:
-            connection.sendall(octets)
-            said = connection.recv(4096)
-            while not said.endswith(b"\r\n"):
-                said += connection.recv(4096) or b" closed\r\n"
-            if not said.startswith(code):
-                raise RuntimeError(f"{said!r} instead of {code!r}")
-
-        ask(b"", b"220 ")
-        ask(b"EHLO client.example\r\n", b"250")
-        ask(b"AUTH PLAIN " + credentials + b"\r\n", b"235 ")
-        for number in range(count):
-            data = b"".join(message.fill("customer-1@example.net", f"{run}.{number}"))
-            began = time.perf_counter()
-            ask(b"MAIL FROM:<bounces@shop.example>\r\n", b"250 ")
-            ask(b"RCPT TO:<customer-1@example.net>\r\n", b"250 ")
-            ask(b"DATA\r\n", b"354 ")
-            ask(data, b"250 ")
-            times.append(time.perf_counter() - began)
-    return Series(times).median
 
 
 def _insert_again(database_url: str, count: int) -> float:

@@ -10,10 +10,12 @@ when the last one is answered. Each message has a Message-ID of its own. Run as 
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import selectors
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -59,6 +61,30 @@ class Load:
     def run(self) -> Outcome:
         """From beginning to end, in a process of its own."""
         return self.start().wait()
+
+    def run_alone(self) -> float:
+        """The median time in seconds from MAIL to its 250, of one client that does nothing but write, and wait.
+
+        In this process, over a plain blocking socket. Raises ConnectionError if it hears anything but what it expects.
+        """
+        run = _Run(self)
+        run.until = time.perf_counter() + self.seconds
+        dialogue = _converse(run, 0)
+        next(dialogue)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(StopIteration):
+                while True:
+                    received = b""
+                    while not (code := _code(received)):
+                        octets = connection.recv(_RECEIVE)
+                        if not octets:
+                            raise ConnectionError("closed")
+                        received += octets
+                    connection.sendall(b"".join(dialogue.send(code)))
+        if run.refused:
+            raise ConnectionError(f"{run.refused} messages were refused")
+        return statistics.median(run.latencies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +196,7 @@ class _Connection:
         self._socket = socket.create_connection(("127.0.0.1", run.load.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
-        self._dialogue = self._converse()
+        self._dialogue = _converse(run, number)
         next(self._dialogue)
         self._mask = selectors.EVENT_READ
         run.selector.register(self._socket, self._mask, self)
@@ -197,14 +223,11 @@ class _Connection:
         if not octets:
             raise ConnectionError
         self._received += octets
-        if not self._received.endswith(b"\r\n"):
-            return
-        last_line = self._received[self._received.rfind(b"\r\n", 0, -2) + 1 :].lstrip()
-        if last_line[3:4] != b" ":
-            return
-        self._received = b""
-        self._unsent.extend(memoryview(piece) for piece in self._dialogue.send(int(last_line[:3])))
-        self._send()
+        code = _code(self._received)
+        if code:
+            self._received = b""
+            self._unsent.extend(memoryview(piece) for piece in self._dialogue.send(code))
+            self._send()
 
     def _send(self) -> None:
         try:
@@ -221,27 +244,34 @@ class _Connection:
             self._mask = wanted
             self._run.selector.modify(self._socket, wanted, self)
 
-    def _converse(self) -> _Dialogue:
-        run = self._run
-        recipient = f"customer-{self._number % run.load.recipients}@example.net"
-        rcpt = (f"RCPT TO:<{recipient}>\r\n".encode(),)
-        _expect(220, (yield ()))
-        _expect(250, (yield (b"EHLO client.example\r\n",)))
-        _expect(235, (yield (run.auth,)))
-        sent = 0
-        while run.more() and (sent < run.load.per_connection or not run.load.per_connection):
-            run.begun += 1
-            sent += 1
-            began = time.perf_counter()
-            _expect(250, (yield (b"MAIL FROM:<bounces@shop.example>\r\n",)))
-            _expect(250, (yield rcpt))
-            _expect(354, (yield (b"DATA\r\n",)))
-            code = yield run.message.fill(recipient, f"{run.run_id}.{next(run.numbers)}")
-            if code == 250:
-                run.latencies.append(time.perf_counter() - began)
-            else:
-                run.refused += 1
-        _expect(221, (yield (b"QUIT\r\n",)))
+
+def _converse(run: _Run, number: int) -> _Dialogue:
+    """The dialogue of a run's connection of that number."""
+    recipient = f"customer-{number % run.load.recipients}@example.net"
+    rcpt = (f"RCPT TO:<{recipient}>\r\n".encode(),)
+    _expect(220, (yield ()))
+    _expect(250, (yield (b"EHLO client.example\r\n",)))
+    _expect(235, (yield (run.auth,)))
+    sent = 0
+    while run.more() and (sent < run.load.per_connection or not run.load.per_connection):
+        run.begun += 1
+        sent += 1
+        began = time.perf_counter()
+        _expect(250, (yield (b"MAIL FROM:<bounces@shop.example>\r\n",)))
+        _expect(250, (yield rcpt))
+        _expect(354, (yield (b"DATA\r\n",)))
+        code = yield run.message.fill(recipient, f"{run.run_id}.{next(run.numbers)}")
+        if code == 250:
+            run.latencies.append(time.perf_counter() - began)
+        else:
+            run.refused += 1
+    _expect(221, (yield (b"QUIT\r\n",)))
+
+
+def _code(received: bytes) -> int:
+    """The code of a reply that is complete, else 0."""
+    last_line = received[received.rfind(b"\r\n", 0, -2) + 1 :].lstrip()
+    return int(last_line[:3]) if received.endswith(b"\r\n") and last_line[3:4] == b" " else 0
 
 
 def _expect(wanted: int, code: int) -> None:
