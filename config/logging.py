@@ -101,10 +101,12 @@ def configure(settings: Settings) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     last: list[structlog.typing.Processor]
     if settings.writes_json():
-        last = [_to_json]
+        last = [_head, _to_json]
     else:
         colours = os.isatty(1) and not os.environ.get("NO_COLOR")
         last = [
+            withhold,
+            _head,
             _printable,
             structlog.dev.ConsoleRenderer(
                 colors=colours, sort_keys=False, pad_event_to=36, exception_formatter=structlog.dev.plain_traceback
@@ -113,7 +115,7 @@ def configure(settings: Settings) -> None:
         ]
     structlog.configure(
         # Few, and each with little to do for a line that is no error: two lines are written for every mail.
-        processors=[_report, withhold, _head, *last],
+        processors=[_report, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=LineLogger,
         cache_logger_on_first_use=True,
@@ -236,7 +238,15 @@ def _error_of(line: _Line) -> BaseException | None:
     return sys.exc_info()[1] if given else None
 
 
-def _to_json(_: object, __: str, line: _Line) -> bytes:
+def _to_json(_: object, method: str, line: _Line) -> bytes:
+    octets = _as_json(line)
+    # To look at the octets takes a third of the time of looking at each field, which next to no line needs.
+    if DANGEROUS.isdisjoint(line) and b"@" not in octets and b"os_live_" not in octets:
+        return octets
+    return _as_json(withhold(None, method, line))
+
+
+def _as_json(line: _Line) -> bytes:
     try:
         return orjson.dumps(line, default=_kind, option=_JSON_OPTIONS)
     except TypeError:

@@ -47,9 +47,11 @@ class Journal:
         if reply.positive:
             metrics.MESSAGE_BYTES.inc(verdict.size)
             metrics.RECIPIENTS.inc(verdict.recipients)
-        write = self._log.info if reply.positive else self._log.warning
+            write, event = self._log.info, "message accepted"
+        else:
+            write, event = self._log.warning, "message refused"
         write(
-            "message accepted" if reply.positive else "message refused",
+            event,
             email=verdict.email_id or None,
             outcome=verdict.outcome,
             code=reply.code,
