@@ -101,6 +101,8 @@ class Server:
         log.info("draining", connections=len(self._clients))
         for entrance in self._entrances:
             entrance.close()
+        for client in self._clients.values():
+            client.connection.draining = True
         # In the hub, no greenlet runs between the look at `idle` and the throw.
         gevent.get_hub().loop.run_callback(self._dismiss_idle)
         self._drain_begun.set()
@@ -146,7 +148,8 @@ class Server:
         journal = Journal(connection_id)
         guard = self._guards.guard(origin)
         session = Session(self._options, guard, connection_id, guard.admit)
-        connection = Connection(sock, session, journal, self.pace, self._tls_context, lambda: self._draining)
+        connection = Connection(sock, session, journal, self.pace, self._tls_context)
+        connection.draining = self._draining
         self._clients[connection_id] = _Client(connection, gevent.getcurrent())
         journal.opened()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from relay.records import ApiKey, RecipientRule
@@ -32,7 +33,7 @@ class Submission:
     connection_id: str
 
 
-@frozen
+@dataclass(slots=True)
 class Verdict:
     """What became of a submission."""
 
@@ -43,7 +44,7 @@ class Verdict:
     email_id: str = ""
     #: Rows that were stored just now and need a job.
     stored: tuple[str, ...] = ()
-    #: Octets and recipients of the envelope, for the log.
+    #: Octets and recipients of the envelope, for the log: the dialogue adds them.
     size: int = 0
     recipients: int = 0
 

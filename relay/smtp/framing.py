@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from relay.spool import NoRoom
 
@@ -54,6 +54,11 @@ class DataEnd(Enum):
     FALSE_END = "false end"
 
 
+# Looked up once: to find a member in its Enum takes long in Python 3.11.
+_COMPLETE: Final = DataEnd.COMPLETE
+_FALSE_END: Final = DataEnd.FALSE_END
+
+
 class Sink(Protocol):
     """Where message data goes as it arrives."""
 
@@ -83,18 +88,23 @@ class Framing:
         self._buffer = b""
         self._position = 0
 
+    def _fill(self) -> None:
+        """Waits for octets if there are none. While it waits nothing is kept: there are thousands of connections."""
+        if self._position >= len(self._buffer):
+            self._buffer = b""
+            self._position = 0
+            self._buffer = self._receive()
+
     def line(self, limit: int) -> bytes | Flaw:
         """The next line without its CRLF. `limit` counts octets, CRLF included."""
-        if self._position >= len(self._buffer):
-            self.discard()
-            self._buffer = self._receive()
+        self._fill()
         searched = self._position
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched - self._position > limit:
                 return self._skip_line()
             searched -= self._position
-            # Let go of what is consumed before waiting: a thousand idle connections keep nothing.
+            # Let go of what is consumed before waiting.
             self._buffer = self._buffer[self._position :]
             self._position = 0
             self._buffer += self._receive()
@@ -135,10 +145,11 @@ class Framing:
         before = _LINE_END
         size = 0
         failure: NoRoom | None = None
+        self._fill()
         while True:
             window = before + self._buffer[self._position :]
             verdict, end, stuffed = _find_end(window)
-            if verdict is DataEnd.FALSE_END:
+            if verdict is _FALSE_END:
                 return verdict
             # Without an end, the last octets wait for what they may become together with the next.
             taken = end if verdict else max(len(window) - _HELD_BACK, len(before))
@@ -161,7 +172,7 @@ class Framing:
             return DataEnd.TOO_LARGE
         if failure is not None:
             raise failure
-        return DataEnd.COMPLETE
+        return _COMPLETE
 
     def chunk(self, size: int, sink: Sink | None) -> None:
         """Reads exactly `size` octets (RFC 3030 BDAT) into `sink` or nowhere.
@@ -170,9 +181,7 @@ class Framing:
         """
         failure: NoRoom | None = None
         while size > 0:
-            if self.empty:
-                self.discard()
-                self._buffer = self._receive()
+            self._fill()
             octets = self._buffer[self._position : self._position + size]
             self._position += len(octets)
             size -= len(octets)
@@ -198,21 +207,21 @@ def _find_end(window: bytes) -> tuple[DataEnd | None, int, bool]:
             return None, 0, stuffed
         follows = window[at + 2 : at + 4]
         if follows == _LINE_END and window[at - 1] == _CARRIAGE_RETURN:
-            return DataEnd.COMPLETE, at + 1, stuffed
+            return _COMPLETE, at + 1, stuffed
         if follows == _LINE_END or follows[:1] == b"\n":
-            return DataEnd.FALSE_END, at, stuffed
+            return _FALSE_END, at, stuffed
         stuffed = True
         at = _next_dotted(window, at + 1)
     # So many dots are a matter for one search over the rest rather than for a step each.
     end = window.find(_END_OF_DATA, at) if at >= 0 else -1
     false_end = window.find(_UNIX_END_OF_DATA, at, end + 1 if end >= 0 else len(window)) if at >= 0 else -1
     if false_end >= 0:
-        return DataEnd.FALSE_END, false_end, stuffed
+        return _FALSE_END, false_end, stuffed
     if end < 0:
         return None, 0, stuffed
     if window[end - 1] != _CARRIAGE_RETURN:
-        return DataEnd.FALSE_END, end, stuffed
-    return DataEnd.COMPLETE, end + 1, stuffed
+        return _FALSE_END, end, stuffed
+    return _COMPLETE, end + 1, stuffed
 
 
 def _next_dotted(window: bytes, start: int) -> int:

@@ -133,7 +133,7 @@ class Session:
         else:
             forgiven = command is Session._rcpt and self._transaction is not None
             reply = command(self, argument)
-            return reply if reply is None or forgiven else self._counted(reply)
+            return reply if reply is None or reply.code < 500 or forgiven else self._counted(reply)
         # Whatever BDAT's argument was meant to be, octets follow that must not be taken for commands.
         return replies.BDAT_SYNTAX if command is Session._bdat else self._counted(refusal)
 
@@ -152,7 +152,7 @@ class Session:
 
         Recipients that are refused are not counted: an application may well have a list of bad ones.
         """
-        if reply.code < 500 or reply.code not in _NONSENSE:
+        if reply.code not in _NONSENSE:
             return reply
         if reply is replies.MAIL_FIRST and self._excused:
             self._excused -= 1
@@ -348,8 +348,7 @@ class Session:
         """The message is answered, one way or the other."""
         transaction = self._transaction
         if transaction is not None:
-            size, count = transaction.size, transaction.recipient_count
-            verdict = Verdict(verdict.reply, verdict.outcome, verdict.email_id, verdict.stored, size, count)
+            verdict.size, verdict.recipients = transaction.size, transaction.recipient_count
         self.verdict = verdict
         self._end_transaction()
         return verdict.reply

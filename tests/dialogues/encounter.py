@@ -75,7 +75,7 @@ class Encounter:
 
     options: Options = OPTIONS
     pace: Pace = field(default_factory=Pace)
-    draining: Callable[[], bool] = lambda: False
+    draining: bool = False
     #: What the connection makes of the server's socket.
     wire: Callable[[Any], Wire] = PlainWire
 
@@ -85,9 +85,8 @@ class Encounter:
         self.client, self._server = gevent.socket.socketpair()
         self.client.settimeout(20.0)
         session = Session(self.options, self.services, "test")
-        self.connection = Connection(
-            self._server, session, self.journal, self.pace, _no_certificate, self.draining, self.wire
-        )
+        self.connection = Connection(self._server, session, self.journal, self.pace, _no_certificate, self.wire)
+        self.connection.draining = self.draining
         self.greenlet = gevent.spawn(self.connection.run)
 
     def send(self, octets: bytes) -> None:

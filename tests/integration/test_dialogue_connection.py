@@ -152,8 +152,7 @@ class SlowServices:
 
 def test_a_commit_is_waited_for_and_answered_before_the_drain() -> None:
     """The 250 and the 421 leave together, and the drain never strikes in between."""
-    draining: list[bool] = []
-    encounter, sent = watched_encounter(draining=lambda: bool(draining))
+    encounter, sent = watched_encounter()
     commit = gevent.event.Event()
     slow = SlowServices(encounter, commit)
     encounter.services.accept = slow  # type: ignore[method-assign]
@@ -162,7 +161,7 @@ def test_a_commit_is_waited_for_and_answered_before_the_drain() -> None:
     encounter.send(b"x\r\n.\r\n")
     assert slow.waiting.wait(10)
     assert not encounter.connection.idle
-    draining.append(True)
+    encounter.connection.draining = True
     settle()
     assert encounter.services.messages == []
     commit.set()
@@ -172,13 +171,12 @@ def test_a_commit_is_waited_for_and_answered_before_the_drain() -> None:
 
 
 def test_while_draining_what_was_begun_is_finished() -> None:
-    draining: list[bool] = []
-    encounter = Encounter(draining=lambda: bool(draining))
+    encounter = Encounter()
     encounter.send(LOGIN)
     encounter.send(ENVELOPE + b"DATA\r\n")
     encounter.send(b"half")
     settle()
-    draining.append(True)
+    encounter.connection.draining = True
     settle()
     assert not encounter.greenlet.dead
     encounter.send(b" a message\r\n.\r\nNOOP\r\n")
@@ -187,7 +185,7 @@ def test_while_draining_what_was_begun_is_finished() -> None:
 
 
 def test_a_client_that_comes_while_draining_is_sent_away() -> None:
-    encounter = Encounter(draining=lambda: True)
+    encounter = Encounter(draining=True)
     assert [line[:3] for line in lines(encounter.rest())] == ["220", "421"]
 
 
