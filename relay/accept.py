@@ -11,8 +11,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import sha256
-from math import ceil
 from typing import Final, Self
 
 import gevent
@@ -20,7 +18,7 @@ import structlog
 
 from config.settings import Settings
 from relay import deadlines, metrics, policy
-from relay.claims import Claim, Holder
+from relay.claims import Claim, Holder, key_of
 from relay.commits import Repeated, Stored
 from relay.errors import Unavailable
 from relay.identity import new_email_id
@@ -92,10 +90,10 @@ class Acceptor:
     def accept(self, submission: Submission) -> Verdict:
         """Stores the message. A positive reply means that its rows are committed. Raises nothing but for bugs."""
         try:
-            message, digest = self._read(submission)
+            message, key = self._read(submission)
             end = deadlines.begin(self._options.answer_seconds)
             try:
-                return self._store_message(submission, message, digest)
+                return self._store_message(submission, message, key)
             finally:
                 end()
         except Unusable as unusable:
@@ -106,7 +104,7 @@ class Acceptor:
             return Verdict(replies.TRY_LATER, f"{unavailable.service}_unavailable")
 
     def _read(self, submission: Submission) -> tuple[Message, bytes]:
-        """The message, and a digest of its octets, or nothing where none is needed.
+        """The message, and the key of claims for it, or nothing where none are made.
 
         The octets themselves go no further: tens of megabytes less, while the message is stored.
         """
@@ -117,25 +115,26 @@ class Acceptor:
         metrics.PARSED.labels(message.parser).inc()
         if message.dropped_headers:
             _log_dropped(submission, message.dropped_headers)
-        return message, sha256(raw).digest() if message.message_id and self._options.dedupe_seconds else b""
+        if not message.message_id or not self._options.dedupe_seconds:
+            return message, b""
+        return message, key_of(submission.login.key.user_id, message.message_id, raw)
 
-    def _store_message(self, submission: Submission, message: Message, digest: bytes) -> Verdict:
+    def _store_message(self, submission: Submission, message: Message, key: bytes) -> Verdict:
         login = submission.login
         _require(policy.may_send_from(login.key, message.from_addresses), "domain")
         everyone = policy.recipients_of(message, submission.recipients, submission.rule)
         mailboxes = everyone.mailboxes()
         if not mailboxes:
             raise _Refused(replies.NO_RECIPIENTS, "no_recipients")
-        ids = [new_email_id() for _ in range(ceil(len(mailboxes) / RECIPIENTS_PER_ROW))]
-        attempt = _Attempt(
-            self._lookups, self._claim(submission, message, digest, ids[0]), mailboxes, self._intents(ids)
-        )
+        ids = [new_email_id() for _ in range(0, len(mailboxes), RECIPIENTS_PER_ROW)]
+        claim = Claim(key, login.key.user_id, ids[0], self._options.dedupe_seconds) if key else None
+        attempt = _Attempt(self._lookups, claim, mailboxes, ids if self._options.publishes else ())
         try:
             began = time.monotonic()
             screening = attempt.screen(login.token_hash, login.key.user_id)
             _SCREEN_SECONDS.observe(time.monotonic() - began)
             self._judge(screening, login.key.user_id, message)
-            holders = self._settle(attempt, screening.held)
+            holders = self._settle(attempt, screening.held) if screening.held else {}
             fresh = everyone if not holders else everyone.only(set(mailboxes) - holders.keys())
             if holders and not fresh.mailboxes():
                 attempt.release()
@@ -148,15 +147,6 @@ class Acceptor:
         except Exception:
             attempt.release()
             raise
-
-    def _claim(self, submission: Submission, message: Message, digest: bytes, email_id: str) -> Claim | None:
-        if not message.message_id or not digest:
-            return None
-        user_id = submission.login.key.user_id
-        return Claim.of(user_id, message.message_id, digest, email_id, self._options.dedupe_seconds)
-
-    def _intents(self, ids: list[str]) -> list[str]:
-        return ids if self._options.publishes else []
 
     def _judge(self, screening: Screening, user_id: str, message: Message) -> None:
         if screening.key is None or screening.key.user_id != user_id:

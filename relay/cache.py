@@ -52,32 +52,37 @@ end
 
 _SCREEN = Script(
     _CLAIM_FUNCTIONS
+    + f"""
+local entry_prefix, marker_prefix = '{suppressions.ENTRY_PREFIX.decode()}', '{suppressions.MARKER_PREFIX.decode()}'
+local bucket_prefix, intents = '{suppressions.BUCKET_PREFIX.decode()}', '{INTENTS_KEY.decode()}'
+"""
     + """
--- KEYS: shared key entry, its domain, unknown key, list marker, claim or '', intents
--- ARGV: user, prefix of entries, prefix of buckets, email id, seconds of a claim, n, n digests, ids for intents
+-- KEYS: shared key entry, its domain, unknown key, list marker, claim or ''
+-- ARGV: email id, seconds of a claim, n, n digests, ids for intents
 -- Returns those three entries, then recipients that aren't known to be clear, then those that others have claimed, each
 -- as (position, what there is): a reason, '?' unknown, '+' on the list; "<email id>:<age in ms>".
 local found = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
 local marker, states, held, suppressed = false, {}, {}, false
-local n = tonumber(ARGV[6])
-local generation, buckets
+local n = tonumber(ARGV[3])
+local generation, buckets, user
 
 for i = 1, n do
-  local digest = ARGV[6 + i]
-  local state = redis.call('GET', ARGV[2] .. digest)
+  local digest = ARGV[3 + i]
+  local state = redis.call('GET', entry_prefix .. digest)
   if not state then
     if marker == false then
       marker = redis.call('GET', KEYS[4]) or nil
       if marker then
         generation, buckets = string.match(marker, '^(%x+):(%d+)$')
         buckets = tonumber(buckets)
+        user = string.sub(KEYS[4], #marker_prefix + 1)
       end
     end
     state = '?'
     if buckets then
       local number, bucket = struct.unpack('>i4I4', digest)
-      local there = redis.call('SMISMEMBER', ARGV[3] .. generation .. ':' .. (bucket % buckets) .. ':' .. ARGV[1], '0',
-                               string.format('%d', number))
+      local key = bucket_prefix .. generation .. ':' .. (bucket % buckets) .. ':' .. user
+      local there = redis.call('SMISMEMBER', key, '0', string.format('%d', number))
       if there[1] == 1 then state = there[2] == 1 and '+' or '-' end
     end
   end
@@ -90,9 +95,9 @@ end
 
 if not suppressed then
   if KEYS[5] ~= '' then
-    local seconds = tonumber(ARGV[5])
+    local seconds = tonumber(ARGV[2])
     for i = 1, n do
-      local holder = take(KEYS[5], ARGV[6 + i], ARGV[4], seconds, '')
+      local holder = take(KEYS[5], ARGV[3 + i], ARGV[1], seconds, '')
       if holder then
         held[#held + 1] = i
         held[#held + 1] = holder
@@ -100,7 +105,7 @@ if not suppressed then
     end
     redis.call('EXPIRE', KEYS[5], seconds)
   end
-  for i = 7 + n, #ARGV do redis.call('ZADD', KEYS[6], now, ARGV[i]) end
+  for i = 4 + n, #ARGV do redis.call('ZADD', intents, now, ARGV[i]) end
 end
 return {found[1], found[2], found[3], states, held}
 """
@@ -211,15 +216,12 @@ class Cache:
         silent, that may have happened or not.
         """
         prefix = suppressions.digest_prefix(user_id)
-        user = user_id.encode("utf-8", "surrogatepass")
         keys = (
             *_key_names(token_hash),
             suppressions.marker_key(user_id),
             b"" if claim is None else _claim_key(claim),
-            INTENTS_KEY,
         )
-        arguments: list[Argument] = [user, suppressions.ENTRY_PREFIX, suppressions.BUCKET_PREFIX]
-        arguments += ("", 0) if claim is None else (claim.email_id, claim.seconds)
+        arguments: list[Argument] = ["", 0] if claim is None else [claim.email_id, claim.seconds]
         arguments.append(len(recipients))
         arguments += [suppressions.digest(prefix, email) for email in recipients]
         arguments += intents
@@ -230,18 +232,19 @@ class Cache:
         suppressed: dict[str, str] = {}
         listed: list[str] = []
         unsure: list[str] = []
-        for position, state in zip(states[::2], states[1::2], strict=True):
-            email = recipients[position - 1]
-            if state == b"?":
-                unsure.append(email)
-            elif state == b"+":
-                listed.append(email)
-            else:
-                suppressed[email] = state.decode("utf-8", "replace")
+        if states:
+            for position, state in zip(states[::2], states[1::2], strict=True):
+                email = recipients[position - 1]
+                if state == b"?":
+                    unsure.append(email)
+                elif state == b"+":
+                    listed.append(email)
+                else:
+                    suppressed[email] = state.decode("utf-8", "replace")
         _ADDRESSES_UNKNOWN.inc(len(unsure))
         _ADDRESSES_KNOWN.inc(len(recipients) - len(unsure))
         key = _counted(_cached_key(shared, domain, unknown))
-        return Screened(key, suppressed, listed, unsure, _holders(recipients, held))
+        return Screened(key, suppressed, listed, unsure, _holders(recipients, held) if held else {})
 
     def remember(self, user_id: str, states: Mapping[str, str | None]) -> None:
         """Remembers addresses (comparison form): suppressed for a reason, or (None) not."""

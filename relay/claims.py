@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Self
 
 from relay.values import frozen
 
@@ -21,7 +20,7 @@ class Holder:
 
 @frozen
 class Claim:
-    """One transaction's claim on the recipients of one message; `key` is what all transactions of that message share.
+    """One transaction's claim on the recipients of one message; `key` (from `key_of`) is what all of them share.
 
     `email_id` is the id of the (first) row that the claimant means to store, `seconds` how long a claim holds.
     """
@@ -31,9 +30,13 @@ class Claim:
     email_id: str
     seconds: int
 
-    @classmethod
-    def of(cls, user_id: str, message_id: str, content_digest: bytes, email_id: str, seconds: int) -> Self:
-        """The claim for a message. Two users' messages never share a key: each part is hashed with its length."""
-        user, message = user_id.encode("utf-8", "surrogatepass"), message_id.encode("utf-8", "surrogatepass")
-        parts = len(user).to_bytes(8, "big"), user, len(message).to_bytes(8, "big"), message, content_digest
-        return cls(hashlib.sha256(b"".join(parts)).digest(), user_id, email_id, seconds)
+
+def key_of(user_id: str, message_id: str, content: bytes) -> bytes:
+    """What the claims for one user's message with this id and these octets share, and those for no other.
+
+    The texts are hashed with their lengths, so that none can pass for a part of its neighbour.
+    """
+    user, message = user_id.encode("utf-8", "surrogatepass"), message_id.encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(b"%d %d %b%b" % (len(user), len(message), user, message))
+    digest.update(content)
+    return digest.digest()

@@ -24,7 +24,7 @@ class Recipients:
     to: tuple[str, ...]
     cc: tuple[str, ...]
     bcc: tuple[str, ...]
-    _mailboxes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    _mailboxes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def mailboxes(self) -> tuple[str, ...]:
         """Everyone, in comparison form."""
@@ -72,26 +72,27 @@ def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule
     and leave its people in RCPT only. `envelope`: nobody but the envelope's, those in To or Cc there. `headers`: nobody
     but the header's.
     """
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
     if rule is RecipientRule.ENVELOPE:
         in_envelope = {comparison_form(address) for address in envelope}
         to, cc = _fresh(_among(message.to, in_envelope), seen), _fresh(_among(message.cc, in_envelope), seen)
-        return Recipients(to, cc, _fresh(envelope, seen))
+        bcc = _fresh(envelope, seen)
+        return Recipients(to, cc, bcc, tuple(seen))
     to = _fresh(message.to, seen)
     cc = _fresh(message.cc, seen) if message.cc else ()
     bcc = _fresh(message.bcc, seen) if message.bcc else ()
     if rule is RecipientRule.MERGE:
         bcc += _fresh(envelope, seen)
-    return Recipients(to, cc, bcc)
+    return Recipients(to, cc, bcc, tuple(seen))
 
 
-def _fresh(addresses: Iterable[str], seen: set[str]) -> tuple[str, ...]:
-    """Those whose mailboxes have not been seen; now they have."""
+def _fresh(addresses: Iterable[str], seen: dict[str, None]) -> tuple[str, ...]:
+    """Those whose mailboxes have not been seen; now they have, in their order."""
     kept = []
     for address in addresses:
         mailbox = comparison_form(address)
         if mailbox not in seen:
-            seen.add(mailbox)
+            seen[mailbox] = None
             kept.append(address)
     return tuple(kept)
 
@@ -107,21 +108,22 @@ def rows(
     # SES needs a body, and mails that are only a subject are common (contract section 3).
     text = message.text if message.text or message.html else "\n"
     return [
+        # In the order of the fields: by their names it takes three times as long.
         EmailRow(
-            id=ids[number],
-            user_id=user_id,
-            sender=message.sender,
-            to=portion.to,
-            cc=portion.cc,
-            bcc=portion.bcc,
-            reply_to=message.reply_to,
-            subject=message.subject,
-            html=message.html,
-            text=text,
-            headers=message.headers,
-            attachments=message.attachments,
-            tags=message.tags,
-            idempotency_key=message.idempotency_key if idempotent and number == 0 else None,
+            ids[number],
+            user_id,
+            message.sender,
+            portion.to,
+            portion.cc,
+            portion.bcc,
+            message.reply_to,
+            message.subject,
+            message.html,
+            text,
+            message.headers,
+            message.attachments,
+            message.tags,
+            message.idempotency_key if idempotent and number == 0 else None,
         )
         for number, portion in enumerate(recipients.portions())
     ]

@@ -92,17 +92,20 @@ class RedisLink:
 
     def call(self, *command: Argument) -> Any:
         """The reply to one command. Raises Silent, and NoScript for the caller to mend."""
-        (reply,) = self.call_all([command])
+        (reply,) = self._ask(pack(command), 1)
         if isinstance(reply, ErrorReply):
             raise NoScript if reply.code == _NO_SCRIPT else Silent(reply.code)
         return reply
 
     def call_all(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to several commands, sent together, each an ErrorReply where it is one. Raises Silent."""
+        return self._ask(_packed(commands), len(commands))
+
+    def _ask(self, packed: bytes, count: int) -> list[Any]:
         if self._down:
             raise Silent("down")
         done: Promise[list[Any]] = Promise()
-        self._send(_Errand(pack(commands), len(commands), done))
+        self._send(_Errand(packed, count, done))
         # The runner answers in time by itself, except while it makes the first connection.
         if self._exchange is not None:
             return done.get()
@@ -113,7 +116,7 @@ class RedisLink:
         """Sends commands that nobody waits for. They are lost when Redis is silent. Never blocks, never raises."""
         if not self._down and self._posted < _MAX_POSTED:
             self._posted += 1
-            self._send(_Errand(pack(commands), len(commands), None))
+            self._send(_Errand(_packed(commands), len(commands), None))
 
     def close(self) -> None:
         """Closes the connection; every later call is Silent."""
@@ -192,8 +195,10 @@ class RedisLink:
         try:
             exchange.send(b"".join([errand.packed for errand in batch]))
             for errand in batch:
-                replies = [exchange.receive() for _ in range(errand.count)]
-                for reply in replies:
+                replies = []
+                for _ in range(errand.count):
+                    reply = exchange.receive()
+                    replies.append(reply)
                     if isinstance(reply, ErrorReply):
                         self._report(reply.code)
                         fatal = reply if reply.code in _FATAL_CODES else fatal
@@ -223,6 +228,10 @@ class RedisLink:
         self._posted = 0
 
 
+def _packed(commands: Sequence[Command]) -> bytes:
+    return b"".join(map(pack, commands))
+
+
 class _Errand:
     """Commands on their way, and the greenlet that waits for their replies, if any does."""
 
@@ -244,11 +253,11 @@ class Script:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self._call = "EVALSHA", sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     def command(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
         """To be sent along with others, where a server that lacks the script may answer NOSCRIPT."""
-        return ("EVALSHA", self._digest, len(keys), *keys, *arguments)
+        return (*self._call, len(keys), *keys, *arguments)
 
     def load(self) -> Command:
         """Makes the server know the script."""

@@ -6,7 +6,6 @@ reply takes four times the CPU of what hiredis does in it, on the path of every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import hiredis
@@ -51,7 +50,8 @@ class Exchange:
         return reply
 
 
-def pack(commands: Sequence[Command]) -> bytes:
-    """The commands as octets for the wire."""
+def pack(command: Command) -> bytes:
+    """The command as octets for the wire."""
     # Its types say that a command has one word.
-    return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
+    return packed
