@@ -60,8 +60,10 @@ class _Collector:
                 below_text: list[str] = []
                 below_html: list[str] = []
                 self.read(child, below_text, below_html)
-                chosen_text = _later(chosen_text, below_text)
-                chosen_html = _later(chosen_html, below_html)
+                if below_text:
+                    chosen_text = _later(chosen_text, below_text)
+                if below_html:
+                    chosen_html = _later(chosen_html, below_html)
             text += chosen_text
             html += chosen_html
         else:

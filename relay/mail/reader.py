@@ -49,23 +49,24 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
     idempotency_key, tags = control.read(values)
     headers, dropped = stored_headers.select(head.fields, shortcuts=shortcuts)
     body = content.read(raw, root, limits)
+    # In the order of the fields: by their names it takes three times as long.
     return Message(
-        sender=sender,
-        from_addresses=from_addresses,
-        to=to,
-        cc=cc,
-        bcc=bcc,
-        reply_to=reply_to,
-        subject=_subject(values),
-        html=body.html,
-        text=body.text or ("" if body.html else _EMPTY_BODY),
-        headers=headers,
-        attachments=body.attachments,
-        message_id=_message_id(values),
-        idempotency_key=idempotency_key,
-        tags=tags,
-        dropped_headers=dropped,
-        parser=parser,
+        sender,
+        from_addresses,
+        to,
+        cc,
+        bcc,
+        reply_to,
+        _subject(values),
+        body.html,
+        body.text or ("" if body.html else _EMPTY_BODY),
+        headers,
+        body.attachments,
+        _message_id(values),
+        idempotency_key,
+        tags,
+        dropped,
+        parser,
     )
 
 
