@@ -38,6 +38,7 @@ _COMMENT = re.compile(r"\([^()]*+\)")
 _SPACES = re.compile(r"[\s\x00-\x1f]+", re.ASCII)
 _NOT_IN_ADDRESS = re.compile(r"[\s<>()\"',:;\\\[\]]+", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9\x80-\xff][A-Za-z0-9._\x80-\xff-]*+\Z")
+_BRACKET = re.compile(r"[<>()\[\]]")
 _INSIDE = re.compile(
     rf"([{_ATEXT}.\x80-\xff]++)@([A-Za-z0-9\x80-\xff](?:[A-Za-z0-9._\x80-\xff-]*[A-Za-z0-9\x80-\xff])?)"
 )
@@ -381,7 +382,7 @@ def _addr_spec(text: str) -> Mailbox | None:
     domain = domain.rstrip(".'")
     if not local or not domain or "@" in domain or ("=?" in text and "?=" in text):
         return None
-    if not text.startswith('"') and not _HOST.match(domain):
+    if not text.startswith('"') and (not _HOST.match(domain) or _BRACKET.search(local)):
         # Brackets or punctuation around an address, which are no part of it.
         inside = _INSIDE.search(f"{local}@{domain}")
         return Mailbox("", inside[1], inside[2]) if inside else None

@@ -76,6 +76,14 @@ def test_blanks_around_the_full_stops_of_an_address(value: str, found: list[str]
     assert [f"{each.local}@{each.domain}" for each in mailbox.parse(value).mailboxes] == found
 
 
+@pytest.mark.parametrize(
+    "value",
+    ['"<a@b.example"', '"x<a@b.example>"', "<<a@b.example>>", "<[a@b.example>", '"(a@b.example"', "<x(a@b.example>"],
+)
+def test_brackets_are_no_part_of_an_address(value: str) -> None:
+    assert [f"{each.local}@{each.domain}" for each in mailbox.parse(value).mailboxes] == ["a@b.example"]
+
+
 def test_every_from_field_counts_and_the_first_is_shown() -> None:
     assert _from("a@allowed.example", "B <b@evil.example>") == ("a@allowed.example", "b@evil.example")
     assert parse(b"From: A <a@b.example>\r\nFrom: c@d.example\r\n\r\n").sender == "A <a@b.example>"
