@@ -60,9 +60,10 @@ def find(raw: bytes, start: int, end: int, boundary: bytes, limit: int) -> list[
     position = start
     while len(found) < limit:
         # The next line is near, or else it may be far.
-        line = raw.find(needle, position, min(position + _WINDOW, end))
+        far = position + _WINDOW
+        line = raw.find(needle, position, far if far < end else end)
         if line < 0:
-            line = search(raw, needle, position + _WINDOW - size, end)
+            line = search(raw, needle, far - size, end) if far < end else -1
             if line < 0:
                 break
         before = line - 1 if line > start and raw[line - 1] == 0x0D else line

@@ -165,7 +165,8 @@ def near_end(raw: bytes, start: int, end: int) -> int:
 
     That they are is for `split` to find out.
     """
-    return raw.find(b"\r\n\r\n", start, min(end, start + _NEAR))
+    far = start + _NEAR
+    return raw.find(b"\r\n\r\n", start, far if far < end else end)
 
 
 def split(block: bytes) -> list[Field] | None:
