@@ -199,7 +199,7 @@ class Acceptor:
         outcome = self._store.insert(rows, fresh.mailboxes())
         _STORE_SECONDS.observe(time.monotonic() - began)
         if isinstance(outcome, Stored):
-            return Verdict(replies.queued(ids[0]), "queued", ids[0], tuple([row.id for row in rows]))
+            return Verdict(replies.queued(ids[0]), "queued", ids[0], tuple(ids[: len(rows)]))
         if isinstance(outcome, Repeated):
             left_out = self._left_out(outcome.first_id, rows, fresh)
             if left_out:

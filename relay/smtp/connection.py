@@ -167,7 +167,10 @@ class Connection:
     def _step(self) -> Reply | None:
         """Reads what the session expects, and has it answered."""
         session = self._session
-        read = self._read()
+        expects = session.expects
+        self._deadline = None
+        self._in_data = expects is _DATA or expects is _CHUNK
+        read = self._read_data() if self._in_data else self._framing.line(LINE_LIMIT)
         try:
             if isinstance(read, bytes):
                 reply = session.line(read)
@@ -187,16 +190,11 @@ class Connection:
             self._report()
         return reply
 
-    def _read(self) -> bytes | Flaw | DataEnd | NoRoom | None:
-        """What the client sent: a line, the end of message data, or (None) of a chunk. NoRoom: those can't be kept."""
+    def _read_data(self) -> DataEnd | NoRoom | None:
+        """The end of message data, or (None) of a chunk. NoRoom: those can't be kept."""
         session = self._session
-        expects = session.expects
-        self._deadline = None
-        self._in_data = expects is _DATA or expects is _CHUNK
-        if not self._in_data:
-            return self._framing.line(LINE_LIMIT)
         try:
-            if expects is _DATA:
+            if session.expects is _DATA:
                 return self._framing.data(session.sink, session.max_message_size)
             self._framing.chunk(session.chunk_size, session.sink)
         except NoRoom as error:
