@@ -252,7 +252,7 @@ def _error_of(line: _Line) -> BaseException | None:
 def _to_json(_: object, method: str, line: _Line) -> bytes:
     octets = _as_json(line)
     # To look at the octets takes a third of the time of looking at each field, which next to no line needs.
-    if DANGEROUS.isdisjoint(line) and b"@" not in octets and b"os_live_" not in octets:
+    if DANGEROUS.isdisjoint(line) and not _tells(octets.decode()):
         return octets
     return _as_json(withhold(None, method, line))
 

@@ -62,10 +62,10 @@ def find(raw: bytes, start: int, end: int, boundary: bytes, limit: int) -> list[
         # The next line is near, or else it may be far.
         far = position + _WINDOW
         line = raw.find(needle, position, far if far < end else end)
+        if line < 0 and far < end:
+            line = search(raw, needle, far - size, end)
         if line < 0:
-            line = search(raw, needle, far - size, end) if far < end else -1
-            if line < 0:
-                break
+            break
         before = line - 1 if line > start and raw[line - 1] == 0x0D else line
         position = line + size
         _take(raw, before, position, end, found)

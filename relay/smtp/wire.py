@@ -131,19 +131,7 @@ class PlainWire(Wire):
         while True:
             # There is nothing to be had yet, as a rule: clients wait for the reply that has just gone out.
             if not self._brimful:
-                if not self._started:
-                    self._started = True
-                    self._watcher.start(self._ready)
-                self.until = until
-                self.reading = True
-                try:
-                    # Until there is something to read, or the stream has ended, or sometimes for no reason.
-                    self._hub.switch()
-                finally:
-                    self.reading = False
-                    self.until = NEVER
-                # The others have just had their turn.
-                self._since_pause = 0
+                self._wait(until)
             try:
                 octets = os.read(self._descriptor, size)
             except BlockingIOError:
@@ -151,6 +139,21 @@ class PlainWire(Wire):
                 continue
             self._brimful = len(octets) == size
             return octets
+
+    def _wait(self, until: float) -> None:
+        """Returns when there is something to read, or the stream has ended, or sometimes for no reason."""
+        if not self._started:
+            self._started = True
+            self._watcher.start(self._ready)
+        self.until = until
+        self.reading = True
+        try:
+            self._hub.switch()
+        finally:
+            self.reading = False
+            self.until = NEVER
+        # The others have just had their turn.
+        self._since_pause = 0
 
     def _ready(self) -> None:
         # Called in the hub, again and again for as long as nobody reads.

@@ -315,6 +315,8 @@ def test_who_has_a_message_already_is_told_with_the_first_ones_id(lookups: Looku
 def test_another_message_is_another_message(lookups: Lookups, user_hash: str, other: dict[str, str]) -> None:
     lookups.screen(user_hash, "user", ["a@x"], claim=claim("id-1"))
     assert lookups.screen(user_hash, "user", ["a@x"], claim=claim("id-2", **other)).held == {}
+    assert key_of("ab", "c", b"") != key_of("a", "bc", b"")
+    assert key_of("a", "b", b"1") != key_of("a", "b", b"2")
 
 
 def test_of_many_at_once_exactly_one_gets_each_recipient(redis_url: str, store: CountingStore, user_hash: str) -> None:
