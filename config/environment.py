@@ -27,8 +27,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.settings import Settings, Source
-from relay.limits import descriptors
-from relay.tls import CertificateError, CertificateStore
+from relay.server import descriptors
+from relay.server.certificate import CertificateError, CertificateStore
 
 
 class WrongSettings(Exception):

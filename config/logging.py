@@ -26,7 +26,7 @@ import gevent.monkey
 import orjson
 import structlog
 
-from config import sentry, traces
+from config import redaction, sentry
 from config.settings import Settings
 
 _Line = MutableMapping[str, Any]
@@ -234,8 +234,8 @@ def _report(_: object, method: str, line: _Line) -> _Line:
         error = _error_of(line)
         del line["exc_info"]
         if error is not None:
-            line["error"] = traces.summary(error)
-            line["traceback"] = traces.frames(error.__traceback__)
+            line["error"] = redaction.summary(error)
+            line["traceback"] = redaction.frames(error.__traceback__)
     return line
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from config import traces
+from config import redaction
 from config.settings import Settings
 from relay import __version__
 
@@ -75,7 +75,7 @@ def report(event: str, *, error: BaseException | None) -> None:
     """Sends one report, unless the same was sent a moment ago. `event` is a fixed text of ours. Never blocks."""
     if _client is None:
         return
-    kind = f"{event} {traces.summary(error)}" if error else event
+    kind = f"{event} {redaction.summary(error)}" if error else event
     now = time.monotonic()
     if now - _last_sent.get(kind, -REPEAT_AFTER) < REPEAT_AFTER:
         return
@@ -105,11 +105,15 @@ def flush() -> None:
 
 
 def scrub(event: Event, hint: Hint) -> Event:
-    """Keeps the known harmless fields alone; the texts of exceptions become what `config.traces` says of them."""
+    """Keeps the known harmless fields alone; the texts of exceptions become what `config.redaction` says of them."""
     document: dict[str, Any] = {name: value for name, value in event.items() if name in _FIELDS}
     document["logentry"] = {"message": document.get("logentry", {}).get("message", "")}
     given = hint.get("exc_info")
-    known = {type(link).__name__: traces.detail(link) for link in traces.chain(given[1])} if given and given[1] else {}
+    known = (
+        {type(link).__name__: redaction.detail(link) for link in redaction.chain(given[1])}
+        if given and given[1]
+        else {}
+    )
     values = document.get("exception", {}).get("values", [])
     document["exception"] = {"values": [_scrubbed(value, known) for value in values]}
     return document  # type: ignore[return-value]

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from relay.records import RecipientRule
+from relay.core.records import RecipientRule
 
 #: What `Settings.log_level` may be, from the most to the least that is written.
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")

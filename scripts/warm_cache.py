@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from config import environment
-from relay.cache import Cache
-from relay.errors import Unavailable
-from relay.streams import Snapshot
-from relay.warming import LIST_SECONDS, RedisFailed, Selection, Summary, Warming
+from relay.core.errors import Unavailable
+from relay.operator.warming import LIST_SECONDS, RedisFailed, Selection, Summary, Warming
+from relay.postgres.snapshot import Snapshot
+from relay.redis.cache import Cache
 
 #: Seconds between two lines of progress where there is no terminal.
 LINE_INTERVAL = 10.0

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from relay.redis_link import RedisLink, Silent
+from relay.redis.link import RedisLink, Silent
 
 log = structlog.get_logger(__name__)
 

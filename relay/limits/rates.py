@@ -18,8 +18,8 @@ from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from limits.typing import RedisClient
 
-from relay.redis_link import RedisLink, Script, Silent
-from relay.resp import Argument
+from relay.redis.link import RedisLink, Script, Silent
+from relay.redis.protocol import Argument
 from relay.smtp import replies
 from relay.smtp.replies import Reply
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from relay.values import new_tuple
+from relay.core.frozen import new_tuple
 
 #: RFC 2046 allows 70; what is longer than this is no boundary.
 MAX_LENGTH = 250

@@ -6,10 +6,10 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from relay.mail import charset, filename, header, parameter, transfer
-from relay.mail.header import Head
-from relay.mail.parameter import Parameters
-from relay.values import frozen
+from relay.core.frozen import frozen
+from relay.mail import charset, filename, header_block, parameters, transfer_encoding
+from relay.mail.header_block import Head
+from relay.mail.parameters import Parameters
 
 #: Octets of a block that is remembered: the few lines above a part are the same in one mail after another.
 _REMEMBERED = 256
@@ -74,7 +74,7 @@ def of(head: Head, default: Parameters = TEXT) -> Description:
     value = head.first("content-type")
     if not value:
         return assumed(head, default)
-    parsed = parameter.parse(value)
+    parsed = parameters.parse(value)
     if not _MEDIA_TYPE.match(parsed.value):
         parsed = Parameters("text/plain", parsed.texts, parsed.views)
     return assumed(head, parsed)
@@ -87,14 +87,14 @@ def assumed(head: Head, content_type: Parameters) -> Description:
         # It has no body of its own.
         return Description(head, content_type, True, "", False, "", "", True)
     value = head.first("content-disposition")
-    disposition = parameter.parse(value) if value else _NOTHING
+    disposition = parameters.parse(value) if value else _NOTHING
     encoding = head.first("content-transfer-encoding")
     label = texts.get("charset", "")
     return Description(
         head=head,
         content_type=content_type,
         multipart=False,
-        encoding=transfer.name(encoding) if encoding else "",
+        encoding=transfer_encoding.name(encoding) if encoding else "",
         is_shown=disposition.value in ("", "inline") and kind in _BODY_TYPES,
         filename=filename.clean(disposition.texts.get("filename", "")) or filename.clean(texts.get("name", "")),
         charset_label=label,
@@ -108,8 +108,8 @@ def of_block(block: bytes) -> Description | None:
 
 
 def _of_block(block: bytes) -> Description | None:
-    fields = header.split(block)
-    return None if fields is None else of(header.made_of(fields, clean=True))
+    fields = header_block.split(block)
+    return None if fields is None else of(header_block.made_of(fields, clean=True))
 
 
 #: Nobody changes what it returns.

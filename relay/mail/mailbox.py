@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from relay.address import MAX_ADDRESS_LENGTH, BadAddress, normalise, normalise_domain
-from relay.mail import charset, encodedword, flanker_address
+from relay.core.address import MAX_ADDRESS_LENGTH, BadAddress, normalise, normalise_domain
+from relay.mail import charset, encoded_word, flanker_address
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _LABEL = "[A-Za-z0-9][A-Za-z0-9-]*+"
@@ -151,10 +151,10 @@ def lookalikes(view: str) -> list[Mailbox]:
 
 def with_name(name_view: str, address: str) -> str:
     """`Name <address>` for emails."from": ASCII, at most 512 characters; the name is shortened, not the address."""
-    name = " ".join(_NAME_CONTROLS.sub(" ", encodedword.decode(name_view)).split())
+    name = " ".join(_NAME_CONTROLS.sub(" ", encoded_word.decode(name_view)).split())
     while name and name != address:
         if not name.isascii() or "=?" in name:
-            phrase = encodedword.encode_whole(name)
+            phrase = encoded_word.encode_whole(name)
         elif _PLAIN_NAME.match(name):
             phrase = name
         else:

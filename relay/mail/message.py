@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
 
-from relay.records import StoredAttachment
-from relay.values import frozen
+from relay.core.frozen import frozen
+from relay.core.records import StoredAttachment
 
 
 @frozen

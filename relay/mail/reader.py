@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from relay.address import BadAddress
-from relay.mail import content, control, encodedword, mailbox, stored_headers, structure
+from relay.core.address import BadAddress
+from relay.mail import body, encoded_word, mailbox, opensend_fields, stored_headers, structure
 from relay.mail.mailbox import Mailbox
 from relay.mail.message import Fault, Limits, Message, Unusable
 
@@ -46,9 +46,9 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
     people = _People(values, limits.allow_utf8_local_parts, shortcuts=shortcuts)
     sender, from_addresses, reply_to = people.correspondents()
     to, cc, bcc = people.recipients("to"), people.recipients("cc"), people.recipients("bcc")
-    idempotency_key, tags = control.read(values)
+    idempotency_key, tags = opensend_fields.read(values)
     headers, dropped = stored_headers.select(head.fields, shortcuts=shortcuts)
-    body = content.read(raw, root, limits)
+    content = body.read(raw, root, limits)
     # In the order of the fields: by their names it takes three times as long.
     return Message(
         sender,
@@ -58,10 +58,10 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> Message:
         bcc,
         reply_to,
         _subject(values),
-        body.html,
-        body.text or ("" if body.html else _EMPTY_BODY),
+        content.html,
+        content.text or ("" if content.html else _EMPTY_BODY),
         headers,
-        body.attachments,
+        content.attachments,
         _message_id(values),
         idempotency_key,
         tags,
@@ -84,7 +84,7 @@ def _subject(values: _Values) -> str:
         return ""
     text = values["subject"][0]
     if "=?" in text or not text.isascii() or "\0" in text:
-        text = encodedword.decode(text)
+        text = encoded_word.decode(text)
     if not text.isprintable():
         text = _CONTROLS.sub(" ", text)
     return text.strip()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relay.mail import control, encodedword
-from relay.mail.header import Field
+from relay.mail import encoded_word, opensend_fields
+from relay.mail.header_block import Field
 
 #: SES takes 15, and the worker adds one.
 MAX_HEADERS: Final = 14
@@ -53,7 +53,9 @@ _TRACE = frozenset(
         "x-uidl",
     )
 )
-_LEFT_OUT: Final = _COLUMNS | control.FIELDS | _TRACE | {"x-entity-id", "content-type", "content-transfer-encoding"}
+_LEFT_OUT: Final = (
+    _COLUMNS | opensend_fields.FIELDS | _TRACE | {"x-entity-id", "content-type", "content-transfer-encoding"}
+)
 _LEFT_OUT_PREFIXES: Final = ("content-", "arc-", "x-ses-")
 
 #: The first of these that match go before all others when there are too many.
@@ -145,10 +147,10 @@ def _value(view: str) -> str:
     if _PRINTABLE.match(view) and "=?" not in view:
         return view
     view = view.replace("\0", "")
-    text = encodedword.decode(view)
+    text = encoded_word.decode(view)
     if view.isascii() and not _CONTROLS.search(text):
         return _CONTROLS.sub(" ", view).strip()
-    return encodedword.encode(_CONTROLS.sub(" ", text).strip())
+    return encoded_word.encode(_CONTROLS.sub(" ", text).strip())
 
 
 def _joined(key: str, several: list[str], room: int, dropped: list[str]) -> str:
@@ -156,7 +158,7 @@ def _joined(key: str, several: list[str], room: int, dropped: list[str]) -> str:
     separator = " " if key in ("references", "in-reply-to") else ", "
     if any("=?" in each for each in several):
         # A separator that touches an encoded word would undo it, so it goes into the word.
-        value = encodedword.encode(_CONTROLS.sub(" ", separator.join(map(encodedword.decode, several))))
+        value = encoded_word.encode(_CONTROLS.sub(" ", separator.join(map(encoded_word.decode, several))))
         if len(value) <= room:
             return value
     whole = separator.join(several)

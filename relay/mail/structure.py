@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from relay.mail import boundary, description, flanker_scan, header, plain
+from relay.mail import boundary, description, flanker_scan, header_block, structure_shortcut
 from relay.mail.boundary import Delimiter
 from relay.mail.description import Description
 from relay.mail.flanker_scan import Span, Unfit
-from relay.mail.header import Head
+from relay.mail.header_block import Head
 from relay.mail.message import Limits
-from relay.mail.parameter import Parameters
+from relay.mail.parameters import Parameters
 from relay.mail.part import Part
 
 #: A tree is walked by recursion: whatever the setting says, it is not followed deeper than this.
@@ -28,10 +28,10 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> tuple[Part, s
     held against the delimiter lines in the octets; where it raises, or took a line for what it isn't, the tolerant
     reading stands, and the cause is counted.
     """
-    head, body = header.read(raw, 0, len(raw), shortcuts=shortcuts)
+    head, body = header_block.read(raw, 0, len(raw), shortcuts=shortcuts)
     about = description.of(head)
     if shortcuts and head.clean:
-        root = plain.read(raw, about, body, limits)
+        root = structure_shortcut.read(raw, about, body, limits)
         if root is not None:
             return root, "shortcut"
     try:
@@ -118,7 +118,7 @@ class _Reading:
 
     def _add(self, part: Part, start: int, end: int, depth: int, span: Span | None) -> None:
         default = description.MESSAGE if part.media_type == "multipart/digest" else description.TEXT
-        head, body = header.read(self._raw, start, end, shortcuts=self._shortcuts)
+        head, body = header_block.read(self._raw, start, end, shortcuts=self._shortcuts)
         child = self._part(Part(description.of(head, default), start, body, end), depth + 1, span)
         if child.is_multipart or child.about.head.fields or child.body < child.end or child.media_type != "text/plain":
             part.children.append(child)
@@ -131,5 +131,5 @@ class _Reading:
     @staticmethod
     def _as_text(part: Part, body: int) -> Part:
         fields = [field for field in part.about.head.fields if field.key != "content-disposition"]
-        about = description.assumed(header.made_of(fields, clean=False), description.TEXT)
+        about = description.assumed(header_block.made_of(fields, clean=False), description.TEXT)
         return Part(about, part.start, body, part.end)

@@ -21,10 +21,10 @@ from relay.smtp import replies
 from relay.smtp.framing import DataEnd, Flaw, Framing
 from relay.smtp.replies import Reply
 from relay.smtp.session import LINE_LIMIT, Expects, Session
-from relay.smtp.waits import Overdue
-from relay.smtp.wire import COMMAND_SIZE, RECEIVE_SIZE, PlainWire, Wire, acknowledge
-from relay.spool import NoRoom
-from relay.submission import Verdict
+from relay.smtp.spool import NoRoom
+from relay.smtp.submission import Verdict
+from relay.smtp.timeouts import Overdue
+from relay.smtp.transport import COMMAND_SIZE, RECEIVE_SIZE, PlainWire, Wire, acknowledge
 
 # By names of their own: in Python 3.11 it takes six times as long to find a member in its Enum, twenty times a mail.
 _COMMAND: Final = Expects.COMMAND

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, Protocol
 
-from relay.spool import NoRoom
+from relay.smtp.spool import NoRoom
 
 #: A line this long is no mistake but an attack or a wrong protocol; until then it is read and thrown away.
 MAX_DISCARDED_LINE = 1_000_000

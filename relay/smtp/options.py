@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relay.records import RecipientRule
+from relay.core.records import RecipientRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from relay.values import frozen
+from relay.core.frozen import frozen
 
 #: [<][@route,…:]local@domain: the angle brackets optional as some clients forget them, blanks around it allowed.
 #: Alternatives begin with different characters and repetitions give nothing back, so that every input takes time in

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Final
 
-from relay.values import frozen
+from relay.core.frozen import frozen
 
 #: RFC 5321 section 4.5.3.1.5: a reply line, CRLF included.
 MAX_LINE_OCTETS: Final = 512

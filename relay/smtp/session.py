@@ -11,15 +11,15 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import ClassVar
 
-from relay.records import RecipientRule
+from relay.core.records import RecipientRule
 from relay.smtp import replies
 from relay.smtp.framing import DataEnd, Flaw
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.sasl import MECHANISMS, Challenge, Credentials, Exchange, Failure, Outcome
+from relay.smtp.spool import Body
+from relay.smtp.submission import Login, Services, Submission, Verdict
 from relay.smtp.transaction import Transaction, is_size
-from relay.spool import Body
-from relay.submission import Login, Services, Submission, Verdict
 
 #: The user name that makes the envelope alone decide who receives, for this connection.
 ENVELOPE_USERNAME = "envelope"

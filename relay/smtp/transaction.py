@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from relay.address import BadAddress, comparison_form, normalise
+from relay.core.address import BadAddress, comparison_form, normalise
 from relay.smtp import replies
 from relay.smtp.options import Options
 from relay.smtp.path import Path, parse_path
 from relay.smtp.replies import Reply
-from relay.spool import Body
+from relay.smtp.spool import Body
 
 
 class Transaction:
@@ -43,7 +43,7 @@ class Transaction:
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """The forward-paths in their order, in the stored form (relay.address), each once."""
+        """The forward-paths in their order, in the stored form (relay.core.address), each once."""
         return tuple(self._recipients.values())
 
     @property

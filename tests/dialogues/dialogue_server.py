@@ -32,16 +32,16 @@ import gevent.socket
 
 import config.logging
 from config.settings import Settings
-from relay.limits.guard import Guards
-from relay.listening import Listener
-from relay.records import ApiKey
-from relay.redis_link import RedisLink
-from relay.server import Server
+from relay.core.records import ApiKey
+from relay.limits.client import Guards
+from relay.redis.link import RedisLink
+from relay.server.certificate import CertificateStore
+from relay.server.server import Server
+from relay.server.sockets import Listener
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Pace
 from relay.smtp.replies import Reply
-from relay.submission import Login, Submission, Verdict
-from relay.tls import CertificateStore
+from relay.smtp.submission import Login, Submission, Verdict
 
 REFUSALS = {
     "refuse-451": replies.TRY_LATER,
@@ -57,7 +57,7 @@ class ServicesDouble:
         self._accepted = accepted
 
     def authenticate(self, password: str) -> Login | Reply:
-        """As `relay.submission.Services` says."""
+        """As `relay.smtp.submission.Services` says."""
         if password == "unavailable":
             return replies.AUTH_UNAVAILABLE
         if password == "bug":
@@ -69,7 +69,7 @@ class ServicesDouble:
         return Login("0" * 64, ApiKey("key", "user", "full_access", None))
 
     def accept(self, submission: Submission) -> Verdict:
-        """As `relay.submission.Services` says. The id names octets and digest of what was received."""
+        """As `relay.smtp.submission.Services` says. The id names octets and digest of what was received."""
         knob = submission.recipients[0].partition("@")[0]
         if knob in REFUSALS:
             return Verdict(REFUSALS[knob], knob)

@@ -12,14 +12,14 @@ from typing import Any
 import gevent
 import gevent.socket
 
-from relay.records import ApiKey, RecipientRule
+from relay.core.records import ApiKey, RecipientRule
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Pace
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.session import Session
-from relay.smtp.wire import PlainWire, Wire
-from relay.submission import Login, Submission, Verdict
+from relay.smtp.submission import Login, Submission, Verdict
+from relay.smtp.transport import PlainWire, Wire
 
 OPTIONS = Options("relay.test", max_message_size=2000, max_recipients=3, spool_threshold=1000)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.mail import boundary, header, mailbox, parameter, stored_headers, transfer
-from relay.mail.header import Field
+from relay.mail import boundary, header_block, mailbox, parameters, stored_headers, transfer_encoding
+from relay.mail.header_block import Field
 
 _LINE = st.lists(
     st.sampled_from(
@@ -30,11 +30,11 @@ _BLOCK = st.lists(st.tuples(_LINE | st.sampled_from(["From: a@b.c", "X-B: 1"]), 
 )
 def test_a_clean_header_block_is_what_the_walk_finds(block: bytes, rest: bytes, before: bytes) -> None:
     raw = before + block + rest
-    short, body = header.read(raw, len(before), len(raw))
+    short, body = header_block.read(raw, len(before), len(raw))
     # Again, now that its lines may be remembered.
-    assert header.read(raw, len(before), len(raw)) == (short, body)
+    assert header_block.read(raw, len(before), len(raw)) == (short, body)
     if short.clean:
-        assert header.read(raw, len(before), len(raw), shortcuts=False) == (short, body)
+        assert header_block.read(raw, len(before), len(raw), shortcuts=False) == (short, body)
 
 
 _BASE64_LINES = st.builds(
@@ -54,17 +54,17 @@ _DAMAGE = st.lists(
 
 @pytest.mark.parametrize("step", [100_000, 100])
 def test_base64_is_kept_or_read_to_the_same_end(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "_STEP", step)
-    monkeypatch.setattr(transfer, "_MAX_WIDTH", min(step, 1024))
+    monkeypatch.setattr(transfer_encoding, "_STEP", step)
+    monkeypatch.setattr(transfer_encoding, "_MAX_WIDTH", min(step, 1024))
 
     @settings(max_examples=500, deadline=None)
     @given(_BASE64_LINES, _DAMAGE)
     def same(octets: bytes, damage: list[tuple[int, int, bytes]]) -> None:
         for place, removed, added in damage:
             octets = octets[:place] + added + octets[place + removed :]
-        kept = transfer.to_base64(b"x\n" + octets + b"\nx", 2, 2 + len(octets), "base64")
+        kept = transfer_encoding.to_base64(b"x\n" + octets + b"\nx", 2, 2 + len(octets), "base64")
         # Sound Base64 keeps bits in its last character that mean nothing.
-        assert b64decode(kept, validate=True) == transfer.decode_base64(octets)
+        assert b64decode(kept, validate=True) == transfer_encoding.decode_base64(octets)
 
     same()
 
@@ -83,8 +83,8 @@ def test_quoted_printable_and_line_ends(octets: bytes) -> None:
     decoded = re.sub(
         rb"=(?:([0-9A-Fa-f]{2})|\r?\n|\Z)", lambda match: bytes.fromhex(match[1].decode()) if match[1] else b"", trimmed
     )
-    assert transfer.decode_quoted_printable(octets) == decoded
-    assert transfer.lf_lines(octets) == octets.replace(b"\r\n", b"\n")
+    assert transfer_encoding.decode_quoted_printable(octets) == decoded
+    assert transfer_encoding.lf_lines(octets) == octets.replace(b"\r\n", b"\n")
 
 
 _VIEW = st.lists(
@@ -199,9 +199,9 @@ _PARAMETER = st.lists(
 @given(st.sampled_from(["text/plain; ", "Multipart/Mixed;boundary=", 'a/b;\tx="', "a;", ""]), _PARAMETER, st.booleans())
 def test_a_value_with_one_parameter_is_what_the_long_way_finds(start: str, rest: str, closed: bool) -> None:
     view = start + rest + ('"' if closed else "")
-    assert parameter.parse(view) == parameter.parse(view, shortcuts=False)
+    assert parameters.parse(view) == parameters.parse(view, shortcuts=False)
     long = view.replace("x", "x" * 100)
-    assert parameter.parse(long) == parameter.parse(long, shortcuts=False)
+    assert parameters.parse(long) == parameters.parse(long, shortcuts=False)
 
 
 def test_a_domain_that_is_none_is_left_to_the_long_way() -> None:

@@ -15,11 +15,11 @@ patch_psycopg()
 
 import gevent
 
-from relay.cache import Cache
-from relay.intents import Intents
-from relay.sqs import Queue
-from relay.store import Store
-from relay.sweep import Sweep
+from relay.aws.sqs import Queue
+from relay.jobs.intents import Intents
+from relay.jobs.sweep import Sweep
+from relay.postgres.store import Store
+from relay.redis.cache import Cache
 
 
 def main() -> None:

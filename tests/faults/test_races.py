@@ -15,16 +15,16 @@ import pytest
 import redis
 from psycogreen.gevent import patch_psycopg
 
-from relay.accept import AcceptOptions, Acceptor
-from relay.cache import Cache
-from relay.commits import Stored
-from relay.database import Database
-from relay.errors import Unavailable
-from relay.lookups import Lookups
-from relay.records import ApiKey, EmailRow, RecipientRule
-from relay.spool import Body
-from relay.store import KeyRecord, Store
-from relay.submission import Login, Submission, Verdict
+from relay.core.errors import Unavailable
+from relay.core.records import ApiKey, EmailRow, RecipientRule
+from relay.intake.acceptor import AcceptOptions, Acceptor
+from relay.intake.lookups import Lookups
+from relay.postgres.database import Database
+from relay.postgres.group_commit import Stored
+from relay.postgres.store import KeyRecord, Store
+from relay.redis.cache import Cache
+from relay.smtp.spool import Body
+from relay.smtp.submission import Login, Submission, Verdict
 from scripts.database import NewApiKey, execute, query
 from tests.faults.proxy import Proxy
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from relay import address as relay_address
+from relay.core import address as relay_address
 from relay.mail import filename, mailbox, reader
-from relay.smtp import framing, proxyprotocol, sasl
+from relay.smtp import framing, proxy_protocol, sasl
 from relay.smtp.session import Session
 from tests.fuzz import catalogue
 from tests.fuzz.catalogue import Target
@@ -51,7 +51,7 @@ def test_inputs_survive_being_written(tmp_path: Path, monkeypatch: pytest.Monkey
         ("framing", framing, "_HELD_BACK", 1),
         ("path", relay_address, "_DOT_ATOM", re.compile("")),
         ("sasl", sasl, "_BASE64", re.compile(rb"[A-Za-z0-9+/=]*")),
-        ("proxy", proxyprotocol, "_SHORTEST_LINE", 40),
+        ("proxy", proxy_protocol, "_SHORTEST_LINE", 40),
         ("parameters", filename, "_CONTROLS", re.compile("\0")),
         ("addresses", mailbox, "_PLAIN_NAME", re.compile("")),
         ("dialogue", Session, "_in_the_clear", False),

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relay import __main__, supervisor
+from relay import __main__
+from relay.process import master
 
 BEHAVIOUR = os.environ.get("SMALL_WORKER", "good")
 
@@ -46,9 +47,9 @@ def serve(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]
 
     import config.logging
     from config.settings import Settings
-    from relay import orders
-    from relay.listening import Listener
-    from relay.tls import CertificateStore
+    from relay.process import signals
+    from relay.server.certificate import CertificateStore
+    from relay.server.sockets import Listener
 
     settings = Settings.from_json(settings_json)
     config.logging.configure(settings)
@@ -88,8 +89,8 @@ def serve(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]
             gevent.sleep(0.01)
         drained.set()
 
-    orders.CERTIFICATE_POLL_SECONDS = 0.05
-    orders.attend(lifeline, drain=drain, certificate=certificate)
+    signals.CERTIFICATE_POLL_SECONDS = 0.05
+    signals.attend(lifeline, drain=drain, certificate=certificate)
     log.info("ready", index=index, pid=os.getpid())
     drained.wait()
     log.info("worker drained", index=index)
@@ -97,6 +98,6 @@ def serve(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]
 
 
 if __name__ == "__main__":
-    supervisor.STARTED_AFTER = float(os.environ.get("SMALL_STARTED_AFTER", "3"))
-    supervisor.KILL_GRACE = 0.2
-    sys.exit(supervisor.run(prepare, serve))
+    master.STARTED_AFTER = float(os.environ.get("SMALL_STARTED_AFTER", "3"))
+    master.KILL_GRACE = 0.2
+    sys.exit(master.run(prepare, serve))

@@ -39,7 +39,7 @@ def send(client: smtplib.SMTP) -> tuple[int, bytes]:
 
 def bulk_processes(relay: Relay) -> list[psutil.Process]:
     family = psutil.Process(relay.pid).children(recursive=True)
-    return [process for process in family if "relay.bulkprocess" in process.cmdline()]
+    return [process for process in family if "relay.process.bulk" in process.cmdline()]
 
 
 def test_more_at_a_time_than_there_is_memory_for_are_all_accepted(

@@ -12,15 +12,15 @@ import gevent.socket
 import pytest
 
 from config.settings import Settings
-from relay.limits.guard import Guards
-from relay.listening import Listener
-from relay.redis_link import RedisLink
-from relay.server import Server
+from relay.limits.client import Guards
+from relay.redis.link import RedisLink
+from relay.server.server import Server
+from relay.server.sockets import Listener
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Drain, Pace
-from relay.smtp.wire import PlainWire
-from relay.spool import Body
-from relay.submission import Submission, Verdict
+from relay.smtp.spool import Body
+from relay.smtp.submission import Submission, Verdict
+from relay.smtp.transport import PlainWire
 from tests.dialogues.encounter import Encounter
 from tests.dialogues.encounter import Services as ServicesDouble
 
@@ -342,7 +342,7 @@ def test_small_replies_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> Non
         def run(self, **_: Any) -> None:
             options.append(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
-    monkeypatch.setattr("relay.server.Connection", Recorder)
+    monkeypatch.setattr("relay.server.server.Connection", Recorder)
     settings = Settings(database_url="postgresql://unused")
     link = RedisLink(None, verify_tls=True, timeout=1, pause=1)
     server = Server(settings, Guards(settings, link, ServicesDouble()), None)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.smtp.replies import Reply
-from relay.spool import Body
+from relay.smtp.spool import Body
 from tests.dialogues.encounter import Encounter, converse
 from tests.dialogues.stage import Stage
 

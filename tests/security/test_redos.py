@@ -15,12 +15,22 @@ from typing import Any
 
 import pytest
 
-from relay.address import BadAddress, normalise
-from relay.mail import Unusable, charset, encodedword, filename, flanker_address, mailbox, parameter, parse, transfer
+from relay.core.address import BadAddress, normalise
+from relay.mail import (
+    Unusable,
+    charset,
+    encoded_word,
+    filename,
+    flanker_address,
+    mailbox,
+    parameters,
+    parse,
+    transfer_encoding,
+)
 from relay.smtp import sasl
 from relay.smtp.path import parse_path
-from relay.smtp.proxyprotocol import NotProxied
-from relay.smtp.proxyprotocol import parse as parse_proxy_header
+from relay.smtp.proxy_protocol import NotProxied
+from relay.smtp.proxy_protocol import parse as parse_proxy_header
 
 LENGTH = 40_000
 UNITS = [
@@ -124,17 +134,17 @@ TARGETS: dict[str, Callable[[str], Any]] = {
     "display name": lambda text: mailbox.with_name(text, "a@b.example"),
     "flanker's address grammar": flanker_address.parse,
     "flanker's address grammar, as long as it gets": lambda text: flanker_address.parse(text[:2000]),
-    "encoded words": encodedword.decode,
-    "encoded words to be": encodedword.encode,
-    "parameters": lambda text: parameter.parse("text/plain; " + text),
-    "parameters in quotes": lambda text: parameter.parse(f'text/plain; name="{text}'),
+    "encoded words": encoded_word.decode,
+    "encoded words to be": encoded_word.encode,
+    "parameters": lambda text: parameters.parse("text/plain; " + text),
+    "parameters in quotes": lambda text: parameters.parse(f'text/plain; name="{text}'),
     "file name": filename.clean,
     "file name of a message": filename.for_message,
-    "transfer encoding": transfer.name,
+    "transfer encoding": transfer_encoding.name,
     "charset": lambda text: charset.decode(b"\xe4", text),
-    "base64": lambda text: transfer.decode(text.encode("latin-1"), "base64"),
-    "quoted-printable": lambda text: transfer.decode(text.encode("latin-1"), "quoted-printable"),
-    "uuencode": lambda text: transfer.decode(text.encode("latin-1"), "uuencode"),
+    "base64": lambda text: transfer_encoding.decode(text.encode("latin-1"), "base64"),
+    "quoted-printable": lambda text: transfer_encoding.decode(text.encode("latin-1"), "quoted-printable"),
+    "uuencode": lambda text: transfer_encoding.decode(text.encode("latin-1"), "uuencode"),
     "normal form of a local part": lambda text: normalise(text, "b.example"),
     "normal form of a domain": lambda text: normalise("a", text),
     "SMTP path": parse_path,

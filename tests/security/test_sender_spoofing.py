@@ -16,9 +16,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from relay import policy
+from relay.core.records import ApiKey
+from relay.intake import policy
 from relay.mail import Unusable, parse
-from relay.records import ApiKey
 from scripts.database import NewApiKey
 from tests.integration.relay_process import Relay
 

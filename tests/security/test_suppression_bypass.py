@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from relay import policy
+from relay.core.records import RecipientRule
+from relay.intake import policy
 from relay.mail import parse
-from relay.records import RecipientRule
 from relay.smtp.path import parse_path
 from scripts.database import NewApiKey
 from tests.integration.relay_process import Relay

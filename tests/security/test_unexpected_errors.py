@@ -96,9 +96,9 @@ def in_transaction(module):
 
 
 BUGS = {
-    "relay.policy": in_policy,
-    "relay.mail.content": in_content,
-    "relay.gate": in_gate,
+    "relay.intake.policy": in_policy,
+    "relay.mail.body": in_content,
+    "relay.intake.services": in_gate,
     "relay.smtp.transaction": in_transaction,
 }
 

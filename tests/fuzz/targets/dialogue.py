@@ -7,15 +7,15 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from relay.address import comparison_form
-from relay.records import ApiKey
+from relay.core.address import comparison_form
+from relay.core.records import ApiKey
 from relay.smtp import replies
 from relay.smtp.framing import Flaw, Framing
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.session import LINE_LIMIT, Expects, Session
-from relay.spool import Body
-from relay.submission import Login, Submission, Verdict
+from relay.smtp.spool import Body
+from relay.smtp.submission import Login, Submission, Verdict
 from tests.fuzz.stream import EndOfStream, Script, Stream
 
 _PLAIN = b64encode(b"\0any\0good")

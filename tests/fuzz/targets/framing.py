@@ -8,7 +8,7 @@ from itertools import islice
 
 from relay.smtp import framing
 from relay.smtp.framing import DataEnd, Flaw, Framing
-from relay.spool import NoRoom
+from relay.smtp.spool import NoRoom
 from tests.fuzz.stream import EndOfStream, Script, Stream
 
 TOKENS = (b"\r\n", b"\r\n.\r\n", b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r\n..", b"\r.\r", b"\n\n", b"\r\r\n", b"\0")

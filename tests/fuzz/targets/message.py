@@ -11,11 +11,11 @@ from pathlib import Path
 
 import orjson
 
-from relay import insertion
-from relay.address import comparison_form
+from relay.core.address import comparison_form
+from relay.core.records import EmailRow
 from relay.mail import Limits, Message, Unusable
 from relay.mail.reader import read
-from relay.records import EmailRow
+from relay.postgres import insert_emails
 from tests.fuzz.stream import Script
 
 TOKENS = (
@@ -152,7 +152,7 @@ def _check_row(message: Message) -> None:
         tags=message.tags,
         idempotency_key=message.idempotency_key,
     )
-    payload = insertion.encode([row], row.recipients)
+    payload = insert_emails.encode([row], row.recipients)
     assert "\0" not in message.html + message.text + "".join(each.filename for each in message.attachments)
     stored = orjson.loads(payload)
     assert stored["from"] == message.sender

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from relay.mail import encodedword, filename, parameter
+from relay.mail import encoded_word, filename, parameters
 
 TOKENS = (
     b"=?utf-8?q?",
@@ -52,10 +52,10 @@ def seeds() -> Iterator[bytes]:
 def check(octets: bytes) -> None:
     """Raises AssertionError where something can't be stored, or says something else when it is read again."""
     view = octets.decode("latin-1")
-    text = encodedword.decode(view)
+    text = encoded_word.decode(view)
     _check_text(text)
     _check_encoded(text)
-    found = parameter.parse(view)
+    found = parameters.parse(view)
     assert found.value == found.value.lower()
     assert found.texts.keys() == found.views.keys()
     for name, value in found.texts.items():
@@ -75,11 +75,11 @@ def _check_text(text: str) -> None:
 
 def _check_encoded(text: str) -> None:
     line = re.sub(r"[\r\n]+", " ", text)
-    for encode in (encodedword.encode, encodedword.encode_whole):
+    for encode in (encoded_word.encode, encoded_word.encode_whole):
         written = encode(line)
         assert all(" " <= character <= "~" for character in written), written
         assert all(len(word) <= 75 for word in _WORD.findall(written))
-        assert encodedword.decode(written) == line, (line, written)
+        assert encoded_word.decode(written) == line, (line, written)
 
 
 def _check_name(text: str) -> None:
@@ -99,6 +99,6 @@ def _check_written(view: str) -> None:
     """A value that was quoted as RFC 2045 has it is read as it was."""
     value = re.sub(r"[\r\n]", "", view)
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-    found = parameter.parse(f'text/plain; x="{quoted}"; y=z')
+    found = parameters.parse(f'text/plain; x="{quoted}"; y=z')
     assert found.value == "text/plain"
     assert found.views == {"x": value, "y": "z"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.address import MAX_ADDRESS_LENGTH, BadAddress, domain_of, normalise
+from relay.core.address import MAX_ADDRESS_LENGTH, BadAddress, domain_of, normalise
 from relay.mail import mailbox
 from relay.smtp.path import Path, parse_path
 

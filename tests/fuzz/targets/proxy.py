@@ -6,8 +6,8 @@ import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 
-from relay.smtp.proxyprotocol import MAX_OCTETS as MOST
-from relay.smtp.proxyprotocol import Header, NotProxied, read
+from relay.smtp.proxy_protocol import MAX_OCTETS as MOST
+from relay.smtp.proxy_protocol import Header, NotProxied, read
 from tests.fuzz.stream import Script, Stream
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

@@ -10,9 +10,9 @@ import psycopg2.extensions
 import pytest
 from psycogreen.gevent import patch_psycopg
 
-from relay.cache import Cache
-from relay.records import EmailRow
-from relay.store import Store
+from relay.core.records import EmailRow
+from relay.postgres.store import Store
+from relay.redis.cache import Cache
 
 
 @pytest.fixture(autouse=True)

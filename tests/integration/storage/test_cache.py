@@ -23,12 +23,12 @@ import psycopg2
 import pytest
 import redis
 
-from relay import metrics
-from relay.cache import Cache
-from relay.claims import Claim, Holder, key_of
-from relay.errors import Unavailable
-from relay.lookups import Lookups
-from relay.store import NO_DOMAIN, Store
+from relay.core import metrics
+from relay.core.errors import Unavailable
+from relay.intake.lookups import Lookups
+from relay.postgres.store import NO_DOMAIN, Store
+from relay.redis.cache import Cache
+from relay.redis.claims import Claim, Holder, key_of
 from scripts.database import NewApiKey
 from scripts.services import Valkey, free_port
 from tests.certificates import write_pair

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from relay import metrics
-from relay.cache import Cache
-from relay.errors import Unavailable
-from relay.lookups import Lookups
-from relay.store import Store
+from relay.core import metrics
+from relay.core.errors import Unavailable
+from relay.intake.lookups import Lookups
+from relay.postgres.store import Store
+from relay.redis.cache import Cache
 from scripts.database import NewApiKey
 from scripts.services import free_port
 

@@ -16,14 +16,14 @@ import gevent
 import pytest
 import redis
 
-from relay import metrics
-from relay.cache import Cache
-from relay.intents import Intents
-from relay.jobs import BATCH_SIZE, Job, Publisher
-from relay.records import EmailRow
-from relay.sqs import Queue
-from relay.store import Store
-from relay.sweep import Sweep
+from relay.aws.sqs import Queue
+from relay.core import metrics
+from relay.core.records import EmailRow
+from relay.jobs.intents import Intents
+from relay.jobs.publisher import BATCH_SIZE, Job, Publisher
+from relay.jobs.sweep import Sweep
+from relay.postgres.store import Store
+from relay.redis.cache import Cache
 from scripts.services import Sqs, free_port
 
 MakeRow = Callable[..., EmailRow]

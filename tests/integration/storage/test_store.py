@@ -17,13 +17,13 @@ import psutil
 import psycopg2
 import pytest
 
-from relay.address import BadAddress, normalise_domain
-from relay.commits import Outcome, Repeated, Stored, Suppressed, _Session
-from relay.database import Database
-from relay.errors import Unavailable
-from relay.insertion import encode
-from relay.records import EmailRow, StoredAttachment
-from relay.store import NO_DOMAIN, Store
+from relay.core.address import BadAddress, normalise_domain
+from relay.core.errors import Unavailable
+from relay.core.records import EmailRow, StoredAttachment
+from relay.postgres.database import Database
+from relay.postgres.group_commit import Outcome, Repeated, Stored, Suppressed, _Session
+from relay.postgres.insert_emails import encode
+from relay.postgres.store import NO_DOMAIN, Store
 from scripts.database import NewApiKey, apply_schema, execute
 from scripts.services import Postgres, free_port
 

@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 import redis
 
-from relay import suppressions
-from relay.cache import Cache
-from relay.commits import Stored
-from relay.lookups import Lookups
-from relay.records import EmailRow
-from relay.store import Store
-from relay.streams import Snapshot
-from relay.suppressions import BUCKET_SIZE
-from relay.warming import Selection, Summary, Warming
+from relay.core.records import EmailRow
+from relay.intake.lookups import Lookups
+from relay.operator.warming import Selection, Summary, Warming
+from relay.postgres.group_commit import Stored
+from relay.postgres.snapshot import Snapshot
+from relay.postgres.store import Store
+from relay.redis import suppression_lists
+from relay.redis.cache import Cache
+from relay.redis.suppression_lists import BUCKET_SIZE
 from scripts.database import NewApiKey
 from scripts.services import free_port
 
@@ -379,7 +379,7 @@ def test_ctrl_c_ends_the_command_in_good_order(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out.startswith("Interrupted after 0 keys and 30,000 suppressions of 1 users")
-    assert client.keys("smtp-relay:suppressions:*") == [suppressions.marker_key("a")]
+    assert client.keys("smtp-relay:suppressions:*") == [suppression_lists.marker_key("a")]
     assert client.keys("smtp-relay:suppressed:*:b") == []
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from config import environment
 from config.settings import Settings, Source
-from relay.records import RecipientRule
+from relay.core.records import RecipientRule
 from tests.certificates import write_pair
 
 DATABASE_URL = "postgres://user:hunter2@db.example:5432/mail?sslmode=require"

@@ -10,7 +10,7 @@ import redis
 
 from relay.limits import attempts
 from relay.limits.attempts import Admission, Attempts, Candidate
-from relay.redis_link import RedisLink
+from relay.redis.link import RedisLink
 
 HERE, ELSEWHERE = b"origin-1", b"origin-2"
 

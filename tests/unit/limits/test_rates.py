@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from relay.limits.rates import Rate, Rates
-from relay.redis_link import RedisLink
+from relay.redis.link import RedisLink
 from relay.smtp import replies
 from scripts.services import free_port
 

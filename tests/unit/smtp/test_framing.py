@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relay.smtp import framing
 from relay.smtp.framing import DataEnd, Flaw, Framing
-from relay.spool import NoRoom
+from relay.smtp.spool import NoRoom
 
 #: What lines and data may end with, more often than chance would have it.
 OCTETS = st.lists(

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from relay.records import RecipientRule
+from relay.core.records import RecipientRule
 from relay.smtp import replies
 from relay.smtp.framing import DataEnd, Flaw
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.session import Expects, Session
-from relay.submission import Verdict
+from relay.smtp.submission import Verdict
 from tests.dialogues.encounter import OPTIONS, Services
 
 GOOD = b"AUTH PLAIN AGFueQBnb29k"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
-from relay.records import ApiKey
+from relay.core.records import ApiKey
 from relay.smtp import replies
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.session import Session
-from relay.submission import Login, Submission, Verdict
+from relay.smtp.submission import Login, Submission, Verdict
 
 LOGIN = Login("0" * 64, ApiKey("key", "user", "full_access", None))
 AUTH = b"AUTH PLAIN " + base64.b64encode(b"\0user\0good")

@@ -1,0 +1,260 @@
+"""From a complete message to a committed row, or to the reply that says why not.
+
+The order is what makes it safe: parse, ask Redis everything in one round trip, commit, answer. The row's id is made
+first, and whoever else has the same message in hand learns that id from Redis; whether it ever became a row only
+Postgres can tell, and only repeats ask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Self
+
+import gevent
+import structlog
+
+from config.settings import Settings
+from relay.core import deadlines, metrics
+from relay.core.errors import Unavailable
+from relay.core.ids import new_email_id
+from relay.core.records import EmailRow
+from relay.intake import policy
+from relay.intake.lookups import Lookups, Screening
+from relay.intake.policy import RECIPIENTS_PER_ROW, Recipients
+from relay.mail import Limits, Message, Unusable, parse
+from relay.postgres.group_commit import Repeated, Stored
+from relay.postgres.store import Store
+from relay.redis.claims import Claim, Holder, key_of
+from relay.smtp import replies
+from relay.smtp.replies import Reply
+from relay.smtp.submission import Submission, Verdict
+
+log = structlog.get_logger(__name__)
+
+#: How long a repeat waits to learn what became of the transaction that has the same message in hand; seconds.
+PATIENCE_SECONDS: Final = 4.0
+#: And what it keeps back of the time for its reply, so that its last look at Postgres is one; seconds.
+_RESERVE_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 0.05
+_LOGGED_NAMES: Final = 20
+
+_PARSE_SECONDS: Final = metrics.STAGE_SECONDS.labels("parse")
+_SCREEN_SECONDS: Final = metrics.STAGE_SECONDS.labels("screen")
+_STORE_SECONDS: Final = metrics.STAGE_SECONDS.labels("store")
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptOptions:
+    """What the operator decided, as far as accepting goes."""
+
+    limits: Limits = field(default_factory=Limits)
+    #: How long a message is known as one that came before; 0: not at all.
+    dedupe_seconds: int = 3600
+    #: Whether stored rows need a job: not so in polling mode.
+    publishes: bool = False
+    #: How long all that Postgres is asked for one message may take together; seconds.
+    answer_seconds: float = 4.8
+    #: A claim without a row is taken over after this long: its holder has died. Longer than a commit may take; seconds.
+    lease_seconds: float = 15.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the settings say."""
+        limits = Limits(
+            max_parts=settings.max_parts,
+            max_part_depth=settings.max_part_depth,
+            allow_utf8_local_parts=settings.allow_utf8_local_parts,
+        )
+        return cls(limits, settings.dedupe_seconds, publishes=settings.queue_url is not None)
+
+
+class _Refused(Exception):
+    """Leaves the accept path with a reply; on its way out, claims are given back."""
+
+    def __init__(self, reply: Reply, outcome: str) -> None:
+        super().__init__(outcome)
+        self.reply = reply
+        self.outcome = outcome
+
+
+class Acceptor:
+    """Accepts one message at a time for each greenlet that calls it."""
+
+    def __init__(self, lookups: Lookups, store: Store, options: AcceptOptions) -> None:
+        self._lookups = lookups
+        self._store = store
+        self._options = options
+
+    def accept(self, submission: Submission) -> Verdict:
+        """Stores the message. A positive reply means that its rows are committed. Raises nothing but for bugs."""
+        try:
+            message, key = self._read(submission)
+            end = deadlines.begin(self._options.answer_seconds)
+            try:
+                return self._store_message(submission, message, key)
+            finally:
+                end()
+        except Unusable as unusable:
+            return Verdict(policy.refusal(unusable), unusable.fault.value)
+        except _Refused as refused:
+            return Verdict(refused.reply, refused.outcome)
+        except Unavailable as unavailable:
+            return Verdict(replies.TRY_LATER, f"{unavailable.service}_unavailable")
+
+    def _read(self, submission: Submission) -> tuple[Message, bytes]:
+        """The message, and the key of claims for it, or nothing where none are made.
+
+        The octets themselves go no further: tens of megabytes less, while the message is stored.
+        """
+        raw = submission.body.read()
+        began = time.monotonic()
+        message = parse(raw, self._options.limits)
+        _PARSE_SECONDS.observe(time.monotonic() - began)
+        metrics.PARSED.labels(message.parser).inc()
+        if message.dropped_headers:
+            _log_dropped(submission, message.dropped_headers)
+        if not message.message_id or not self._options.dedupe_seconds:
+            return message, b""
+        return message, key_of(submission.login.key.user_id, message.message_id, raw)
+
+    def _store_message(self, submission: Submission, message: Message, key: bytes) -> Verdict:
+        login = submission.login
+        _require(policy.may_send_from(login.key, message.from_addresses), "domain")
+        everyone = policy.recipients_of(message, submission.recipients, submission.rule)
+        mailboxes = everyone.mailboxes()
+        if not mailboxes:
+            raise _Refused(replies.NO_RECIPIENTS, "no_recipients")
+        ids = [new_email_id() for _ in range(0, len(mailboxes), RECIPIENTS_PER_ROW)]
+        claim = Claim(key, login.key.user_id, ids[0], self._options.dedupe_seconds) if key else None
+        attempt = _Attempt(self._lookups, claim, mailboxes, ids if self._options.publishes else ())
+        try:
+            began = time.monotonic()
+            screening = attempt.screen(login.token_hash, login.key.user_id)
+            _SCREEN_SECONDS.observe(time.monotonic() - began)
+            self._judge(screening, login.key.user_id, message)
+            holders = self._settle(attempt, screening.held) if screening.held else {}
+            fresh = everyone if not holders else everyone.only(set(mailboxes) - holders.keys())
+            if holders and not fresh.mailboxes():
+                attempt.release()
+                return _repeated(max(holders.values(), key=lambda holder: holder.age_ms).email_id)
+            return self._insert(attempt, message, fresh, login.key.user_id, ids, idempotent=not holders)
+        except Unavailable as unavailable:
+            if not unavailable.unclear:
+                attempt.release()
+            raise
+        except Exception:
+            attempt.release()
+            raise
+
+    def _judge(self, screening: Screening, user_id: str, message: Message) -> None:
+        if screening.key is None or screening.key.user_id != user_id:
+            raise _Refused(replies.KEY_REVOKED, "revoked")
+        _require(policy.may_send_from(screening.key, message.from_addresses), "domain")
+        if screening.suppressed:
+            raise self._suppressed(user_id, screening.suppressed)
+
+    def _suppressed(self, user_id: str, suppressed: Mapping[str, str]) -> _Refused:
+        """The refusal, and its event for the webhooks."""
+        named = list(suppressed.items())
+        payload = {
+            "reason": "recipient_suppressed",
+            "recipients": [{"email": address, "reason": reason} for address, reason in named],
+            "recipient_count": len(named),
+            "submitted_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+        self._store.record_suppressed(user_id, payload)
+        return _Refused(replies.suppressed(named), "suppressed")
+
+    def _settle(self, attempt: _Attempt, held: Mapping[str, Holder]) -> dict[str, Holder]:
+        """Finds out which recipients really have the message already, waiting for whoever is storing it right now.
+
+        Returns them with their rows. All others are claimed by this attempt.
+        """
+        settled: dict[str, Holder] = {}
+        open_questions = dict(held)
+        give_up = deadlines.after(PATIENCE_SECONDS + _RESERVE_SECONDS) - _RESERVE_SECONDS
+        while open_questions:
+            stored = self._store.rows_exist({holder.email_id for holder in open_questions.values()})
+            settled |= {box: holder for box, holder in open_questions.items() if holder.email_id in stored}
+            open_questions = {box: holder for box, holder in open_questions.items() if holder.email_id not in stored}
+            lease_ms = self._options.lease_seconds * 1000
+            stale = {box: holder for box, holder in open_questions.items() if holder.age_ms > lease_ms}
+            if stale:
+                taken_first = attempt.take_over(stale)
+                open_questions = {box: h for box, h in open_questions.items() if box not in stale} | taken_first
+            elif open_questions:
+                if time.monotonic() > give_up:
+                    raise _Refused(replies.TRY_LATER, "still_in_progress")
+                gevent.sleep(_POLL_SECONDS)
+                open_questions = attempt.claim_again(open_questions)
+        return settled
+
+    def _insert(
+        self, attempt: _Attempt, message: Message, fresh: Recipients, user_id: str, ids: list[str], *, idempotent: bool
+    ) -> Verdict:
+        rows = policy.rows(message, fresh, user_id, ids, idempotent=idempotent)
+        began = time.monotonic()
+        outcome = self._store.insert(rows, fresh.mailboxes())
+        _STORE_SECONDS.observe(time.monotonic() - began)
+        if isinstance(outcome, Stored):
+            return Verdict(replies.queued(ids[0]), "queued", ids[0], tuple(ids[: len(rows)]))
+        if isinstance(outcome, Repeated):
+            left_out = self._left_out(outcome.first_id, rows, fresh)
+            if left_out:
+                return self._insert(attempt, message, fresh.only(left_out), user_id, ids, idempotent=False)
+            attempt.release()
+            return _repeated(outcome.first_id)
+        self._lookups.learned(user_id, outcome.reasons)
+        raise self._suppressed(user_id, outcome.reasons)
+
+    def _left_out(self, first_id: str, rows: Sequence[EmailRow], fresh: Recipients) -> set[str]:
+        """Who is new in a message whose idempotency key has been used, when it is the same message in another part.
+
+        A mail server that splits a message gives each part the same key; without Redis nothing else connects them.
+        What came as several rows is never taken for a part: only the first of them could be found again.
+        """
+        return self._store.left_out(first_id, rows[0], fresh.mailboxes()) if len(rows) == 1 else set()
+
+
+class _Attempt:
+    """One transaction's hold on a message: what it has claimed in Redis, to be given back unless a row comes of it."""
+
+    def __init__(self, lookups: Lookups, claim: Claim | None, mailboxes: Sequence[str], intents: Sequence[str]) -> None:
+        self._lookups = lookups
+        self._claim = claim
+        self._mailboxes = mailboxes
+        self._intents = intents
+
+    def screen(self, token_hash: str, user_id: str) -> Screening:
+        return self._lookups.screen(token_hash, user_id, self._mailboxes, claim=self._claim, intents=self._intents)
+
+    def claim_again(self, mailboxes: Collection[str]) -> dict[str, Holder]:
+        """Claims whom nobody holds any more; returns those that are still held."""
+        return {} if self._claim is None else self._lookups.claim(self._claim, mailboxes)
+
+    def take_over(self, stale: Mapping[str, Holder]) -> dict[str, Holder]:
+        """Claims those whose holder has died; returns those that somebody else took over first."""
+        return {} if self._claim is None else self._lookups.take_over(self._claim, stale)
+
+    def release(self) -> None:
+        """Nothing came of it: whoever has the same message may store it."""
+        self._lookups.release(self._claim, self._mailboxes, self._intents)
+
+
+def _log_dropped(submission: Submission, names: Sequence[str]) -> None:
+    """SES takes no more headers, or not these (contract section 3): their names are logged, never their values."""
+    log.info(
+        "headers dropped", connection=submission.connection_id, count=len(names), names=list(names[:_LOGGED_NAMES])
+    )
+
+
+def _require(refusal: Reply | None, outcome: str) -> None:
+    if refusal is not None:
+        raise _Refused(refusal, outcome)
+
+
+def _repeated(first_id: str) -> Verdict:
+    return Verdict(replies.already_queued(first_id), "repeated", first_id)

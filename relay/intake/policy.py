@@ -1,0 +1,144 @@
+"""May this key send this message to these people, and as which rows? Speaks neither SMTP nor SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import field
+from typing import Final
+
+from relay.core.address import comparison_form, domain_of
+from relay.core.frozen import frozen
+from relay.core.records import ApiKey, EmailRow, RecipientRule
+from relay.mail import Fault, Message, Unusable
+from relay.smtp import replies
+from relay.smtp.replies import Reply
+
+#: SES refuses a mail with more recipients than this, To, Cc and Bcc together; more of them become several rows.
+RECIPIENTS_PER_ROW: Final = 50
+
+
+@frozen
+class Recipients:
+    """Who receives a message, by header field; nobody is in two of them. Addresses in the stored form."""
+
+    to: tuple[str, ...]
+    cc: tuple[str, ...]
+    bcc: tuple[str, ...]
+    _mailboxes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def mailboxes(self) -> tuple[str, ...]:
+        """Everyone, in comparison form."""
+        if not self._mailboxes:
+            everyone = tuple([comparison_form(address) for address in (*self.to, *self.cc, *self.bcc)])
+            object.__setattr__(self, "_mailboxes", everyone)
+        return self._mailboxes
+
+    def only(self, mailboxes: Collection[str]) -> Recipients:
+        """Those of them whose comparison form is given."""
+        return Recipients(*(_among(field, mailboxes) for field in (self.to, self.cc, self.bcc)))
+
+    def portions(self, size: int = RECIPIENTS_PER_ROW) -> list[Recipients]:
+        """The same people in groups of at most `size`, To first, then Cc, then Bcc."""
+        if len(self.to) + len(self.cc) + len(self.bcc) <= size:
+            return [self]
+        marked = [(0, a) for a in self.to] + [(1, a) for a in self.cc] + [(2, a) for a in self.bcc]
+        portions = []
+        for start in range(0, len(marked), size):
+            fields: tuple[list[str], list[str], list[str]] = ([], [], [])
+            for kind, address in marked[start : start + size]:
+                fields[kind].append(address)
+            portions.append(Recipients(*map(tuple, fields)))
+        return portions
+
+
+def _among(addresses: Iterable[str], mailboxes: Collection[str]) -> tuple[str, ...]:
+    return tuple(address for address in addresses if comparison_form(address) in mailboxes)
+
+
+def may_send_from(key: ApiKey, from_addresses: Sequence[str]) -> Reply | None:
+    """The domain restriction of the key: every address of every From field must be in it, sub-domains excluded.
+
+    None: it may.
+    """
+    if key.domain is None or all(domain_of(address) == key.domain for address in from_addresses):
+        return None
+    return replies.wrong_domain(key.domain)
+
+
+def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule) -> Recipients:
+    """Who receives the message. `envelope`: the forward-paths in the stored form.
+
+    `merge`: whoever is in To, Cc or Bcc, and whoever is in the envelope alone as Bcc: mail libraries strip that field
+    and leave its people in RCPT only. `envelope`: nobody but the envelope's, those in To or Cc there. `headers`: nobody
+    but the header's.
+    """
+    seen: dict[str, None] = {}
+    if rule is RecipientRule.ENVELOPE:
+        in_envelope = {comparison_form(address) for address in envelope}
+        to, cc = _fresh(_among(message.to, in_envelope), seen), _fresh(_among(message.cc, in_envelope), seen)
+        bcc = _fresh(envelope, seen)
+        return Recipients(to, cc, bcc, tuple(seen))
+    to = _fresh(message.to, seen)
+    cc = _fresh(message.cc, seen) if message.cc else ()
+    bcc = _fresh(message.bcc, seen) if message.bcc else ()
+    if rule is RecipientRule.MERGE:
+        bcc += _fresh(envelope, seen)
+    return Recipients(to, cc, bcc, tuple(seen))
+
+
+def _fresh(addresses: Iterable[str], seen: dict[str, None]) -> tuple[str, ...]:
+    """Those whose mailboxes have not been seen; now they have, in their order."""
+    kept = []
+    for address in addresses:
+        mailbox = comparison_form(address)
+        if mailbox not in seen:
+            seen[mailbox] = None
+            kept.append(address)
+    return tuple(kept)
+
+
+def rows(
+    message: Message, recipients: Recipients, user_id: str, ids: Sequence[str], *, idempotent: bool
+) -> list[EmailRow]:
+    """What is stored: one row for each portion of the recipients, under one of `ids` each.
+
+    `idempotent`: the first row carries the message's idempotency key. Not so for the rest of a message whose first part
+    has been stored under that key already.
+    """
+    # SES needs a body, and mails that are only a subject are common (contract section 3).
+    text = message.text if message.text or message.html else "\n"
+    return [
+        # In the order of the fields: by their names it takes three times as long.
+        EmailRow(
+            ids[number],
+            user_id,
+            message.sender,
+            portion.to,
+            portion.cc,
+            portion.bcc,
+            message.reply_to,
+            message.subject,
+            message.html,
+            text,
+            message.headers,
+            message.attachments,
+            message.tags,
+            message.idempotency_key if idempotent and number == 0 else None,
+        )
+        for number, portion in enumerate(recipients.portions())
+    ]
+
+
+def refusal(unusable: Unusable) -> Reply:
+    """The reply to a message that is at fault itself."""
+    match unusable.fault:
+        case Fault.NO_FROM:
+            return replies.NO_SENDER
+        case Fault.BAD_TAG:
+            return replies.bad_tag(unusable.detail)
+        case Fault.BAD_IDEMPOTENCY_KEY:
+            return replies.bad_idempotency_key(unusable.detail)
+        case Fault.UTF8_LOCAL_PART:
+            return replies.UTF8_LOCAL_PART
+        case Fault.ATTACHMENTS_TOO_LARGE:
+            return replies.ATTACHMENTS_TOO_LARGE

@@ -1,0 +1,1 @@
+"""Send jobs and the sweep that publishes what was left behind."""

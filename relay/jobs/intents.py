@@ -1,0 +1,89 @@
+"""What Redis remembers about jobs: which rows will need one, who sweeps, and who was reminded (contract section 5).
+
+An intent is noted before the row is committed, in the round trip that screens the message, and goes when SQS has taken
+the job. So whatever a crash leaves without a job is on this list, as long as Redis keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from relay.redis.cache import INTENTS_KEY
+from relay.redis.link import RedisLink, Script
+
+_LOCK_KEY: Final = b"smtp-relay:jobs:sweep"
+_REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
+
+_HOLD = Script(
+    """
+-- KEYS: lock. ARGV: token, milliseconds. Takes the lock, or keeps it.
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+)
+
+_LEAVE = Script(
+    """
+-- KEYS: lock. ARGV: token
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
+)
+
+
+class Intents:
+    """Every method but `drop` raises Silent when Redis does."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    def note(self, ids: Sequence[str]) -> None:
+        """Notes rows that need a job, as of now."""
+        now = self.now_ms()
+        self._link.call("ZADD", INTENTS_KEY, *(part for email_id in ids for part in (now, email_id)))
+
+    def drop(self, ids: Sequence[str]) -> None:
+        """Forgets rows whose job SQS has taken. Never blocks; when it gets lost, the sweep publishes once more."""
+        self._link.post([("ZREM", INTENTS_KEY, *ids)])
+
+    def settle(self) -> None:
+        """Returns when what was dropped so far is dropped in Redis. Raises Silent."""
+        self._link.call("PING")  # commands are carried out in their order
+
+    def older_than(self, seconds: float, *, skip: int, limit: int) -> list[tuple[str, float]]:
+        """Rows noted at least that long ago, with their age in seconds, oldest first."""
+        now = self.now_ms()
+        flat = self._link.call(
+            "ZRANGEBYSCORE", INTENTS_KEY, "-inf", now - int(seconds * 1000), "WITHSCORES", "LIMIT", skip, limit
+        )
+        return [
+            (email_id.decode(), (now - float(score)) / 1000)
+            for email_id, score in zip(flat[::2], flat[1::2], strict=True)
+        ]
+
+    def hold_lock(self, token: str, seconds: float) -> bool:
+        """Whether this process is the one that sweeps, for so long from now."""
+        return bool(_HOLD.run(self._link, [_LOCK_KEY], [token, int(seconds * 1000)]))
+
+    def leave_lock(self, token: str) -> None:
+        """Lets another process sweep."""
+        _LEAVE.run(self._link, [_LOCK_KEY], [token])
+
+    def reminded(self, ids: Sequence[str], within_seconds: float) -> set[str]:
+        """Which of these were marked within that time. Older marks are thrown away."""
+        before = self.now_ms() - int(within_seconds * 1000)
+        self._link.call("ZREMRANGEBYSCORE", _REMINDED_KEY, "-inf", before)
+        scores = self._link.call("ZMSCORE", _REMINDED_KEY, *ids)
+        return {email_id for email_id, score in zip(ids, scores, strict=True) if score is not None}
+
+    def mark_reminded(self, ids: Iterable[str]) -> None:
+        """Marks rows that got a further job."""
+        now = self.now_ms()
+        self._link.call("ZADD", _REMINDED_KEY, *(part for email_id in ids for part in (now, email_id)))
+
+    def now_ms(self) -> int:
+        """Redis's clock, unix milliseconds: one clock for all processes on all machines."""
+        seconds, microseconds = self._link.call("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000

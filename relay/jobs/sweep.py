@@ -1,0 +1,184 @@
+"""Publishes what was missed: rows whose job nobody knows to be in the queue (contract section 5).
+
+Two nets. The first are the intents in Redis: one that is still there half a minute after it was noted belongs to a
+process that died, or to a queue that was away. The second needs nothing but Postgres: a row that nobody has tried to
+deliver for a quarter of an hour gets a further job, at most one in six hours, because as a rule it means that the
+workers are behind and its job waits in the queue as it should. A job too many is harmless: workers claim the row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import gevent
+import structlog
+
+from relay.aws.sqs import Queue, QueueSilent
+from relay.core import metrics
+from relay.core.errors import Unavailable
+from relay.jobs.intents import Intents
+from relay.jobs.publisher import BATCH_SIZE, Job, send_jobs
+from relay.postgres.store import Store
+from relay.redis.link import Silent
+
+_log = structlog.get_logger(__name__)
+_SWEPT: Final = metrics.JOBS.labels("swept")
+
+_PAGE: Final = 200
+#: An intent whose row is not there is kept for so long (seconds): its message may still wait to be stored.
+_HOPELESS_SECONDS: Final = 600.0
+#: An intent that can't be published for so long is dropped; the second net remains.
+_FORGET_SECONDS: Final = 86_400.0
+_LOCK_SECONDS: Final = 60.0
+#: Marks kept in memory while Redis is away.
+_MAX_MARKS: Final = 10_000
+
+
+class Sweep:
+    """Runs in every process; a lock in Redis lets one of them work at a time."""
+
+    #: Seconds between two rounds over the intents, and between two looks at Postgres.
+    interval = 10.0
+    reminder_interval = 60.0
+    #: Age in seconds from which an intent is taken for forgotten. Above what a publisher tries by itself.
+    forgotten_after = 30.0
+    #: How long a row waits until it gets a further job, how long until yet another, and how many at most a second.
+    overdue_after = timedelta(minutes=15)
+    remind_again_after = 6 * 3600.0
+    reminders_per_second = 20.0
+    #: Rows that one look at Postgres reads.
+    reminder_rows = 4000
+
+    def __init__(self, queue: Queue, store: Store, intents: Intents) -> None:
+        self._queue = queue
+        self._store = store
+        self._intents = intents
+        self._token = uuid.uuid4().hex
+        self._marks: dict[str, float] = {}
+        self._seen_to: tuple[datetime, str] | None = None
+
+    def run(self) -> None:
+        """Sweeps until it is killed."""
+        until_reminder = self.reminder_interval * random.uniform(0.1, 1.0)  # noqa: S311 - spreads load
+        while True:
+            wait = self.interval * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+            gevent.sleep(wait)
+            self._unless_silent(self.publish_forgotten)
+            until_reminder -= wait
+            if until_reminder <= 0:
+                until_reminder = self.reminder_interval
+                self._unless_silent(self.remind)
+
+    def publish_forgotten(self) -> int:
+        """One round over the intents; how many jobs were published. Raises Silent, Unavailable and QueueSilent."""
+        if not self._intents.hold_lock(self._token, _LOCK_SECONDS):
+            return 0
+        published = kept = 0
+        try:
+            while True:
+                page = self._intents.older_than(self.forgotten_after, skip=kept, limit=_PAGE)
+                if not page:
+                    break
+                count, stays = self._publish_page(dict(page))
+                published += count
+                kept += stays
+                if len(page) < _PAGE or not self._intents.hold_lock(self._token, _LOCK_SECONDS):
+                    break
+        finally:
+            if published:
+                _log.info("forgotten_jobs_published", jobs=published)
+        self._intents.leave_lock(self._token)
+        return published
+
+    def remind(self) -> int:
+        """One look at what Postgres says is overdue; how many jobs were published. Raises Unavailable, QueueSilent."""
+        # Without Redis there is no lock, and each process looks for itself.
+        with contextlib.suppress(Silent):
+            if not self._intents.hold_lock(self._token, _LOCK_SECONDS):
+                return 0
+        published = 0
+        for _ in range(self.reminder_rows // _PAGE):
+            page = self._store.overdue(self.overdue_after, _PAGE, self._seen_to)
+            self._seen_to = page[-1] if len(page) == _PAGE else None
+            published += self._remind_page([email_id for _, email_id in page])
+            if self._seen_to is None:
+                break
+        if published:
+            _log.warning("overdue_jobs_published", jobs=published)
+        with contextlib.suppress(Silent):
+            self._intents.leave_lock(self._token)
+        return published
+
+    @staticmethod
+    def _unless_silent(sweep: Callable[[], int]) -> None:
+        try:
+            sweep()
+        except Silent:
+            _log.info("sweep_postponed", service="redis")
+        except Unavailable as unavailable:
+            _log.info("sweep_postponed", service=unavailable.service)
+        except QueueSilent as silent:
+            _log.info("sweep_postponed", service="sqs", code=silent.code)
+        except Exception:  # noqa: BLE001 - a sweep that ends for good is missed by nobody until mail is
+            _log.exception("sweep_failed")
+
+    def _publish_page(self, ages: dict[str, float]) -> tuple[int, int]:
+        """Publishes, drops or keeps these intents; how many were published, and how many stay on the list."""
+        ids = list(ages)
+        queued = self._store.queued(ids)
+        missing = set(ids) - queued
+        missing -= self._store.rows_exist(missing) if missing else set()
+        young = {email_id for email_id in missing if ages[email_id] < _HOPELESS_SECONDS}
+        forgotten = {email_id for email_id in queued if ages[email_id] > _FORGET_SECONDS}
+        if forgotten:
+            _log.error("intents_dropped", rows=len(forgotten))
+        dropped = [email_id for email_id in ids if email_id in forgotten or email_id not in queued | young]
+        if dropped:
+            self._intents.drop(dropped)
+        due = [email_id for email_id in ids if email_id in queued - forgotten]
+        refused = self._send(due)
+        return len(due) - refused, refused + len(young)
+
+    def _send(self, ids: Sequence[str]) -> int:
+        """Publishes these rows; how many the queue refused."""
+        refused = 0
+        for start in range(0, len(ids), BATCH_SIZE):
+            batch = ids[start : start + BATCH_SIZE]
+            failed = {job.email_id for job in send_jobs(self._queue, [Job.of(email_id) for email_id in batch])}
+            taken = [email_id for email_id in batch if email_id not in failed]
+            if taken:
+                self._intents.drop(taken)
+            refused += len(failed)
+            _SWEPT.inc(len(taken))
+        return refused
+
+    def _remind_page(self, ids: list[str]) -> int:
+        due = self._unmarked(ids) if ids else []
+        for start in range(0, len(due), BATCH_SIZE):
+            batch = due[start : start + BATCH_SIZE]
+            self._mark(batch)  # before, not after: an error in between must not make a flood
+            failed = send_jobs(self._queue, [Job.of(email_id) for email_id in batch])
+            _SWEPT.inc(len(batch) - len(failed))
+            gevent.sleep(len(batch) / self.reminders_per_second)
+        return len(due)
+
+    def _unmarked(self, ids: list[str]) -> list[str]:
+        now = time.monotonic()
+        known = {email_id for email_id in ids if now - self._marks.get(email_id, -math.inf) < self.remind_again_after}
+        with contextlib.suppress(Silent):
+            known |= self._intents.reminded(ids, self.remind_again_after)
+        return [email_id for email_id in ids if email_id not in known]
+
+    def _mark(self, ids: Sequence[str]) -> None:
+        self._marks |= dict.fromkeys(ids, time.monotonic())
+        while len(self._marks) > _MAX_MARKS:
+            del self._marks[next(iter(self._marks))]
+        with contextlib.suppress(Silent):
+            self._intents.mark_reminded(ids)

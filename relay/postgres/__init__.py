@@ -1,0 +1,1 @@
+"""Everything that asks Postgres: all SQL is here."""

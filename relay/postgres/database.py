@@ -1,0 +1,245 @@
+"""Connections to Postgres: made under a deadline, given up when they fail, and made again without a stampede.
+
+Works in a process that gevent and psycogreen have patched, and in a plain one (a script), where gevent.Timeout can't
+interrupt a query and the server's statement_timeout has to.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import gevent
+import gevent.lock
+import psycopg2
+import psycopg2.extensions
+import structlog
+
+from relay.core import metrics
+from relay.core.errors import Unavailable
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+_FAULTS: Final = metrics.FAULTS.labels("postgres")
+
+#: SQLSTATE classes and codes that say "not now", whatever the statement was: connection exceptions, transaction
+#: rollback, insufficient resources (disk full, too many connections), lock not available, operator intervention (shut
+#: down, cancelled, cannot connect now), system errors, and the read-only server that a failover leaves behind.
+_PASSING_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
+_READ_ONLY: Final = "25006"
+#: How long a connection may take to come about, at most.
+_CONNECT_SECONDS: Final = 2.0
+#: A server that does not answer within so long has had its chance; within less, it may just be that nobody waited.
+_FAIR_SECONDS: Final = 1.0
+#: With less time than this a question is not worth asking.
+_LEAST_SECONDS: Final = 0.02
+
+
+class Lost(Exception):
+    """A statement got no answer, or one that says "not now". `unclear`: the server may have carried it out."""
+
+    def __init__(self, *, unclear: bool) -> None:
+        super().__init__("lost")
+        self.unclear = unclear
+
+
+class Rejected(Exception):
+    """The server refused the statement for what is in it: trying it again would not help."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+
+
+def seconds_left(deadline: float) -> float:
+    """Until a moment of time.monotonic(), never negative."""
+    return max(0.0, deadline - time.monotonic())
+
+
+class Database:
+    """Hands out connections, and remembers for a moment that there is none to be had."""
+
+    #: After a failure to connect nobody tries again for so long (seconds): the first and the longest pause.
+    first_pause = 0.1
+    longest_pause = 1.0
+
+    def __init__(self, url: str, *, statement_seconds: float, idle_limit: int) -> None:
+        """`statement_seconds`: the server gives up on a statement then. `idle_limit`: connections that `use` keeps, and
+        the most that it opens."""
+        self._url = url
+        self._statement_ms = math.ceil(statement_seconds * 1000)
+        self._idle: list[Any] = []
+        self._slots = gevent.lock.BoundedSemaphore(idle_limit)
+        self._closed = False
+        self._failures = 0
+        self._not_before = 0.0
+        self._probing = False
+
+    def connect(self, deadline: float, *, statement_seconds: float | None = None) -> Any:
+        """A new connection in autocommit mode. Raises Lost(unclear=False)."""
+        if self._closed:
+            raise Lost(unclear=False)
+        if self._failures and (self._probing or time.monotonic() < self._not_before):
+            raise Lost(unclear=False)
+        self._probing = True
+        seconds = min(_CONNECT_SECONDS, seconds_left(deadline))
+        try:
+            connection = self._connect(seconds, statement_seconds)
+        except (psycopg2.Error, OSError, gevent.Timeout) as error:
+            # That somebody's time is over says nothing about the server, and must not keep others from it.
+            if seconds >= _FAIR_SECONDS or not isinstance(error, gevent.Timeout):
+                self._failed(error)
+            raise Lost(unclear=False) from error
+        finally:
+            self._probing = False
+        if self._failures:
+            _log.info("postgres_back", failures=self._failures)
+            self._failures = 0
+        return connection
+
+    def breathe(self) -> None:
+        """To be called between two tries: after the first failure to connect, waits until the next may be made.
+
+        Returns at once when it has failed for longer: then the second try will not be made either.
+        """
+        if self._failures == 1:
+            gevent.sleep(seconds_left(self._not_before))
+
+    def run(self, connection: Any, deadline: float, work: Callable[[Any], _T]) -> _T:
+        """`work(cursor)` on a connection that nobody else uses. Raises Lost or Rejected; the connection is closed then
+        unless it is still good."""
+        seconds = seconds_left(deadline)
+        limit = gevent.Timeout(seconds)
+        try:
+            with limit, connection.cursor() as cursor:
+                return work(cursor)
+        except gevent.Timeout as timeout:
+            connection.close()
+            if timeout is not limit:
+                raise
+            if seconds >= _FAIR_SECONDS:
+                _FAULTS.inc()
+            raise Lost(unclear=True) from None
+        except psycopg2.Error as error:
+            raise self._fault(connection, error) from None
+        except BaseException:
+            connection.close()
+            raise
+
+    def use(self, deadline: float, work: Callable[[Any], _T]) -> _T:
+        """`work(cursor)` on one of the pool's connections; tried a second time on a fresh one when it gets lost, so it
+        must be harmless to repeat. Raises Unavailable."""
+        if seconds_left(deadline) < _LEAST_SECONDS:
+            raise Unavailable("postgres")  # rather than spoil a good connection
+        halfway = time.monotonic() + seconds_left(deadline) / 2
+        try:
+            with self._borrowed(deadline) as borrow:
+                try:
+                    return self.run(borrow(fresh=False), halfway, work)
+                except Lost:
+                    self.breathe()
+                    return self.run(borrow(fresh=True), deadline, work)
+        except Lost:
+            raise Unavailable("postgres") from None
+        except Rejected as rejected:
+            _log.error("query_rejected", sqlstate=rejected.sqlstate)
+            raise Unavailable("postgres") from None
+
+    def close(self) -> None:
+        """Closes what is idle; nothing connects from now on."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    @contextmanager
+    def _borrowed(self, deadline: float) -> Iterator[Callable[..., Any]]:
+        if not self._slots.acquire(timeout=seconds_left(deadline)):
+            raise Lost(unclear=False)
+        taken: list[Any] = []
+
+        def borrow(*, fresh: bool) -> Any:
+            # The newest first: what is seldom needed grows old, and is what a firewall cuts.
+            taken[:] = [self._idle.pop() if self._idle and not fresh else self.connect(deadline)]
+            return taken[0]
+
+        try:
+            yield borrow
+        finally:
+            self._slots.release()
+            for connection in taken:
+                if connection.closed or self._closed:
+                    connection.close()
+                else:
+                    self._idle.append(connection)
+
+    def _connect(self, seconds: float, statement_seconds: float | None) -> Any:
+        green = psycopg2.extensions.get_wait_callback() is not None
+        parameters = {
+            "fallback_application_name": "opensend-relay",
+            "client_encoding": "UTF8",
+            "keepalives_idle": 30,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            # Unacknowledged data for so long: the connection is dead, though no reset ever came.
+            "tcp_user_timeout": self._statement_ms + 1000,
+        }
+        with gevent.Timeout(seconds):
+            if green:
+                parameters |= _resolved(self._url)
+            else:
+                parameters["connect_timeout"] = max(1, math.ceil(seconds))
+            connection = psycopg2.connect(self._url, **parameters)
+            try:
+                connection.autocommit = True
+                milliseconds = self._statement_ms if statement_seconds is None else math.ceil(statement_seconds * 1000)
+                with connection.cursor() as cursor:
+                    # Not as a startup parameter, which connection poolers refuse.
+                    cursor.execute(f"SET statement_timeout = {milliseconds}")
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def _failed(self, error: BaseException) -> None:
+        _FAULTS.inc()
+        pause = min(self.longest_pause, self.first_pause * 2**self._failures)
+        self._not_before = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
+        if self._failures == 0:
+            _log.warning("postgres_unavailable", cause=type(error).__name__, sqlstate=getattr(error, "pgcode", None))
+        self._failures = min(self._failures + 1, 30)
+
+    @staticmethod
+    def _fault(connection: Any, error: Any) -> Lost | Rejected:
+        _FAULTS.inc()
+        code: str | None = error.pgcode
+        if code is None or connection.closed:
+            connection.close()
+            return Lost(unclear=True)
+        if code == _READ_ONLY or code[:2] in _PASSING_CLASSES:
+            _log.warning("postgres_refused", sqlstate=code)
+            if code[:2] != "40":
+                connection.close()  # after a failover or a shutdown another server answers under the same name
+            return Lost(unclear=False)
+        return Rejected(code)
+
+
+def _resolved(url: str) -> dict[str, str]:
+    """libpq looks names up without asking the hub, which then stands still. Looks them up here, as `hostaddr`."""
+    given = psycopg2.extensions.parse_dsn(url)
+    hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
+    if "hostaddr" in given or not all(hosts) or any(host.startswith(("/", "@")) for host in hosts):
+        return {}
+    if len(ports) != len(hosts):
+        ports = [ports[0]] * len(hosts)
+    names, addresses, numbers = [], [], []
+    for host, port in zip(hosts, ports, strict=True):
+        for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+            names.append(host)
+            addresses.append(str(address[0]))
+            numbers.append(port)
+    return {"host": ",".join(names), "hostaddr": ",".join(addresses), "port": ",".join(numbers)}

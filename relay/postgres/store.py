@@ -1,0 +1,252 @@
+"""All SQL of the accept path (contract section 3), but for the INSERT itself, which is in
+`relay.postgres.group_commit`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from relay.core import deadlines
+from relay.core.address import BadAddress, normalise_domain
+from relay.core.errors import Unavailable
+from relay.core.records import ApiKey, EmailRow
+from relay.postgres.database import Database
+from relay.postgres.group_commit import GroupCommit, Outcome, PendingMessage, Repeated, Stored, Suppressed, existing
+
+_T = TypeVar("_T")
+
+#: A restriction that no domain can meet: `!` is in none. For keys whose `domain` names nothing that we can find.
+NO_DOMAIN: Final = "!"
+
+#: How often a row is offered again whose obstacle has gone in the meantime.
+_INSERT_ROUNDS: Final = 3
+
+KEY_COLUMNS: Final = """
+SELECT k.token_hash, k.id, k.user_id, k.permission, k.domain, d.name
+  FROM api_keys k
+  LEFT JOIN domains d ON d.user_id = k.user_id AND d.id = CASE
+       WHEN k.domain ~* '^\\s*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\\s*$' THEN trim(k.domain)::uuid END
+ WHERE k.user_id <> ''"""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An API key as Postgres has it: for use, and as the shared cache entry of contract section 4 holds it."""
+
+    key: ApiKey
+    #: The raw column: a domain name, the uuid of a domain, or nothing.
+    domain_column: str | None
+
+
+class Store:
+    """Postgres. One per process; connects when first used, which must be after any fork.
+
+    Every method raises Unavailable("postgres") within about `deadline` seconds, or earlier where `relay.core.deadlines`
+    says so, when Postgres does not answer, and works again by itself once it does. Only a large message whose transfer
+    has begun may take longer: a second for each 4 MB.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        deadline: float = 4.5,
+        writers: int = 2,
+        readers: int = 4,
+        max_batch_rows: int = 200,
+        max_batch_bytes: int = 4_000_000,
+    ) -> None:
+        self._deadline = deadline
+        # The server gives up a little before we do, so that an answer is on its way rather than a commit.
+        self._database = Database(database_url, statement_seconds=deadline * 0.9, idle_limit=readers)
+        self._commits = GroupCommit(self._database, writers=writers, max_rows=max_batch_rows, max_bytes=max_batch_bytes)
+
+    def find_api_key(self, token_hash: str) -> KeyRecord | None:
+        """The key with this lower-case hex SHA-256, or None: no such row, or one without a user."""
+
+        return self.find_api_keys([token_hash]).get(token_hash)
+
+    def find_api_keys(self, token_hashes: Collection[str]) -> dict[str, KeyRecord]:
+        """Those of these keys that exist and have a user, by their hashes."""
+
+        def select(cursor: Any) -> dict[str, KeyRecord]:
+            cursor.execute(f"{KEY_COLUMNS} AND k.token_hash = ANY (%s)", (list(token_hashes),))
+            return {row[0]: key_record(row) for row in cursor}
+
+        return self._use(select)
+
+    def find_suppressions(self, user_id: str, emails: Collection[str]) -> dict[str, str]:
+        """Which of these addresses (comparison form) are suppressed for this user: address → reason."""
+
+        def select(cursor: Any) -> dict[str, str]:
+            cursor.execute(
+                "SELECT email, reason FROM email_suppressions WHERE user_id = %s AND email = ANY (%s)",
+                (user_id, list(emails)),
+            )
+            return dict(cursor.fetchall())
+
+        return self._use(select)
+
+    def insert(self, rows: Sequence[EmailRow], recipients: Collection[str]) -> Outcome:
+        """Commits the rows of one message together, or none. `recipients`: all of the message's, comparison form.
+
+        Only the first row's idempotency key is stored: it stands for the whole message. NULs and lone surrogates, which
+        Postgres can't hold, are dropped. Raises Unavailable: with `unclear` set the rows may have been committed.
+        """
+        message = PendingMessage(rows, recipients, deadlines.after(self._deadline))
+        for _ in range(_INSERT_ROUNDS):
+            if self._commits.commit(message):
+                return Stored()
+            obstacle = self._obstacle(message)
+            if obstacle is not None:
+                return obstacle
+            message = message.again()
+        raise Unavailable("postgres")
+
+    def left_out(self, first_id: str, row: EmailRow, mailboxes: Collection[str]) -> set[str]:
+        """Which mailboxes (comparison form) the email `first_id` is not for, if it says the same as `row`; else none.
+
+        Tells the further part of a split message from a repeat where only an idempotency key connects the two.
+        """
+
+        def select(cursor: Any) -> set[str]:
+            cursor.execute(
+                "SELECT lower(address) FROM emails, jsonb_array_elements_text("
+                "\"to\" || coalesce(cc, '[]') || coalesce(bcc, '[]')) AS address"
+                " WHERE id = %s AND subject = %s AND html = %s AND text = %s",
+                (first_id, row.subject, row.html, row.text),
+            )
+            reached = {address for (address,) in cursor}
+            return set(mailboxes) - reached if reached else set()
+
+        return self._use(select)
+
+    def rows_exist(self, ids: Collection[str]) -> set[str]:
+        """Which of these emails exist."""
+        return existing(self._database, ids, deadlines.after(self._deadline))
+
+    def queued(self, ids: Collection[str]) -> set[str]:
+        """Which of these emails exist and wait for delivery."""
+
+        def select(cursor: Any) -> set[str]:
+            cursor.execute("SELECT id FROM emails WHERE id = ANY (%s::uuid[]) AND status = 'queued'", (list(ids),))
+            return {row[0] for row in cursor}
+
+        return self._use(select)
+
+    def overdue(
+        self, older_than: timedelta, limit: int, after: tuple[datetime, str] | None = None
+    ) -> list[tuple[datetime, str]]:
+        """Emails that nobody has tried to deliver for so long: (created_at, id), oldest first, those behind `after`."""
+
+        def select(cursor: Any) -> list[tuple[datetime, str]]:
+            cursor.execute(
+                "SELECT created_at, id FROM emails"
+                " WHERE status = 'queued' AND created_at < now() - %s AND scheduled_at IS NULL"
+                " AND provider_retry_count = 0 AND provider_next_retry_at IS NULL"
+                " AND (created_at, id) > (%s::timestamptz, %s::uuid)"
+                " ORDER BY created_at, id LIMIT %s",
+                (older_than, *(after or ("-infinity", str(uuid.UUID(int=0)))), limit),
+            )
+            return cursor.fetchall()  # type: ignore[no-any-return]
+
+        return self._use(select)
+
+    def touch_api_keys(self, ids: Collection[str]) -> None:
+        """Sets last_used_at of these keys, where it is more than a minute ago."""
+
+        def update(cursor: Any) -> None:
+            # A key whose row somebody else is writing gets its time from them: never wait for a time stamp.
+            cursor.execute(
+                "UPDATE api_keys SET last_used_at = now() WHERE id IN (SELECT id FROM api_keys"
+                " WHERE id = ANY (%s::uuid[]) AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')"
+                " FOR UPDATE SKIP LOCKED)",
+                (list(ids),),
+            )
+
+        self._use(update)
+
+    def record_suppressed(self, user_id: str, payload: Mapping[str, Any]) -> None:
+        """Records an event `suppressed` and a pending delivery for each webhook that wants it (contract section 3)."""
+        event_id = str(uuid.uuid4())  # made here, so that a second try can't record it twice
+
+        def insert(cursor: Any) -> None:
+            cursor.execute(
+                "WITH event AS (INSERT INTO email_events (id, type, payload, user_id, received_at)"
+                " VALUES (%(id)s, 'suppressed', %(payload)s::jsonb, %(user)s, now())"
+                " ON CONFLICT DO NOTHING RETURNING id)"
+                " INSERT INTO webhook_deliveries (id, webhook_id, event_id, attempt, status, created_at)"
+                " SELECT gen_random_uuid(), w.id, event.id, 0, 'pending', now() FROM event, webhooks w"
+                " WHERE w.user_id = %(user)s AND w.status = 'active' AND w.event_types @> '[\"email.suppressed\"]'",
+                {"id": event_id, "payload": orjson.dumps(payload).decode(), "user": user_id},
+            )
+
+        self._use(insert)
+
+    def close(self) -> None:
+        """Closes every connection. What still waits in `insert` is Unavailable."""
+        self._commits.close()
+        self._database.close()
+
+    def _use(self, work: Callable[[Any], _T]) -> _T:
+        return self._database.use(deadlines.after(self._deadline), work)
+
+    def _obstacle(self, message: PendingMessage) -> Repeated | Suppressed | None:
+        """Why the server took no row; None when the reason is gone, or has just been removed."""
+        if message.key is not None:
+            first_id = self._use(lambda cursor: _holder_of_key(cursor, message))
+            if first_id is not None:
+                return Repeated(first_id)
+        reasons = self.find_suppressions(message.user_id, message.recipients)
+        return Suppressed(reasons) if reasons else None
+
+
+def key_record(row: tuple[str, str, str, str, str | None, str | None]) -> KeyRecord:
+    """What a row of `KEY_COLUMNS` means."""
+    _, key_id, user_id, permission, column, found_name = row
+    return KeyRecord(ApiKey(key_id, user_id, permission, restriction(column, found_name)), column)
+
+
+def is_domain_id(column: str) -> bool:
+    """Whether api_keys.domain holds the uuid of a domain rather than a name."""
+    try:
+        return len(column.strip()) == 36 and bool(uuid.UUID(column.strip()))
+    except ValueError:
+        return False
+
+
+def restriction(column: str | None, found_name: str | None) -> str | None:
+    """The domain that From must belong to. `found_name`: of the domain whose uuid the column holds, if that exists.
+
+    None only where the column is empty: a restriction that can't be understood lets nothing through.
+    """
+    if not column:
+        return None
+    name = found_name if is_domain_id(column) else column
+    return (_name_or_none(name) if name else None) or NO_DOMAIN
+
+
+def _name_or_none(name: str) -> str | None:
+    try:
+        return normalise_domain(name.strip())
+    except BadAddress:
+        return None
+
+
+def _holder_of_key(cursor: Any, message: PendingMessage) -> str | None:
+    """The id of the email that holds the idempotency key for less than 24 h. An older one has to let go of it."""
+    where = (message.user_id, message.key)
+    cursor.execute(
+        "UPDATE emails SET idempotency_key = NULL"
+        " WHERE user_id = %s AND idempotency_key = %s AND created_at <= now() - interval '24 hours'",
+        where,
+    )
+    cursor.execute("SELECT id FROM emails WHERE user_id = %s AND idempotency_key = %s", where)
+    row = cursor.fetchone()
+    return None if row is None else str(row[0])

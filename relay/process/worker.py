@@ -1,0 +1,90 @@
+"""One worker process: puts the parts together, serves until told to end, and takes them apart again."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+
+import gc
+from collections.abc import Sequence
+
+from psycogreen.gevent import patch_psycopg
+
+patch_psycopg()
+
+import config.logging
+import config.sentry
+from config.settings import Settings
+from relay.core import metrics
+from relay.intake.acceptor import AcceptOptions, Acceptor
+from relay.intake.bulk_lane import BulkLane
+from relay.intake.lookups import Lookups
+from relay.intake.services import Gate
+from relay.jobs.publisher import Publisher
+from relay.limits.client import Guards
+from relay.postgres.store import Store
+from relay.process import signals
+from relay.redis.cache import Cache
+from relay.server.certificate import CertificateStore
+from relay.server.connection_table import Board
+from relay.server.descriptors import raise_limit
+from relay.server.server import Server
+from relay.server.sockets import Listener
+
+#: Seconds of the drain that belong to the jobs of the last messages.
+PUBLISH_SECONDS = 1.5
+#: Objects that may come into being, less those that went away, before the collector looks for cycles among them.
+COLLECT_AFTER = 10_000
+
+
+def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, board: int) -> int:
+    """Serves the inherited listening descriptors (each with whether it is for implicit TLS); the exit status.
+
+    `index` counts the workers from 0; `lifeline`: see `relay.process.signals.attend`; `board`: see
+    `relay.server.connection_table`. Raises CertificateError.
+    """
+    settings = Settings.from_json(settings_json)
+    config.logging.configure(settings)
+    config.sentry.init(settings)
+    metrics.serve(settings, index)
+    raise_limit()
+    certificate = None
+    if settings.tls_cert_path and settings.tls_key_path:
+        certificate = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
+    store = Store(settings.database_url)
+    cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
+    lookups = Lookups(store, cache)
+    publisher = None
+    if settings.queue_url is not None:
+        publisher = Publisher(settings.queue_url, settings.aws_region, store=store, cache=cache)
+        publisher.start()
+    bulk = BulkLane(settings_json, settings.memory_budget_bytes)
+    small = Acceptor(lookups, store, AcceptOptions.of(settings))
+    gate = Gate(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
+    connections = Board(board, index, settings.web_concurrency, settings.max_connections)
+    server = Server(settings, Guards(settings, cache.link, gate), certificate, connections)
+    _collect_seldom()
+    signals.attend(lifeline, drain=server.drain, certificate=certificate)
+    server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in listeners])
+    bulk.close()
+    if publisher is not None:
+        publisher.stop(PUBLISH_SECONDS)
+    store.close()
+    cache.close()
+    config.sentry.flush()
+    return 0
+
+
+def _collect_seldom() -> None:
+    """What has been loaded stays: the collector need not look at it again and again, which is 7 % of the CPU of a mail.
+
+    Hardly anything that a message leaves behind is cyclic; what is may keep some of them in memory for a while.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
+
+
+def _leave_to_polling(_email_id: str) -> None:
+    """Without a queue, rows wait in Postgres for a worker that polls (contract section 2)."""

@@ -1,0 +1,1 @@
+"""Everything that asks Redis: all key names and commands are here."""

@@ -1,0 +1,271 @@
+"""One connection to Redis for all greenlets of a process: whatever waits goes out in one packet.
+
+Measured with 32 greenlets: 18 µs of CPU for a script call, against 84 µs with a connection for each of them. Nobody
+waits long: a server that does not answer in time is left alone until a connection made in the background works again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from hashlib import sha1
+from typing import Any, Final
+
+import gevent
+import redis
+import structlog
+from gevent.event import Event
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.retry import Retry
+
+from relay.core import metrics
+from relay.core.handoff import Promise
+from relay.redis.protocol import Argument, Command, ErrorReply, Exchange, pack
+
+_log = structlog.get_logger(__name__)
+
+#: The server doesn't know the script whose digest it was given.
+_NO_SCRIPT: Final = "NOSCRIPT"
+#: Error replies after which the connection is of no use: another server has to be found, or the same has to get well.
+_FATAL_CODES: Final = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "WRONGPASS", "CLUSTERDOWN", "MOVED")
+#: Octets that go out before the replies to them are read.
+_BATCH_BYTES: Final = 1_000_000
+#: After so long without traffic (seconds) the connection is looked at before it is used.
+_IDLE_SECONDS: Final = 0.1
+#: Commands that nobody waits for are dropped beyond this many: memory is worth more than a cache entry.
+_MAX_POSTED: Final = 10_000
+
+
+class Silent(Exception):
+    """Redis did not answer, or only with an error. What the caller wanted to know stays unknown."""
+
+
+def connection_options(url: str, *, verify_tls: bool, timeout: float) -> dict[str, Any]:
+    """How every connection of the relay to Redis is made: redis-py's keyword arguments, beside the URL.
+
+    `timeout`: seconds for a reply. By default redis-py would try ten times.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": max(timeout, 1.0),
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if url.startswith("rediss:") and not verify_tls:
+        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    return options
+
+
+class NoScript(Exception):
+    """The server doesn't know the script."""
+
+
+class RedisLink:
+    """Sends commands and hands back their replies. Connects when first used, which must be after any fork."""
+
+    def __init__(self, url: str | None, *, verify_tls: bool, timeout: float, pause: float) -> None:
+        """`timeout`: seconds for a reply. `pause`: seconds between attempts to connect while there is no connection.
+        Without a URL every call is Silent."""
+        self._timeout = timeout
+        self._pause = pause
+        self._down = url is None
+        self._waiting: deque[_Errand] = deque()
+        self._posted = 0
+        self._wake = Event()
+        self._runner: gevent.Greenlet[..., None] | None = None
+        self._connection: Any = None  # redis-py's, untyped
+        #: What goes over it; None while there is none that works.
+        self._exchange: Exchange | None = None
+        self._last_used = 0.0
+        self._reported: set[str] = set()
+        # Only its reading of the URL is used.
+        self._pool: Any = url and ConnectionPool.from_url(
+            url, protocol=2, driver_info=None, **connection_options(url, verify_tls=verify_tls, timeout=timeout)
+        )
+
+    @property
+    def up(self) -> bool:
+        """Whether commands are sent at all just now."""
+        return not self._down
+
+    def call(self, *command: Argument) -> Any:
+        """The reply to one command. Raises Silent, and NoScript for the caller to mend."""
+        (reply,) = self._ask(pack(command), 1)
+        if isinstance(reply, ErrorReply):
+            raise NoScript if reply.code == _NO_SCRIPT else Silent(reply.code)
+        return reply
+
+    def call_all(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies to several commands, sent together, each an ErrorReply where it is one. Raises Silent."""
+        return self._ask(_packed(commands), len(commands))
+
+    def _ask(self, packed: bytes, count: int) -> list[Any]:
+        if self._down:
+            raise Silent("down")
+        done: Promise[list[Any]] = Promise()
+        self._send(_Errand(packed, count, done))
+        # The runner answers in time by itself, except while it makes the first connection.
+        if self._exchange is not None:
+            return done.get()
+        with gevent.Timeout(self._timeout, Silent("connecting")):
+            return done.get()
+
+    def post(self, commands: Sequence[Command]) -> None:
+        """Sends commands that nobody waits for. They are lost when Redis is silent. Never blocks, never raises."""
+        if not self._down and self._posted < _MAX_POSTED:
+            self._posted += 1
+            self._send(_Errand(_packed(commands), len(commands), None))
+
+    def close(self) -> None:
+        """Closes the connection; every later call is Silent."""
+        self._down = True
+        if self._runner is not None:
+            self._runner.kill()
+        self._fail("closed")
+        self._disconnect()
+
+    def _send(self, errand: _Errand) -> None:
+        self._waiting.append(errand)
+        if self._runner is None:
+            self._runner = gevent.spawn(self._run)
+        self._wake.set()
+
+    def _run(self) -> None:
+        connected = 0.0
+        while True:
+            try:
+                if self._exchange is None:
+                    self._exchange = self._connect()
+                    connected = time.monotonic()
+                    if self._down:
+                        _log.info("redis_back")
+                        self._down = False
+                self._wake.wait()
+                self._wake.clear()
+                if self._waiting and self._closed_while_idle():
+                    self._disconnect()
+                    self._exchange = self._connect()
+                while self._waiting:
+                    self._carry(self._exchange)
+                self._last_used = time.monotonic()
+            except (Exception, gevent.Timeout) as error:  # noqa: BLE001 - callers must not wait for ever, whatever it is
+                metrics.FAULTS.labels("redis").inc()
+                if not self._down:
+                    _log.warning("redis_unavailable", cause=type(error).__name__)
+                self._down = True
+                # What worked for a while may have been closed for good reasons: a restart, a failover.
+                at_once = self._exchange is not None and time.monotonic() - connected > self._pause
+                self._disconnect()
+                self._fail(type(error).__name__)
+                if not at_once:
+                    gevent.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+
+    def _closed_while_idle(self) -> bool:
+        """Servers and firewalls close idle connections; noticed in time, that costs nobody an answer."""
+        if time.monotonic() - self._last_used < _IDLE_SECONDS:
+            return False
+        try:
+            return bool(self._connection.can_read(timeout=0))
+        except (redis.RedisError, OSError):
+            return True
+
+    def _connect(self) -> Exchange:
+        # Not by the pool's own means: it counts what it makes, never what is closed, and stops at a hundred.
+        connection = self._connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        # Its own time limits leave out the look-up of the name.
+        with gevent.Timeout(self._timeout + 2.0):
+            connection.connect()
+            connection.send_command("PING")  # a server that hangs still accepts connections
+            connection.read_response()
+        # The one thing of redis-py's that it doesn't show: it has no other way to be asked for its socket.
+        return Exchange(connection._sock)
+
+    def _carry(self, exchange: Exchange) -> None:
+        """Sends what waits, and hands out the replies."""
+        batch: list[_Errand] = []
+        size = 0
+        while self._waiting and size < _BATCH_BYTES:
+            errand = self._waiting.popleft()
+            self._posted -= errand.done is None
+            size += len(errand.packed)
+            batch.append(errand)
+        fatal: Exception | None = None
+        try:
+            exchange.send(b"".join([errand.packed for errand in batch]))
+            for errand in batch:
+                replies = []
+                for _ in range(errand.count):
+                    reply = exchange.receive()
+                    replies.append(reply)
+                    if isinstance(reply, ErrorReply):
+                        self._report(reply.code)
+                        fatal = reply if reply.code in _FATAL_CODES else fatal
+                if errand.done is not None:
+                    errand.done.keep(replies)
+        except BaseException:
+            for errand in batch:
+                errand.fail("lost")
+            raise
+        if fatal is not None:
+            raise fatal
+
+    def _report(self, code: str) -> None:
+        if code not in self._reported and code != _NO_SCRIPT:
+            self._reported.add(code)  # once a process is enough: the codes are few, the messages many
+            _log.warning("redis_error_reply", code=code)
+
+    def _disconnect(self) -> None:
+        self._exchange = None
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+
+    def _fail(self, cause: str) -> None:
+        while self._waiting:
+            self._waiting.popleft().fail(cause)
+        self._posted = 0
+
+
+def _packed(commands: Sequence[Command]) -> bytes:
+    return b"".join(map(pack, commands))
+
+
+class _Errand:
+    """Commands on their way, and the greenlet that waits for their replies, if any does."""
+
+    __slots__ = ("count", "done", "packed")
+
+    def __init__(self, packed: bytes, count: int, done: Promise[list[Any]] | None) -> None:
+        # Packed by whoever asks: what can't be packed is their error, and nobody else's.
+        self.packed = packed
+        self.count = count
+        self.done = done
+
+    def fail(self, cause: str) -> None:
+        if self.done is not None and not self.done.settled:
+            self.done.break_with(Silent(cause))
+
+
+class Script:
+    """A Lua script, called by its digest. It makes up keys, so it needs a single server, not a Redis Cluster."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._call = "EVALSHA", sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def command(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
+        """To be sent along with others, where a server that lacks the script may answer NOSCRIPT."""
+        return (*self._call, len(keys), *keys, *arguments)
+
+    def load(self) -> Command:
+        """Makes the server know the script."""
+        return ("SCRIPT", "LOAD", self._source)
+
+    def run(self, link: RedisLink, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
+        """The script's answer; the server learns the script if it does not know it. Raises Silent."""
+        try:
+            return link.call(*self.command(keys, arguments))
+        except NoScript:
+            return link.call("EVAL", self._source, len(keys), *keys, *arguments)

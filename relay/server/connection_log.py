@@ -1,0 +1,74 @@
+"""What one connection leaves behind in log and metrics: counts, codes and ids, never what was in the mail."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from relay.core import metrics
+from relay.smtp.replies import Reply
+from relay.smtp.submission import Verdict
+
+log = structlog.get_logger("relay.smtp")
+
+
+class Journal:
+    """The journal of one connection: see `relay.smtp.connection.Journal`."""
+
+    def __init__(self, connection_id: str) -> None:
+        # Bound once: to find the logger anew takes as long as to throw a line away.
+        self._log = log.bind(connection=connection_id)
+        self._began = time.monotonic()
+
+    def opened(self) -> None:
+        """A client was accepted."""
+        metrics.CONNECTIONS.inc()
+        metrics.CONNECTIONS_OPEN.value += 1
+        self._log.debug("connection opened")
+
+    def closed(self) -> None:
+        """The socket is closed."""
+        metrics.CONNECTIONS_OPEN.value -= 1
+        self._log.debug("connection closed", seconds=round(time.monotonic() - self._began, 3))
+
+    def authenticated(self, reply: Reply) -> None:
+        """An AUTH ended."""
+        metrics.AUTH.labels(str(reply.code)).inc()
+        if reply.positive:
+            self._log.debug("authenticated")
+        else:
+            self._log.warning("authentication failed", code=reply.code, enhanced=reply.enhanced)
+
+    def message(self, verdict: Verdict) -> None:
+        """A message was answered."""
+        reply = verdict.reply
+        metrics.MESSAGES.labels(verdict.outcome).inc()
+        if reply.positive:
+            metrics.MESSAGE_BYTES.inc(verdict.size)
+            metrics.RECIPIENTS.inc(verdict.recipients)
+            write, event = self._log.info, "message accepted"
+        else:
+            write, event = self._log.warning, "message refused"
+        write(
+            event,
+            email=verdict.email_id or None,
+            outcome=verdict.outcome,
+            code=reply.code,
+            octets=verdict.size,
+            recipient_count=verdict.recipients,
+        )
+
+    def error_reply(self, reply: Reply) -> None:
+        """A command was refused."""
+        metrics.REFUSALS.labels(str(reply.code), reply.enhanced).inc()
+        self._log.debug("command refused", code=reply.code, enhanced=reply.enhanced)
+
+    def failed(self, error: Exception) -> None:
+        """A bug, or trouble that nobody foresaw."""
+        self._log.error("unexpected error", exc_info=error)
+
+    def tls_failed(self, error: OSError) -> None:
+        """A TLS handshake did not succeed."""
+        metrics.TLS_FAILED.inc()
+        self._log.info("tls handshake failed", reason=type(error).__name__)

@@ -1,0 +1,202 @@
+"""Sockets and connections: takes in as many clients as may be, and lets them finish when the process ends."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from socket import IPPROTO_TCP, TCP_NODELAY
+from typing import Any
+
+import gevent
+import structlog
+from gevent.event import Event
+
+from config.settings import Settings
+from relay.core import metrics
+from relay.limits.client import Guards
+from relay.server.accept_loop import Entrance, Reserve, turn_away
+from relay.server.certificate import CertificateStore
+from relay.server.connection_log import Journal
+from relay.server.connection_table import Board
+from relay.server.sockets import Listener
+from relay.server.trusted_proxies import Proxies
+from relay.smtp import replies
+from relay.smtp.connection import Connection, Drain, Pace
+from relay.smtp.options import Options
+from relay.smtp.proxy_protocol import NotProxied
+from relay.smtp.replies import Reply
+from relay.smtp.session import Session
+
+log = structlog.get_logger(__name__)
+
+
+class Server:
+    """Serves the listening sockets, one greenlet a connection."""
+
+    #: Seconds kept back from the drain, for what has to be done after the last connection: jobs, error reports.
+    drain_reserve = 2.0
+    #: Seconds that a greenlet gets to put its connection away when the time for the drain is over.
+    kill_seconds = 1.0
+
+    def __init__(
+        self, settings: Settings, guards: Guards, certificate: CertificateStore | None, board: Board | None = None
+    ) -> None:
+        """`guards`: what clients ask for what they want. `board` counts the connections of all workers; None: there are
+        no others."""
+        self._settings = settings
+        self._guards = guards
+        self._certificate = certificate
+        self._board = Board(None, 0, 1, settings.max_connections) if board is None else board
+        self._proxies = Proxies(settings.proxy_protocol)
+        self._options = Options(
+            hostname=settings.hostname,
+            max_message_size=settings.max_message_size_bytes,
+            max_recipients=settings.max_recipients,
+            recipient_rule=settings.recipients,
+            allow_utf8_local_parts=settings.allow_utf8_local_parts,
+            tls_available=certificate is not None,
+            max_before_auth=settings.max_commands_before_auth,
+            max_messages=settings.max_messages_per_connection,
+            spool_threshold=settings.spool_threshold_bytes,
+            spool_directory=settings.spool_dir,
+        )
+        #: How long clients may take; read at the beginning of each connection.
+        self.pace = Pace(
+            command=settings.command_timeout_seconds,
+            handshake=settings.tls_handshake_seconds,
+            connection=settings.connection_seconds,
+            data_rate=settings.min_rate,
+        )
+        self._entrances: list[Entrance] = []
+        self._clients: dict[str, _Client] = {}
+        #: Whose proxy has not named them yet.
+        self._arriving: set[gevent.Greenlet] = set()
+        self._numbers = itertools.count(1)
+        self._draining = False
+        self._drain_until = 0.0
+        self._drain_begun = Event()
+
+    def serve(self, listeners: Sequence[Listener]) -> None:
+        """Accepts until `drain` is called, and returns when every connection has ended or the time for that is over."""
+        if not self._draining:
+            reserve = Reserve()
+            self._entrances = [self._entrance(listener, reserve) for listener in listeners]
+            for entrance in self._entrances:
+                entrance.start()
+            log.info("ready", connections_at_most=self._settings.max_connections, tls=self._certificate is not None)
+        self._drain_begun.wait()
+        self._finish()
+
+    def drain(self) -> None:
+        """Stops accepting, sends the idle away, and lets `serve` return when the busy ones have finished."""
+        if self._draining:
+            return
+        self._draining = True
+        self._drain_until = time.monotonic() + max(0.0, self._settings.drain_seconds - self.drain_reserve)
+        log.info("draining", connections=len(self._clients))
+        for entrance in self._entrances:
+            entrance.close()
+        for client in self._clients.values():
+            client.connection.draining = True
+        # In the hub, no greenlet runs between the look at `idle` and the throw.
+        gevent.get_hub().loop.run_callback(self._dismiss_idle)
+        self._drain_begun.set()
+
+    def _entrance(self, listener: Listener, reserve: Reserve) -> Entrance:
+        return Entrance(listener, partial(self._handle, listener.implicit_tls), reserve)
+
+    def _handle(self, implicit_tls: bool, sock: Any, peer: tuple[Any, ...]) -> None:
+        slot = self._board.enter()
+        try:
+            origin = _FULL if slot is None else self._admit(sock, peer[0], slot)
+            if isinstance(origin, bytes):
+                self._converse(sock, origin, implicit_tls=implicit_tls)
+            else:
+                metrics.CONNECTIONS_REFUSED.labels(origin.reason).inc()
+                log.info("client turned away", reason=origin.reason)
+                turn_away(sock, None if implicit_tls else origin.reply)
+        finally:
+            if slot is not None:
+                self._board.leave(slot)
+
+    def _admit(self, sock: Any, peer: str, slot: int) -> bytes | _Refusal:
+        """The origin of a client that may come in, or why it may not."""
+        client = None
+        if self._proxies.trust(peer):
+            self._arriving.add(gevent.getcurrent())
+            try:
+                client = self._proxies.client_of(sock)
+            except NotProxied as error:
+                log.debug("no header from a proxy", reason=str(error))
+                return _NOT_PROXIED
+            finally:
+                self._arriving.remove(gevent.getcurrent())
+        if self._draining:
+            return _DRAINING
+        origin = self._guards.origins.of(client or peer)
+        if self._board.name(slot, origin) > self._settings.max_connections_per_address:
+            return _CROWDED
+        return origin
+
+    def _converse(self, sock: Any, origin: bytes, *, implicit_tls: bool) -> None:
+        connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
+        journal = Journal(connection_id)
+        guard = self._guards.guard(origin)
+        session = Session(self._options, guard, connection_id, guard.admit)
+        connection = Connection(sock, session, journal, self.pace, self._tls_context)
+        connection.draining = self._draining
+        self._clients[connection_id] = _Client(connection, gevent.getcurrent())
+        journal.opened()
+        try:
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            connection.run(implicit_tls=implicit_tls)
+        except Exception as error:  # noqa: BLE001 - the top of the greenlet: past it, nobody would hear of the error
+            journal.failed(error)
+        finally:
+            del self._clients[connection_id]
+            journal.closed()
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._certificate is None:
+            raise AssertionError("TLS without a certificate")
+        return self._certificate.context
+
+    def _dismiss_idle(self) -> None:
+        for client in list(self._clients.values()):
+            if client.connection.idle:
+                client.greenlet.throw(Drain)
+
+    def _finish(self) -> None:
+        # Clients that were accepted at the last moment have greenlets that have not begun.
+        gevent.sleep(0)
+        time_left = max(0.0, self._drain_until - time.monotonic())
+        greenlets = [*self._arriving, *(client.greenlet for client in self._clients.values())]
+        gevent.joinall(greenlets, timeout=time_left)
+        if self._clients:
+            log.warning("connections cut off at the end of the drain", connections=list(self._clients))
+            gevent.killall([client.greenlet for client in self._clients.values()], timeout=self.kill_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    connection: Connection
+    greenlet: gevent.Greenlet
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a client is turned away: for the metric, and for the client."""
+
+    reason: str
+    reply: Reply
+
+
+_FULL = _Refusal("full", replies.TOO_MANY_CONNECTIONS)
+_CROWDED = _Refusal("address", replies.TOO_MANY_FROM_ADDRESS)
+_NOT_PROXIED = _Refusal("proxy", replies.NOT_PROXIED)
+_DRAINING = _Refusal("draining", replies.SHUTTING_DOWN)

@@ -1,0 +1,59 @@
+"""One message on its way from the dialogue to the row: what the SMTP side hands over, and what it may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from relay.core.frozen import frozen
+from relay.core.records import ApiKey, RecipientRule
+from relay.smtp.replies import Reply
+from relay.smtp.spool import Body
+
+
+@frozen
+class Login:
+    """Who a connection belongs to after AUTH."""
+
+    #: Lower-case hex SHA-256 of the key (contract section 3); the key itself is forgotten at once.
+    token_hash: str
+    key: ApiKey
+
+
+@frozen
+class Submission:
+    """A complete message with its envelope. The reverse-path is left out: SES makes its own."""
+
+    login: Login
+    #: Forward-paths in their order, in the stored form (relay.core.address), each once.
+    recipients: tuple[str, ...]
+    rule: RecipientRule
+    body: Body
+    #: For the log.
+    connection_id: str
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What became of a submission."""
+
+    reply: Reply
+    #: For the log and the metric: `queued`, `repeated`, or why it was refused. No address, no text of the message.
+    outcome: str
+    #: The (first) row of the message, stored now or before; empty where there is none.
+    email_id: str = ""
+    #: Rows that were stored just now and need a job.
+    stored: tuple[str, ...] = ()
+    #: Octets and recipients of the envelope, for the log: the dialogue adds them.
+    size: int = 0
+    recipients: int = 0
+
+
+class Services(Protocol):
+    """What the dialogue needs from the rest of the house. Both may block the greenlet; neither raises but for bugs."""
+
+    def authenticate(self, password: str) -> Login | Reply:
+        """The login that a password opens, or the reply that says why not: 535, or 454 when that can't be told now."""
+
+    def accept(self, submission: Submission) -> Verdict:
+        """Stores a message, or says why not. A 250 means that its row is committed."""

@@ -1,0 +1,74 @@
+"""The one form in which addresses are stored, compared and looked up."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.core.address import MAX_ADDRESS_LENGTH, BadAddress, comparison_form, domain_of, normalise, normalise_domain
+
+
+@pytest.mark.parametrize(
+    ("local", "domain", "address"),
+    [
+        ("bo", "reader.example", "bo@reader.example"),
+        ("Bo", "READER.Example", "Bo@reader.example"),
+        ("bo", "reader.example.", "bo@reader.example"),
+        ("bo", "käse.example", "bo@xn--kse-qla.example"),
+        ("bo", "BÜCHER.example", "bo@xn--bcher-kva.example"),
+        ("bo", "xn--kse-qla.example", "bo@xn--kse-qla.example"),
+        ("bo", "faß.example", "bo@xn--fa-hia.example"),
+        ("bo", "localhost", "bo@localhost"),
+        ("bo", "under_score.example", "bo@under_score.example"),
+        ("bo dahl", "reader.example", '"bo dahl"@reader.example'),
+        ('a"b\\c', "reader.example", '"a\\"b\\\\c"@reader.example'),
+        ("a..b", "reader.example", '"a..b"@reader.example'),
+        ("o'neil+tag/x=y", "reader.example", "o'neil+tag/x=y@reader.example"),
+    ],
+)
+def test_stored_form(local: str, domain: str, address: str) -> None:
+    assert normalise(local, domain) == address
+
+
+@pytest.mark.parametrize(
+    ("local", "domain"),
+    [
+        ("", "reader.example"),
+        ("bo", ""),
+        ("bo", "."),
+        ("bo", ".example"),
+        ("bo", "reader..example"),
+        ("bo", "reader.example.."),
+        ("bo", "-"),
+        ("bo", "[192.0.2.1]"),
+        ("bo", "reader example"),
+        ("bo", "l" * 64 + ".example"),
+        ("bo", ("l" * 60 + ".") * 5 + "example"),
+        ("b\no", "reader.example"),
+        ("b\0o", "reader.example"),
+        ("x" * 500, "reader.example"),
+    ],
+)
+def test_what_mail_cannot_be_sent_to(local: str, domain: str) -> None:
+    with pytest.raises(BadAddress) as caught:
+        normalise(local, domain)
+    assert not caught.value.utf8_local_part
+
+
+def test_a_local_part_that_is_not_ascii_is_told_apart() -> None:
+    with pytest.raises(BadAddress) as caught:
+        normalise("jörg", "reader.example")
+    assert caught.value.utf8_local_part
+    assert normalise("jörg", "käse.example", allow_utf8_local_part=True) == "jörg@xn--kse-qla.example"
+    with pytest.raises(BadAddress):
+        normalise("j\udc80", "reader.example", allow_utf8_local_part=True)
+
+
+def test_longest_address_fits_the_column() -> None:
+    domain = "reader.example"
+    assert len(normalise("x" * (MAX_ADDRESS_LENGTH - len(domain) - 1), domain)) == MAX_ADDRESS_LENGTH
+
+
+def test_domain_and_comparison_form() -> None:
+    assert domain_of('"a@b"@reader.example') == "reader.example"
+    assert normalise_domain("Reader.EXAMPLE.") == "reader.example"
+    assert comparison_form(" Bo@Reader.Example ") == "bo@reader.example"

@@ -1,0 +1,85 @@
+"""Octets for messages: in the order in which they were asked for, and all of them given back."""
+
+from __future__ import annotations
+
+import gevent
+import gevent.event
+import pytest
+
+from relay.intake.memory_budget import Budget
+
+
+class Message:
+    """A greenlet that wants octets, and keeps them until it is told to go on."""
+
+    def __init__(self, budget: Budget, octets: int, seconds: float = 60.0) -> None:
+        self.granted: bool | None = None
+        self._may_end = gevent.event.Event()
+        self.greenlet = gevent.spawn(self._run, budget, octets, seconds)
+        gevent.sleep(0)
+
+    def _run(self, budget: Budget, octets: int, seconds: float) -> None:
+        with budget.part(octets, seconds) as granted:
+            self.granted = granted
+            self._may_end.wait()
+
+    def end(self) -> None:
+        self._may_end.set()
+        self.greenlet.join()
+        gevent.sleep(0)
+
+
+def test_as_many_as_fit_at_the_same_time() -> None:
+    budget = Budget(100)
+    messages = [Message(budget, 50), Message(budget, 50), Message(budget, 1)]
+    assert [message.granted for message in messages] == [True, True, None]
+    messages[0].end()
+    assert messages[2].granted
+
+
+def test_nobody_overtakes() -> None:
+    budget = Budget(100)
+    first, large, small = Message(budget, 60), Message(budget, 90), Message(budget, 10)
+    assert (first.granted, large.granted, small.granted) == (True, None, None)
+    first.end()
+    assert large.granted
+    assert small.granted, "there is room beside the large one"
+
+
+def test_more_than_there_is_has_its_turn_alone() -> None:
+    budget = Budget(100)
+    small, huge = Message(budget, 1), Message(budget, 1000)
+    assert huge.granted is None
+    small.end()
+    assert huge.granted
+    other = Message(budget, 1)
+    assert other.granted is None
+    huge.end()
+    assert other.granted
+
+
+def test_who_waits_too_long_goes_away_and_lets_others_pass() -> None:
+    budget = Budget(100)
+    first, impatient, small = Message(budget, 60), Message(budget, 90, seconds=0.01), Message(budget, 40)
+    assert small.granted is None
+    gevent.sleep(0.05)
+    assert impatient.granted is False
+    impatient.end()
+    assert small.granted
+    first.end()
+    small.end()
+    assert Message(budget, 100).granted, "everything was given back"
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_greenlet_that_is_killed_gives_back_what_it_had(granted: bool) -> None:
+    budget = Budget(100)
+    first = Message(budget, 100)
+    victim = first if granted else Message(budget, 50)
+    last = Message(budget, 100)
+    victim.greenlet.kill()
+    gevent.sleep(0)
+    assert last.granted is (True if granted else None)
+    first.end()
+    gevent.sleep(0)
+    assert last.granted

@@ -1,0 +1,141 @@
+"""What a client's guard lets through to the rest of the house, and how long it takes to say no."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from config.settings import Settings
+from relay.core.records import ApiKey
+from relay.limits import client as guards
+from relay.limits.client import Guard, Guards
+from relay.redis.link import RedisLink
+from relay.smtp import replies
+from relay.smtp.replies import Reply
+from relay.smtp.submission import Login, Submission, Verdict
+
+LOGIN = Login("0" * 64, ApiKey("key-id", "user", "full_access", None))
+HERE, ELSEWHERE = b"origin-1", b"origin-2"
+
+
+class Clock:
+    """Time that passes when somebody sleeps, or says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now += seconds
+
+
+class House:
+    """Services that know one key; `seconds` is how long it takes to say so, `trouble` that it can't be told."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.seconds = 0.0
+        self.trouble = False
+        self.asked = 0
+
+    def authenticate(self, password: str) -> Login | Reply:
+        self.asked += 1
+        self._clock.now += self.seconds
+        if self.trouble:
+            return replies.AUTH_UNAVAILABLE
+        return LOGIN if password == "good" else replies.BAD_KEY
+
+    def accept(self, submission: Submission) -> Verdict:
+        raise AssertionError
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(guards, "time", clock)
+    monkeypatch.setattr(gevent, "sleep", clock.sleep)
+    return clock
+
+
+@pytest.fixture
+def house(clock: Clock) -> House:
+    return House(clock)
+
+
+def guard(house: House, origin: bytes = HERE, **settings: int) -> Guard:
+    wanted = Settings(database_url="postgres://localhost/x", **settings)  # type: ignore[arg-type]
+    return Guards(wanted, RedisLink(None, verify_tls=True, timeout=0.1, pause=1.0), house).guard(origin)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05, 0.2])
+def test_a_wrong_key_is_refused_after_the_same_time_whatever_it_took_to_find_out(
+    house: House, clock: Clock, seconds: float
+) -> None:
+    house.seconds = seconds
+    client = guard(house)
+    before = clock.now
+    assert client.authenticate("unknown") is replies.BAD_KEY
+    assert clock.now - before == pytest.approx(0.25)
+    assert client.authenticate("revoked") is replies.BAD_KEY
+    assert clock.now - before == pytest.approx(0.75)
+
+
+def test_a_good_key_waits_for_nothing(house: House, clock: Clock) -> None:
+    client = guard(house)
+    client.authenticate("wrong")
+    before = clock.now
+    assert client.authenticate("good") is LOGIN
+    assert clock.now == before
+
+
+def test_our_own_trouble_is_nobodys_failure(house: House, clock: Clock) -> None:
+    house.trouble = True
+    client = guard(house, max_auth_failures_per_address=2)
+    before = clock.now
+    for number in range(5):
+        assert client.authenticate(f"key {number}") is replies.AUTH_UNAVAILABLE
+    assert clock.now == before
+    house.trouble = False
+    assert client.authenticate("good") is LOGIN
+
+
+def test_a_refused_client_can_not_tell_whether_its_key_was_looked_at(house: House, clock: Clock) -> None:
+    client = guard(house, max_auth_failures_per_address=2)
+    assert [client.authenticate(f"wrong {number}") for number in range(2)] == [replies.BAD_KEY] * 2
+    asked, waits = house.asked, []
+    for number in range(6):
+        house.seconds = 0.1 * number
+        before = clock.now
+        assert client.authenticate(f"guess {number}") is replies.AUTH_REFUSED
+        waits.append(clock.now - before)
+    assert waits == pytest.approx([8.0] * 6)
+    assert house.asked - asked < 6
+    assert replies.AUTH_REFUSED.closes
+
+
+def test_a_good_key_gets_in_beside_a_guesser(house: House) -> None:
+    client = guard(house, max_auth_failures_per_address=2)
+    client.authenticate("good")
+    for number in range(10):
+        client.authenticate(f"wrong {number}")
+        assert client.authenticate("good") is LOGIN
+
+
+def test_white_space_around_a_key_makes_no_other_key(house: House, clock: Clock) -> None:
+    client = guard(house)
+    for password in ("wrong", " wrong", "wrong\r\n"):
+        before = clock.now
+        client.authenticate(password)
+        assert clock.now - before == pytest.approx(0.25)
+
+
+def test_messages_are_counted_by_key_and_origin(house: House) -> None:
+    client = guard(house, key_messages_per_minute=2)
+    assert [client.admit(LOGIN) for _ in range(3)] == [None, None, replies.KEY_TOO_BUSY]
+    client = guard(house, address_messages_per_minute=1)
+    assert [client.admit(LOGIN) for _ in range(2)] == [None, replies.ADDRESS_TOO_BUSY]
+    client = guard(house)
+    assert [client.admit(LOGIN) for _ in range(50)] == [None] * 50

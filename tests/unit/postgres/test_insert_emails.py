@@ -1,0 +1,84 @@
+"""Rows as JSON: whatever text comes, what is written is JSON that Postgres takes, and the same text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.records import EmailRow, StoredAttachment
+from relay.postgres import insert_emails
+from relay.postgres.insert_emails import encode
+
+texts = st.text()
+hostile = st.one_of(texts, st.text(alphabet="\0\ud800\udfff\\u0$'\"r;-\n"))
+
+
+def row(**columns: Any) -> EmailRow:
+    defaults: dict[str, Any] = {
+        "id": "id",
+        "user_id": "user",
+        "sender": "a@x",
+        "to": (),
+        "cc": (),
+        "bcc": (),
+        "reply_to": (),
+        "subject": "",
+        "html": "",
+        "text": "",
+        "headers": {},
+        "attachments": (),
+        "tags": (),
+    }
+    return EmailRow(**(defaults | columns))
+
+
+def cleaned(text: str) -> str:
+    return "".join(character for character in text if character != "\0" and not "\ud800" <= character <= "\udfff")
+
+
+@pytest.mark.parametrize("small", [0, 1_000_000])
+@given(hostile, hostile, hostile, st.dictionaries(texts, hostile), st.lists(hostile), hostile)
+def test_every_text_comes_through_but_for_what_postgres_cannot_hold(
+    small: int, subject: str, html: str, text: str, headers: dict[str, str], recipients: list[str], name: str
+) -> None:
+    """`small`: the payload from which on the texts are searched instead."""
+    given_row = row(
+        subject=subject,
+        html=html,
+        text=text,
+        headers=headers,
+        attachments=(StoredAttachment(name, "aGk="),),
+        tags=(("name", "value"),),
+        idempotency_key="key",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(insert_emails, "_SMALL", small)
+        (document,) = json.loads(b"[" + encode([given_row], recipients) + b"]")
+    assert document["subject"] == cleaned(subject)
+    assert document["html"] == cleaned(html)
+    assert document["text"] == cleaned(text)
+    assert document["headers"] == {cleaned(header): cleaned(value) for header, value in headers.items()}
+    assert document["guard"] == [cleaned(recipient) for recipient in recipients]
+    assert document["attachments"] == [{"filename": cleaned(name), "content": "aGk="}]
+    assert document["tags"] == [{"name": "name", "value": "value"}]
+    assert document["idempotency_key"] == "key"
+
+
+def test_only_the_first_row_has_the_guard_and_the_key() -> None:
+    rows = [row(idempotency_key="key"), row(idempotency_key="key"), row()]
+    documents = json.loads(b"[" + encode(rows, ["a@x", "b@x"]) + b"]")
+    assert [document.get("guard") for document in documents] == [["a@x", "b@x"], None, None]
+    assert [document.get("idempotency_key") for document in documents] == ["key", None, None]
+
+
+@given(st.lists(st.binary(), min_size=1))
+def test_no_payload_ends_its_literal_early(payloads: list[bytes]) -> None:
+    statement = insert_emails._statement(b"HEAD(", payloads, b")TAIL")
+    body = statement.removeprefix(b"HEAD(").removesuffix(b"::json)TAIL")
+    tag = body[: body.index(b"$", 1) + 1]
+    assert body == tag + b"[" + b",".join(payloads) + b"]" + tag
+    assert body.count(tag) == 2

@@ -1,0 +1,19 @@
+"""What makes two messages one: the user, the Message-ID and the content, all three, and nothing else."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.redis.claims import key_of
+
+words = st.text(alphabet="ab:\0", max_size=3)
+contents = st.binary(max_size=2)
+
+
+@given(words, words, contents, words, words, contents)
+def test_messages_share_a_key_exactly_when_all_three_are_the_same(
+    user: str, message_id: str, content: bytes, other_user: str, other_message_id: str, other_content: bytes
+) -> None:
+    same = (user, message_id, content) == (other_user, other_message_id, other_content)
+    assert (key_of(user, message_id, content) == key_of(other_user, other_message_id, other_content)) == same

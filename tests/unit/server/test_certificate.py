@@ -1,0 +1,168 @@
+"""The certificate: loaded strictly, renewed without a pause, never replaced by something worse."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+
+from relay.server.certificate import CertificateError, CertificateStore, complaint
+from tests.certificates import write_pair
+
+
+def refusal(cert_path: str, key_path: str) -> str:
+    with pytest.raises(CertificateError) as refused:
+        CertificateStore(cert_path, key_path)
+    text = str(refused.value)
+    assert "\n" not in text
+    return text
+
+
+def served_name(store: CertificateStore, cert_path: str) -> str:
+    """The name in the certificate that a client of this moment is shown; it trusts what is in `cert_path`."""
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_context.check_hostname = False
+    client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client_context.load_verify_locations(cert_path)
+    inward, outward = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(inward, outward)
+    server = store.context.wrap_bio(outward, inward, server_side=True)
+    for party in (client, server, client):
+        try:
+            party.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    certificate = client.getpeercert()
+    assert certificate is not None
+    return certificate["subjectAltName"][0][1]
+
+
+def test_the_context_is_a_servers_of_today(tmp_path: Path) -> None:
+    context = CertificateStore(*write_pair(tmp_path)).context
+    assert context.protocol == ssl.PROTOCOL_TLS_SERVER
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.options & ssl.OP_NO_COMPRESSION
+    names = {cipher["name"] for cipher in context.get_ciphers()}
+    assert names
+    assert not [name for name in names if any(weak in name for weak in ("RC4", "DES", "MD5", "NULL", "EXP", "anon"))]
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    cert_path, key_path = write_pair(tmp_path)
+    assert refusal("/nowhere/c.pem", key_path).startswith(
+        "SMTP_RELAY_TLS_CERT_PATH is '/nowhere/c.pem': should be a readable PEM file: no such file"
+    )
+    assert refusal(cert_path, "/nowhere/k.pem").startswith("SMTP_RELAY_TLS_KEY_PATH is '/nowhere/k.pem': should be a ")
+    assert refusal(str(tmp_path), key_path).startswith("SMTP_RELAY_TLS_CERT_PATH is ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_key(tmp_path: Path) -> None:
+    cert_path, key_path = write_pair(tmp_path)
+    Path(key_path).chmod(0)
+    assert refusal(cert_path, key_path).endswith("permission denied")
+
+
+def test_rubbish(tmp_path: Path) -> None:
+    cert_path, key_path = write_pair(tmp_path)
+    rubbish = tmp_path / "rubbish.pem"
+    for content in (
+        b"",
+        b"hello\n",
+        b"-----BEGIN CERTIFICATE-----\nhello\n-----END CERTIFICATE-----\n",
+        os.urandom(5000),
+    ):
+        rubbish.write_bytes(content)
+        assert refusal(str(rubbish), key_path).startswith("SMTP_RELAY_TLS_CERT_PATH is ")
+    rubbish.write_bytes(b"hello\n")
+    assert refusal(cert_path, str(rubbish)).startswith("SMTP_RELAY_TLS_KEY_PATH is ")
+
+
+def test_the_two_paths_swapped(tmp_path: Path) -> None:
+    cert_path, key_path = write_pair(tmp_path)
+    assert "should be a PEM file with a certificate" in refusal(key_path, cert_path)
+
+
+def test_the_key_of_another(tmp_path: Path) -> None:
+    cert_path, _ = write_pair(tmp_path / "one")
+    _, key_path = write_pair(tmp_path / "two")
+    assert "it is another's" in refusal(cert_path, key_path)
+
+
+def test_a_key_with_a_passphrase_does_not_wait_for_a_terminal(tmp_path: Path) -> None:
+    text = refusal(*write_pair(tmp_path, passphrase=b"hunter2"))
+    assert text.startswith("SMTP_RELAY_TLS_KEY_PATH is ")
+    assert text.endswith("should be a key without a passphrase")
+
+
+def test_an_expired_certificate_serves_with_a_complaint(tmp_path: Path) -> None:
+    store = CertificateStore(*write_pair(tmp_path, days=-1, starts=-10))
+    assert complaint(store) == (
+        f"SMTP_RELAY_TLS_CERT_PATH is {store.cert_path!r}: has expired, clients that verify it will not send"
+    )
+
+
+def test_dates_that_are_worth_a_line(tmp_path: Path) -> None:
+    assert complaint(CertificateStore(*write_pair(tmp_path / "good"))) is None
+    soon = complaint(CertificateStore(*write_pair(tmp_path / "soon", days=3.01)))
+    assert soon is not None
+    assert soon.endswith("expires in 3 days")
+    early = complaint(CertificateStore(*write_pair(tmp_path / "early", starts=1)))
+    assert early is not None
+    assert "is not valid yet" in early
+
+
+def test_a_renewed_certificate_serves_the_next_connection(tmp_path: Path) -> None:
+    cert_path, key_path = write_pair(tmp_path, name="old.example")
+    store = CertificateStore(cert_path, key_path)
+    assert not store.changed()
+    assert served_name(store, cert_path) == "old.example"
+    write_pair(tmp_path, name="new.example")
+    assert store.changed()
+    store.reload()
+    assert not store.changed()
+    assert served_name(store, cert_path) == "new.example"
+
+
+def test_a_renewal_by_renaming_is_seen(tmp_path: Path) -> None:
+    """As certbot does it: the path is a symbolic link that moves on, or a file renamed over the old one."""
+    store = CertificateStore(*write_pair(tmp_path))
+    write_pair(tmp_path / "next")
+    for name in ("certificate.pem", "key.pem"):
+        old_status = (tmp_path / name).stat()
+        os.utime(tmp_path / "next" / name, ns=(old_status.st_atime_ns, old_status.st_mtime_ns))
+        (tmp_path / "next" / name).rename(tmp_path / name)
+    assert store.changed()
+
+
+def test_a_bad_new_pair_leaves_the_old_one_in_place(tmp_path: Path) -> None:
+    cert_path, key_path = write_pair(tmp_path, name="old.example")
+    good = tmp_path / "good.pem"
+    good.write_bytes(Path(cert_path).read_bytes())
+    store = CertificateStore(cert_path, key_path)
+    before = store.context
+    new_cert, new_key = write_pair(tmp_path / "next", name="new.example")
+    Path(cert_path).write_bytes(Path(new_cert).read_bytes())
+    assert store.changed()
+    with pytest.raises(CertificateError):
+        store.reload()
+    assert store.context is before
+    assert served_name(store, str(good)) == "old.example"
+    assert not store.changed(), "it was tried, and is not tried again until something changes"
+    Path(key_path).write_bytes(Path(new_key).read_bytes())
+    assert store.changed()
+    store.reload()
+    assert served_name(store, cert_path) == "new.example"
+
+
+def test_a_vanished_file_is_an_error_once(tmp_path: Path) -> None:
+    cert_path, key_path = write_pair(tmp_path)
+    store = CertificateStore(cert_path, key_path)
+    Path(cert_path).unlink()
+    assert store.changed()
+    with pytest.raises(CertificateError):
+        store.reload()
+    assert not store.changed()
