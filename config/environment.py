@@ -27,8 +27,6 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.settings import Settings, Source
-from relay.server import descriptors
-from relay.server.certificate import CertificateError, CertificateStore
 
 
 class WrongSettings(Exception):
@@ -36,16 +34,12 @@ class WrongSettings(Exception):
 
 
 def load() -> Settings:
-    """The settings of this process's environment. Raises WrongSettings; nothing has been opened or changed then."""
+    """The settings of this process's environment, each valid by itself. Raises WrongSettings."""
     try:
         values = _Environment().model_dump()
     except ValidationError as error:
         raise WrongSettings("\n".join(sorted(set(_lines(error))))) from None
-    settings = Settings(**values)
-    problems = list(_contradictions(settings))
-    if problems:
-        raise WrongSettings("\n".join(problems))
-    return settings
+    return Settings(**values)
 
 
 # The model, made of what config.settings declares.
@@ -169,42 +163,3 @@ def _shown(variable: str, source: Source) -> str:
     if not source.secret:
         return f"is {value[:200]!r}"
     return "is set, but not shown"
-
-
-def _contradictions(settings: Settings) -> Iterator[str]:
-    """What each value allows and all of them together don't. One line for each."""
-    yield from _tls_contradictions(settings)
-    if settings.queue_url is None:
-        wanted = "BACKGROUND_JOBS_QUEUE_URL is not set: should be the URL of an SQS queue, because"
-        if settings.require_queue:
-            yield f"{wanted} BACKGROUND_JOBS_REQUIRE_QUEUE is true"
-        elif not settings.db_polling_fallback:
-            yield f"{wanted} BACKGROUND_JOBS_DB_POLLING_FALLBACK is false and nothing would ever deliver"
-    too_many = descriptors.complaint(settings.max_connections)
-    if too_many:
-        yield too_many
-    if not (os.path.isdir(settings.spool_dir) and os.access(settings.spool_dir, os.W_OK | os.X_OK)):
-        yield f"SMTP_RELAY_SPOOL_DIR is {settings.spool_dir!r}: should be a writable directory"
-    if settings.metrics_port is not None and settings.metrics_port + settings.web_concurrency > 65536:
-        yield f"SMTP_RELAY_METRICS_PORT is {settings.metrics_port}: should leave a port for each worker, up to 65535"
-
-
-def _tls_contradictions(settings: Settings) -> Iterator[str]:
-    cert_path, key_path = settings.tls_cert_path, settings.tls_key_path
-    if cert_path and key_path:
-        try:
-            CertificateStore(cert_path, key_path)
-        except CertificateError as error:
-            yield str(error)
-        if settings.tls_port == settings.port:
-            yield f"SMTP_RELAY_TLS_PORT is {settings.tls_port}: should be another port than SMTP_RELAY_PORT"
-    elif cert_path or key_path:
-        missing, given = "SMTP_RELAY_TLS_KEY_PATH", "SMTP_RELAY_TLS_CERT_PATH"
-        if key_path:
-            missing, given = given, missing
-        yield f"{missing} is not set: should be the path of a PEM file, because {given} is set"
-    elif settings.tls_port is not None:
-        yield (
-            f"SMTP_RELAY_TLS_PORT is {settings.tls_port}: should be unset, or SMTP_RELAY_TLS_CERT_PATH and "
-            "SMTP_RELAY_TLS_KEY_PATH set"
-        )

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final
 
-from relay.core.errors import Unavailable
-
 #: Their texts name modules, attributes and parameters.
 _SPEAK_OF_SOURCE: Final = (ImportError, AttributeError, NameError, SyntaxError)
 
@@ -37,8 +35,9 @@ def detail(error: BaseException) -> str:
     sqlstate = getattr(error, "pgcode", None)
     if isinstance(sqlstate, str):
         return sqlstate
-    if isinstance(error, Unavailable):
-        return error.service
+    service = getattr(error, "service", None)
+    if isinstance(service, str):
+        return service
     if isinstance(error, OSError) and isinstance(error.errno, int):
         return errno.errorcode.get(error.errno, str(error.errno))
     if isinstance(error, _SPEAK_OF_SOURCE):
@@ -50,7 +49,7 @@ def detail(error: BaseException) -> str:
 
 
 def summary(error: BaseException) -> str:
-    """One line: `relay.core.errors.Unavailable(postgres) from psycopg2.OperationalError(57P01)`."""
+    """One line: `relay.core.errors.PostgresUnavailable(postgres) from psycopg2.OperationalError(57P01)`."""
     return " from ".join(_name(link) for link in chain(error))
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from config import redaction
 from config.settings import Settings
-from relay import __version__
 
 if TYPE_CHECKING:
     import sentry_sdk.client
@@ -43,10 +42,10 @@ _client: sentry_sdk.client.BaseClient | None = None
 _last_sent: dict[str, float] = {}
 
 
-def init(settings: Settings) -> None:
+def init(settings: Settings, version: str) -> None:
     """Makes this process's client; without SENTRY_DSN nothing, and the library is not even imported.
 
-    It starts a thread: call it after the fork, and after gevent has patched threads.
+    It starts a thread: call it after the fork, and after gevent has patched threads. `version`: of the relay.
     """
     global _client  # noqa: PLW0603 - one client a process, as the library has it
     if settings.sentry_dsn is None:
@@ -55,7 +54,7 @@ def init(settings: Settings) -> None:
 
     sentry_sdk.init(
         dsn=settings.sentry_dsn,
-        release=f"opensend-relay@{__version__}",
+        release=f"opensend-relay@{version}",
         server_name=settings.hostname,
         default_integrations=False,
         auto_enabling_integrations=False,

@@ -11,12 +11,22 @@ import os
 import socket
 import tempfile
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
-
-from relay.core.records import RecipientRule
 
 #: What `Settings.log_level` may be, from the most to the least that is written.
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+
+
+class RecipientRule(StrEnum):
+    """Who receives a message: `SMTP_RELAY_RECIPIENTS`."""
+
+    #: The header's To, Cc and Bcc, and whoever is in the envelope besides.
+    MERGE = "merge"
+    #: The envelope alone; each header field keeps those who are in it, the rest is Bcc.
+    ENVELOPE = "envelope"
+    #: The header's To, Cc and Bcc alone, whatever the envelope says.
+    HEADERS = "headers"
 
 
 class Source(NamedTuple):

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from config import environment
 from relay.core.errors import Unavailable
+from relay.operator import preflight
 from relay.operator.warming import LIST_SECONDS, RedisFailed, Selection, Summary, Warming
 from relay.postgres.snapshot import Snapshot
 from relay.redis.cache import Cache
@@ -108,7 +109,7 @@ def run(selection: Selection, *, as_json: bool) -> Exit:
     """Warms, shows how it goes, and says what became of it."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # errors are told below, once
     try:
-        settings = environment.load()
+        settings = preflight.load()
     except environment.WrongSettings as error:
         return complain(str(error), Exit.WRONG)
     if settings.redis_url is None:

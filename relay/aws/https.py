@@ -25,7 +25,7 @@ _READ: Final = 65_536
 _MAX_CONTENT: Final = 4 * 1024 * 1024
 
 
-class Calls:
+class HttpsClient:
     """POSTs to `endpoint`. `cafile`: whom to trust, PEM."""
 
     def __init__(self, endpoint: str, *, cafile: str | None, connect_seconds: float, read_seconds: float) -> None:

@@ -20,7 +20,8 @@ from botocore.exceptions import BotoCoreError, HTTPClientError
 from botocore.httpsession import URLLib3Session, get_cert_path
 from botocore.utils import get_environ_proxies
 
-from relay.aws.https import CALL_ERRORS, Calls, host_field
+from relay.aws.https import CALL_ERRORS, HttpsClient, host_field
+from relay.core.errors import QueueUnavailable
 
 #: Entries that one SendMessageBatch takes.
 MAX_ENTRIES: Final = 10
@@ -28,25 +29,17 @@ MAX_ENTRIES: Final = 10
 Entry = dict[str, Any]
 
 
-class QueueSilent(Exception):
-    """The queue took nothing, as far as one can know. `code`: AWS's own, or the name of what went wrong."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 class Queue:
     """Sends to one queue. Making it takes 0.1 s of CPU, and may ask the machine's metadata service for credentials."""
 
     def __init__(self, url: str, region: str, *, connect_seconds: float = 2.0, read_seconds: float = 5.0) -> None:
-        """Raises QueueSilent when there are no credentials or no endpoint."""
+        """Raises QueueUnavailable when there are no credentials or no endpoint."""
         self.url = url
         try:
             session = boto3.session.Session(region_name=region)
             self._credentials = session.get_credentials()
             if self._credentials is None:
-                raise QueueSilent("NoCredentials")
+                raise QueueUnavailable("NoCredentials")
             # Only to learn where it would go: AWS_ENDPOINT_URL and its kin, profiles, FIPS, dual stack.
             client = session.client("sqs", config=Config(connect_timeout=connect_seconds, read_timeout=read_seconds))
             self._endpoint = client.meta.endpoint_url.rstrip("/") + "/"
@@ -54,14 +47,14 @@ class Queue:
             client.close()
             bundle = session._session.get_config_variable("ca_bundle")
         except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
-            raise QueueSilent(type(error).__name__) from None
+            raise QueueUnavailable(type(error).__name__) from None
         proxies = get_environ_proxies(self._endpoint)
         try:
-            self._calls: Calls | _ProxiedCalls
+            self._calls: HttpsClient | _ProxiedCalls
             if self._endpoint.partition(":")[0] in proxies:
                 self._calls = _ProxiedCalls(self._endpoint, proxies, bundle, (connect_seconds, read_seconds))
             else:
-                self._calls = Calls(
+                self._calls = HttpsClient(
                     self._endpoint,
                     cafile=bundle or get_cert_path(True),
                     connect_seconds=connect_seconds,
@@ -69,7 +62,7 @@ class Queue:
                 )
             self._host = host_field(self._endpoint)
         except (ValueError, OSError) as error:
-            raise QueueSilent(type(error).__name__) from None
+            raise QueueUnavailable(type(error).__name__) from None
 
     @property
     def fifo(self) -> bool:
@@ -79,7 +72,7 @@ class Queue:
     def send(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Sends at most MAX_ENTRIES, each with an `Id` of its own. Returns those that failed: Id → code.
 
-        Raises QueueSilent when all failed together; they may have been taken all the same.
+        Raises QueueUnavailable when all failed together; they may have been taken all the same.
         """
         body = orjson.dumps({"QueueUrl": self.url, "Entries": entries})
         request = AWSRequest(
@@ -98,10 +91,10 @@ class Queue:
             SigV4Auth(self._credentials.get_frozen_credentials(), "sqs", self._region).add_auth(request)
             status, content = self._calls.post(body, request.headers)
         except (BotoCoreError, HTTPClientError, *CALL_ERRORS) as error:
-            raise QueueSilent(type(error).__name__) from None
+            raise QueueUnavailable(type(error).__name__) from None
         answer = _object(content)
         if status != 200:
-            raise QueueSilent(str(answer.get("__type", f"HTTP{status}")).rpartition("#")[2])
+            raise QueueUnavailable(str(answer.get("__type", f"HTTP{status}")).rpartition("#")[2])
         taken = {str(entry.get("Id")) for entry in answer.get("Successful") or ()}
         codes = {str(entry.get("Id")): str(entry.get("Code")) for entry in answer.get("Failed") or ()}
         return {entry["Id"]: codes.get(entry["Id"], "NotMentioned") for entry in entries if entry["Id"] not in taken}

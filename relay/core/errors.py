@@ -1,16 +1,38 @@
-"""The one error that crosses rooms: something of ours is not available, and may be later."""
+"""The errors that cross rooms: something of ours is not available now, and may be later."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class Unavailable(Exception):
     """A service that we depend on did not answer. The client always hears 4xx, never the text of the cause.
 
-    `service` names it for the log (`postgres`, `redis`, `sqs`). `unclear` tells that the work may have been done all
-    the same: a commit whose answer got lost.
+    `service` names it for the log. `code` is the word that the service or its library has for the cause, or nothing.
+    `unclear` tells that the work may have been done all the same: a commit whose answer got lost.
     """
 
-    def __init__(self, service: str, *, unclear: bool = False) -> None:
-        super().__init__(service)
-        self.service = service
+    service: ClassVar[str] = "service"
+
+    def __init__(self, code: str = "", *, unclear: bool = False) -> None:
+        super().__init__(code)
+        self.code = code
         self.unclear = unclear
+
+
+class PostgresUnavailable(Unavailable):
+    """Postgres did not answer in time, or has no connection for us."""
+
+    service = "postgres"
+
+
+class RedisUnavailable(Unavailable):
+    """Redis did not answer, or only with an error. What the caller wanted to know stays unknown."""
+
+    service = "redis"
+
+
+class QueueUnavailable(Unavailable):
+    """The queue took nothing, as far as one can know. `code`: AWS's own, or the name of what went wrong."""
+
+    service = "sqs"

@@ -9,7 +9,7 @@ from gevent.hub import Waiter, get_hub
 _T = TypeVar("_T")
 
 
-class Promise(Generic[_T]):
+class Handoff(Generic[_T]):
     """For one greenlet to wait for, once. gevent's AsyncResult, which any number may wait for, costs twice as much."""
 
     __slots__ = ("_waiter", "settled")
@@ -20,16 +20,16 @@ class Promise(Generic[_T]):
         self.settled = False
 
     def get(self) -> _T:
-        """What it was kept with; raises what it was broken with. Nothing is lost if the greenlet is killed."""
+        """The value that was set; raises the error of `fail`. Nothing is lost if the greenlet is killed."""
         value: _T = self._waiter.get()
         return value
 
-    def keep(self, value: _T) -> None:
+    def set(self, value: _T) -> None:
         """Lets the greenlet go on with this value."""
         self.settled = True
         get_hub().loop.run_callback(self._waiter.switch, value)
 
-    def break_with(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Has this raised where it is waited for."""
         self.settled = True
         get_hub().loop.run_callback(self._waiter.throw, error)

@@ -8,32 +8,19 @@ scraper adds them up, as it does for several machines. Labels are words from sho
 
 from __future__ import annotations
 
-import itertools
-import os
-import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-import gevent
-import structlog
-
-from config.settings import Settings
-from relay import __version__
-
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
+    pass
 
-log = structlog.get_logger(__name__)
 
 #: A series never has more children; the rest is counted together under `other`. A bound, should a label grow wild.
 MAX_CHILDREN: Final = 200
 
 #: Upper bounds in seconds, from a cached look-up to the deadline of a client.
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-#: How often the hub's lag is measured, in seconds.
-LAG_INTERVAL: Final = 0.1
 
 
 class Counter:
@@ -129,68 +116,3 @@ JOBS: Final = Family("smtp_relay_jobs", "Send jobs by result: published, refused
 JOBS_PENDING: Final = Family("smtp_relay_jobs_pending", "Send jobs not yet taken by the queue", Gauge).labels()
 CACHE: Final = Family("smtp_relay_cache", "Cache look-ups by kind and result: hit, miss", Counter, ("kind", "result"))
 FAULTS: Final = Family("smtp_relay_faults", "Failed calls to postgres, redis, sqs", Counter, ("service",))
-
-
-def serve(settings: Settings, index: int) -> None:
-    """Exposes everything at `/metrics`, where the settings ask for it, and begins to measure the hub's lag.
-
-    Worker `index` listens on the port of the setting plus index. A port that is taken is logged: mail matters more.
-    """
-    if settings.metrics_port is None:
-        return
-    from gevent import pywsgi  # noqa: PLC0415 - what only those pay who use it
-    from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app  # noqa: PLC0415
-
-    registry = CollectorRegistry()
-    registry.register(_Exposition(index))
-    ProcessCollector(registry=registry)
-    address = settings.metrics_host.strip("[]"), settings.metrics_port + index
-    server = pywsgi.WSGIServer(address, make_wsgi_app(registry), log=None, error_log=None)
-    try:
-        server.start()
-    except OSError as error:
-        log.error("metrics are not exposed", port=address[1], reason=os.strerror(error.errno or 0))
-        return
-    gevent.spawn(_watch_the_hub)
-
-
-class _Exposition:
-    """A collector (of Prometheus's library) that reads what was counted."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def collect(self) -> Iterator[Metric]:
-        from prometheus_client import core  # noqa: PLC0415 - as in serve()
-
-        info = core.InfoMetricFamily("smtp_relay", "The relay's version and the worker's index")
-        info.add_metric([], {"version": __version__, "worker": str(self._index)})
-        yield info
-        for family in FAMILIES:
-            if family.kind is Counter:
-                counter = core.CounterMetricFamily(family.name, family.help_text, labels=family.label_names)
-                for values, child in family.children():
-                    counter.add_metric(values, child.value)
-                yield counter
-            elif family.kind is Gauge:
-                gauge = core.GaugeMetricFamily(family.name, family.help_text, labels=family.label_names)
-                for values, child in family.children():
-                    gauge.add_metric(values, child.value)
-                yield gauge
-            else:
-                histogram = core.HistogramMetricFamily(family.name, family.help_text, labels=family.label_names)
-                for values, child in family.children():
-                    histogram.add_metric(values, _buckets(child), child.sum)
-                yield histogram
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    bounds = [*(str(bound) for bound in histogram.bounds), "+Inf"]
-    return list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))
-
-
-def _watch_the_hub() -> None:
-    while True:
-        began = time.monotonic()
-        gevent.sleep(LAG_INTERVAL)
-        HUB_LAG.observe(max(0.0, time.monotonic() - began - LAG_INTERVAL))

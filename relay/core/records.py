@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
 from relay.core.frozen import frozen
 
@@ -54,14 +53,3 @@ class EmailRow:
     def recipients(self) -> tuple[str, ...]:
         """Everyone that this row is delivered to, whatever the field."""
         return (*self.to, *self.cc, *self.bcc)
-
-
-class RecipientRule(StrEnum):
-    """Who receives a message: `SMTP_RELAY_RECIPIENTS`."""
-
-    #: The header's To, Cc and Bcc, and whoever is in the envelope besides.
-    MERGE = "merge"
-    #: The envelope alone; each header field keeps those who are in it, the rest is Bcc.
-    ENVELOPE = "envelope"
-    #: The header's To, Cc and Bcc alone, whatever the envelope says.
-    HEADERS = "headers"

@@ -20,8 +20,8 @@ from config.settings import Settings
 from relay.core import deadlines, metrics
 from relay.core.errors import Unavailable
 from relay.core.ids import new_email_id
-from relay.core.records import EmailRow
-from relay.intake import policy
+from relay.core.records import ApiKey, EmailRow
+from relay.intake import policy, refusals
 from relay.intake.lookups import Lookups, Screening
 from relay.intake.policy import RECIPIENTS_PER_ROW, Recipients
 from relay.mail import Limits, Message, Unusable, parse
@@ -88,7 +88,7 @@ class Acceptor:
         self._store = store
         self._options = options
 
-    def accept(self, submission: Submission) -> Verdict:
+    def store(self, submission: Submission) -> Verdict:
         """Stores the message. A positive reply means that its rows are committed. Raises nothing but for bugs."""
         try:
             message, key = self._read(submission)
@@ -98,7 +98,7 @@ class Acceptor:
             finally:
                 end()
         except Unusable as unusable:
-            return Verdict(policy.refusal(unusable), unusable.fault.value)
+            return Verdict(refusals.refusal(unusable), unusable.fault.value)
         except _Refused as refused:
             return Verdict(refused.reply, refused.outcome)
         except Unavailable as unavailable:
@@ -122,7 +122,7 @@ class Acceptor:
 
     def _store_message(self, submission: Submission, message: Message, key: bytes) -> Verdict:
         login = submission.login
-        _require(policy.may_send_from(login.key, message.from_addresses), "domain")
+        _require_domain(login.key, message)
         everyone = policy.recipients_of(message, submission.recipients, submission.rule)
         mailboxes = everyone.mailboxes()
         if not mailboxes:
@@ -152,7 +152,7 @@ class Acceptor:
     def _judge(self, screening: Screening, user_id: str, message: Message) -> None:
         if screening.key is None or screening.key.user_id != user_id:
             raise _Refused(replies.KEY_REVOKED, "revoked")
-        _require(policy.may_send_from(screening.key, message.from_addresses), "domain")
+        _require_domain(screening.key, message)
         if screening.suppressed:
             raise self._suppressed(user_id, screening.suppressed)
 
@@ -251,9 +251,9 @@ def _log_dropped(submission: Submission, names: Sequence[str]) -> None:
     )
 
 
-def _require(refusal: Reply | None, outcome: str) -> None:
-    if refusal is not None:
-        raise _Refused(refusal, outcome)
+def _require_domain(key: ApiKey, message: Message) -> None:
+    if not policy.may_send_from(key, message.from_addresses):
+        raise _Refused(refusals.wrong_domain(key), "domain")
 
 
 def _repeated(first_id: str) -> Verdict:

@@ -3,11 +3,6 @@
 Parsing tens of megabytes and building a statement of them are CPU work that no greenlet can interrupt; over there they
 hold up nobody. `SMTP_RELAY_MEMORY_BUDGET_BYTES` bounds the memory: whoever finds it used up waits for a turn, with the
 client waiting at the final dot. The process is started by the first large message and ended after a while without one.
-
-    parent → child   the settings, once; then for each message a head (JSON) with the descriptor of the spooled file
-    child → parent   verdicts (JSON), in any order: each names the message that it is for
-
-Each is preceded by its length, four octets, network order.
 """
 
 from __future__ import annotations
@@ -18,22 +13,19 @@ import os
 import socket
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from subprocess import DEVNULL, Popen
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import structlog
 from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
 
-from relay.core.records import ApiKey, RecipientRule
-from relay.intake.memory_budget import Budget
+from relay.intake.bulk_protocol import head_of, receive_message, send_message, verdict_of
+from relay.intake.memory_budget import MemoryBudget
 from relay.smtp import replies
-from relay.smtp.replies import Reply
-from relay.smtp.spool import Body
-from relay.smtp.submission import Login, Submission, Verdict
+from relay.smtp.submission import Submission, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +40,6 @@ _LARGE_PAGES: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 #: Octets of memory that it takes at most to parse and store one octet of a message: measured with 10 and 39 MB.
 FOOTPRINT: Final = 5
 
-LENGTH_OCTETS: Final = 4
-
 
 class BulkLane:
     """Accepts spooled messages, for any number of greenlets.
@@ -59,19 +49,19 @@ class BulkLane:
 
     def __init__(self, settings: bytes, budget: int) -> None:
         self._settings = settings
-        self._budget = Budget(budget)
+        self._budget = MemoryBudget(budget)
         self._process: _Process | None = None
         self._starting = BoundedSemaphore(1)
         self._watcher: gevent.Greenlet[..., None] | None = None
 
-    def accept(self, submission: Submission) -> Verdict:
+    def store(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not: 452 when its turn did not come, 451 when the process failed."""
         with self._budget.part(submission.body.size * FOOTPRINT, TURN_SECONDS) as granted:
             if not granted:
                 return Verdict(replies.NO_ROOM, "no_turn")
             try:
                 process = self._running()
-                return process.accept(submission, WORK_SECONDS)
+                return process.store(submission, WORK_SECONDS)
             except (OSError, EOFError) as error:
                 log.error("process for large messages failed", reason=type(error).__name__)
                 self._end()
@@ -116,7 +106,7 @@ class _Process:
             self._process = Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "relay.process.bulk", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                cwd=Path(__file__).parent.parent,
+                cwd=Path(__file__).parents[2],
                 stdin=DEVNULL,
                 env={**_LARGE_PAGES, **os.environ},
             )
@@ -127,14 +117,14 @@ class _Process:
         send_message(self._channel, settings)
         self._listener = gevent.spawn(self._listen)
 
-    def accept(self, submission: Submission, seconds: float) -> Verdict:
+    def store(self, submission: Submission, seconds: float) -> Verdict:
         """Has a message stored. Raises OSError and EOFError when the process failed, or took longer."""
         number = next(self._numbers)
         verdict = self._open[number] = AsyncResult()
         try:
             with gevent.Timeout(seconds, TimeoutError):
                 with self._sending:
-                    send_message(self._channel, _head(number, submission), [submission.body.fileno()])
+                    send_message(self._channel, head_of(number, submission), [submission.body.fileno()])
                 answer: Verdict = verdict.get()
                 return answer
         finally:
@@ -166,7 +156,7 @@ class _Process:
                 answer = json.loads(document)
                 waiting = self._open.get(answer["number"])
                 if waiting is not None:
-                    waiting.set(_verdict(answer))
+                    waiting.set(verdict_of(answer))
         except OSError:
             # Whoever waits is told below.
             pass
@@ -177,72 +167,3 @@ class _Process:
         for waiting in self._open.values():
             if not waiting.ready():
                 waiting.set_exception(EOFError())
-
-
-def _head(number: int, submission: Submission) -> bytes:
-    head = {
-        "number": number,
-        "token_hash": submission.login.token_hash,
-        "key": asdict(submission.login.key),
-        "recipients": submission.recipients,
-        "rule": submission.rule.value,
-        "connection_id": submission.connection_id,
-    }
-    return json.dumps(head).encode("ascii")
-
-
-def submission_of(head: dict[str, Any], body: Body) -> Submission:
-    """The submission that a head describes, with the file that came along."""
-    return Submission(
-        login=Login(head["token_hash"], ApiKey(**head["key"])),
-        recipients=tuple(head["recipients"]),
-        rule=RecipientRule(head["rule"]),
-        body=body,
-        connection_id=head["connection_id"],
-    )
-
-
-def answer_of(number: int, verdict: Verdict) -> bytes:
-    """What the process says of the message that came with that number."""
-    reply = verdict.reply
-    answer = {
-        "number": number,
-        "reply": [reply.code, reply.enhanced, reply.lines, reply.closes],
-        "outcome": verdict.outcome,
-        "email_id": verdict.email_id,
-        "stored": verdict.stored,
-    }
-    return json.dumps(answer).encode("ascii")
-
-
-def _verdict(answer: dict[str, Any]) -> Verdict:
-    code, enhanced, lines, closes = answer["reply"]
-    reply = Reply(code, enhanced, tuple(lines), closes)
-    return Verdict(reply, answer["outcome"], answer["email_id"], tuple(answer["stored"]))
-
-
-def send_message(channel: socket.socket, octets: bytes, descriptors: list[int] | None = None) -> None:
-    """One message to the other side, with open files. Raises OSError."""
-    length = len(octets).to_bytes(LENGTH_OCTETS, "big")
-    if descriptors:
-        socket.send_fds(channel, [length], descriptors)
-    else:
-        channel.sendall(length)
-    channel.sendall(octets)
-
-
-def receive_exactly(channel: socket.socket, count: int) -> bytes | None:
-    """The next octets; None when the other side closed. Raises OSError."""
-    received = b""
-    while len(received) < count:
-        octets = channel.recv(count - len(received))
-        if not octets:
-            return None
-        received += octets
-    return received
-
-
-def receive_message(channel: socket.socket) -> bytes | None:
-    """The next message without files; None when the other side closed. Raises OSError."""
-    length = receive_exactly(channel, LENGTH_OCTETS)
-    return None if length is None else receive_exactly(channel, int.from_bytes(length, "big"))

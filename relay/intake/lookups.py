@@ -17,10 +17,11 @@ import gevent
 import structlog
 from gevent.event import AsyncResult
 
-from relay.core.errors import Unavailable
+from relay.core.api_keys import KeyRecord
+from relay.core.errors import PostgresUnavailable, Unavailable
 from relay.core.frozen import frozen
 from relay.core.records import ApiKey
-from relay.postgres.store import KeyRecord, Store
+from relay.postgres.store import Store
 from relay.redis.cache import Cache
 from relay.redis.claims import Claim, Holder
 
@@ -51,7 +52,7 @@ class Screening:
 class Lookups:
     """What the accept path asks. Right without Redis, only slower.
 
-    Raises Unavailable("postgres") where Postgres is needed and silent.
+    Raises PostgresUnavailable where Postgres is needed and silent.
     """
 
     def __init__(self, store: Store, cache: Cache) -> None:
@@ -149,7 +150,7 @@ class Lookups:
         try:
             answer = ask()
         except BaseException as error:
-            flight.set_exception(error if isinstance(error, Exception) else Unavailable("postgres"))
+            flight.set_exception(error if isinstance(error, Exception) else PostgresUnavailable())
             raise
         else:
             flight.set(answer)

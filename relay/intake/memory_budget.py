@@ -17,7 +17,7 @@ class _Waiter:
         self.granted = Event()
 
 
-class Budget:
+class MemoryBudget:
     """Octets of memory, handed out to greenlets in the order in which they asked.
 
     Nobody overtakes: small wishes would otherwise keep a large one waiting for ever.

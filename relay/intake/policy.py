@@ -6,12 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import field
 from typing import Final
 
+from config.settings import RecipientRule
 from relay.core.address import comparison_form, domain_of
 from relay.core.frozen import frozen
-from relay.core.records import ApiKey, EmailRow, RecipientRule
-from relay.mail import Fault, Message, Unusable
-from relay.smtp import replies
-from relay.smtp.replies import Reply
+from relay.core.records import ApiKey, EmailRow
+from relay.mail import Message
 
 #: SES refuses a mail with more recipients than this, To, Cc and Bcc together; more of them become several rows.
 RECIPIENTS_PER_ROW: Final = 50
@@ -55,14 +54,9 @@ def _among(addresses: Iterable[str], mailboxes: Collection[str]) -> tuple[str, .
     return tuple(address for address in addresses if comparison_form(address) in mailboxes)
 
 
-def may_send_from(key: ApiKey, from_addresses: Sequence[str]) -> Reply | None:
-    """The domain restriction of the key: every address of every From field must be in it, sub-domains excluded.
-
-    None: it may.
-    """
-    if key.domain is None or all(domain_of(address) == key.domain for address in from_addresses):
-        return None
-    return replies.wrong_domain(key.domain)
+def may_send_from(key: ApiKey, from_addresses: Sequence[str]) -> bool:
+    """The domain restriction of the key: every address of every From field must be in it, sub-domains excluded."""
+    return key.domain is None or all(domain_of(address) == key.domain for address in from_addresses)
 
 
 def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule) -> Recipients:
@@ -127,18 +121,3 @@ def rows(
         )
         for number, portion in enumerate(recipients.portions())
     ]
-
-
-def refusal(unusable: Unusable) -> Reply:
-    """The reply to a message that is at fault itself."""
-    match unusable.fault:
-        case Fault.NO_FROM:
-            return replies.NO_SENDER
-        case Fault.BAD_TAG:
-            return replies.bad_tag(unusable.detail)
-        case Fault.BAD_IDEMPOTENCY_KEY:
-            return replies.bad_idempotency_key(unusable.detail)
-        case Fault.UTF8_LOCAL_PART:
-            return replies.UTF8_LOCAL_PART
-        case Fault.ATTACHMENTS_TOO_LARGE:
-            return replies.ATTACHMENTS_TOO_LARGE

@@ -1,4 +1,4 @@
-"""The SMTP side's view of the rest of the house: who may come in, and where a message goes."""
+"""What the dialogue asks for: whether a key is valid, and where a message goes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from relay.smtp.replies import Reply
 from relay.smtp.submission import Login, Submission, Verdict
 
 
-class Accepts(Protocol):
+class Lane(Protocol):
     """A lane that messages take to the store."""
 
-    def accept(self, submission: Submission) -> Verdict:
+    def store(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not."""
 
 
-class Gate:
+class IntakeServices:
     """What a `relay.smtp.session.Session` asks for.
 
     `small` takes messages that are in memory, `large` those that are in a file; `publish` is told of each stored row
     once it is committed, and must return at once.
     """
 
-    def __init__(self, lookups: Lookups, small: Accepts, large: Accepts, publish: Callable[[str], None]) -> None:
+    def __init__(self, lookups: Lookups, small: Lane, large: Lane, publish: Callable[[str], None]) -> None:
         self._lookups = lookups
         self._small = small
         self._large = large
@@ -50,13 +50,13 @@ class Gate:
         self._lookups.used(key)
         return Login(token_hash, key)
 
-    def accept(self, submission: Submission) -> Verdict:
+    def submit(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not; its jobs are on their way when a 250 comes back."""
         lane = self._large if submission.body.spooled else self._small
         # Behind all commands that have arrived: messages that are parsed one after the other find the processor's
         # caches warm, which saves 2 % of the CPU of a small one.
         gevent.sleep(0)
-        verdict = lane.accept(submission)
+        verdict = lane.store(submission)
         for email_id in verdict.stored:
             self._publish(email_id)
         if verdict.reply.positive:

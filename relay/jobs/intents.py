@@ -7,13 +7,9 @@ the job. So whatever a crash leaves without a job is on this list, as long as Re
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
-from relay.redis.cache import INTENTS_KEY
+from relay.redis.keys import INTENTS_KEY, REMINDED_KEY, SWEEP_LOCK_KEY
 from relay.redis.link import RedisLink, Script
-
-_LOCK_KEY: Final = b"smtp-relay:jobs:sweep"
-_REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
 
 _HOLD = Script(
     """
@@ -34,7 +30,7 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 
 
 class Intents:
-    """Every method but `drop` raises Silent when Redis does."""
+    """Every method but `drop` raises RedisUnavailable when Redis does."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
@@ -49,7 +45,7 @@ class Intents:
         self._link.post([("ZREM", INTENTS_KEY, *ids)])
 
     def settle(self) -> None:
-        """Returns when what was dropped so far is dropped in Redis. Raises Silent."""
+        """Returns when what was dropped so far is dropped in Redis. Raises RedisUnavailable."""
         self._link.call("PING")  # commands are carried out in their order
 
     def older_than(self, seconds: float, *, skip: int, limit: int) -> list[tuple[str, float]]:
@@ -65,23 +61,23 @@ class Intents:
 
     def hold_lock(self, token: str, seconds: float) -> bool:
         """Whether this process is the one that sweeps, for so long from now."""
-        return bool(_HOLD.run(self._link, [_LOCK_KEY], [token, int(seconds * 1000)]))
+        return bool(_HOLD.run(self._link, [SWEEP_LOCK_KEY], [token, int(seconds * 1000)]))
 
     def leave_lock(self, token: str) -> None:
         """Lets another process sweep."""
-        _LEAVE.run(self._link, [_LOCK_KEY], [token])
+        _LEAVE.run(self._link, [SWEEP_LOCK_KEY], [token])
 
     def reminded(self, ids: Sequence[str], within_seconds: float) -> set[str]:
         """Which of these were marked within that time. Older marks are thrown away."""
         before = self.now_ms() - int(within_seconds * 1000)
-        self._link.call("ZREMRANGEBYSCORE", _REMINDED_KEY, "-inf", before)
-        scores = self._link.call("ZMSCORE", _REMINDED_KEY, *ids)
+        self._link.call("ZREMRANGEBYSCORE", REMINDED_KEY, "-inf", before)
+        scores = self._link.call("ZMSCORE", REMINDED_KEY, *ids)
         return {email_id for email_id, score in zip(ids, scores, strict=True) if score is not None}
 
     def mark_reminded(self, ids: Iterable[str]) -> None:
         """Marks rows that got a further job."""
         now = self.now_ms()
-        self._link.call("ZADD", _REMINDED_KEY, *(part for email_id in ids for part in (now, email_id)))
+        self._link.call("ZADD", REMINDED_KEY, *(part for email_id in ids for part in (now, email_id)))
 
     def now_ms(self) -> int:
         """Redis's clock, unix milliseconds: one clock for all processes on all machines."""

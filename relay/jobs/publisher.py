@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import gevent
 import gevent.lock
-import orjson
 import structlog
 from gevent.event import Event
 
 from relay.core import metrics
-from relay.core.frozen import frozen
+from relay.core.errors import QueueUnavailable, RedisUnavailable
 from relay.jobs.intents import Intents
+from relay.jobs.job import BATCH_SIZE, Job, send_jobs
 from relay.postgres.store import Store
 from relay.redis.cache import Cache
-from relay.redis.link import Silent
 
 if TYPE_CHECKING:
     from relay.aws.sqs import Queue
+
 
 _log = structlog.get_logger(__name__)
 
 _PUBLISHED: Final = metrics.JOBS.labels("published")
 _REFUSED: Final = metrics.JOBS.labels("refused")
 
-#: Jobs a SendMessageBatch. Ten of ours are 8 KB, far below the 256 KB that it may have.
-BATCH_SIZE: Final = 10
-#: Characters. Keeps ten jobs far below what a call may hold.
-_MAX_CORRELATION_ID: Final = 256
 #: Attempts for a job that the queue refuses alone, before it is left to the sweep.
 _ATTEMPTS: Final = 4
 #: Seconds to wait after a failure: the first time, and at most. Once the queue is back, jobs are later by no more.
@@ -44,62 +37,6 @@ _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 4.0
 #: And while the process waits for its end.
 _LAST_PAUSE: Final = 0.1
-
-
-@frozen
-class Job:
-    """One send job. `requested_at` is unix seconds."""
-
-    email_id: str
-    correlation_id: str
-    traceparent: str
-    requested_at: float
-    attempts: int = 0
-
-    @classmethod
-    def of(cls, email_id: str, correlation_id: str | None = None, traceparent: str | None = None) -> Job:
-        """A job as of now; a random traceparent (W3C Trace Context, version 00, sampled) where none is given."""
-        if traceparent is None:
-            random_hex = os.urandom(24).hex()
-            traceparent = f"00-{random_hex[:32]}-{random_hex[32:]}-01"
-        return cls(email_id, (correlation_id or email_id)[:_MAX_CORRELATION_ID], traceparent, time.time())
-
-    def entry(self, position: int, *, fifo: bool) -> dict[str, Any]:
-        """The entry of a SendMessageBatch, in the contract's form."""
-        job_id = f"email.send:{self.email_id}"
-        requested_at = datetime.fromtimestamp(self.requested_at, UTC).isoformat(timespec="milliseconds")
-        body = {
-            "id": job_id,
-            "type": "email.send",
-            "source": "api",
-            "emailId": self.email_id,
-            "requestedAt": requested_at.removesuffix("+00:00") + "Z",
-            "trace": {"traceparent": self.traceparent, "correlationId": self.correlation_id},
-        }
-        entry: dict[str, Any] = {
-            # Not the position alone: an answer to another call must not be taken for the answer to this one.
-            "Id": f"{position}_{self.email_id}",
-            "MessageBody": orjson.dumps(body).decode(),
-            "MessageAttributes": {
-                "jobId": {"DataType": "String", "StringValue": job_id},
-                "jobType": {"DataType": "String", "StringValue": "email.send"},
-                "source": {"DataType": "String", "StringValue": "api"},
-                "correlationId": {"DataType": "String", "StringValue": self.correlation_id},
-                "traceparent": {"DataType": "String", "StringValue": self.traceparent},
-            },
-        }
-        if fifo:
-            entry |= {"MessageDeduplicationId": job_id, "MessageGroupId": "email.send"}
-        return entry
-
-
-def send_jobs(queue: Queue, jobs: Sequence[Job]) -> list[Job]:
-    """Sends at most BATCH_SIZE jobs; returns those that the queue refused. Raises QueueSilent when it took none."""
-    fifo = queue.fifo
-    refused = queue.send([job.entry(position, fifo=fifo) for position, job in enumerate(jobs)])
-    if refused:
-        _log.warning("jobs_refused", jobs=len(refused), codes=sorted(set(refused.values())))
-    return [jobs[int(entry_id.partition("_")[0])] for entry_id in refused]
 
 
 class Publisher:
@@ -162,7 +99,7 @@ class Publisher:
         self._idle.wait(timeout=deadline)
         left = self._count_pending()
         # Else a sweep would find the last intents, and publish their jobs once more.
-        with contextlib.suppress(Silent):
+        with contextlib.suppress(RedisUnavailable):
             self._intents.settle()
         gevent.killall(self._greenlets)
         if self._queue is not None:
@@ -171,12 +108,12 @@ class Publisher:
 
     def _open(self) -> None:
         # Not at the top: in polling mode nobody needs boto3, nor the memory that it takes.
-        from relay.aws.sqs import Queue, QueueSilent  # noqa: PLC0415
+        from relay.aws.sqs import Queue  # noqa: PLC0415
         from relay.jobs.sweep import Sweep  # noqa: PLC0415
 
         try:
             self._queue = Queue(self._queue_url, self._region)
-        except QueueSilent as silent:
+        except QueueUnavailable as silent:
             self._failed(silent.code)
             return
         self._succeeded()
@@ -205,8 +142,6 @@ class Publisher:
             gevent.spawn(self._send, self._queue, batch)
 
     def _send(self, queue: Queue, batch: list[Job]) -> None:
-        from relay.aws.sqs import QueueSilent  # noqa: PLC0415 - see _open()
-
         again: list[Job] = batch
         try:
             again = send_jobs(queue, batch)
@@ -217,7 +152,7 @@ class Publisher:
             _REFUSED.inc(len(refused))
             if taken:
                 self._intents.drop(taken)
-        except QueueSilent as silent:
+        except QueueUnavailable as silent:
             self._failed(silent.code)
         except Exception as error:  # noqa: BLE001 - it must lead to a pause, or the same jobs come back at once
             _log.exception("publishing_failed")
@@ -259,7 +194,7 @@ class Publisher:
         try:
             for start in range(0, len(handed), 1000):
                 self._intents.note(handed[start : start + 1000])
-        except Silent:
+        except RedisUnavailable:
             return  # they stay here, up to the limit
         if handed:
             gone = set(handed)

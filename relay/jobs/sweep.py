@@ -20,13 +20,12 @@ from typing import Final
 import gevent
 import structlog
 
-from relay.aws.sqs import Queue, QueueSilent
+from relay.aws.sqs import Queue
 from relay.core import metrics
-from relay.core.errors import Unavailable
+from relay.core.errors import PostgresUnavailable, QueueUnavailable, RedisUnavailable
 from relay.jobs.intents import Intents
-from relay.jobs.publisher import BATCH_SIZE, Job, send_jobs
+from relay.jobs.job import BATCH_SIZE, Job, send_jobs
 from relay.postgres.store import Store
-from relay.redis.link import Silent
 
 _log = structlog.get_logger(__name__)
 _SWEPT: Final = metrics.JOBS.labels("swept")
@@ -77,7 +76,7 @@ class Sweep:
                 self._unless_silent(self.remind)
 
     def publish_forgotten(self) -> int:
-        """One round over the intents; how many jobs were published. Raises Silent, Unavailable and QueueSilent."""
+        """One round over the intents; how many jobs were published. Raises Unavailable."""
         if not self._intents.hold_lock(self._token, _LOCK_SECONDS):
             return 0
         published = kept = 0
@@ -98,9 +97,9 @@ class Sweep:
         return published
 
     def remind(self) -> int:
-        """One look at what Postgres says is overdue; how many jobs were published. Raises Unavailable, QueueSilent."""
+        """One look at what Postgres says is overdue; how many jobs were published. Raises Unavailable."""
         # Without Redis there is no lock, and each process looks for itself.
-        with contextlib.suppress(Silent):
+        with contextlib.suppress(RedisUnavailable):
             if not self._intents.hold_lock(self._token, _LOCK_SECONDS):
                 return 0
         published = 0
@@ -112,7 +111,7 @@ class Sweep:
                 break
         if published:
             _log.warning("overdue_jobs_published", jobs=published)
-        with contextlib.suppress(Silent):
+        with contextlib.suppress(RedisUnavailable):
             self._intents.leave_lock(self._token)
         return published
 
@@ -120,11 +119,11 @@ class Sweep:
     def _unless_silent(sweep: Callable[[], int]) -> None:
         try:
             sweep()
-        except Silent:
+        except RedisUnavailable:
             _log.info("sweep_postponed", service="redis")
-        except Unavailable as unavailable:
+        except PostgresUnavailable as unavailable:
             _log.info("sweep_postponed", service=unavailable.service)
-        except QueueSilent as silent:
+        except QueueUnavailable as silent:
             _log.info("sweep_postponed", service="sqs", code=silent.code)
         except Exception:  # noqa: BLE001 - a sweep that ends for good is missed by nobody until mail is
             _log.exception("sweep_failed")
@@ -172,7 +171,7 @@ class Sweep:
     def _unmarked(self, ids: list[str]) -> list[str]:
         now = time.monotonic()
         known = {email_id for email_id in ids if now - self._marks.get(email_id, -math.inf) < self.remind_again_after}
-        with contextlib.suppress(Silent):
+        with contextlib.suppress(RedisUnavailable):
             known |= self._intents.reminded(ids, self.remind_again_after)
         return [email_id for email_id in ids if email_id not in known]
 
@@ -180,5 +179,5 @@ class Sweep:
         self._marks |= dict.fromkeys(ids, time.monotonic())
         while len(self._marks) > _MAX_MARKS:
             del self._marks[next(iter(self._marks))]
-        with contextlib.suppress(Silent):
+        with contextlib.suppress(RedisUnavailable):
             self._intents.mark_reminded(ids)

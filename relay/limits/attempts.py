@@ -20,7 +20,9 @@ from typing import Final, TypeVar
 
 import structlog
 
-from relay.redis.link import RedisLink, Silent
+from relay.core.errors import RedisUnavailable
+from relay.redis import keys
+from relay.redis.link import RedisLink
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +99,7 @@ class Attempts:
                 # What was counted while Redis could not count is not forgotten.
                 return self._admit_alone(candidate)
             looked_at = self._link.call("SET", _look_key(candidate.origin), b"1", "NX", "EX", LOOK_SECONDS)
-        except Silent:
+        except RedisUnavailable:
             return self._admit_alone(candidate)
         return Admission(looked_at=looked_at is not None, refused=True)
 
@@ -117,7 +119,7 @@ class Attempts:
                     ("EXPIRE", key, WINDOW_SECONDS),
                 ]
             )
-        except Silent:
+        except RedisUnavailable:
             return self._failed_alone(candidate)
         if not isinstance(count, int) or not count:  # error replies, of a server that is full or in a bad way
             return self._failed_alone(candidate)
@@ -175,16 +177,16 @@ def _remember(memory: OrderedDict[Key, Value], key: Key, value: Value) -> None:
 
 
 def _failures_key(origin: bytes) -> bytes:
-    return b"smtp-relay:auth:failures:" + origin.hex().encode()
+    return keys.AUTH_FAILURES_PREFIX + origin.hex().encode()
 
 
 def _refused_key(origin: bytes) -> bytes:
-    return b"smtp-relay:auth:refused:" + origin.hex().encode()
+    return keys.AUTH_REFUSED_PREFIX + origin.hex().encode()
 
 
 def _look_key(origin: bytes) -> bytes:
-    return b"smtp-relay:auth:look:" + origin.hex().encode()
+    return keys.AUTH_LOOK_PREFIX + origin.hex().encode()
 
 
 def _known_key(candidate: Candidate) -> bytes:
-    return b"smtp-relay:auth:known:" + (candidate.origin + candidate.key).hex().encode()
+    return keys.AUTH_KNOWN_PREFIX + (candidate.origin + candidate.key).hex().encode()

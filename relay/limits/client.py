@@ -1,4 +1,4 @@
-"""One client's guard: stands between its dialogue and the rest of the house, and knows where the client comes from."""
+"""How much one client may: stands between its dialogue and the services, and knows where the client comes from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relay.limits.rates import Rates
 
 
-class Guard:
+class ClientLimits:
     """The services of one client (`relay.smtp.submission.Services`), as far as its origin may use them."""
 
     def __init__(self, services: Services, origin: bytes, origins: Origins, attempts: Attempts, rates: Rates | None):
@@ -54,9 +54,9 @@ class Guard:
         _sleep_until(began + self._attempts.longest_delay)
         return replies.AUTH_REFUSED
 
-    def accept(self, submission: Submission) -> Verdict:
+    def submit(self, submission: Submission) -> Verdict:
         """As Services has it."""
-        return self._services.accept(submission)
+        return self._services.submit(submission)
 
     def admit(self, login: Login) -> Reply | None:
         """Counts a message that is about to be sent; why it can't be now, if so."""
@@ -66,8 +66,8 @@ class Guard:
         return refusal
 
 
-class Guards:
-    """Makes the guards of a process; what they count is counted together."""
+class ProcessLimits:
+    """Makes the limits of each client of a process; what they count is counted together."""
 
     def __init__(self, settings: Settings, link: RedisLink, services: Services) -> None:
         self._services = services
@@ -87,9 +87,9 @@ class Guards:
                 link, per_key=settings.key_messages_per_minute, per_origin=settings.address_messages_per_minute
             )
 
-    def guard(self, origin: bytes) -> Guard:
-        """The guard of a client from there."""
-        return Guard(self._services, origin, self.origins, self._attempts, self._rates)
+    def of_client(self, origin: bytes) -> ClientLimits:
+        """The limits of a client from there."""
+        return ClientLimits(self._services, origin, self.origins, self._attempts, self._rates)
 
 
 def _sleep_until(moment: float) -> None:

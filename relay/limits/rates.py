@@ -18,7 +18,9 @@ from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from limits.typing import RedisClient
 
-from relay.redis.link import RedisLink, Script, Silent
+from relay.core.errors import RedisUnavailable
+from relay.redis.keys import RATE_PREFIX
+from relay.redis.link import RedisLink, Script
 from relay.redis.protocol import Argument
 from relay.smtp import replies
 from relay.smtp.replies import Reply
@@ -84,7 +86,7 @@ class Rate:
     def _hit(self, identifier: str, cost: int) -> bool:
         try:
             return self._shared.hit(self._item, identifier, cost=cost)
-        except Silent:
+        except RedisUnavailable:
             return self._alone.hit(self._item, identifier, cost=cost)
 
 
@@ -105,12 +107,12 @@ class Rates:
 
 
 class _LinkStorage(RedisStorage):
-    """The library's own scripts and keys, over the connection that all greenlets share. Raises Silent."""
+    """The library's own scripts and keys, over the connection that all greenlets share. Raises RedisUnavailable."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
         # The URL is never connected to: nothing but the scripts is used of the client.
-        super().__init__("redis://", key_prefix="smtp-relay:rate")
+        super().__init__("redis://", key_prefix=RATE_PREFIX)
 
     def get_connection(self, readonly: bool = False) -> RedisClient:
         """Something that registers scripts as redis-py's client does."""

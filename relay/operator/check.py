@@ -21,9 +21,11 @@ import redis
 
 from config import environment, redaction
 from config.settings import Settings
+from relay.operator import preflight
 from relay.postgres import schema_check
+from relay.redis.keys import CHECK_PREFIX
 from relay.redis.link import connection_options
-from relay.server.certificate import CertificateStore, complaint
+from relay.server.certificate import CertificateStore, expiry_warning
 
 #: No check takes longer, in seconds.
 LIMIT: Final = 5.0
@@ -47,7 +49,7 @@ def main() -> int:
     """Runs every check and prints what it found; the exit status."""
     logging.disable(logging.CRITICAL)  # what the libraries have to say comes with their exceptions
     try:
-        settings = environment.load()
+        settings = preflight.load()
     except environment.WrongSettings as error:
         for line in str(error).splitlines():
             _print(Finding(FAIL, "settings", line))
@@ -76,7 +78,7 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     if not (settings.tls_cert_path and settings.tls_key_path):
         yield Finding(WARN, "certificate", "none: STARTTLS is not offered, API keys travel in the clear")
         return
-    wrong_dates = complaint(CertificateStore(settings.tls_cert_path, settings.tls_key_path))
+    wrong_dates = expiry_warning(CertificateStore(settings.tls_cert_path, settings.tls_key_path))
     if wrong_dates:
         yield Finding(WARN, "certificate", wrong_dates)
     else:
@@ -134,7 +136,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding(WARN, "redis", "REDIS_URL is not set: every look-up goes to Postgres, repeats are not noticed")
         return
     options = connection_options(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=_LIBRARY_LIMIT / 2)
-    key = f"smtp-relay:check:{os.getpid()}"
+    key = f"{CHECK_PREFIX}{os.getpid()}"
     client = redis.Redis.from_url(settings.redis_url, **options)
     try:
         with client:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
+from relay.core.errors import RedisUnavailable
 from relay.postgres.snapshot import Snapshot
 from relay.redis import suppression_lists
-from relay.redis.cache import Cache, key_commands
-from relay.redis.link import Script, Silent
+from relay.redis.cache import Cache
+from relay.redis.key_entries import key_commands
+from relay.redis.link import Script
 from relay.redis.protocol import Command
 from relay.redis.suppression_lists import ListWriter
 
@@ -88,7 +90,7 @@ class Warming:
     def run(self) -> Summary:
         """Warms what is selected. Returns what became of it, also when it was stopped.
 
-        Raises RedisFailed, and Unavailable("postgres"); `summary` tells what had been written by then.
+        Raises RedisFailed, and PostgresUnavailable; `summary` tells what had been written by then.
         """
         started = time.monotonic()
         outbox = _Outbox(self.cache, discard=self.selection.dry_run)
@@ -176,7 +178,7 @@ class _Outbox:
         self._size = 0
         try:
             replies = self._link.call_all(commands)
-        except Silent as silent:
+        except RedisUnavailable as silent:
             raise RedisFailed(str(silent)) from None
         for reply in replies:
             if isinstance(reply, Exception):

@@ -21,7 +21,7 @@ import psycopg2.extensions
 import structlog
 
 from relay.core import metrics
-from relay.core.errors import Unavailable
+from relay.core.errors import PostgresUnavailable
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ _FAIR_SECONDS: Final = 1.0
 _LEAST_SECONDS: Final = 0.02
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """A statement got no answer, or one that says "not now". `unclear`: the server may have carried it out."""
 
     def __init__(self, *, unclear: bool) -> None:
@@ -81,11 +81,11 @@ class Database:
         self._probing = False
 
     def connect(self, deadline: float, *, statement_seconds: float | None = None) -> Any:
-        """A new connection in autocommit mode. Raises Lost(unclear=False)."""
+        """A new connection in autocommit mode. Raises ConnectionLost(unclear=False)."""
         if self._closed:
-            raise Lost(unclear=False)
+            raise ConnectionLost(unclear=False)
         if self._failures and (self._probing or time.monotonic() < self._not_before):
-            raise Lost(unclear=False)
+            raise ConnectionLost(unclear=False)
         self._probing = True
         seconds = min(_CONNECT_SECONDS, seconds_left(deadline))
         try:
@@ -94,7 +94,7 @@ class Database:
             # That somebody's time is over says nothing about the server, and must not keep others from it.
             if seconds >= _FAIR_SECONDS or not isinstance(error, gevent.Timeout):
                 self._failed(error)
-            raise Lost(unclear=False) from error
+            raise ConnectionLost(unclear=False) from error
         finally:
             self._probing = False
         if self._failures:
@@ -111,8 +111,10 @@ class Database:
             gevent.sleep(seconds_left(self._not_before))
 
     def run(self, connection: Any, deadline: float, work: Callable[[Any], _T]) -> _T:
-        """`work(cursor)` on a connection that nobody else uses. Raises Lost or Rejected; the connection is closed then
-        unless it is still good."""
+        """`work(cursor)` on a connection that nobody else uses.
+
+        Raises ConnectionLost or Rejected; the connection is closed then unless it is still good.
+        """
         seconds = seconds_left(deadline)
         limit = gevent.Timeout(seconds)
         try:
@@ -124,7 +126,7 @@ class Database:
                 raise
             if seconds >= _FAIR_SECONDS:
                 _FAULTS.inc()
-            raise Lost(unclear=True) from None
+            raise ConnectionLost(unclear=True) from None
         except psycopg2.Error as error:
             raise self._fault(connection, error) from None
         except BaseException:
@@ -135,20 +137,20 @@ class Database:
         """`work(cursor)` on one of the pool's connections; tried a second time on a fresh one when it gets lost, so it
         must be harmless to repeat. Raises Unavailable."""
         if seconds_left(deadline) < _LEAST_SECONDS:
-            raise Unavailable("postgres")  # rather than spoil a good connection
+            raise PostgresUnavailable()  # rather than spoil a good connection
         halfway = time.monotonic() + seconds_left(deadline) / 2
         try:
             with self._borrowed(deadline) as borrow:
                 try:
                     return self.run(borrow(fresh=False), halfway, work)
-                except Lost:
+                except ConnectionLost:
                     self.breathe()
                     return self.run(borrow(fresh=True), deadline, work)
-        except Lost:
-            raise Unavailable("postgres") from None
+        except ConnectionLost:
+            raise PostgresUnavailable() from None
         except Rejected as rejected:
             _log.error("query_rejected", sqlstate=rejected.sqlstate)
-            raise Unavailable("postgres") from None
+            raise PostgresUnavailable() from None
 
     def close(self) -> None:
         """Closes what is idle; nothing connects from now on."""
@@ -159,7 +161,7 @@ class Database:
     @contextmanager
     def _borrowed(self, deadline: float) -> Iterator[Callable[..., Any]]:
         if not self._slots.acquire(timeout=seconds_left(deadline)):
-            raise Lost(unclear=False)
+            raise ConnectionLost(unclear=False)
         taken: list[Any] = []
 
         def borrow(*, fresh: bool) -> Any:
@@ -214,17 +216,17 @@ class Database:
         self._failures = min(self._failures + 1, 30)
 
     @staticmethod
-    def _fault(connection: Any, error: Any) -> Lost | Rejected:
+    def _fault(connection: Any, error: Any) -> ConnectionLost | Rejected:
         _FAULTS.inc()
         code: str | None = error.pgcode
         if code is None or connection.closed:
             connection.close()
-            return Lost(unclear=True)
+            return ConnectionLost(unclear=True)
         if code == _READ_ONLY or code[:2] in _PASSING_CLASSES:
             _log.warning("postgres_refused", sqlstate=code)
             if code[:2] != "40":
                 connection.close()  # after a failover or a shutdown another server answers under the same name
-            return Lost(unclear=False)
+            return ConnectionLost(unclear=False)
         return Rejected(code)
 
 

@@ -14,11 +14,11 @@ import psycopg2.errors
 import structlog
 from gevent.event import Event
 
-from relay.core.errors import Unavailable
+from relay.core.errors import PostgresUnavailable, Unavailable
 from relay.core.frozen import frozen
-from relay.core.handoff import Promise
+from relay.core.handoff import Handoff
 from relay.core.records import EmailRow
-from relay.postgres.database import Database, Lost, Rejected, seconds_left
+from relay.postgres.database import ConnectionLost, Database, Rejected, seconds_left
 from relay.postgres.insert_emails import PREPARE, encode, execute_prepared, insert
 
 _log = structlog.get_logger(__name__)
@@ -77,12 +77,12 @@ class PendingMessage:
         #: Whether it takes a transaction of its own: several rows come together or not at all.
         self.alone = self.large or len(rows) > 1
         self.deadline = deadline + (len(self.payload) / _LARGE_RATE if self.large else 0.0)
-        self.done: Promise[bool] = Promise()
+        self.done: Handoff[bool] = Handoff()
 
     def again(self) -> Self:
         """The same message, to be committed once more."""
         twin = copy(self)
-        twin.done = Promise()
+        twin.done = Handoff()
         return twin
 
     @property
@@ -111,7 +111,7 @@ class GroupCommit:
         Raises Unavailable by the message's deadline; the writer sees to that, so no timer is needed here.
         """
         if self._closed:
-            raise Unavailable("postgres")
+            raise PostgresUnavailable()
         if not self._writers:
             # Not earlier: a greenlet that was spawned before a fork would run on both sides of it.
             self._writers = [gevent.spawn(self._write) for _ in range(self._wanted)]
@@ -130,7 +130,7 @@ class GroupCommit:
         self._closed = True
         gevent.killall(self._writers)
         while self._waiting:
-            self._waiting.popleft().done.break_with(Unavailable("postgres"))
+            self._waiting.popleft().done.fail(PostgresUnavailable())
 
     def _write(self) -> None:
         session = _Session(self._database)
@@ -151,7 +151,7 @@ class GroupCommit:
                 finally:
                     for message in batch:
                         if not message.done.settled:
-                            message.done.break_with(Unavailable("postgres", unclear=True))
+                            message.done.fail(PostgresUnavailable(unclear=True))
         finally:
             session.close()
 
@@ -175,22 +175,22 @@ class GroupCommit:
         pending = [message for message in batch if message.deadline - now >= _LEAST_SECONDS]
         for message in batch:
             if message.deadline - now < _LEAST_SECONDS:
-                message.done.break_with(Unavailable("postgres"))
+                message.done.fail(PostgresUnavailable())
         if not pending:
             return
         if any(message.key for message in pending):
             pending.sort(key=lambda message: message.order)
         try:
             complete = self._try_twice(session, pending, now)
-        except Lost as lost:
+        except ConnectionLost as lost:
             for message in pending:
-                message.done.break_with(Unavailable("postgres", unclear=lost.unclear))
+                message.done.fail(PostgresUnavailable(unclear=lost.unclear))
         except Rejected as rejected:
             self._split(session, pending, rejected.sqlstate)
         else:
             if complete:
                 for message in pending:
-                    message.done.keep(True)
+                    message.done.set(True)
             else:
                 self._look_up(pending)
 
@@ -201,13 +201,13 @@ class GroupCommit:
         try:
             session.connect(halfway)
             return self._insert(session, batch, halfway)
-        except Lost as first:
+        except ConnectionLost as first:
             self._database.breathe()
             try:
                 session.reconnect(deadline)
                 return self._insert(session, batch, deadline)
-            except Lost as second:
-                raise Lost(unclear=first.unclear or second.unclear) from None
+            except ConnectionLost as second:
+                raise ConnectionLost(unclear=first.unclear or second.unclear) from None
 
     def _insert(self, session: _Session, batch: list[PendingMessage], deadline: float) -> bool:
         rows = sum(len(message.ids) for message in batch)
@@ -230,7 +230,7 @@ class GroupCommit:
         """One message that the server refuses must not fail its neighbours."""
         if len(batch) == 1:
             _log.error("row_rejected", email_id=batch[0].ids[0], sqlstate=sqlstate)
-            batch[0].done.break_with(Unavailable("postgres"))
+            batch[0].done.fail(PostgresUnavailable())
             return
         half = len(batch) // 2
         self._store(session, batch[:half])
@@ -243,10 +243,10 @@ class GroupCommit:
             there = existing(self._database, ids, min(message.deadline for message in batch))
         except Unavailable:
             for message in batch:
-                message.done.break_with(Unavailable("postgres", unclear=True))
+                message.done.fail(PostgresUnavailable(unclear=True))
             return
         for message in batch:
-            message.done.keep(there.issuperset(message.ids))
+            message.done.set(there.issuperset(message.ids))
 
 
 class _Session:

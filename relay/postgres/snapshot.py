@@ -10,9 +10,10 @@ from typing import Any, Final, Self
 
 import psycopg2
 
-from relay.core.errors import Unavailable
-from relay.postgres.database import Database, Lost
-from relay.postgres.store import KEY_COLUMNS, KeyRecord, key_record
+from relay.core.api_keys import KeyRecord
+from relay.core.errors import PostgresUnavailable
+from relay.postgres.database import ConnectionLost, Database
+from relay.postgres.store import KEY_COLUMNS, key_record
 
 _PAGE_ROWS: Final = 10_000
 
@@ -36,7 +37,7 @@ SELECT email FROM email_suppressions WHERE %(user)s IS NULL OR user_id = %(user)
 class Snapshot:
     """One read-only transaction, as a context manager: everything in it is as of the same moment.
 
-    Long, so not for a process that serves mail. Every method raises Unavailable("postgres"), with libpq's error as its
+    Long, so not for a process that serves mail. Every method raises PostgresUnavailable, with libpq's error as its
     cause.
     """
 
@@ -48,8 +49,8 @@ class Snapshot:
     def __enter__(self) -> Self:
         try:
             self._connection = self._database.connect(time.monotonic() + 10.0)
-        except Lost as lost:
-            raise Unavailable("postgres") from lost.__cause__
+        except ConnectionLost as lost:
+            raise PostgresUnavailable() from lost.__cause__
         self._connection.set_session(isolation_level="REPEATABLE READ", readonly=True, autocommit=False)
         return self
 
@@ -86,7 +87,7 @@ class Snapshot:
                 cursor.execute(statement, parameters)
                 return int(cursor.fetchone()[0])
         except psycopg2.Error as error:
-            raise Unavailable("postgres") from error
+            raise PostgresUnavailable() from error
 
     @contextmanager
     def _stream(self, statement: str, parameters: dict[str, Any]) -> Iterator[Any]:
@@ -97,7 +98,7 @@ class Snapshot:
                 cursor.execute(statement, parameters)
                 yield cursor
         except psycopg2.Error as error:
-            raise Unavailable("postgres") from error
+            raise PostgresUnavailable() from error
 
 
 def _pages(cursor: Any, number: int) -> Iterator[list[str]]:

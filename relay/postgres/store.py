@@ -6,23 +6,20 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import orjson
 
 from relay.core import deadlines
-from relay.core.address import BadAddress, normalise_domain
-from relay.core.errors import Unavailable
+from relay.core.api_keys import KeyRecord, restriction
+from relay.core.errors import PostgresUnavailable
 from relay.core.records import ApiKey, EmailRow
 from relay.postgres.database import Database
 from relay.postgres.group_commit import GroupCommit, Outcome, PendingMessage, Repeated, Stored, Suppressed, existing
 
 _T = TypeVar("_T")
 
-#: A restriction that no domain can meet: `!` is in none. For keys whose `domain` names nothing that we can find.
-NO_DOMAIN: Final = "!"
 
 #: How often a row is offered again whose obstacle has gone in the meantime.
 _INSERT_ROUNDS: Final = 3
@@ -35,19 +32,10 @@ SELECT k.token_hash, k.id, k.user_id, k.permission, k.domain, d.name
  WHERE k.user_id <> ''"""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """An API key as Postgres has it: for use, and as the shared cache entry of contract section 4 holds it."""
-
-    key: ApiKey
-    #: The raw column: a domain name, the uuid of a domain, or nothing.
-    domain_column: str | None
-
-
 class Store:
     """Postgres. One per process; connects when first used, which must be after any fork.
 
-    Every method raises Unavailable("postgres") within about `deadline` seconds, or earlier where `relay.core.deadlines`
+    Every method raises PostgresUnavailable within about `deadline` seconds, or earlier where `relay.core.deadlines`
     says so, when Postgres does not answer, and works again by itself once it does. Only a large message whose transfer
     has begun may take longer: a second for each 4 MB.
     """
@@ -107,7 +95,7 @@ class Store:
             if obstacle is not None:
                 return obstacle
             message = message.again()
-        raise Unavailable("postgres")
+        raise PostgresUnavailable()
 
     def left_out(self, first_id: str, row: EmailRow, mailboxes: Collection[str]) -> set[str]:
         """Which mailboxes (comparison form) the email `first_id` is not for, if it says the same as `row`; else none.
@@ -211,32 +199,6 @@ def key_record(row: tuple[str, str, str, str, str | None, str | None]) -> KeyRec
     """What a row of `KEY_COLUMNS` means."""
     _, key_id, user_id, permission, column, found_name = row
     return KeyRecord(ApiKey(key_id, user_id, permission, restriction(column, found_name)), column)
-
-
-def is_domain_id(column: str) -> bool:
-    """Whether api_keys.domain holds the uuid of a domain rather than a name."""
-    try:
-        return len(column.strip()) == 36 and bool(uuid.UUID(column.strip()))
-    except ValueError:
-        return False
-
-
-def restriction(column: str | None, found_name: str | None) -> str | None:
-    """The domain that From must belong to. `found_name`: of the domain whose uuid the column holds, if that exists.
-
-    None only where the column is empty: a restriction that can't be understood lets nothing through.
-    """
-    if not column:
-        return None
-    name = found_name if is_domain_id(column) else column
-    return (_name_or_none(name) if name else None) or NO_DOMAIN
-
-
-def _name_or_none(name: str) -> str | None:
-    try:
-        return normalise_domain(name.strip())
-    except BadAddress:
-        return None
 
 
 def _holder_of_key(cursor: Any, message: PendingMessage) -> str | None:

@@ -2,6 +2,8 @@
 
 from gevent import monkey
 
+from relay import __version__
+
 monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
@@ -25,7 +27,7 @@ import config.logging
 import config.sentry
 from config.settings import Settings
 from relay.intake.acceptor import AcceptOptions, Acceptor
-from relay.intake.bulk_lane import (
+from relay.intake.bulk_protocol import (
     LENGTH_OCTETS,
     answer_of,
     receive_exactly,
@@ -74,7 +76,7 @@ def serve(descriptor: int) -> int:
 
 def _acceptor(settings: Settings) -> Acceptor:
     config.logging.configure(settings)
-    config.sentry.init(settings)
+    config.sentry.init(settings, __version__)
     store = Store(settings.database_url, deadline=STORE_SECONDS)
     cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
     options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS, answer_seconds=ANSWER_SECONDS)
@@ -92,7 +94,7 @@ def _answer(
 
 def _accept(acceptor: Acceptor, head: dict[str, Any], body: Body) -> Verdict:
     try:
-        return acceptor.accept(submission_of(head, body))
+        return acceptor.store(submission_of(head, body))
     except Exception:  # the top of the greenlet: the client hears 451, and the next message is served
         log.exception("unexpected error", connection=head["connection_id"])
         return Verdict(replies.TRY_LATER, "failed")

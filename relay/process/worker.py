@@ -2,6 +2,9 @@
 
 from gevent import monkey
 
+from relay import __version__
+from relay.operator import exposition
+
 monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
@@ -16,18 +19,17 @@ patch_psycopg()
 import config.logging
 import config.sentry
 from config.settings import Settings
-from relay.core import metrics
 from relay.intake.acceptor import AcceptOptions, Acceptor
 from relay.intake.bulk_lane import BulkLane
 from relay.intake.lookups import Lookups
-from relay.intake.services import Gate
+from relay.intake.services import IntakeServices
 from relay.jobs.publisher import Publisher
-from relay.limits.client import Guards
+from relay.limits.client import ProcessLimits
 from relay.postgres.store import Store
 from relay.process import signals
 from relay.redis.cache import Cache
 from relay.server.certificate import CertificateStore
-from relay.server.connection_table import Board
+from relay.server.connection_table import ConnectionTable
 from relay.server.descriptors import raise_limit
 from relay.server.server import Server
 from relay.server.sockets import Listener
@@ -46,8 +48,8 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     """
     settings = Settings.from_json(settings_json)
     config.logging.configure(settings)
-    config.sentry.init(settings)
-    metrics.serve(settings, index)
+    config.sentry.init(settings, __version__)
+    exposition.serve(settings, index)
     raise_limit()
     certificate = None
     if settings.tls_cert_path and settings.tls_key_path:
@@ -61,9 +63,9 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
         publisher.start()
     bulk = BulkLane(settings_json, settings.memory_budget_bytes)
     small = Acceptor(lookups, store, AcceptOptions.of(settings))
-    gate = Gate(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
-    connections = Board(board, index, settings.web_concurrency, settings.max_connections)
-    server = Server(settings, Guards(settings, cache.link, gate), certificate, connections)
+    services = IntakeServices(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
+    connections = ConnectionTable(board, index, settings.web_concurrency, settings.max_connections)
+    server = Server(settings, ProcessLimits(settings, cache.link, services), certificate, connections)
     _collect_seldom()
     signals.attend(lifeline, drain=server.drain, certificate=certificate)
     server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in listeners])

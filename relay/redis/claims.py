@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
 
 from relay.core.frozen import frozen
+from relay.redis.keys import CLAIM_PREFIX
+from relay.redis.link import Script
 
 
 @frozen
@@ -40,3 +44,62 @@ def key_of(user_id: str, message_id: str, content: bytes) -> bytes:
     digest = hashlib.sha256(b"%d %d %b%b" % (len(user), len(message), user, message))
     digest.update(content)
     return digest.digest()
+
+
+# A claim is a field "<email id>:<unix ms>" for each recipient's digest. It holds for as long as its message is known as
+# one; the key lives on with the last claim in it, so the older ones' ages are looked at.
+FUNCTIONS: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function take(key, field, id, seconds, stale)
+  local value = redis.call('HGET', key, field)
+  if value then
+    local holder, since = string.match(value, '^(.*):(%d+)$')
+    if holder and holder ~= id and holder ~= stale and tonumber(since) + seconds * 1000 > now then
+      -- A claim from the future is from before the clock was put back: how long before, nobody knows.
+      return holder .. ':' .. string.format('%d', math.abs(now - tonumber(since)))
+    end
+    if holder == id then return nil end
+  end
+  redis.call('HSET', key, field, id .. ':' .. string.format('%d', now))
+  return nil
+end
+"""
+TAKE = Script(
+    FUNCTIONS
+    + """
+-- KEYS: claim. ARGV: email id, seconds, then pairs: digest, the id that may be displaced or ''
+local held, seconds = {}, tonumber(ARGV[2])
+for i = 3, #ARGV, 2 do
+  local holder = take(KEYS[1], ARGV[i], ARGV[1], seconds, ARGV[i + 1])
+  if holder then
+    held[#held + 1] = (i - 1) / 2
+    held[#held + 1] = holder
+  end
+end
+redis.call('EXPIRE', KEYS[1], seconds)
+return held
+"""
+)
+RELEASE = Script(
+    """
+-- KEYS: claim. ARGV: email id, digests
+for i = 2, #ARGV do
+  local value = redis.call('HGET', KEYS[1], ARGV[i])
+  if value and string.sub(value, 1, #ARGV[1] + 1) == ARGV[1] .. ':' then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+"""
+)
+
+
+def claim_key(claim: Claim) -> bytes:
+    return CLAIM_PREFIX + claim.key
+
+
+def holders_of(recipients: Sequence[str], held: Sequence[Any]) -> dict[str, Holder]:
+    holders = {}
+    for position, value in zip(held[::2], held[1::2], strict=True):
+        email_id, _, age = value.decode().rpartition(":")
+        holders[recipients[position - 1]] = Holder(email_id, int(age))
+    return holders

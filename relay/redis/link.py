@@ -22,8 +22,9 @@ from redis.connection import ConnectionPool
 from redis.retry import Retry
 
 from relay.core import metrics
-from relay.core.handoff import Promise
-from relay.redis.protocol import Argument, Command, ErrorReply, Exchange, pack
+from relay.core.errors import RedisUnavailable
+from relay.core.handoff import Handoff
+from relay.redis.protocol import Argument, Command, ErrorReply, RespConnection, pack
 
 _log = structlog.get_logger(__name__)
 
@@ -37,10 +38,6 @@ _BATCH_BYTES: Final = 1_000_000
 _IDLE_SECONDS: Final = 0.1
 #: Commands that nobody waits for are dropped beyond this many: memory is worth more than a cache entry.
 _MAX_POSTED: Final = 10_000
-
-
-class Silent(Exception):
-    """Redis did not answer, or only with an error. What the caller wanted to know stays unknown."""
 
 
 def connection_options(url: str, *, verify_tls: bool, timeout: float) -> dict[str, Any]:
@@ -67,7 +64,7 @@ class RedisLink:
 
     def __init__(self, url: str | None, *, verify_tls: bool, timeout: float, pause: float) -> None:
         """`timeout`: seconds for a reply. `pause`: seconds between attempts to connect while there is no connection.
-        Without a URL every call is Silent."""
+        Without a URL every call raises RedisUnavailable."""
         self._timeout = timeout
         self._pause = pause
         self._down = url is None
@@ -77,7 +74,7 @@ class RedisLink:
         self._runner: gevent.Greenlet[..., None] | None = None
         self._connection: Any = None  # redis-py's, untyped
         #: What goes over it; None while there is none that works.
-        self._exchange: Exchange | None = None
+        self._exchange: RespConnection | None = None
         self._last_used = 0.0
         self._reported: set[str] = set()
         # Only its reading of the URL is used.
@@ -91,25 +88,25 @@ class RedisLink:
         return not self._down
 
     def call(self, *command: Argument) -> Any:
-        """The reply to one command. Raises Silent, and NoScript for the caller to mend."""
+        """The reply to one command. Raises RedisUnavailable, and NoScript for the caller to mend."""
         (reply,) = self._ask(pack(command), 1)
         if isinstance(reply, ErrorReply):
-            raise NoScript if reply.code == _NO_SCRIPT else Silent(reply.code)
+            raise NoScript if reply.code == _NO_SCRIPT else RedisUnavailable(reply.code)
         return reply
 
     def call_all(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to several commands, sent together, each an ErrorReply where it is one. Raises Silent."""
+        """The replies to several commands, sent together, ErrorReplies among them. Raises RedisUnavailable."""
         return self._ask(_packed(commands), len(commands))
 
     def _ask(self, packed: bytes, count: int) -> list[Any]:
         if self._down:
-            raise Silent("down")
-        done: Promise[list[Any]] = Promise()
+            raise RedisUnavailable("down")
+        done: Handoff[list[Any]] = Handoff()
         self._send(_Errand(packed, count, done))
         # The runner answers in time by itself, except while it makes the first connection.
         if self._exchange is not None:
             return done.get()
-        with gevent.Timeout(self._timeout, Silent("connecting")):
+        with gevent.Timeout(self._timeout, RedisUnavailable("connecting")):
             return done.get()
 
     def post(self, commands: Sequence[Command]) -> None:
@@ -119,7 +116,7 @@ class RedisLink:
             self._send(_Errand(_packed(commands), len(commands), None))
 
     def close(self) -> None:
-        """Closes the connection; every later call is Silent."""
+        """Closes the connection; every later call raises RedisUnavailable."""
         self._down = True
         if self._runner is not None:
             self._runner.kill()
@@ -171,7 +168,7 @@ class RedisLink:
         except (redis.RedisError, OSError):
             return True
 
-    def _connect(self) -> Exchange:
+    def _connect(self) -> RespConnection:
         # Not by the pool's own means: it counts what it makes, never what is closed, and stops at a hundred.
         connection = self._connection = self._pool.connection_class(**self._pool.connection_kwargs)
         # Its own time limits leave out the look-up of the name.
@@ -180,9 +177,9 @@ class RedisLink:
             connection.send_command("PING")  # a server that hangs still accepts connections
             connection.read_response()
         # The one thing of redis-py's that it doesn't show: it has no other way to be asked for its socket.
-        return Exchange(connection._sock)
+        return RespConnection(connection._sock)
 
-    def _carry(self, exchange: Exchange) -> None:
+    def _carry(self, exchange: RespConnection) -> None:
         """Sends what waits, and hands out the replies."""
         batch: list[_Errand] = []
         size = 0
@@ -203,7 +200,7 @@ class RedisLink:
                         self._report(reply.code)
                         fatal = reply if reply.code in _FATAL_CODES else fatal
                 if errand.done is not None:
-                    errand.done.keep(replies)
+                    errand.done.set(replies)
         except BaseException:
             for errand in batch:
                 errand.fail("lost")
@@ -237,7 +234,7 @@ class _Errand:
 
     __slots__ = ("count", "done", "packed")
 
-    def __init__(self, packed: bytes, count: int, done: Promise[list[Any]] | None) -> None:
+    def __init__(self, packed: bytes, count: int, done: Handoff[list[Any]] | None) -> None:
         # Packed by whoever asks: what can't be packed is their error, and nobody else's.
         self.packed = packed
         self.count = count
@@ -245,7 +242,7 @@ class _Errand:
 
     def fail(self, cause: str) -> None:
         if self.done is not None and not self.done.settled:
-            self.done.break_with(Silent(cause))
+            self.done.fail(RedisUnavailable(cause))
 
 
 class Script:
@@ -264,7 +261,7 @@ class Script:
         return ("SCRIPT", "LOAD", self._source)
 
     def run(self, link: RedisLink, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
-        """The script's answer; the server learns the script if it does not know it. Raises Silent."""
+        """The script's answer; the server learns the script if it does not know it. Raises RedisUnavailable."""
         try:
             return link.call(*self.command(keys, arguments))
         except NoScript:

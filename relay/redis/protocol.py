@@ -25,7 +25,7 @@ class ErrorReply(Exception):
         self.code = text.split(" ", 1)[0][:40]
 
 
-class Exchange:
+class RespConnection:
     """The two directions of a connection. Both raise OSError when it is broken, or silent for too long."""
 
     def __init__(self, sock: Any) -> None:

@@ -18,13 +18,9 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
+from relay.redis.keys import SUPPRESSION_BUCKET_PREFIX, SUPPRESSION_ENTRY_PREFIX, SUPPRESSION_MARKER_PREFIX
 from relay.redis.link import Script
 from relay.redis.protocol import Command
-
-#: Key prefixes; the user id comes last, so that no two users share a key whatever is in it.
-ENTRY_PREFIX: Final = b"smtp-relay:suppression:"
-MARKER_PREFIX: Final = b"smtp-relay:suppressions:"
-BUCKET_PREFIX: Final = b"smtp-relay:suppressed:"
 
 #: What an entry holds for an address that is not suppressed; else it holds the reason.
 CLEAR: Final = b"-"
@@ -52,13 +48,13 @@ def digest(prefix: bytes, email: str) -> bytes:
 
 def entry_key(digest_of_address: bytes) -> bytes:
     """The key of what is known about one address."""
-    return ENTRY_PREFIX + digest_of_address
+    return SUPPRESSION_ENTRY_PREFIX + digest_of_address
 
 
 @lru_cache(maxsize=1024)
 def marker_key(user_id: str) -> bytes:
     """The key that says that a user's list is complete, and where it is."""
-    return MARKER_PREFIX + user_id.encode("utf-8", "surrogatepass")
+    return SUPPRESSION_MARKER_PREFIX + user_id.encode("utf-8", "surrogatepass")
 
 
 def entry_commands(user_id: str, states: Sequence[tuple[str, str | None]]) -> list[Command]:
@@ -166,13 +162,13 @@ class ListWriter:
             return
         for start in range(0, len(digests), _CHUNK):
             chunk = b"".join(digests[start : start + _CHUNK])
-            arguments = (BUCKET_PREFIX, self._user, self._generation, self._buckets, chunk)
+            arguments = (SUPPRESSION_BUCKET_PREFIX, self._user, self._generation, self._buckets, chunk)
             self._outbox.put(_ADD.command((), arguments))
 
     def finish(self) -> None:
         """Makes the list the user's own. What it replaces is thrown away."""
         if self._buckets == 1:
-            arguments = (BUCKET_PREFIX, self._user, self._generation, self._seconds, b"".join(self._short))
+            arguments = (SUPPRESSION_BUCKET_PREFIX, self._user, self._generation, self._seconds, b"".join(self._short))
             self._outbox.put(_WRITE_SHORT.command((self._marker,), arguments), self._replaced)
             return
         # The buckets outlive the marker: a marker without buckets answers "unknown" to everything.
@@ -188,7 +184,7 @@ class ListWriter:
 
     def _build(self, seconds: int) -> None:
         for first, last in _ranges(self._buckets):
-            arguments = (BUCKET_PREFIX, self._user, self._generation, first, last, seconds)
+            arguments = (SUPPRESSION_BUCKET_PREFIX, self._user, self._generation, first, last, seconds)
             self._outbox.put(_BUILD.command((), arguments))
 
     def _replaced(self, marker: bytes | None) -> None:
@@ -198,7 +194,7 @@ class ListWriter:
 
     def _drop(self, generation: str, buckets: int) -> None:
         for first, last in _ranges(buckets):
-            self._outbox.put(_DROP.command((), (BUCKET_PREFIX, self._user, generation, first, last)))
+            self._outbox.put(_DROP.command((), (SUPPRESSION_BUCKET_PREFIX, self._user, generation, first, last)))
 
 
 def _ranges(buckets: int) -> Iterator[tuple[int, int]]:

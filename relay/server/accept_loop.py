@@ -53,7 +53,7 @@ class Reserve:
         return True
 
 
-class Entrance(StreamServer):  # type: ignore[misc]  # gevent has no types
+class AcceptLoop(StreamServer):  # type: ignore[misc]  # gevent has no types
     """Accepts from one listener and calls `handle(socket, address of the peer)` in a greenlet for each client."""
 
     #: Several processes accept from one socket: whoever is free takes one client, not a hundred.

@@ -115,7 +115,7 @@ def _holds(path: str, marker: bytes) -> bool:
         return marker in file.read(1 << 20)
 
 
-def complaint(store: CertificateStore) -> str | None:
+def expiry_warning(store: CertificateStore) -> str | None:
     """One line, if clients that verify refuse this certificate for its dates or soon will; nothing else is judged.
 
     A client that trusts this certificate alone shakes hands with the store's context, in memory.

@@ -13,8 +13,8 @@ from relay.smtp.submission import Verdict
 log = structlog.get_logger("relay.smtp")
 
 
-class Journal:
-    """The journal of one connection: see `relay.smtp.connection.Journal`."""
+class ConnectionLog:
+    """The connection_log of one connection: see `relay.smtp.connection.ConnectionLog`."""
 
     def __init__(self, connection_id: str) -> None:
         # Bound once: to find the logger anew takes as long as to throw a line away.

@@ -38,7 +38,7 @@ def share(workers: int, capacity: int) -> int:
     return descriptor
 
 
-class Board:
+class ConnectionTable:
     """One worker's view. Its own part: how many slots are taken, how many were ever in use, then the slots.
 
     Two workers may each take what was the last free connection: the limit can be exceeded by one a worker, for as long

@@ -21,7 +21,7 @@ def raise_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def complaint(max_connections: int) -> str | None:
+def descriptor_shortage(max_connections: int) -> str | None:
     """Why so many connections can't be, in one line fit for stderr. Raises the limit, to see how far that goes."""
     limit = raise_limit()
     if limit == resource.RLIM_INFINITY or max_connections + OTHERS <= limit:

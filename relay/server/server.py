@@ -18,11 +18,11 @@ from gevent.event import Event
 
 from config.settings import Settings
 from relay.core import metrics
-from relay.limits.client import Guards
-from relay.server.accept_loop import Entrance, Reserve, turn_away
+from relay.limits.client import ProcessLimits
+from relay.server.accept_loop import AcceptLoop, Reserve, turn_away
 from relay.server.certificate import CertificateStore
-from relay.server.connection_log import Journal
-from relay.server.connection_table import Board
+from relay.server.connection_log import ConnectionLog
+from relay.server.connection_table import ConnectionTable
 from relay.server.sockets import Listener
 from relay.server.trusted_proxies import Proxies
 from relay.smtp import replies
@@ -44,14 +44,18 @@ class Server:
     kill_seconds = 1.0
 
     def __init__(
-        self, settings: Settings, guards: Guards, certificate: CertificateStore | None, board: Board | None = None
+        self,
+        settings: Settings,
+        limits: ProcessLimits,
+        certificate: CertificateStore | None,
+        table: ConnectionTable | None = None,
     ) -> None:
-        """`guards`: what clients ask for what they want. `board` counts the connections of all workers; None: there are
+        """`limits`: what clients ask for what they want. `table` counts the connections of all workers; None: there are
         no others."""
         self._settings = settings
-        self._guards = guards
+        self._limits = limits
         self._certificate = certificate
-        self._board = Board(None, 0, 1, settings.max_connections) if board is None else board
+        self._table = ConnectionTable(None, 0, 1, settings.max_connections) if table is None else table
         self._proxies = Proxies(settings.proxy_protocol)
         self._options = Options(
             hostname=settings.hostname,
@@ -72,7 +76,7 @@ class Server:
             connection=settings.connection_seconds,
             data_rate=settings.min_rate,
         )
-        self._entrances: list[Entrance] = []
+        self._accept_loops: list[AcceptLoop] = []
         self._clients: dict[str, _Client] = {}
         #: Whose proxy has not named them yet.
         self._arriving: set[gevent.Greenlet] = set()
@@ -85,9 +89,9 @@ class Server:
         """Accepts until `drain` is called, and returns when every connection has ended or the time for that is over."""
         if not self._draining:
             reserve = Reserve()
-            self._entrances = [self._entrance(listener, reserve) for listener in listeners]
-            for entrance in self._entrances:
-                entrance.start()
+            self._accept_loops = [self._accept_loop(listener, reserve) for listener in listeners]
+            for accept_loop in self._accept_loops:
+                accept_loop.start()
             log.info("ready", connections_at_most=self._settings.max_connections, tls=self._certificate is not None)
         self._drain_begun.wait()
         self._finish()
@@ -99,19 +103,19 @@ class Server:
         self._draining = True
         self._drain_until = time.monotonic() + max(0.0, self._settings.drain_seconds - self.drain_reserve)
         log.info("draining", connections=len(self._clients))
-        for entrance in self._entrances:
-            entrance.close()
+        for accept_loop in self._accept_loops:
+            accept_loop.close()
         for client in self._clients.values():
             client.connection.draining = True
         # In the hub, no greenlet runs between the look at `idle` and the throw.
         gevent.get_hub().loop.run_callback(self._dismiss_idle)
         self._drain_begun.set()
 
-    def _entrance(self, listener: Listener, reserve: Reserve) -> Entrance:
-        return Entrance(listener, partial(self._handle, listener.implicit_tls), reserve)
+    def _accept_loop(self, listener: Listener, reserve: Reserve) -> AcceptLoop:
+        return AcceptLoop(listener, partial(self._handle, listener.implicit_tls), reserve)
 
     def _handle(self, implicit_tls: bool, sock: Any, peer: tuple[Any, ...]) -> None:
-        slot = self._board.enter()
+        slot = self._table.enter()
         try:
             origin = _FULL if slot is None else self._admit(sock, peer[0], slot)
             if isinstance(origin, bytes):
@@ -122,7 +126,7 @@ class Server:
                 turn_away(sock, None if implicit_tls else origin.reply)
         finally:
             if slot is not None:
-                self._board.leave(slot)
+                self._table.leave(slot)
 
     def _admit(self, sock: Any, peer: str, slot: int) -> bytes | _Refusal:
         """The origin of a client that may come in, or why it may not."""
@@ -138,28 +142,28 @@ class Server:
                 self._arriving.remove(gevent.getcurrent())
         if self._draining:
             return _DRAINING
-        origin = self._guards.origins.of(client or peer)
-        if self._board.name(slot, origin) > self._settings.max_connections_per_address:
+        origin = self._limits.origins.of(client or peer)
+        if self._table.name(slot, origin) > self._settings.max_connections_per_address:
             return _CROWDED
         return origin
 
     def _converse(self, sock: Any, origin: bytes, *, implicit_tls: bool) -> None:
         connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
-        journal = Journal(connection_id)
-        guard = self._guards.guard(origin)
+        connection_log = ConnectionLog(connection_id)
+        guard = self._limits.of_client(origin)
         session = Session(self._options, guard, connection_id, guard.admit)
-        connection = Connection(sock, session, journal, self.pace, self._tls_context)
+        connection = Connection(sock, session, connection_log, self.pace, self._tls_context)
         connection.draining = self._draining
         self._clients[connection_id] = _Client(connection, gevent.getcurrent())
-        journal.opened()
+        connection_log.opened()
         try:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             connection.run(implicit_tls=implicit_tls)
         except Exception as error:  # noqa: BLE001 - the top of the greenlet: past it, nobody would hear of the error
-            journal.failed(error)
+            connection_log.failed(error)
         finally:
             del self._clients[connection_id]
-            journal.closed()
+            connection_log.closed()
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._certificate is None:

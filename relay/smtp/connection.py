@@ -60,7 +60,7 @@ class Pace:
     data_rate: float = 1000.0
 
 
-class Journal(Protocol):
+class ConnectionLog(Protocol):
     """Where a connection reports what happened. Receives no address, no subject, no text of a message."""
 
     def authenticated(self, reply: Reply) -> None:
@@ -91,7 +91,7 @@ class Connection:
         self,
         sock: Any,
         session: Session,
-        journal: Journal,
+        connection_log: ConnectionLog,
         pace: Pace,
         tls_context: Callable[[], ssl.SSLContext],
         wire: Callable[[Any], Wire] = PlainWire,
@@ -99,7 +99,7 @@ class Connection:
         """`tls_context` is called at each handshake. `wire` is what is made of a socket in the clear."""
         self._socket = sock
         self._session = session
-        self._journal = journal
+        self._connection_log = connection_log
         self._pace = pace
         self._tls_context = tls_context
         self._plain_wire = wire
@@ -140,7 +140,7 @@ class Connection:
                 self._farewell(ended.farewell)
                 linger = True
         except Exception as error:  # noqa: BLE001 - what the client sends next may be anything now, it has to go
-            self._journal.failed(error)
+            self._connection_log.failed(error)
             self._farewell(replies.FAILED)
             linger = True
         finally:
@@ -181,10 +181,10 @@ class Connection:
             elif isinstance(read, Flaw):
                 reply = session.flawed_line(read)
             else:
-                self._journal.failed(read)
+                self._connection_log.failed(read)
                 reply = session.no_room()
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears 451 and the connection goes on
-            self._journal.failed(error)
+            self._connection_log.failed(error)
             reply = session.fail(replies.TRY_LATER)
         if session.verdict is not None or session.auth_reply is not None:
             self._report()
@@ -235,7 +235,7 @@ class Connection:
         unsent = self._unsent
         unsent.append(reply.encode())
         if reply.code >= 400:
-            self._journal.error_reply(reply)
+            self._connection_log.error_reply(reply)
         if len(unsent) >= self.most_unsent:
             self._flush(self._pace.command)
 
@@ -255,10 +255,10 @@ class Connection:
     def _report(self) -> None:
         session = self._session
         if session.auth_reply is not None:
-            self._journal.authenticated(session.auth_reply)
+            self._connection_log.authenticated(session.auth_reply)
             session.auth_reply = None
         if session.verdict is not None:
-            self._journal.message(session.verdict)
+            self._connection_log.message(session.verdict)
             session.verdict = None
 
     def _close_wire(self) -> None:
@@ -282,7 +282,7 @@ class Connection:
                 )
                 self._shake_hands()
         except OSError as error:
-            self._journal.tls_failed(error)
+            self._connection_log.tls_failed(error)
             raise _Ended from error
         self._secure = True
         self._wire = Wire(self._socket)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relay.core.records import RecipientRule
+from config.settings import RecipientRule
 
 
 @dataclass(frozen=True, slots=True)

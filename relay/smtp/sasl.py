@@ -62,7 +62,7 @@ class Plain:
         return Credentials(parts[1], parts[2])
 
 
-class Login:
+class LoginMechanism:
     """LOGIN: asks for the user name, then for the password. Never standardised; this is what clients do."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Login:
         return Credentials(self._username, response)
 
 
-MECHANISMS: dict[str, type[Plain] | type[Login]] = {"PLAIN": Plain, "LOGIN": Login}
+MECHANISMS: dict[str, type[Plain] | type[LoginMechanism]] = {"PLAIN": Plain, "LOGIN": LoginMechanism}
 
 #: RFC 4648 section 4, with its padding and nothing else: Python's own checks differ between versions.
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import ClassVar
 
-from relay.core.records import RecipientRule
+from config.settings import RecipientRule
 from relay.smtp import replies
 from relay.smtp.framing import DataEnd, Flaw
 from relay.smtp.options import Options
@@ -342,7 +342,7 @@ class Session:
         if transaction is None or login is None:
             raise AssertionError("data without a transaction")
         submission = Submission(login, transaction.recipients, self._rule, transaction.open_body(), self._connection_id)
-        return self._conclude(self._services.accept(submission))
+        return self._conclude(self._services.submit(submission))
 
     def _conclude(self, verdict: Verdict) -> Reply:
         """The message is answered, one way or the other."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from config.settings import RecipientRule
 from relay.core.frozen import frozen
-from relay.core.records import ApiKey, RecipientRule
+from relay.core.records import ApiKey
 from relay.smtp.replies import Reply
 from relay.smtp.spool import Body
 
@@ -55,5 +56,5 @@ class Services(Protocol):
     def authenticate(self, password: str) -> Login | Reply:
         """The login that a password opens, or the reply that says why not: 535, or 454 when that can't be told now."""
 
-    def accept(self, submission: Submission) -> Verdict:
+    def submit(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not. A 250 means that its row is committed."""

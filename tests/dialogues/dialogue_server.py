@@ -33,7 +33,7 @@ import gevent.socket
 import config.logging
 from config.settings import Settings
 from relay.core.records import ApiKey
-from relay.limits.client import Guards
+from relay.limits.client import ProcessLimits
 from relay.redis.link import RedisLink
 from relay.server.certificate import CertificateStore
 from relay.server.server import Server
@@ -68,7 +68,7 @@ class ServicesDouble:
             return replies.BAD_KEY
         return Login("0" * 64, ApiKey("key", "user", "full_access", None))
 
-    def accept(self, submission: Submission) -> Verdict:
+    def submit(self, submission: Submission) -> Verdict:
         """As `relay.smtp.submission.Services` says. The id names octets and digest of what was received."""
         knob = submission.recipients[0].partition("@")[0]
         if knob in REFUSALS:
@@ -126,7 +126,7 @@ def main(directory: Path) -> None:
         if options.get("tls"):
             certificate = CertificateStore(str(directory / "certificate.pem"), str(directory / "key.pem"))
             listeners.append(Listener(_listening_socket(), implicit_tls=True))
-        server = servers[name] = Server(settings, Guards(settings, redis_link, services), certificate)
+        server = servers[name] = Server(settings, ProcessLimits(settings, redis_link, services), certificate)
         server.pace = Pace(**options.get("pace", {}))
         listening[name] = {
             "implicit" if listener.implicit_tls else "clear": listener.socket.getsockname()[1] for listener in listeners

@@ -12,7 +12,8 @@ from typing import Any
 import gevent
 import gevent.socket
 
-from relay.core.records import ApiKey, RecipientRule
+from config.settings import RecipientRule
+from relay.core.records import ApiKey
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Pace
 from relay.smtp.options import Options
@@ -35,7 +36,7 @@ class Services:
             raise RuntimeError("a bug in authenticate")
         return Login("0" * 64, ApiKey("key", "user", "full_access", None)) if password == "good" else replies.BAD_KEY
 
-    def accept(self, submission: Submission) -> Verdict:
+    def submit(self, submission: Submission) -> Verdict:
         if submission.recipients[0].startswith("bug@"):
             raise RuntimeError("a bug in accept")
         if submission.recipients[0].startswith("refused@"):
@@ -44,7 +45,7 @@ class Services:
         return Verdict(replies.queued(str(len(self.messages))), "queued", str(len(self.messages)))
 
 
-class Journal:
+class ConnectionLog:
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -81,11 +82,11 @@ class Encounter:
 
     def __post_init__(self) -> None:
         self.services = Services()
-        self.journal = Journal()
+        self.connection_log = ConnectionLog()
         self.client, self._server = gevent.socket.socketpair()
         self.client.settimeout(20.0)
         session = Session(self.options, self.services, "test")
-        self.connection = Connection(self._server, session, self.journal, self.pace, _no_certificate, self.wire)
+        self.connection = Connection(self._server, session, self.connection_log, self.pace, _no_certificate, self.wire)
         self.connection.draining = self.draining
         self.greenlet = gevent.spawn(self.connection.run)
 

@@ -15,13 +15,15 @@ import pytest
 import redis
 from psycogreen.gevent import patch_psycopg
 
-from relay.core.errors import Unavailable
-from relay.core.records import ApiKey, EmailRow, RecipientRule
+from config.settings import RecipientRule
+from relay.core.api_keys import KeyRecord
+from relay.core.errors import PostgresUnavailable, Unavailable
+from relay.core.records import ApiKey, EmailRow
 from relay.intake.acceptor import AcceptOptions, Acceptor
 from relay.intake.lookups import Lookups
 from relay.postgres.database import Database
 from relay.postgres.group_commit import Stored
-from relay.postgres.store import KeyRecord, Store
+from relay.postgres.store import Store
 from relay.redis.cache import Cache
 from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
@@ -130,9 +132,9 @@ def test_many_slow_answers_are_not_one_slow_reply(postgres_url: str, api_key: Ne
         slow = Store(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl())
         acceptor = Acceptor(Lookups(slow, Cache(None)), slow, AcceptOptions())
         try:
-            assert acceptor.accept(_submission(api_key)).outcome == "suppressed"  # and connections are open
+            assert acceptor.store(_submission(api_key)).outcome == "suppressed"  # and connections are open
             proxy.delay_to_client = 1.2
-            verdict = acceptor.accept(_submission(api_key))
+            verdict = acceptor.store(_submission(api_key))
         finally:
             slow.close()
     assert (verdict.outcome, verdict.reply.code) == ("postgres_unavailable", 451)
@@ -164,9 +166,9 @@ def test_whoever_comes_while_the_first_one_commits_waits_and_hears_its_id(
 ) -> None:
     _once(hooked, "before_insert", lambda: gevent.sleep(1.0))
     acceptor = _acceptor(hooked, cache)
-    first = gevent.spawn(acceptor.accept, _submission(api_key))
+    first = gevent.spawn(acceptor.store, _submission(api_key))
     gevent.sleep(0.3)
-    second: Verdict = gevent.spawn(acceptor.accept, _submission(api_key)).get(timeout=30)
+    second: Verdict = gevent.spawn(acceptor.store, _submission(api_key)).get(timeout=30)
     assert (first.get(timeout=30).outcome, second.outcome) == ("queued", "repeated")
     assert second.email_id == first.get().email_id
     assert _rows(postgres_url) == 1
@@ -177,13 +179,13 @@ def test_whoever_waits_stores_it_when_the_first_one_fails_for_certain(
 ) -> None:
     def fail() -> None:
         gevent.sleep(1.0)
-        raise Unavailable("postgres")
+        raise PostgresUnavailable()
 
     _once(hooked, "before_insert", fail)
     acceptor = _acceptor(hooked, cache)
-    first = gevent.spawn(acceptor.accept, _submission(api_key))
+    first = gevent.spawn(acceptor.store, _submission(api_key))
     gevent.sleep(0.3)
-    second: Verdict = gevent.spawn(acceptor.accept, _submission(api_key)).get(timeout=30)
+    second: Verdict = gevent.spawn(acceptor.store, _submission(api_key)).get(timeout=30)
     assert (first.get(timeout=30).reply.code, second.outcome) == (451, "queued")
     assert _rows(postgres_url) == 1
 
@@ -192,12 +194,12 @@ def test_an_unclear_outcome_that_was_a_commit_is_a_repeat_when_it_comes_again(
     hooked: Hooked, cache: Cache, api_key: NewApiKey, postgres_url: str
 ) -> None:
     def lose_the_answer() -> None:
-        raise Unavailable("postgres", unclear=True)
+        raise PostgresUnavailable(unclear=True)
 
     _once(hooked, "after_insert", lose_the_answer)
     acceptor = _acceptor(hooked, cache)
-    assert acceptor.accept(_submission(api_key)).reply.code == 451
-    assert acceptor.accept(_submission(api_key)).outcome == "repeated"
+    assert acceptor.store(_submission(api_key)).reply.code == 451
+    assert acceptor.store(_submission(api_key)).outcome == "repeated"
     assert _rows(postgres_url) == 1
 
 
@@ -205,15 +207,15 @@ def test_an_unclear_outcome_that_was_none_is_stored_once_its_lease_is_over(
     hooked: Hooked, cache: Cache, api_key: NewApiKey, postgres_url: str
 ) -> None:
     def fail() -> None:
-        raise Unavailable("postgres", unclear=True)
+        raise PostgresUnavailable(unclear=True)
 
     _once(hooked, "before_insert", fail)
     lookups = Lookups(hooked, cache)
     patient = Acceptor(lookups, hooked, AcceptOptions(answer_seconds=1.0))
-    assert patient.accept(_submission(api_key)).reply.code == 451
-    assert patient.accept(_submission(api_key)).outcome == "still_in_progress"
+    assert patient.store(_submission(api_key)).reply.code == 451
+    assert patient.store(_submission(api_key)).outcome == "still_in_progress"
     gevent.sleep(0.5)
-    assert Acceptor(lookups, hooked, AcceptOptions(lease_seconds=0.4)).accept(_submission(api_key)).outcome == "queued"
+    assert Acceptor(lookups, hooked, AcceptOptions(lease_seconds=0.4)).store(_submission(api_key)).outcome == "queued"
     assert _rows(postgres_url) == 1
 
 
@@ -221,13 +223,13 @@ def test_two_who_take_over_a_dead_ones_claim_store_one_row(
     hooked: Hooked, store: Store, cache: Cache, api_key: NewApiKey, postgres_url: str
 ) -> None:
     def die() -> None:
-        raise Unavailable("postgres", unclear=True)
+        raise PostgresUnavailable(unclear=True)
 
     _once(hooked, "before_insert", die)
-    _acceptor(hooked, cache).accept(_submission(api_key))
+    _acceptor(hooked, cache).store(_submission(api_key))
     gevent.sleep(0.3)
     acceptor = Acceptor(Lookups(store, cache), store, AcceptOptions(lease_seconds=0.2))
-    verdicts = [gevent.spawn(acceptor.accept, _submission(api_key)) for _ in range(10)]
+    verdicts = [gevent.spawn(acceptor.store, _submission(api_key)) for _ in range(10)]
     outcomes = [verdict.get(timeout=60).outcome for verdict in verdicts]
     assert sorted(outcomes) == ["queued"] + ["repeated"] * 9
     assert _rows(postgres_url) == 1
@@ -237,15 +239,15 @@ def test_a_redis_that_forgot_everything_costs_a_copy_and_no_mail(
     store: Store, cache: Cache, api_key: NewApiKey, postgres_url: str, redis_url: str
 ) -> None:
     acceptor = _acceptor(store, cache)
-    assert acceptor.accept(_submission(api_key)).outcome == "queued"
+    assert acceptor.store(_submission(api_key)).outcome == "queued"
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
-    assert acceptor.accept(_submission(api_key)).outcome == "queued"
+    assert acceptor.store(_submission(api_key)).outcome == "queued"
     keyed = RAW.replace(b"Subject", b"Idempotency-Key: k\r\nSubject")
-    assert acceptor.accept(_submission(api_key, keyed)).outcome == "queued"
+    assert acceptor.store(_submission(api_key, keyed)).outcome == "queued"
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
-    assert acceptor.accept(_submission(api_key, keyed)).outcome == "repeated"
+    assert acceptor.store(_submission(api_key, keyed)).outcome == "repeated"
     assert _rows(postgres_url) == 3
 
 
@@ -257,11 +259,11 @@ def test_a_clock_of_ours_that_is_wrong_takes_no_claim_from_the_living(
 ) -> None:
     _once(hooked, "before_insert", lambda: gevent.sleep(1.0))
     acceptor = _acceptor(hooked, cache)
-    first = gevent.spawn(acceptor.accept, _submission(api_key))
+    first = gevent.spawn(acceptor.store, _submission(api_key))
     gevent.sleep(0.3)
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + 3600)
-    second: Verdict = gevent.spawn(acceptor.accept, _submission(api_key)).get(timeout=30)
+    second: Verdict = gevent.spawn(acceptor.store, _submission(api_key)).get(timeout=30)
     assert (first.get(timeout=30).outcome, second.outcome) == ("queued", "repeated")
     assert _rows(postgres_url) == 1
 
@@ -271,14 +273,14 @@ def test_a_claim_of_the_dead_does_not_outlive_a_jump_of_redis_clock(
     store: Store, cache: Cache, api_key: NewApiKey, postgres_url: str, redis_url: str, hours: int
 ) -> None:
     acceptor = _acceptor(store, cache)
-    assert acceptor.accept(_submission(api_key)).outcome == "queued"
+    assert acceptor.store(_submission(api_key)).outcome == "queued"
     execute(postgres_url, "DELETE FROM emails")  # as if its holder had died before its commit
     with redis.Redis.from_url(redis_url) as client:
         (name,) = client.keys("smtp-relay:seen:*")
         for field, value in client.hgetall(name).items():
             holder = value.decode().rpartition(":")[0]
             client.hset(name, field, f"{holder}:{int((time.time() + hours * 3600) * 1000)}")
-    assert acceptor.accept(_submission(api_key)).outcome == "queued"
+    assert acceptor.store(_submission(api_key)).outcome == "queued"
     assert _rows(postgres_url) == 1
 
 

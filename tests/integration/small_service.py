@@ -15,15 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relay import __main__
-from relay.process import master
+from relay.process import children, master
 
 BEHAVIOUR = os.environ.get("SMALL_WORKER", "good")
 
 
 def prepare(channel: socket.socket) -> None:
     time.sleep(float(os.environ.get("SMALL_PREPARE_SECONDS", "0")))
-    __main__.prepare(channel)
+    children.prepare(channel)
 
 
 def serve(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, _board: int) -> int:

@@ -12,7 +12,7 @@ import gevent.socket
 import pytest
 
 from config.settings import Settings
-from relay.limits.client import Guards
+from relay.limits.client import ProcessLimits
 from relay.redis.link import RedisLink
 from relay.server.server import Server
 from relay.server.sockets import Listener
@@ -140,7 +140,7 @@ class SlowServices:
     """Commits when told to."""
 
     def __init__(self, encounter: Encounter, commit: gevent.event.Event) -> None:
-        self._accept: Callable[[Submission], Verdict] = encounter.services.accept
+        self._accept: Callable[[Submission], Verdict] = encounter.services.submit
         self._commit = commit
         self.waiting = gevent.event.Event()
 
@@ -155,7 +155,7 @@ def test_a_commit_is_waited_for_and_answered_before_the_drain() -> None:
     encounter, sent = watched_encounter()
     commit = gevent.event.Event()
     slow = SlowServices(encounter, commit)
-    encounter.services.accept = slow  # type: ignore[method-assign]
+    encounter.services.submit = slow  # type: ignore[method-assign]
     encounter.send(LOGIN)
     encounter.send(ENVELOPE + b"DATA\r\n")
     encounter.send(b"x\r\n.\r\n")
@@ -204,7 +204,7 @@ def test_a_bug_in_the_midst_of_data_ends_the_connection(monkeypatch: pytest.Monk
     said = lines(encounter.rest())
     assert said[-2].startswith("354 ")
     assert said[-1].startswith("421 4.3.0 ")
-    assert [str(error) for error in encounter.journal.errors] == ["a bug in the spool"]
+    assert [str(error) for error in encounter.connection_log.errors] == ["a bug in the spool"]
 
 
 def test_a_bug_in_a_command_is_answered_and_nothing_of_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_a_bug_in_a_command_is_answered_and_nothing_of_it_stays(monkeypatch: pyt
         settle()
     encounter.send(b"RCPT TO:<e@f.example>\r\nQUIT\r\n")
     assert [line[:9] for line in lines(encounter.rest())][-3:] == ["451 4.3.0", "503 5.5.1", "221 2.0.0"]
-    assert [type(error) for error in encounter.journal.errors] == [ZeroDivisionError]
+    assert [type(error) for error in encounter.connection_log.errors] == [ZeroDivisionError]
 
 
 @pytest.mark.parametrize("octets", [b"DATA\r\nhalf", b"BDAT 5\r\n12345", b"BDAT 5\r\n123", b""])
@@ -234,7 +234,7 @@ def test_what_a_client_leaves_behind_is_let_go(octets: bytes, monkeypatch: pytes
     assert len(bodies) == (1 if octets else 0)
     assert Body.in_memory == before
     assert encounter.services.messages == []
-    assert encounter.journal.errors == []
+    assert encounter.connection_log.errors == []
 
 
 def test_killed_in_mid_message_it_closes_at_once() -> None:
@@ -252,14 +252,14 @@ def test_the_journal_hears_of_everything_and_of_nobody() -> None:
     encounter.send(LOGIN + ENVELOPE + b"DATA\r\nbody\r\n.\r\n")
     encounter.send(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<refused@d.example>\r\nBDAT 3 LAST\r\nxyzBREW\r\nQUIT\r\n")
     encounter.rest()
-    journal = encounter.journal
-    assert journal.authentications == [535, 235]
-    assert journal.verdicts == [
+    connection_log = encounter.connection_log
+    assert connection_log.authentications == [535, 235]
+    assert connection_log.verdicts == [
         Verdict(replies.queued("1"), "queued", "1", size=6, recipients=1),
         Verdict(replies.NO_SENDER, "refused", size=3, recipients=1),
     ]
-    assert journal.refusals == [535, 550, 500]
-    assert journal.errors == []
+    assert connection_log.refusals == [535, 550, 500]
+    assert connection_log.errors == []
 
 
 def test_a_client_that_does_not_read_is_dropped_in_time() -> None:
@@ -274,7 +274,7 @@ def test_a_client_that_does_not_read_is_dropped_in_time() -> None:
         assert not encounter.greenlet.dead
     encounter.greenlet.join(20)
     assert encounter.greenlet.dead
-    assert encounter.journal.errors == []
+    assert encounter.connection_log.errors == []
     encounter.client.close()
 
 
@@ -345,7 +345,7 @@ def test_small_replies_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("relay.server.server.Connection", Recorder)
     settings = Settings(database_url="postgresql://unused")
     link = RedisLink(None, verify_tls=True, timeout=1, pause=1)
-    server = Server(settings, Guards(settings, link, ServicesDouble()), None)
+    server = Server(settings, ProcessLimits(settings, link, ServicesDouble()), None)
     listening = gevent.socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen(1)

@@ -75,7 +75,7 @@ def cut(octets: bytes, places: list[int]) -> list[bytes]:
 
 def outcomes(encounter: Encounter) -> list[tuple[Reply, str]]:
     """Without the size: a refused message is measured only as far as it was kept."""
-    return [(verdict.reply, verdict.outcome) for verdict in encounter.journal.verdicts]
+    return [(verdict.reply, verdict.outcome) for verdict in encounter.connection_log.verdicts]
 
 
 @settings(max_examples=1000, deadline=None)
@@ -88,8 +88,8 @@ def test_same_transcript_in_process(speech: bytes, places: list[int]) -> None:
     assert cut_up.services.messages == at_once.services.messages
     assert outcomes(cut_up) == outcomes(at_once)
     assert Body.in_memory == before
-    assert cut_up.journal.refusals == at_once.journal.refusals
-    assert all(isinstance(error, RuntimeError) and "a bug in" in str(error) for error in at_once.journal.errors)
+    assert cut_up.connection_log.refusals == at_once.connection_log.refusals
+    assert all(isinstance(error, RuntimeError) and "a bug in" in str(error) for error in at_once.connection_log.errors)
 
 
 def test_an_octet_at_a_time() -> None:

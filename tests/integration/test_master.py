@@ -123,7 +123,7 @@ def gone(pid: int) -> bool:
 
 
 def test_the_master_imports_next_to_nothing() -> None:
-    code = "import sys; import relay.__main__, relay.process.master; print(*sys.modules)"
+    code = "import sys; import relay.__main__, relay.process.children, relay.process.master; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {"pydantic", "gevent", "psycopg2", "redis", "boto3", "flanker", "structlog", "orjson", "sentry_sdk"}
     avoidable = {"ssl", "json", "re", "typing", "dataclasses", "logging", "threading", "asyncio", "ctypes"}

@@ -33,7 +33,7 @@ def allowed(raw: bytes) -> bool:
         message = parse(raw)
     except Unusable:
         return False
-    if policy.may_send_from(KEY, message.from_addresses) is not None:
+    if not policy.may_send_from(KEY, message.from_addresses):
         return False
     # What is stored for the recipient's eyes is the address that was judged.
     stored = message.sender.rpartition("<")[2].rstrip(">")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.records import RecipientRule
+from config.settings import RecipientRule
 from relay.intake import policy
 from relay.mail import parse
 from relay.smtp.path import parse_path

@@ -72,7 +72,7 @@ def in_content(module):
 
 
 def in_gate(module):
-    original = module.Gate.authenticate
+    original = module.IntakeServices.authenticate
 
     def authenticate(self, password):
         if password.endswith("bug"):
@@ -80,7 +80,7 @@ def in_gate(module):
             raise_with("GateBug", token)
         return original(self, password)
 
-    module.Gate.authenticate = authenticate
+    module.IntakeServices.authenticate = authenticate
 
 
 def in_transaction(module):

@@ -67,7 +67,7 @@ class _Services:
         self.logins += password == "good"
         return _LOGIN if password == "good" else replies.BAD_KEY
 
-    def accept(self, submission: Submission) -> Verdict:
+    def submit(self, submission: Submission) -> Verdict:
         assert self.logins
         assert submission.login is _LOGIN
         assert 1 <= len(submission.recipients) <= self.options.max_recipients

@@ -24,9 +24,10 @@ import pytest
 import redis
 
 from relay.core import metrics
+from relay.core.api_keys import NO_DOMAIN
 from relay.core.errors import Unavailable
 from relay.intake.lookups import Lookups
-from relay.postgres.store import NO_DOMAIN, Store
+from relay.postgres.store import Store
 from relay.redis.cache import Cache
 from relay.redis.claims import Claim, Holder, key_of
 from scripts.database import NewApiKey

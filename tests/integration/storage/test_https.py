@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from relay.aws.https import CALL_ERRORS, Calls, host_field
+from relay.aws.https import CALL_ERRORS, HttpsClient, host_field
 
 
 class Endpoint(http.server.ThreadingHTTPServer):
@@ -68,8 +68,8 @@ def endpoint() -> Iterator[Endpoint]:
         thread.join()
 
 
-def calls(url: str) -> Calls:
-    return Calls(url, cafile=None, connect_seconds=5.0, read_seconds=5.0)
+def calls(url: str) -> HttpsClient:
+    return HttpsClient(url, cafile=None, connect_seconds=5.0, read_seconds=5.0)
 
 
 def test_one_connection_serves_one_call_after_another(endpoint: Endpoint) -> None:

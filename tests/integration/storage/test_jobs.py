@@ -20,7 +20,8 @@ from relay.aws.sqs import Queue
 from relay.core import metrics
 from relay.core.records import EmailRow
 from relay.jobs.intents import Intents
-from relay.jobs.publisher import BATCH_SIZE, Job, Publisher
+from relay.jobs.job import BATCH_SIZE, Job
+from relay.jobs.publisher import Publisher
 from relay.jobs.sweep import Sweep
 from relay.postgres.store import Store
 from relay.redis.cache import Cache

@@ -18,12 +18,13 @@ import psycopg2
 import pytest
 
 from relay.core.address import BadAddress, normalise_domain
+from relay.core.api_keys import NO_DOMAIN
 from relay.core.errors import Unavailable
 from relay.core.records import EmailRow, StoredAttachment
 from relay.postgres.database import Database
 from relay.postgres.group_commit import Outcome, Repeated, Stored, Suppressed, _Session
 from relay.postgres.insert_emails import encode
-from relay.postgres.store import NO_DOMAIN, Store
+from relay.postgres.store import Store
 from scripts.database import NewApiKey, apply_schema, execute
 from scripts.services import Postgres, free_port
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from config import environment
-from config.settings import Settings, Source
-from relay.core.records import RecipientRule
+from config.settings import RecipientRule, Settings, Source
+from relay.operator import preflight
 from tests.certificates import write_pair
 
 DATABASE_URL = "postgres://user:hunter2@db.example:5432/mail?sslmode=require"
@@ -27,7 +27,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return environment.load()
+    return preflight.load()
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from config import redaction
-from relay.core.errors import Unavailable
+from relay.core.errors import PostgresUnavailable
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -36,7 +36,7 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
             "AttributeError('NoneType' object has no attribute 'x')",
         ),
         (ModuleNotFoundError("No module named 'x'"), "ModuleNotFoundError(No module named 'x')"),
-        (Unavailable("postgres"), "relay.core.errors.Unavailable(postgres)"),
+        (PostgresUnavailable(), "relay.core.errors.PostgresUnavailable(postgres)"),
         (
             ClientError({"Error": {"Code": "AccessDenied", "Message": "arn:secret"}}, "SendMessage"),
             "botocore.exceptions.ClientError(AccessDenied)",
@@ -49,8 +49,8 @@ def test_summaries(error: BaseException, summary: str) -> None:
 
 def test_causes_are_named() -> None:
     cause = raised(psycopg2.OperationalError("a@b.c"))
-    assert redaction.summary(raised(Unavailable("postgres"), cause)) == (
-        "relay.core.errors.Unavailable(postgres) from psycopg2.OperationalError"
+    assert redaction.summary(raised(PostgresUnavailable(), cause)) == (
+        "relay.core.errors.PostgresUnavailable(postgres) from psycopg2.OperationalError"
     )
 
 

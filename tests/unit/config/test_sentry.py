@@ -33,7 +33,7 @@ from config.settings import Settings
 KEY, ADDRESS = {KEY!r}, {ADDRESS!r}
 settings = Settings(database_url="postgres://u:{PASSWORD}@db/x", sentry_dsn=DSN, hostname="mail.example")
 config.logging.configure(settings)
-config.sentry.init(settings)
+config.sentry.init(settings, "0.0.0")
 log = structlog.get_logger("test")
 """
 

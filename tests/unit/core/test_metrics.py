@@ -14,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from config.settings import Settings
 from relay.core import metrics
+from relay.operator import exposition
 from scripts.services import free_port
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,7 @@ def families(monkeypatch: pytest.MonkeyPatch) -> list[metrics.Family[metrics.Cou
     """The test's own series instead of the relay's."""
     own: list[metrics.Family[metrics.Counter]] = []
     monkeypatch.setattr(metrics, "FAMILIES", own)
+    monkeypatch.setattr(exposition, "FAMILIES", own)
     return own
 
 
@@ -75,7 +77,7 @@ def test_what_is_counted_can_be_scraped() -> None:
     for value in (0.0001, 0.0005, 0.02, 99.0):
         seconds.observe(value)
     port = free_port()
-    metrics.serve(settings(port), 0)
+    exposition.serve(settings(port), 0)
     found = scrape(port)
     assert found["t_messages_total", "queued"] == 3
     assert found["t_open",] == 5
@@ -92,7 +94,7 @@ def test_what_is_counted_can_be_scraped() -> None:
 
 def test_each_worker_has_a_port_of_its_own() -> None:
     port = free_port(count=4)
-    metrics.serve(settings(port), 3)
+    exposition.serve(settings(port), 3)
     assert any(name[0] == "smtp_relay_info" and "3" in name for name in scrape(port + 3))
 
 
@@ -100,15 +102,15 @@ def test_a_taken_port_does_not_stop_the_worker() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        metrics.serve(settings(taken.getsockname()[1]), 0)
+        exposition.serve(settings(taken.getsockname()[1]), 0)
 
 
 def test_the_hubs_lag_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     lag = metrics.Histogram()
-    monkeypatch.setattr(metrics, "HUB_LAG", lag)
-    monkeypatch.setattr(metrics, "LAG_INTERVAL", 0.01)
+    monkeypatch.setattr(exposition, "HUB_LAG", lag)
+    monkeypatch.setattr(exposition, "LAG_INTERVAL", 0.01)
     port = free_port()
-    metrics.serve(settings(port), 0)
+    exposition.serve(settings(port), 0)
     gevent.sleep(0.02)
     gevent.get_hub().loop.timer(0).start(lambda: __import__("time").sleep(0.3))
     gevent.sleep(0.5)
@@ -118,8 +120,9 @@ def test_the_hubs_lag_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nobody_pays_for_what_nobody_reads() -> None:
     code = (
-        "import sys; from relay.core import metrics; from config.settings import Settings; "
-        "metrics.serve(Settings(database_url='postgres://x/y'), 0); metrics.MESSAGES.labels('queued').inc(); "
+        "import sys; from relay.core import metrics; from relay.operator import exposition; "
+        "from config.settings import Settings; "
+        "exposition.serve(Settings(database_url='postgres://x/y'), 0); metrics.MESSAGES.labels('queued').inc(); "
         "assert 'prometheus_client' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

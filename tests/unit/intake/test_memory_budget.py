@@ -6,19 +6,19 @@ import gevent
 import gevent.event
 import pytest
 
-from relay.intake.memory_budget import Budget
+from relay.intake.memory_budget import MemoryBudget
 
 
 class Message:
     """A greenlet that wants octets, and keeps them until it is told to go on."""
 
-    def __init__(self, budget: Budget, octets: int, seconds: float = 60.0) -> None:
+    def __init__(self, budget: MemoryBudget, octets: int, seconds: float = 60.0) -> None:
         self.granted: bool | None = None
         self._may_end = gevent.event.Event()
         self.greenlet = gevent.spawn(self._run, budget, octets, seconds)
         gevent.sleep(0)
 
-    def _run(self, budget: Budget, octets: int, seconds: float) -> None:
+    def _run(self, budget: MemoryBudget, octets: int, seconds: float) -> None:
         with budget.part(octets, seconds) as granted:
             self.granted = granted
             self._may_end.wait()
@@ -30,7 +30,7 @@ class Message:
 
 
 def test_as_many_as_fit_at_the_same_time() -> None:
-    budget = Budget(100)
+    budget = MemoryBudget(100)
     messages = [Message(budget, 50), Message(budget, 50), Message(budget, 1)]
     assert [message.granted for message in messages] == [True, True, None]
     messages[0].end()
@@ -38,7 +38,7 @@ def test_as_many_as_fit_at_the_same_time() -> None:
 
 
 def test_nobody_overtakes() -> None:
-    budget = Budget(100)
+    budget = MemoryBudget(100)
     first, large, small = Message(budget, 60), Message(budget, 90), Message(budget, 10)
     assert (first.granted, large.granted, small.granted) == (True, None, None)
     first.end()
@@ -47,7 +47,7 @@ def test_nobody_overtakes() -> None:
 
 
 def test_more_than_there_is_has_its_turn_alone() -> None:
-    budget = Budget(100)
+    budget = MemoryBudget(100)
     small, huge = Message(budget, 1), Message(budget, 1000)
     assert huge.granted is None
     small.end()
@@ -59,7 +59,7 @@ def test_more_than_there_is_has_its_turn_alone() -> None:
 
 
 def test_who_waits_too_long_goes_away_and_lets_others_pass() -> None:
-    budget = Budget(100)
+    budget = MemoryBudget(100)
     first, impatient, small = Message(budget, 60), Message(budget, 90, seconds=0.01), Message(budget, 40)
     assert small.granted is None
     gevent.sleep(0.05)
@@ -73,7 +73,7 @@ def test_who_waits_too_long_goes_away_and_lets_others_pass() -> None:
 
 @pytest.mark.parametrize("granted", [True, False])
 def test_a_greenlet_that_is_killed_gives_back_what_it_had(granted: bool) -> None:
-    budget = Budget(100)
+    budget = MemoryBudget(100)
     first = Message(budget, 100)
     victim = first if granted else Message(budget, 50)
     last = Message(budget, 100)

@@ -8,7 +8,7 @@ import pytest
 from config.settings import Settings
 from relay.core.records import ApiKey
 from relay.limits import client as guards
-from relay.limits.client import Guard, Guards
+from relay.limits.client import ClientLimits, ProcessLimits
 from relay.redis.link import RedisLink
 from relay.smtp import replies
 from relay.smtp.replies import Reply
@@ -48,7 +48,7 @@ class House:
             return replies.AUTH_UNAVAILABLE
         return LOGIN if password == "good" else replies.BAD_KEY
 
-    def accept(self, submission: Submission) -> Verdict:
+    def submit(self, submission: Submission) -> Verdict:
         raise AssertionError
 
 
@@ -65,9 +65,9 @@ def house(clock: Clock) -> House:
     return House(clock)
 
 
-def guard(house: House, origin: bytes = HERE, **settings: int) -> Guard:
+def guard(house: House, origin: bytes = HERE, **settings: int) -> ClientLimits:
     wanted = Settings(database_url="postgres://localhost/x", **settings)  # type: ignore[arg-type]
-    return Guards(wanted, RedisLink(None, verify_tls=True, timeout=0.1, pause=1.0), house).guard(origin)
+    return ProcessLimits(wanted, RedisLink(None, verify_tls=True, timeout=0.1, pause=1.0), house).of_client(origin)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05, 0.2])

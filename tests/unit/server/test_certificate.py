@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.server.certificate import CertificateError, CertificateStore, complaint
+from relay.server.certificate import CertificateError, CertificateStore, expiry_warning
 from tests.certificates import write_pair
 
 
@@ -100,17 +100,17 @@ def test_a_key_with_a_passphrase_does_not_wait_for_a_terminal(tmp_path: Path) ->
 
 def test_an_expired_certificate_serves_with_a_complaint(tmp_path: Path) -> None:
     store = CertificateStore(*write_pair(tmp_path, days=-1, starts=-10))
-    assert complaint(store) == (
+    assert expiry_warning(store) == (
         f"SMTP_RELAY_TLS_CERT_PATH is {store.cert_path!r}: has expired, clients that verify it will not send"
     )
 
 
 def test_dates_that_are_worth_a_line(tmp_path: Path) -> None:
-    assert complaint(CertificateStore(*write_pair(tmp_path / "good"))) is None
-    soon = complaint(CertificateStore(*write_pair(tmp_path / "soon", days=3.01)))
+    assert expiry_warning(CertificateStore(*write_pair(tmp_path / "good"))) is None
+    soon = expiry_warning(CertificateStore(*write_pair(tmp_path / "soon", days=3.01)))
     assert soon is not None
     assert soon.endswith("expires in 3 days")
-    early = complaint(CertificateStore(*write_pair(tmp_path / "early", starts=1)))
+    early = expiry_warning(CertificateStore(*write_pair(tmp_path / "early", starts=1)))
     assert early is not None
     assert "is not valid yet" in early
 

@@ -6,13 +6,13 @@ import os
 import random
 
 from relay.server import connection_table
-from relay.server.connection_table import Board
+from relay.server.connection_table import ConnectionTable
 
 ANN, BOB = b"ann-----", b"bob-----"
 
 
 def test_full() -> None:
-    counted = Board(None, 0, 1, 3)
+    counted = ConnectionTable(None, 0, 1, 3)
     slots = [counted.enter() for _ in range(3)]
     assert len(set(slots)) == 3
     assert counted.enter() is None
@@ -23,7 +23,7 @@ def test_full() -> None:
 
 
 def test_each_origin_has_its_own_count() -> None:
-    counted = Board(None, 0, 1, 10)
+    counted = ConnectionTable(None, 0, 1, 10)
     slots = [slot for slot in (counted.enter() for _ in range(6)) if slot is not None]
     assert [counted.name(slot, ANN) for slot in slots[:4]] == [1, 2, 3, 4]
     assert counted.name(slots[4], BOB) == 1
@@ -33,7 +33,7 @@ def test_each_origin_has_its_own_count() -> None:
 
 def test_workers_see_each_other() -> None:
     descriptor = connection_table.share(3, 4)
-    workers = [Board(descriptor, index, 3, 4) for index in range(3)]
+    workers = [ConnectionTable(descriptor, index, 3, 4) for index in range(3)]
     os.close(descriptor)
     slots = [worker.enter() for worker in workers]
     assert None not in slots
@@ -48,16 +48,16 @@ def test_workers_see_each_other() -> None:
 
 def test_a_successor_wipes_clean_what_a_dead_worker_left() -> None:
     descriptor = connection_table.share(2, 10)
-    survivor = Board(descriptor, 0, 2, 10)
+    survivor = ConnectionTable(descriptor, 0, 2, 10)
     pid = os.fork()
     if pid == 0:
-        doomed = Board(descriptor, 1, 2, 10)
+        doomed = ConnectionTable(descriptor, 1, 2, 10)
         for _ in range(4):
             doomed.name(doomed.enter() or 0, ANN)
         os._exit(0)
     os.waitpid(pid, 0)
     assert len(survivor) == 4
-    Board(descriptor, 1, 2, 10)
+    ConnectionTable(descriptor, 1, 2, 10)
     os.close(descriptor)
     assert len(survivor) == 0
     slot = survivor.enter()
@@ -67,7 +67,7 @@ def test_a_successor_wipes_clean_what_a_dead_worker_left() -> None:
 
 def test_coming_and_going() -> None:
     chance = random.Random(5)
-    counted = Board(None, 0, 1, 50)
+    counted = ConnectionTable(None, 0, 1, 50)
     present: dict[int, bytes] = {}
     for _ in range(5000):
         if present and chance.random() < 0.5:

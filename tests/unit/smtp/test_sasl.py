@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.smtp.sasl import MECHANISMS, Challenge, Credentials, Exchange, Failure, Login, Outcome, Plain
+from relay.smtp.sasl import MECHANISMS, Challenge, Credentials, Exchange, Failure, LoginMechanism, Outcome, Plain
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 ASK_USERNAME = Challenge("VXNlcm5hbWU6")
@@ -37,7 +37,7 @@ def test_plain(authorization: str, username: str, password: str, at_once: bool) 
 
 @given(TEXT, TEXT, st.booleans())
 def test_login(username: str, password: str, at_once: bool) -> None:
-    exchange = Login()
+    exchange = LoginMechanism()
     if not at_once:
         assert exchange.begin(None) == ASK_USERNAME
         assert exchange.respond(encoded(username)) == ASK_PASSWORD

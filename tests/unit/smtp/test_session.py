@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.records import RecipientRule
+from config.settings import RecipientRule
 from relay.smtp import replies
 from relay.smtp.framing import DataEnd, Flaw
 from relay.smtp.options import Options

@@ -22,7 +22,7 @@ class House:
     def authenticate(self, password: str) -> Login | Reply:
         return LOGIN
 
-    def accept(self, submission: Submission) -> Verdict:
+    def submit(self, submission: Submission) -> Verdict:
         return Verdict(replies.queued("id"), "queued", "id")
 
 

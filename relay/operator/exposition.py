@@ -1,0 +1,88 @@
+"""How a scraper reads what was counted: `/metrics` in Prometheus's form, where the settings ask for it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import gevent
+import structlog
+
+from config.settings import Settings
+from relay import __version__
+from relay.core.metrics import FAMILIES, HUB_LAG, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+log = structlog.get_logger(__name__)
+#: How often the hub's lag is measured, in seconds.
+LAG_INTERVAL: Final = 0.1
+
+
+def serve(settings: Settings, index: int) -> None:
+    """Exposes everything at `/metrics`, where the settings ask for it, and begins to measure the hub's lag.
+
+    Worker `index` listens on the port of the setting plus index. A port that is taken is logged: mail matters more.
+    """
+    if settings.metrics_port is None:
+        return
+    from gevent import pywsgi  # noqa: PLC0415 - what only those pay who use it
+    from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app  # noqa: PLC0415
+
+    registry = CollectorRegistry()
+    registry.register(_Exposition(index))
+    ProcessCollector(registry=registry)
+    address = settings.metrics_host.strip("[]"), settings.metrics_port + index
+    server = pywsgi.WSGIServer(address, make_wsgi_app(registry), log=None, error_log=None)
+    try:
+        server.start()
+    except OSError as error:
+        log.error("metrics are not exposed", port=address[1], reason=os.strerror(error.errno or 0))
+        return
+    gevent.spawn(_watch_the_hub)
+
+
+class _Exposition:
+    """A collector (of Prometheus's library) that reads what was counted."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client import core  # noqa: PLC0415 - as in serve()
+
+        info = core.InfoMetricFamily("smtp_relay", "The relay's version and the worker's index")
+        info.add_metric([], {"version": __version__, "worker": str(self._index)})
+        yield info
+        for family in FAMILIES:
+            if family.kind is Counter:
+                counter = core.CounterMetricFamily(family.name, family.help_text, labels=family.label_names)
+                for values, child in family.children():
+                    counter.add_metric(values, child.value)
+                yield counter
+            elif family.kind is Gauge:
+                gauge = core.GaugeMetricFamily(family.name, family.help_text, labels=family.label_names)
+                for values, child in family.children():
+                    gauge.add_metric(values, child.value)
+                yield gauge
+            else:
+                histogram = core.HistogramMetricFamily(family.name, family.help_text, labels=family.label_names)
+                for values, child in family.children():
+                    histogram.add_metric(values, _buckets(child), child.sum)
+                yield histogram
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    bounds = [*(str(bound) for bound in histogram.bounds), "+Inf"]
+    return list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))
+
+
+def _watch_the_hub() -> None:
+    while True:
+        began = time.monotonic()
+        gevent.sleep(LAG_INTERVAL)
+        HUB_LAG.observe(max(0.0, time.monotonic() - began - LAG_INTERVAL))

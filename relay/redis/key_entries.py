@@ -1,0 +1,91 @@
+"""API keys in Redis: the entry shared with OpenSend's app, and two of our own beside it (contract section 4)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+
+from relay.core import metrics
+from relay.core.api_keys import KeyRecord, is_domain_id, restriction
+from relay.core.frozen import frozen
+from relay.core.records import ApiKey
+from relay.redis import keys
+from relay.redis.protocol import Command
+
+#: The longest that we let a key live in the cache that is shared with OpenSend (contract section 4), in seconds.
+KEY_SECONDS: Final = 60
+#: How long a key that does not exist is remembered, in seconds.
+UNKNOWN_KEY_SECONDS: Final = 10
+_KEYS_KNOWN: Final = metrics.CACHE.labels("key", "hit")
+_KEYS_UNKNOWN: Final = metrics.CACHE.labels("key", "miss")
+
+
+@frozen
+class CachedKey:
+    """What Redis knows about an API key: at most one of the two is the case; neither, and it knows nothing."""
+
+    key: ApiKey | None
+    unknown: bool
+
+
+NOTHING: Final = CachedKey(None, False)
+
+
+def key_commands(token_hash: str, record: KeyRecord) -> list[Command]:
+    """The commands that remember a key. A key restricted to a domain's uuid takes a second entry, for the name."""
+    key = record.key
+    shared, domain, _ = key_names(token_hash)
+    document = {
+        "apiKeyId": key.id,
+        "permission": key.permission,
+        "domain": record.domain_column,
+        "userId": key.user_id,
+    }
+    commands: list[Command] = [("SET", shared, orjson.dumps(document), "EX", KEY_SECONDS)]
+    if record.domain_column is not None and is_domain_id(record.domain_column):
+        named = {"column": record.domain_column, "name": key.domain}
+        commands.insert(0, ("SET", domain, orjson.dumps(named), "EX", KEY_SECONDS))
+    return commands
+
+
+def counted(cached: CachedKey) -> CachedKey:
+    (_KEYS_KNOWN if cached.key is not None or cached.unknown else _KEYS_UNKNOWN).inc()
+    return cached
+
+
+@lru_cache(maxsize=1024)
+def key_names(token_hash: str) -> tuple[bytes, bytes, bytes]:
+    """The keys of the shared entry, of the name behind its domain's uuid, and of the mark of a hash that no key has."""
+    octets = token_hash.encode()
+    return keys.SHARED_KEY_PREFIX + octets, keys.KEY_DOMAIN_PREFIX + octets, keys.UNKNOWN_KEY_PREFIX + octets
+
+
+@lru_cache(maxsize=4096)
+def cached_key(shared: bytes | None, domain: bytes | None, unknown: bytes | None) -> CachedKey:
+    """What the three entries of a key mean. What can't be understood is as good as nothing."""
+    if shared is None:
+        return CachedKey(None, unknown is not None)
+    entry = _object(shared)
+    key_id, user_id, permission = (entry.get(name) for name in ("apiKeyId", "userId", "permission"))
+    column = entry.get("domain")
+    if not (isinstance(key_id, str) and isinstance(user_id, str) and isinstance(permission, str) and user_id):
+        return NOTHING
+    if not (column is None or isinstance(column, str)):
+        return NOTHING
+    if column is None or not is_domain_id(column):
+        return CachedKey(ApiKey(key_id, user_id, permission, restriction(column, None)), False)
+    named = _object(domain)
+    name = named.get("name")
+    if named.get("column") != column or not isinstance(name, str):
+        return NOTHING
+    return CachedKey(ApiKey(key_id, user_id, permission, restriction(column, name)), False)
+
+
+def _object(document: bytes | None) -> dict[str, Any]:
+    try:
+        value = orjson.loads(document or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,40 @@
+"""The names of our keys in Redis (contract section 4): all but OpenSend's `auth:apikey:` begin with `smtp-relay:`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: OpenSend's own cache of API keys, by token hash: read and written in its form.
+SHARED_KEY_PREFIX: Final = b"auth:apikey:"
+#: The name of the domain that a key is restricted to by uuid, by token hash.
+KEY_DOMAIN_PREFIX: Final = b"smtp-relay:key-domain:"
+#: Marks a token hash that no key has.
+UNKNOWN_KEY_PREFIX: Final = b"smtp-relay:unknown-key:"
+
+#: One recipient's state, by digest.
+SUPPRESSION_ENTRY_PREFIX: Final = b"smtp-relay:suppression:"
+#: Which generation of a user's list holds, and in how many buckets, by user id.
+SUPPRESSION_MARKER_PREFIX: Final = b"smtp-relay:suppressions:"
+#: One bucket of a user's list.
+SUPPRESSION_BUCKET_PREFIX: Final = b"smtp-relay:suppressed:"
+
+#: The claims on one message's recipients, by `relay.redis.claims.key_of`.
+CLAIM_PREFIX: Final = b"smtp-relay:seen:"
+
+#: Rows whose job may be missing, by the time (unix ms) of their intent.
+INTENTS_KEY: Final = b"smtp-relay:jobs:intents"
+#: The lock of the process that sweeps.
+SWEEP_LOCK_KEY: Final = b"smtp-relay:jobs:sweep"
+#: When Postgres was last asked for overdue rows.
+REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
+
+#: Failed log-ins, by origin; refused origins; look-ups in progress; origins from which a key was valid.
+AUTH_FAILURES_PREFIX: Final = b"smtp-relay:auth:failures:"
+AUTH_REFUSED_PREFIX: Final = b"smtp-relay:auth:refused:"
+AUTH_LOOK_PREFIX: Final = b"smtp-relay:auth:look:"
+AUTH_KNOWN_PREFIX: Final = b"smtp-relay:auth:known:"
+
+#: What the `limits` library counts messages under.
+RATE_PREFIX: Final = "smtp-relay:rate"
+#: What `--check` writes and deletes.
+CHECK_PREFIX: Final = "smtp-relay:check:"
