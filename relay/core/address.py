@@ -5,9 +5,10 @@ section 3).
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 import idna
+
+from relay.core.memo import memoised
 
 #: The widest that the columns of the contract hold.
 MAX_ADDRESS_LENGTH = 512
@@ -24,7 +25,7 @@ class BadAddress(ValueError):
         self.utf8_local_part = utf8_local_part
 
 
-@lru_cache(maxsize=4096)
+@memoised(entries=4096, octets=600)
 def normalise_domain(domain: str) -> str:
     """The domain as lower-case A-labels (IDNA 2008, with the mapping of UTS 46), without a final dot.
 

@@ -5,8 +5,12 @@ Standard).
 from __future__ import annotations
 
 import codecs
+import encodings
+import pkgutil
 import re
-from functools import lru_cache
+from encodings.aliases import aliases
+
+from relay.core.memo import memoised
 
 #: Labels that Python doesn't know or takes more narrowly than mail programs do; None: says nothing about the octets.
 _LABELS: dict[str, str | None] = {
@@ -42,6 +46,9 @@ _TEXT_CODECS = re.compile(
     r"big5|big5hkscs|euc_[a-z0-9]+|euc_kr|gb18030|gbk|gb2312|hz|johab|shift_jis[a-z0-9_]*|shift_jisx0213|"
     r"tis-620|ptcp154|kz1048|hp-roman8|palmos"
 )
+#: All names that Python has for encodings. It is asked for no other: it looks for a module of each name that it is
+#: given, and keeps each of them for ever, known or not, so that a client's labels would fill the memory.
+_PYTHON_NAMES = frozenset((*aliases, *(module.name for module in pkgutil.iter_modules(encodings.__path__))))
 _ESCAPED = re.compile("[\udc80-\udcff]+")
 _NON_ASCII = bytes(range(0x80, 0x100))
 _WINDOWS_1252 = [bytes([octet]).decode("cp1252", "ignore") or chr(octet) for octet in range(256)]
@@ -53,7 +60,7 @@ _MAX_ESCAPES = 100_000
 _JIS_ESCAPE = re.compile(rb"\x1b(\([BJHI]|\$[@B]|\$\(D)")
 
 
-@lru_cache(maxsize=512)
+@memoised(entries=512, octets=150)
 def codec(label: str) -> str | None:
     """Python's name of the charset that a label stands for; None for UTF-8, ASCII, nothing, and what nobody knows."""
     label = label.strip(" \t'\"").lower()
@@ -62,6 +69,9 @@ def codec(label: str) -> str | None:
     if match := re.fullmatch(r"(?:x-)?(?:cp|win|windows|ibm|ansi)[-_ ]?(\d{3,5})", label):
         label = f"cp{int(match[1])}"
     if len(label) > 40 or not label.isascii():
+        return None
+    label = encodings.normalize_encoding(label).replace(".", "_").lower()
+    if label not in _PYTHON_NAMES:
         return None
     try:
         name = codecs.lookup(label).name

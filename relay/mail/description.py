@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Final
 
 from relay.core.frozen import frozen
+from relay.core.memo import memoised
 from relay.mail import charset, filename, header_block, parameters, transfer_encoding
 from relay.mail.header_block import Head
 from relay.mail.parameters import Parameters
@@ -113,4 +113,4 @@ def _of_block(block: bytes) -> Description | None:
 
 
 #: Nobody changes what it returns.
-_of_block_again = lru_cache(maxsize=512)(_of_block)
+_of_block_again = memoised(entries=512, octets=_REMEMBERED + 64)(_of_block)

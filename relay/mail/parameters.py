@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from relay.core.frozen import frozen
+from relay.core.memo import memoised
 from relay.mail import charset, encoded_word
 
 #: Parameters of one value that are looked at; more than a handful is an attack on time.
@@ -72,7 +72,7 @@ def _parse_short(view: str) -> Parameters:
 
 
 #: Nobody changes what it returns.
-_parse_again = lru_cache(maxsize=512)(_parse_short)
+_parse_again = memoised(entries=512, octets=_REMEMBERED + 80)(_parse_short)
 
 
 def _parse(view: str) -> Parameters:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final, TypeAlias
 
 from relay.core.address import BadAddress
+from relay.core.memo import memoised
 from relay.mail import body, encoded_word, mailbox, opensend_fields, stored_headers, structure
 from relay.mail.mailbox import Mailbox
 from relay.mail.message import Fault, Limits, Message, Unusable
@@ -104,7 +104,7 @@ class _People:
         if self._shortcuts and len(senders) == 1 and len(reply_to) < 2:
             answers_to = reply_to[0] if reply_to else ""
             if len(senders[0]) + len(answers_to) <= _REMEMBERED:
-                return _correspondents_again(senders[0], answers_to, self._allow)
+                return _correspondents_again((senders[0], answers_to, self._allow))
         return *self._senders(), self._reply_to()
 
     def _senders(self) -> tuple[str, tuple[str, ...]]:
@@ -158,8 +158,9 @@ class _People:
             raise Unusable(Fault.UTF8_LOCAL_PART, "the local part of an address is not ASCII") from error
 
 
-@lru_cache(maxsize=1024)
-def _correspondents_again(sender: str, reply_to: str, allow_utf8_local_parts: bool) -> _Correspondents:
+@memoised(entries=1024, octets=_REMEMBERED + 160)
+def _correspondents_again(views: tuple[str, str, bool]) -> _Correspondents:
     """`_People.correspondents` for the views that one mail after another has: an application has few senders."""
+    sender, reply_to, allow_utf8_local_parts = views
     people = _People({"from": [sender], "reply-to": [reply_to]}, allow_utf8_local_parts, shortcuts=True)
     return *people._senders(), people._reply_to()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from binascii import Error, a2b_base64, a2b_qp, a2b_uu, b2a_base64
-from functools import lru_cache
+
+from relay.core.memo import memoised
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _FOREIGN = bytes(set(range(256)) - set(_ALPHABET) - {0x3D})
@@ -30,7 +31,7 @@ _UU_BEGIN = re.compile(rb"^begin(?:-base64)?[ \t]+[0-7]{3,4}[ \t]*([^\r\n]*)\r?\
 _UUENCODE = frozenset(("x-uuencode", "uuencode", "x-uue", "uue", "x-uu"))
 
 
-@lru_cache(maxsize=256)
+@memoised(entries=256, octets=150)
 def name(value: str) -> str:
     """The encoding that a Content-Transfer-Encoding value names: `base64`, `quoted-printable`, `uuencode`, or empty for
     none.

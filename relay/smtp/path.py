@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from relay.core.frozen import frozen
+from relay.core.memo import memoised
 
 #: [<][@route,…:]local@domain: the angle brackets optional as some clients forget them, blanks around it allowed.
 #: Alternatives begin with different characters and repetitions give nothing back, so that every input takes time in
@@ -39,7 +39,7 @@ class Path:
         return not self.local and not self.domain
 
 
-@lru_cache(maxsize=512)
+@memoised(entries=512, octets=1200)
 def parse_path(argument: str) -> Path | None:
     """What follows `FROM:` or `TO:`; None when it isn't a path.
 
