@@ -314,7 +314,7 @@ def _catch_uncaught() -> None:
     gevent's own way is to print it with the greenlet's arguments: the socket and the peer's address.
     """
     hub = gevent.get_hub()
-    hub.print_exception = _uncaught_in_greenlet
+    hub.print_exception = _uncaught_in_greenlet  # type: ignore[method-assign,assignment]  # what gevent documents
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _log_uncaught("uncaught error in a thread", args.exc_value)
     sys.unraisablehook = lambda args: _log_uncaught("uncaught error in a destructor", args.exc_value)

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 from subprocess import DEVNULL, Popen
-from typing import Final
+from typing import Final, cast
 
 import gevent
 import structlog
@@ -125,8 +125,7 @@ class _Process:
             with gevent.Timeout(seconds, TimeoutError):
                 with self._sending:
                     send_message(self._channel, head_of(number, submission), [submission.body.fileno()])
-                answer: Verdict = verdict.get()
-                return answer
+                return cast("Verdict", verdict.get())
         finally:
             del self._open[number]
             self._last_used = time.monotonic()

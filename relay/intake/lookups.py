@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import gevent
 import structlog
@@ -144,8 +144,7 @@ class Lookups:
         """Greenlets that ask the same at the same time share one question, and its answer or error."""
         flight = self._flights.get(name)
         if flight is not None:
-            shared: _T = flight.get()
-            return shared
+            return cast("_T", flight.get())
         flight = self._flights[name] = AsyncResult()
         try:
             answer = ask()

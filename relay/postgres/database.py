@@ -181,7 +181,7 @@ class Database:
 
     def _connect(self, seconds: float, statement_seconds: float | None) -> Any:
         green = psycopg2.extensions.get_wait_callback() is not None
-        parameters = {
+        parameters: dict[str, Any] = {
             "fallback_application_name": "opensend-relay",
             "client_encoding": "UTF8",
             "keepalives_idle": 30,

@@ -53,7 +53,7 @@ class Reserve:
         return True
 
 
-class AcceptLoop(StreamServer):  # type: ignore[misc]  # gevent has no types
+class AcceptLoop(StreamServer):
     """Accepts from one listener and calls `handle(socket, address of the peer)` in a greenlet for each client."""
 
     #: Several processes accept from one socket: whoever is free takes one client, not a hundred.
@@ -69,7 +69,7 @@ class AcceptLoop(StreamServer):  # type: ignore[misc]  # gevent has no types
         self._reserve = reserve
         self._report_next = 0.0
 
-    def do_read(self) -> tuple[Any, Any] | None:
+    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # the stubs forget that it may be None
         """The next client; None when there is none that can be served."""
         try:
             client: tuple[Any, Any] | None = super().do_read()
@@ -112,7 +112,7 @@ class AcceptLoop(StreamServer):  # type: ignore[misc]  # gevent has no types
         self._report(error)
         self.stop_accepting()
         self._timer = self.loop.timer(self.rest_seconds)
-        self._timer.start(self._start_accepting_if_started)
+        self._timer.start(self._start_accepting_if_started)  # type: ignore[attr-defined,call-arg]  # as gevent does
 
     def _report(self, error: OSError) -> None:
         now = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 import structlog
 from gevent.event import Event
+from greenlet import greenlet
 
 from config.settings import Settings
 from relay.core import metrics
@@ -79,7 +80,7 @@ class Server:
         self._accept_loops: list[AcceptLoop] = []
         self._clients: dict[str, _Client] = {}
         #: Whose proxy has not named them yet.
-        self._arriving: set[gevent.Greenlet] = set()
+        self._arriving: set[greenlet] = set()
         self._numbers = itertools.count(1)
         self._draining = False
         self._drain_until = 0.0
@@ -173,23 +174,23 @@ class Server:
     def _dismiss_idle(self) -> None:
         for client in list(self._clients.values()):
             if client.connection.idle:
-                client.greenlet.throw(Drain)
+                client.serving.throw(Drain)
 
     def _finish(self) -> None:
         # Clients that were accepted at the last moment have greenlets that have not begun.
         gevent.sleep(0)
         time_left = max(0.0, self._drain_until - time.monotonic())
-        greenlets = [*self._arriving, *(client.greenlet for client in self._clients.values())]
+        greenlets = [*self._arriving, *(client.serving for client in self._clients.values())]
         gevent.joinall(greenlets, timeout=time_left)
         if self._clients:
             log.warning("connections cut off at the end of the drain", connections=list(self._clients))
-            gevent.killall([client.greenlet for client in self._clients.values()], timeout=self.kill_seconds)
+            gevent.killall([client.serving for client in self._clients.values()], timeout=self.kill_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class _Client:
     connection: Connection
-    greenlet: gevent.Greenlet
+    serving: greenlet
 
 
 @dataclass(frozen=True, slots=True)

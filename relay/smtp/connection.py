@@ -320,7 +320,7 @@ class Connection:
                 self._end_tls()
             if linger:
                 self._socket.shutdown(SHUT_WR)
-                with Timeout(self.linger_seconds, False):
+                with Timeout(self.linger_seconds, False):  # type: ignore[arg-type]  # gevent: no exception
                     while self._socket.recv(RECEIVE_SIZE):
                         gevent.sleep(1e-6)  # the others' turn
         except OSError:
