@@ -127,7 +127,7 @@ class Cache:
             shared, domain, unknown = self.link.call("MGET", *key_names(token_hash))
         except RedisUnavailable:
             return NOTHING
-        return counted(cached_key(shared, domain, unknown))
+        return counted(cached_key((shared, domain, unknown)))
 
     def store_key(self, token_hash: str, record: KeyRecord) -> None:
         """Remembers a key, in OpenSend's own form."""
@@ -183,7 +183,7 @@ class Cache:
                     suppressed[email] = state.decode("utf-8", "replace")
         _ADDRESSES_UNKNOWN.inc(len(unsure))
         _ADDRESSES_KNOWN.inc(len(recipients) - len(unsure))
-        key = counted(cached_key(shared, domain, unknown))
+        key = counted(cached_key((shared, domain, unknown)))
         return Screened(key, suppressed, listed, unsure, holders_of(recipients, held) if held else {})
 
     def remember(self, user_id: str, states: Mapping[str, str | None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -10,6 +9,7 @@ import orjson
 from relay.core import metrics
 from relay.core.api_keys import KeyRecord, is_domain_id, restriction
 from relay.core.frozen import frozen
+from relay.core.memo import memoised
 from relay.core.records import ApiKey
 from relay.redis import keys
 from relay.redis.protocol import Command
@@ -55,16 +55,20 @@ def counted(cached: CachedKey) -> CachedKey:
     return cached
 
 
-@lru_cache(maxsize=1024)
+@memoised(entries=1024, octets=200)
 def key_names(token_hash: str) -> tuple[bytes, bytes, bytes]:
     """The keys of the shared entry, of the name behind its domain's uuid, and of the mark of a hash that no key has."""
     octets = token_hash.encode()
     return keys.SHARED_KEY_PREFIX + octets, keys.KEY_DOMAIN_PREFIX + octets, keys.UNKNOWN_KEY_PREFIX + octets
 
 
-@lru_cache(maxsize=4096)
-def cached_key(shared: bytes | None, domain: bytes | None, unknown: bytes | None) -> CachedKey:
-    """What the three entries of a key mean. What can't be understood is as good as nothing."""
+@memoised(entries=2048, octets=1400)
+def cached_key(entries: tuple[bytes | None, bytes | None, bytes | None]) -> CachedKey:
+    """What the three entries of a key mean: the shared one, its domain's name, and the mark of a hash that no key has.
+
+    What can't be understood is as good as nothing.
+    """
+    shared, domain, unknown = entries
     if shared is None:
         return CachedKey(None, unknown is not None)
     entry = _object(shared)

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
+from relay.core.memo import memoised
 from relay.redis.keys import SUPPRESSION_BUCKET_PREFIX, SUPPRESSION_ENTRY_PREFIX, SUPPRESSION_MARKER_PREFIX
 from relay.redis.link import Script
 from relay.redis.protocol import Command
@@ -34,7 +34,7 @@ DIGEST_SIZE: Final = 16
 LIST_DIGEST_SIZE: Final = 8
 
 
-@lru_cache(maxsize=1024)
+@memoised(entries=1024, octets=400)
 def digest_prefix(user_id: str) -> bytes:
     """What goes before the address in the digest: no two users' addresses can be mistaken for one another."""
     user = user_id.encode("utf-8", "surrogatepass")
@@ -51,7 +51,7 @@ def entry_key(digest_of_address: bytes) -> bytes:
     return SUPPRESSION_ENTRY_PREFIX + digest_of_address
 
 
-@lru_cache(maxsize=1024)
+@memoised(entries=1024, octets=400)
 def marker_key(user_id: str) -> bytes:
     """The key that says that a user's list is complete, and where it is."""
     return SUPPRESSION_MARKER_PREFIX + user_id.encode("utf-8", "surrogatepass")
