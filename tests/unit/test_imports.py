@@ -108,6 +108,22 @@ def test_libraries_stay_in_their_rooms() -> None:
     assert wrong == []
 
 
+def test_key_names_are_in_one_module() -> None:
+    """Every name of ours in Redis begins with `smtp-relay:`, and stands in relay/redis/keys.py alone."""
+    elsewhere = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for module, path in MODULES.items()
+        if module != "relay.redis.keys"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, bytes | str)
+        and (node.value if isinstance(node.value, bytes) else node.value.encode("utf-8", "surrogatepass")).startswith(
+            (b"smtp-relay:", b"auth:apikey:")
+        )
+    ]
+    assert elsewhere == []
+
+
 def test_the_test_finds_what_it_looks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text("def f():\n    from relay.intake import policy\n")

@@ -1,0 +1,40 @@
+"""What the pages under docs/ name is there: paths, and tests by their names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+#: Short names of test files on docs/contract.md.
+SHORT = {
+    "store": "tests/integration/storage/test_store.py",
+    "cache": "tests/integration/storage/test_cache.py",
+    "jobs": "tests/integration/storage/test_jobs.py",
+    "accept": "tests/integration/test_accept.py",
+    "environment": "tests/unit/config/test_environment.py",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_paths_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"`(?:\./)?((?:relay|config|tests|scripts|requirements|docs)/[\w./-]*)[` :]", page.read_text())
+    links = re.findall(r"\]\(([\w./-]+)\)", page.read_text())
+    missing = [path for path in named if not ((ROOT / path).exists() or (ROOT / f"{path}.py").exists())]
+    missing += [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_tests_that_the_contract_names_are_there() -> None:
+    page = (ROOT / "docs" / "contract.md").read_text()
+    path = ""
+    missing = []
+    for short, name in re.findall(r"`([\w/.]*)::(test_\w+)`", page):
+        path = SHORT.get(short, short) if short else path
+        if f"def {name}(" not in (ROOT / path).read_text():
+            missing.append(f"{path}::{name}")
+    assert path
+    assert missing == []
