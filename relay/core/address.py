@@ -5,6 +5,7 @@ section 3).
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import idna
 
@@ -12,6 +13,14 @@ from relay.core.memo import memoised
 
 #: The widest that the columns of the contract hold.
 MAX_ADDRESS_LENGTH = 512
+
+#: Of a domain name and of a label of it (RFC 1035 section 2.3.4). An A-label is never shorter than its U-label in
+#: composed form, so what is longer needs no conversion: the time for that grows with the square of a label's length.
+_MAX_DOMAIN = 253
+_MAX_LABEL = 63
+#: Characters that are composed at most.
+_MAX_WRITTEN = 4 * _MAX_DOMAIN
+_FULL_STOPS = re.compile("[.\u3002\uff0e\uff61]")
 
 _PLAIN_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\Z", re.ASCII)
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z", re.ASCII)
@@ -34,8 +43,11 @@ def normalise_domain(domain: str) -> str:
     lowered = domain.rstrip(".").lower() if domain.endswith(".") and not domain.endswith("..") else domain.lower()
     if _PLAIN_DOMAIN.match(lowered):
         return lowered
+    composed = unicodedata.normalize("NFC", lowered) if len(lowered) <= _MAX_WRITTEN else lowered
+    if len(composed) > _MAX_DOMAIN + 1 or max(map(len, _FULL_STOPS.split(composed))) > _MAX_LABEL:
+        raise BadAddress("domain is too long")
     try:
-        encoded = idna.encode(lowered, uts46=True).decode("ascii").lower()
+        encoded = idna.encode(composed, uts46=True).decode("ascii").lower()
     except idna.IDNAError as error:
         raise BadAddress("domain is not valid") from error
     # The mapping makes a final dot of the full stops of other scripts, and of one before characters that it drops.
@@ -50,6 +62,8 @@ def normalise(local: str, domain: str, *, allow_utf8_local_part: bool = False) -
     """
     if not domain:
         raise BadAddress("local@domain is required")
+    if len(local) > MAX_ADDRESS_LENGTH:
+        raise BadAddress("address is too long")
     if not _DOT_ATOM.match(local):
         local = _unusual_local_part(local, allow_utf8_local_part=allow_utf8_local_part)
     address = f"{local}@{normalise_domain(domain)}"

@@ -40,7 +40,7 @@ _NOT_IN_ADDRESS = re.compile(r"[\s<>()\"',:;\\\[\]]+", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9\x80-\xff][A-Za-z0-9._\x80-\xff-]*+\Z")
 _BRACKET = re.compile(r"[<>()\[\]]")
 _INSIDE = re.compile(
-    rf"([{_ATEXT}.\x80-\xff]++)@([A-Za-z0-9\x80-\xff](?:[A-Za-z0-9._\x80-\xff-]*[A-Za-z0-9\x80-\xff])?)"
+    rf"(?<![{_ATEXT}.\x80-\xff])([{_ATEXT}.\x80-\xff]++)@([A-Za-z0-9\x80-\xff](?:[A-Za-z0-9._\x80-\xff-]*[A-Za-z0-9\x80-\xff])?)"
 )
 _PLAIN_NAME = re.compile(rf"[{_ATEXT} ]+\Z")
 _NAME_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")

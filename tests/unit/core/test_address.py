@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import idna
 import pytest
 
 from relay.core.address import MAX_ADDRESS_LENGTH, BadAddress, comparison_form, domain_of, normalise, normalise_domain
@@ -72,3 +73,28 @@ def test_domain_and_comparison_form() -> None:
     assert domain_of('"a@b"@reader.example') == "reader.example"
     assert normalise_domain("Reader.EXAMPLE.") == "reader.example"
     assert comparison_form(" Bo@Reader.Example ") == "bo@reader.example"
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "\u6f22" * 64 + ".example",
+        "a." + "\u6f22" * 250,
+        "\u6f22\u3002" * 130,
+        "e\u0301" * 64 + ".example",
+        "\u6f22\uff0e" + "\u5b57" * 100_000,
+        "a\u0301\u0323" * 100_000,
+    ],
+)
+def test_what_is_too_long_for_a_domain_is_refused_before_it_is_converted(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(idna, "encode")
+    with pytest.raises(BadAddress):
+        normalise_domain(domain)
+
+
+def test_a_label_is_measured_in_its_composed_form() -> None:
+    # 40 syllables of Hangul, three characters each before they are composed.
+    assert normalise_domain("\u1112\u1161\u11ab" * 40 + ".example").startswith("xn--")
+    assert normalise_domain("b\u00fc" * 20 + "\uff61example") == normalise_domain("bu\u0308" * 20 + ".example")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,3 +123,13 @@ def test_nothing_that_can_be_written_raises(text: str) -> None:
         mailbox.parse(view, shortcuts=shortcuts)
     mailbox.lookalikes(view)
     assert mailbox.with_name(view, "a@b.example").isascii()
+
+
+@pytest.mark.parametrize(
+    "view", ["a" * 20_000 + "[@b.example", "<" + "a" * 20_000 + "(@b.example>", "\xe4" * 20_000 + "]@b"]
+)
+def test_time_for_an_address_grows_with_its_length_alone(view: str) -> None:
+    began = time.process_time()
+    mailbox.parse(view, shortcuts=False)
+    # Quadratic time would be a quarter of a second and more.
+    assert time.process_time() - began < 0.1
