@@ -2,8 +2,6 @@
 
 from gevent import monkey
 
-from relay import __version__
-
 monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
@@ -26,6 +24,7 @@ from gevent.lock import BoundedSemaphore
 import config.logging
 import config.sentry
 from config.settings import Settings
+from relay import __version__
 from relay.intake.acceptor import AcceptOptions, Acceptor
 from relay.intake.bulk_protocol import (
     LENGTH_OCTETS,

@@ -2,9 +2,6 @@
 
 from gevent import monkey
 
-from relay import __version__
-from relay.operator import exposition
-
 monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
@@ -19,12 +16,14 @@ patch_psycopg()
 import config.logging
 import config.sentry
 from config.settings import Settings
+from relay import __version__
 from relay.intake.acceptor import AcceptOptions, Acceptor
 from relay.intake.bulk_lane import BulkLane
 from relay.intake.lookups import Lookups
 from relay.intake.services import IntakeServices
 from relay.jobs.publisher import Publisher
 from relay.limits.client import ProcessLimits
+from relay.operator import exposition
 from relay.postgres.store import Store
 from relay.process import signals
 from relay.redis.cache import Cache

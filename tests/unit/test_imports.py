@@ -108,6 +108,19 @@ def test_libraries_stay_in_their_rooms() -> None:
     assert wrong == []
 
 
+def test_nothing_is_imported_before_the_standard_library_is_patched() -> None:
+    """What is imported before `monkey.patch_all()` keeps the blocking calls, and stops the whole process with them."""
+    patching = 0
+    for path in MODULES.values():
+        body = ast.parse(path.read_text()).body
+        calls = [index for index, node in enumerate(body) if ast.unparse(node) == "monkey.patch_all()"]
+        if calls:
+            patching += 1
+            before = [ast.unparse(node) for node in body[: calls[0]] if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert before == ["from gevent import monkey"], path
+    assert patching >= 2
+
+
 def test_key_names_are_in_one_module() -> None:
     """Every name of ours in Redis begins with `smtp-relay:`, and stands in relay/redis/keys.py alone."""
     elsewhere = [
