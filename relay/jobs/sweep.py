@@ -14,7 +14,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import gevent
@@ -61,7 +61,7 @@ class Sweep:
         self._intents = intents
         self._token = uuid.uuid4().hex
         self._marks: dict[str, float] = {}
-        self._seen_to: tuple[datetime, str] | None = None
+        self._seen_to: tuple[str, str] | None = None
 
     def run(self) -> None:
         """Sweeps until it is killed."""

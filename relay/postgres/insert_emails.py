@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from relay.core.records import EmailRow, StoredAttachment
+from relay.core.spellings import spellings
 
 # The guard is a scalar subquery for each recipient on purpose: the planner can't turn it into a join that reads a
 # user's whole list, and knows that it wants one row at most. With `email = ANY (guard)` it expects ten, and reads a
@@ -53,7 +54,7 @@ def encode(rows: Sequence[EmailRow], recipients: Collection[str]) -> bytes:
     surrogates are dropped.
     """
     documents = [_document(row) for row in rows]
-    documents[0]["guard"] = list(recipients)
+    documents[0]["guard"] = [spelling for recipient in recipients for spelling in spellings(recipient)]
     documents[0]["idempotency_key"] = rows[0].idempotency_key
     try:
         payload = b",".join([orjson.dumps(document) for document in documents])

@@ -12,8 +12,9 @@ import psycopg2
 
 from relay.core.api_keys import KeyRecord
 from relay.core.errors import PostgresUnavailable
+from relay.core.spellings import mailbox_of
 from relay.postgres.database import ConnectionLost, Database
-from relay.postgres.store import KEY_COLUMNS, key_record
+from relay.postgres.store import KEY_COLUMNS, readable_keys
 
 _PAGE_ROWS: Final = 10_000
 
@@ -64,15 +65,14 @@ class Snapshot:
     def api_keys(self, user_id: str | None, active_within: timedelta | None) -> Iterator[tuple[str, KeyRecord]]:
         """Keys that may authenticate, with their token hashes: of one user or of all, used within that time or ever."""
         with self._stream(_KEYS, {"user": user_id, "within": active_within}) as rows:
-            for row in rows:
-                yield row[0], key_record(row)
+            yield from readable_keys(rows)
 
     def count_suppressions(self, user_id: str | None) -> int:
         """How many addresses `suppression_lists` will yield in all."""
         return self._number(_COUNT_SUPPRESSIONS, {"user": user_id})
 
     def suppression_lists(self, user_id: str | None) -> Iterator[tuple[str, int, Iterator[list[str]]]]:
-        """For each user: id, number of suppressed addresses, and the addresses page by page.
+        """For each user: id, number of suppressed addresses, and the addresses (comparison form) page by page.
 
         A user's pages have to be taken before the next user. Users with an API key and an empty list are among them.
         """
@@ -107,4 +107,4 @@ def _pages(cursor: Any, number: int) -> Iterator[list[str]]:
         if not rows:
             return
         number -= len(rows)
-        yield [email for (email,) in rows]
+        yield [mailbox_of(email) for (email,) in rows]

@@ -5,30 +5,35 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import orjson
+import structlog
 
 from relay.core import deadlines
 from relay.core.api_keys import KeyRecord, restriction
 from relay.core.errors import PostgresUnavailable
 from relay.core.records import ApiKey, EmailRow
+from relay.core.spellings import spellings
 from relay.postgres.database import Database
 from relay.postgres.group_commit import GroupCommit, Outcome, PendingMessage, Repeated, Stored, Suppressed, existing
 
 _T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
 
 
 #: How often a row is offered again whose obstacle has gone in the meantime.
 _INSERT_ROUNDS: Final = 3
 
+# Only what has the form of a uuid is cast to one: a cast that fails would fail the statement, and with it every other
+# key that is asked for. Whether the column as a whole is a uuid, `relay.core.api_keys` says.
 KEY_COLUMNS: Final = """
 SELECT k.token_hash, k.id, k.user_id, k.permission, k.domain, d.name
   FROM api_keys k
-  LEFT JOIN domains d ON d.user_id = k.user_id AND d.id = CASE
-       WHEN k.domain ~* '^\\s*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\\s*$' THEN trim(k.domain)::uuid END
+  LEFT JOIN domains d ON d.user_id = k.user_id
+   AND d.id = substring(k.domain from '(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}')::uuid
  WHERE k.user_id <> ''"""
 
 
@@ -65,19 +70,20 @@ class Store:
 
         def select(cursor: Any) -> dict[str, KeyRecord]:
             cursor.execute(f"{KEY_COLUMNS} AND k.token_hash = ANY (%s)", (list(token_hashes),))
-            return {row[0]: key_record(row) for row in cursor}
+            return dict(readable_keys(cursor))
 
         return self._use(select)
 
     def find_suppressions(self, user_id: str, emails: Collection[str]) -> dict[str, str]:
-        """Which of these addresses (comparison form) are suppressed for this user: address → reason."""
+        """Which of these addresses (comparison form) are suppressed for this user, however spelled → reason."""
+        spelled = {spelling: email for email in emails for spelling in spellings(email)}
 
         def select(cursor: Any) -> dict[str, str]:
             cursor.execute(
-                "SELECT email, reason FROM email_suppressions WHERE user_id = %s AND email = ANY (%s)",
-                (user_id, list(emails)),
+                "SELECT email, coalesce(reason, '') FROM email_suppressions WHERE user_id = %s AND email = ANY (%s)",
+                (user_id, list(spelled)),
             )
-            return dict(cursor.fetchall())
+            return {spelled[found]: reason for found, reason in cursor if found in spelled}
 
         return self._use(select)
 
@@ -128,14 +134,15 @@ class Store:
 
         return self._use(select)
 
-    def overdue(
-        self, older_than: timedelta, limit: int, after: tuple[datetime, str] | None = None
-    ) -> list[tuple[datetime, str]]:
-        """Emails that nobody has tried to deliver for so long: (created_at, id), oldest first, those behind `after`."""
+    def overdue(self, older_than: timedelta, limit: int, after: tuple[str, str] | None = None) -> list[tuple[str, str]]:
+        """Emails that nobody has tried to deliver for so long: (created_at, id), oldest first, those behind `after`.
 
-        def select(cursor: Any) -> list[tuple[datetime, str]]:
+        The time is Postgres's own text, which there is also for times that Python has no value for (`-infinity`).
+        """
+
+        def select(cursor: Any) -> list[tuple[str, str]]:
             cursor.execute(
-                "SELECT created_at, id FROM emails"
+                "SELECT created_at::text AS moment, id FROM emails"
                 " WHERE status = 'queued' AND created_at < now() - %s AND scheduled_at IS NULL"
                 " AND provider_retry_count = 0 AND provider_next_retry_at IS NULL"
                 " AND (created_at, id) > (%s::timestamptz, %s::uuid)"
@@ -195,10 +202,15 @@ class Store:
         return Suppressed(reasons) if reasons else None
 
 
-def key_record(row: tuple[str, str, str, str, str | None, str | None]) -> KeyRecord:
-    """What a row of `KEY_COLUMNS` means."""
-    _, key_id, user_id, permission, column, found_name = row
-    return KeyRecord(ApiKey(key_id, user_id, permission, restriction(column, found_name)), column)
+def readable_keys(rows: Iterable[tuple[str, str, str, str, str | None, str | None]]) -> Iterator[tuple[str, KeyRecord]]:
+    """What rows of `KEY_COLUMNS` mean: token hash and key. One that can't be read is left out, and stops no other."""
+    for token_hash, key_id, user_id, permission, column, found_name in rows:
+        try:
+            key = ApiKey(key_id, user_id, permission, restriction(column, found_name))
+        except Exception:  # noqa: BLE001 - whatever it is, it is this row's alone
+            _log.exception("row_unreadable", table="api_keys", id=key_id)
+        else:
+            yield token_hash, KeyRecord(key, column)
 
 
 def _holder_of_key(cursor: Any, message: PendingMessage) -> str | None:

@@ -24,6 +24,8 @@ from relay.redis.protocol import Command
 
 #: What an entry holds for an address that is not suppressed; else it holds the reason.
 CLEAR: Final = b"-"
+#: What the screening script says instead of a reason. A suppression whose reason reads so is not remembered.
+_STATES: Final = ("", "-", "?", "+")
 #: How long what was learned about a single address is believed, in seconds.
 ENTRY_SECONDS: Final = 60
 #: Addresses a bucket, on average. Redis keeps up to 512 numbers as an array; this leaves sixteen standard deviations.
@@ -63,6 +65,7 @@ def entry_commands(user_id: str, states: Sequence[tuple[str, str | None]]) -> li
     return [
         ("SET", entry_key(digest(prefix, email)), reason.encode() if reason else CLEAR, "EX", ENTRY_SECONDS)
         for email, reason in states
+        if reason not in _STATES
     ]
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.records import EmailRow, StoredAttachment
+from relay.core.spellings import spellings
 from relay.postgres import insert_emails
 from relay.postgres.insert_emails import encode
 
@@ -62,7 +63,7 @@ def test_every_text_comes_through_but_for_what_postgres_cannot_hold(
     assert document["html"] == cleaned(html)
     assert document["text"] == cleaned(text)
     assert document["headers"] == {cleaned(header): cleaned(value) for header, value in headers.items()}
-    assert document["guard"] == [cleaned(recipient) for recipient in recipients]
+    assert document["guard"] == [cleaned(form) for recipient in recipients for form in spellings(recipient)]
     assert document["attachments"] == [{"filename": cleaned(name), "content": "aGk="}]
     assert document["tags"] == [{"name": "name", "value": "value"}]
     assert document["idempotency_key"] == "key"
@@ -71,7 +72,7 @@ def test_every_text_comes_through_but_for_what_postgres_cannot_hold(
 def test_only_the_first_row_has_the_guard_and_the_key() -> None:
     rows = [row(idempotency_key="key"), row(idempotency_key="key"), row()]
     documents = json.loads(b"[" + encode(rows, ["a@x", "b@x"]) + b"]")
-    assert [document.get("guard") for document in documents] == [["a@x", "b@x"], None, None]
+    assert [document.get("guard") for document in documents] == [["a@x", "a@x.", "b@x", "b@x."], None, None]
     assert [document.get("idempotency_key") for document in documents] == ["key", None, None]
 
 
