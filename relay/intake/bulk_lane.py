@@ -22,6 +22,7 @@ import structlog
 from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
 
+from relay.core.supervision import Supervised, run_once, supervise
 from relay.intake.bulk_protocol import head_of, receive_message, send_message, verdict_of
 from relay.intake.memory_budget import MemoryBudget
 from relay.smtp import replies
@@ -52,7 +53,7 @@ class BulkLane:
         self._budget = MemoryBudget(budget)
         self._process: _Process | None = None
         self._starting = BoundedSemaphore(1)
-        self._watcher: gevent.Greenlet[..., None] | None = None
+        self._watcher: Supervised | None = None
 
     def store(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not: 452 when its turn did not come, 451 when the process failed."""
@@ -70,7 +71,7 @@ class BulkLane:
     def close(self) -> None:
         """Ends the process."""
         if self._watcher is not None:
-            self._watcher.kill()
+            self._watcher.stop()
         self._end()
 
     def _running(self) -> _Process:
@@ -79,7 +80,7 @@ class BulkLane:
                 self._end()
             if self._process is None:
                 self._process = _Process(self._settings)
-                self._watcher = gevent.spawn(self._end_when_idle, self._process)
+                self._watcher = supervise("large-lane-idle", self._end_when_idle, self._process, ends=True)
             return self._process
 
     def _end_when_idle(self, process: _Process) -> None:
@@ -115,7 +116,8 @@ class _Process:
         self._open: dict[int, AsyncResult[Verdict]] = {}
         self._last_used = time.monotonic()
         send_message(self._channel, settings)
-        self._listener = gevent.spawn(self._listen)
+        # Not supervised: after an error in the midst of an answer nobody knows where the next one begins. `deaf` tells.
+        self._listener = run_once("large-lane-listener", self._listen)
 
     def store(self, submission: Submission, seconds: float) -> Verdict:
         """Has a message stored. Raises OSError and EOFError when the process failed, or took longer."""
@@ -146,7 +148,7 @@ class _Process:
         self._fail_open()
         self._process.kill()
         # Reaped before anybody else asks for the descriptors that it had.
-        gevent.spawn(self._process.wait)
+        run_once("large-lane-reaper", self._process.wait)
 
     def _listen(self) -> None:
         """Hands out the verdicts, until the process ends."""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
-import gevent
 import structlog
 from gevent.event import AsyncResult
 
@@ -21,6 +20,7 @@ from relay.core.api_keys import KeyRecord
 from relay.core.errors import PostgresUnavailable, Unavailable
 from relay.core.frozen import frozen
 from relay.core.records import ApiKey
+from relay.core.supervision import run_once
 from relay.postgres.store import Store
 from relay.redis.cache import Cache
 from relay.redis.claims import Claim, Holder
@@ -175,7 +175,7 @@ class _WriteBacks:
             return
         self._cache.store_key(token_hash, record)
         if not self._written:
-            gevent.spawn_later(_SECOND_LOOK_DELAY, self._look_again)
+            run_once("key-second-look", self._look_again, after=_SECOND_LOOK_DELAY)
         self._written[token_hash] = record
 
     def _look_again(self) -> None:
@@ -207,7 +207,7 @@ class _KeyUses:
         if len(self._touched) > _MAX_TOUCHED:
             del self._touched[next(iter(self._touched))]
         if not self._noted:
-            gevent.spawn_later(_TOUCH_DELAY, self._write)
+            run_once("key-uses", self._write, after=_TOUCH_DELAY)
         self._noted.add(key_id)
 
     def _write(self) -> None:

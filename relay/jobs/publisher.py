@@ -16,6 +16,7 @@ from gevent.event import Event
 
 from relay.core import metrics
 from relay.core.errors import QueueUnavailable, RedisUnavailable
+from relay.core.supervision import Supervised, run_once, supervise
 from relay.jobs.intents import Intents
 from relay.jobs.job import BATCH_SIZE, Job, send_jobs
 from relay.postgres.store import Store
@@ -71,7 +72,7 @@ class Publisher:
         self._stopping = False
         self._dropped = 0
         self._queue: Queue | None = None
-        self._greenlets: list[gevent.Greenlet[..., None]] = []
+        self._greenlets: list[Supervised] = []
 
     def start(self) -> None:
         """Builds the SQS client, here and not at the first job, because it takes 0.1 s; and starts to publish.
@@ -79,7 +80,7 @@ class Publisher:
         Where there are no credentials yet, mail is accepted all the same and the client is tried again later.
         """
         self._open()
-        self._greenlets.append(gevent.spawn(self._collect))
+        self._greenlets.append(supervise("job-collector", self._collect, longest_pause=5.0))
 
     def publish(self, email_id: str, *, correlation_id: str | None = None, traceparent: str | None = None) -> None:
         """Takes a committed row's id; returns at once. The correlation id defaults to the email id."""
@@ -101,7 +102,8 @@ class Publisher:
         # Else a sweep would find the last intents, and publish their jobs once more.
         with contextlib.suppress(RedisUnavailable):
             self._intents.settle()
-        gevent.killall(self._greenlets)
+        for greenlet in self._greenlets:
+            greenlet.stop()
         if self._queue is not None:
             self._queue.close()
         return left
@@ -117,7 +119,7 @@ class Publisher:
             self._failed(silent.code)
             return
         self._succeeded()
-        self._greenlets.append(gevent.spawn(Sweep(self._queue, self._store, self._intents).run))
+        self._greenlets.append(supervise("sweep", Sweep(self._queue, self._store, self._intents).run))
 
     def _collect(self) -> None:
         while True:
@@ -139,7 +141,7 @@ class Publisher:
             self._slots.acquire()
             batch = [self._waiting.popleft() for _ in range(min(BATCH_SIZE, len(self._waiting)))]
             self._in_flight += len(batch)
-            gevent.spawn(self._send, self._queue, batch)
+            run_once("job-sender", self._send, self._queue, batch)
 
     def _send(self, queue: Queue, batch: list[Job]) -> None:
         again: list[Job] = batch

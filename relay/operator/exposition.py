@@ -14,6 +14,7 @@ import structlog
 from config.settings import Settings
 from relay import __version__
 from relay.core.metrics import FAMILIES, HUB_LAG, Counter, Gauge, Histogram
+from relay.core.supervision import supervise
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -43,7 +44,7 @@ def serve(settings: Settings, index: int) -> None:
     except OSError as error:
         log.error("metrics are not exposed", port=address[1], reason=os.strerror(error.errno or 0))
         return
-    gevent.spawn(_watch_the_hub)
+    supervise("hub-lag", _watch_the_hub)
 
 
 class _Exposition:

@@ -9,7 +9,6 @@ from copy import copy
 from math import ceil
 from typing import Any, Final, Self
 
-import gevent
 import psycopg2.errors
 import structlog
 from gevent.event import Event
@@ -18,6 +17,7 @@ from relay.core.errors import PostgresUnavailable, Unavailable
 from relay.core.frozen import frozen
 from relay.core.handoff import Handoff
 from relay.core.records import EmailRow
+from relay.core.supervision import Supervised, supervise
 from relay.postgres.database import ConnectionLost, Database, Rejected, seconds_left
 from relay.postgres.insert_emails import PREPARE, encode, execute_prepared, insert
 
@@ -103,7 +103,7 @@ class GroupCommit:
         self._busy_since = 0.0
         self._closed = False
         self._wanted = writers
-        self._writers: list[gevent.Greenlet[..., None]] = []
+        self._writers: list[Supervised] = []
 
     def commit(self, message: PendingMessage) -> bool:
         """True: all rows are committed. False: the server took none, because of the guard or of a conflict.
@@ -114,7 +114,7 @@ class GroupCommit:
             raise PostgresUnavailable()
         if not self._writers:
             # Not earlier: a greenlet that was spawned before a fork would run on both sides of it.
-            self._writers = [gevent.spawn(self._write) for _ in range(self._wanted)]
+            self._writers = [supervise("postgres-writer", self._write, longest_pause=1.0) for _ in range(self._wanted)]
         self._waiting.append(message)
         if self._idle and (
             len(self._idle) == len(self._writers)
@@ -128,7 +128,8 @@ class GroupCommit:
     def close(self) -> None:
         """Ends the writers; what still waits is Unavailable."""
         self._closed = True
-        gevent.killall(self._writers)
+        for writer in self._writers:
+            writer.stop()
         while self._waiting:
             self._waiting.popleft().done.fail(PostgresUnavailable())
 
@@ -140,7 +141,12 @@ class GroupCommit:
                 batch = self._take()
                 if not batch:
                     self._idle.append(wake)
-                    wake.wait()
+                    try:
+                        wake.wait()
+                    finally:
+                        # Whatever ended the wait: nobody may take this writer for one that can be woken.
+                        if wake in self._idle:
+                            self._idle.remove(wake)
                     wake.clear()
                     continue
                 self._busy_since = time.monotonic()

@@ -17,7 +17,6 @@ import sys
 from dataclasses import replace
 from typing import Any, Final
 
-import gevent
 import structlog
 from gevent.lock import BoundedSemaphore
 
@@ -25,6 +24,7 @@ import config.logging
 import config.sentry
 from config.settings import Settings
 from relay import __version__
+from relay.core.supervision import run_once
 from relay.intake.acceptor import AcceptOptions, Acceptor
 from relay.intake.bulk_protocol import (
     LENGTH_OCTETS,
@@ -70,7 +70,8 @@ def serve(descriptor: int) -> int:
                 head = None  # the parent was killed, which is an end as good as any
             if head is None:
                 return 0
-            gevent.spawn(_answer, channel, answering, acceptor, json.loads(head), Body.from_file(descriptors[0]))
+            body = Body.from_file(descriptors[0])
+            run_once("large-message", _answer, channel, answering, acceptor, json.loads(head), body)
 
 
 def _acceptor(settings: Settings) -> Acceptor:

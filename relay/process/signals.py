@@ -10,6 +10,7 @@ import gevent
 import gevent.socket
 import structlog
 
+from relay.core.supervision import supervise
 from relay.server.certificate import CertificateError, CertificateStore
 
 #: Seconds between two looks at the certificate's files (two stat() calls).
@@ -42,12 +43,12 @@ def attend(lifeline: int, *, drain: Callable[[], None], certificate: Certificate
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gevent.signal_handler(signal.SIGTERM, drain_once)
-    gevent.spawn(outlive_nobody)
+    supervise("master-watch", outlive_nobody, ends=True)
     if certificate is None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     else:
         gevent.signal_handler(signal.SIGHUP, _reload, certificate)
-        gevent.spawn(_follow, certificate)
+        supervise("certificate-watch", _follow, certificate)
 
 
 def _follow(certificate: CertificateStore) -> None:

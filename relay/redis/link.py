@@ -24,6 +24,7 @@ from redis.retry import Retry
 from relay.core import metrics
 from relay.core.errors import RedisUnavailable
 from relay.core.handoff import Handoff
+from relay.core.supervision import Supervised, supervise
 from relay.redis.protocol import Argument, Command, ErrorReply, RespConnection, pack
 
 _log = structlog.get_logger(__name__)
@@ -71,7 +72,7 @@ class RedisLink:
         self._waiting: deque[_Errand] = deque()
         self._posted = 0
         self._wake = Event()
-        self._runner: gevent.Greenlet[..., None] | None = None
+        self._runner: Supervised | None = None
         self._connection: Any = None  # redis-py's, untyped
         #: What goes over it; None while there is none that works.
         self._exchange: RespConnection | None = None
@@ -119,17 +120,27 @@ class RedisLink:
         """Closes the connection; every later call raises RedisUnavailable."""
         self._down = True
         if self._runner is not None:
-            self._runner.kill()
+            self._runner.stop()
         self._fail("closed")
         self._disconnect()
 
     def _send(self, errand: _Errand) -> None:
         self._waiting.append(errand)
         if self._runner is None:
-            self._runner = gevent.spawn(self._run)
+            self._runner = supervise("redis-link", self._run, longest_pause=1.0)
         self._wake.set()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            # Replies may still be on their way on this connection, to questions that nobody remembers.
+            self._down = True
+            self._disconnect()
+            self._fail(type(error).__name__)
+            raise
+
+    def _serve(self) -> None:
         connected = 0.0
         while True:
             try:
