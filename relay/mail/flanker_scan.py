@@ -28,6 +28,22 @@ with warnings.catch_warnings():
 #: Characters that flanker is given at most: its regular expressions for parameters are not linear in a header's length.
 MAX_VIEW: Final = 32_768
 
+#: Blanks in a row that flanker is given at most, line ends left out as unfolding does. Where a parameter's value begins
+#: its expression has two repetitions of blanks side by side, whose time grows with the square of their number.
+_MAX_BLANKS: Final = 100
+_TOO_MANY_BLANKS: Final = " " * _MAX_BLANKS
+_TO_BLANKS: Final = {
+    0x09: " ",
+    0x0A: None,
+    0x0B: " ",
+    0x0C: " ",
+    0x0D: None,
+    0x1C: " ",
+    0x1D: " ",
+    0x1E: " ",
+    0x1F: " ",
+}
+
 #: What flanker says, and the cause that is counted.
 _CAUSES: Final = (("boundary", "boundary"), ("Too many", "limits"), ("ascii", "charset"))
 
@@ -56,6 +72,8 @@ def scan(raw: bytes) -> Span:
     """The tree of parts that flanker sees in `raw`. Raises Unfit, and nothing else."""
     pieces = _structure(raw)
     view = "".join([raw[start:end].decode("latin-1") for start, end in pieces])
+    if _TOO_MANY_BLANKS in view.translate(_TO_BLANKS):
+        raise Unfit("size")
     try:
         part = scanner.scan(view)
     except DecodingError as error:

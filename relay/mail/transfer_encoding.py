@@ -26,7 +26,10 @@ _COMMENT = re.compile(r"\([^()]*\)")
 _TOKEN = re.compile(r"[^\s;,\"'()]+")
 _BLANKS_AT_LINE_END = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
 _BAD_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n|\Z)")
-_UU_BEGIN = re.compile(rb"^begin(?:-base64)?[ \t]+[0-7]{3,4}[ \t]*([^\r\n]*)\r?\n", re.MULTILINE)
+#: No repetition gives back what it took: the blanks before a name and the name itself share characters.
+_UU_BEGIN = re.compile(rb"^begin(-base64)?[ \t]++[0-7]{3,4}+[ \t]*+([^\n]{0,1000}+)\n", re.MULTILINE)
+#: The last line of what `begin-base64` opens (POSIX uuencode).
+_UU_BASE64_END = re.compile(rb"^====", re.MULTILINE)
 
 _UUENCODE = frozenset(("x-uuencode", "uuencode", "x-uue", "uue", "x-uu"))
 
@@ -108,10 +111,15 @@ def decode_q(octets: bytes) -> bytes:
 
 
 def decode_uuencode(octets: bytes) -> bytes:
-    """The first file of uuencoded text; what isn't uuencoded stays as it is."""
+    """The first file of uuencoded text, or of the Base64 that POSIX uuencode writes too; what is neither stays as it
+    is.
+    """
     begin = _UU_BEGIN.search(octets)
     if begin is None:
         return octets
+    if begin[1]:
+        end = _UU_BASE64_END.search(octets, begin.end())
+        return decode_base64(octets[begin.end() : end.start() if end else len(octets)])
     decoded = []
     position = begin.end()
     while position < len(octets):
@@ -134,7 +142,7 @@ def decode_uuencode(octets: bytes) -> bytes:
 def uuencoded_name(octets: bytes) -> str:
     """The file name in the first `begin` line, as a latin-1 view; empty where there is none."""
     begin = _UU_BEGIN.search(octets)
-    return begin[1].decode("latin-1").strip(" \t") if begin else ""
+    return begin[2].decode("latin-1").strip(" \t\r") if begin else ""
 
 
 def encoded_size(size: int) -> int:
