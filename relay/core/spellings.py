@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import product
 from typing import Final
 from unicodedata import normalize
@@ -18,6 +17,7 @@ from unicodedata import normalize
 import idna
 
 from relay.core.address import BadAddress, comparison_form, normalise
+from relay.core.memo import memoised
 
 #: Full stops that IDNA takes for the one between labels (UTS 46 section 2.3): ideographic, fullwidth, halfwidth.
 _FULL_STOPS: Final = (".", "\u3002", "\uff0e", "\uff61")
@@ -51,7 +51,6 @@ def mailbox_of(stored: str) -> str:
         return text
 
 
-@lru_cache(maxsize=256)
 def _unusual(mailbox: str) -> tuple[str, ...]:
     local, _, domain = mailbox.rpartition("@")
     forms = dict.fromkeys([mailbox])
@@ -84,6 +83,7 @@ def _domains(domain: str) -> Iterator[str]:
                 yield stop.join(chosen) + final
 
 
+@memoised(entries=512, octets=120)
 def _labels(label: str) -> tuple[str, ...]:
     """An A-label and its U-label, composed and decomposed; any other label alone."""
     if not label.startswith("xn--"):

@@ -51,6 +51,8 @@ class AcceptOptions:
     """What the operator decided, as far as accepting goes."""
 
     limits: Limits = field(default_factory=Limits)
+    #: Of one message, header and envelope together.
+    max_recipients: int = 1000
     #: How long a message is known as one that came before; 0: not at all.
     dedupe_seconds: int = 3600
     #: Whether stored rows need a job: not so in polling mode.
@@ -68,7 +70,12 @@ class AcceptOptions:
             max_part_depth=settings.max_part_depth,
             allow_utf8_local_parts=settings.allow_utf8_local_parts,
         )
-        return cls(limits, settings.dedupe_seconds, publishes=settings.queue_url is not None)
+        return cls(
+            limits,
+            settings.max_recipients,
+            settings.dedupe_seconds,
+            publishes=settings.queue_url is not None,
+        )
 
 
 class _Refused(Exception):
@@ -127,6 +134,9 @@ class Acceptor:
         mailboxes = everyone.mailboxes()
         if not mailboxes:
             raise _Refused(replies.NO_RECIPIENTS, "no_recipients")
+        if len(mailboxes) > self._options.max_recipients:
+            reply = replies.too_many_recipients(len(mailboxes), self._options.max_recipients)
+            raise _Refused(reply, "too_many_recipients")
         ids = [new_email_id() for _ in range(0, len(mailboxes), RECIPIENTS_PER_ROW)]
         claim = Claim(key, login.key.user_id, ids[0], self._options.dedupe_seconds) if key else None
         attempt = _Attempt(self._lookups, claim, mailboxes, ids if self._options.publishes else ())

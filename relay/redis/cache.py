@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from relay.core import metrics
 from relay.core.api_keys import KeyRecord
@@ -23,6 +23,11 @@ from relay.redis.key_entries import (
 from relay.redis.link import RedisLink, Script
 from relay.redis.protocol import Argument
 
+#: Recipients that one script call looks at. Redis serves nobody else meanwhile: at 4 µs each, measured with Valkey 9, a
+#: call takes a fiftieth of the time that the link waits for an answer. A message with more takes several calls.
+SLICE: Final = 500
+
+_T = TypeVar("_T")
 _ADDRESSES_KNOWN: Final = metrics.CACHE.labels("suppression", "hit")
 _ADDRESSES_UNKNOWN: Final = metrics.CACHE.labels("suppression", "miss")
 
@@ -150,13 +155,35 @@ class Cache:
         claim: Claim | None,
         intents: Sequence[str],
     ) -> Screened | None:
-        """Everything there is to know about a message, in one round trip. None: Redis is silent.
+        """Everything there is to know about a message, in one round trip up to SLICE recipients. None: Redis is silent.
 
         Unless somebody is known to be suppressed, its recipients are claimed and the intents noted. When Redis is
-        silent, that may have happened or not.
+        silent, or somebody in a later slice is suppressed, that may have happened or not.
         """
+        if len(recipients) <= SLICE:
+            return self._screen(token_hash, user_id, recipients, claim, intents)
+        *others, last = _slices(recipients)
+        screened = []
+        for part in others:
+            found = self._screen(token_hash, user_id, part, claim, ())
+            if found is None:
+                return None
+            screened.append(found)
+            if found.suppressed:
+                claim, intents = None, ()
+        found = self._screen(token_hash, user_id, last, claim, intents)
+        return None if found is None else _together([*screened, found])
+
+    def _screen(
+        self,
+        token_hash: str,
+        user_id: str,
+        recipients: Sequence[str],
+        claim: Claim | None,
+        intents: Sequence[str],
+    ) -> Screened | None:
         prefix = suppression_lists.digest_prefix(user_id)
-        keys = (
+        names = (
             *key_names(token_hash),
             suppression_lists.marker_key(user_id),
             b"" if claim is None else claim_key(claim),
@@ -166,7 +193,7 @@ class Cache:
         arguments += [suppression_lists.digest(prefix, email) for email in recipients]
         arguments += intents
         try:
-            shared, domain, unknown, states, held = _SCREEN.run(self.link, keys, arguments)
+            shared, domain, unknown, states, held = _SCREEN.run(self.link, names, arguments)
         except RedisUnavailable:
             return None
         suppressed: dict[str, str] = {}
@@ -188,20 +215,22 @@ class Cache:
 
     def remember(self, user_id: str, states: Mapping[str, str | None]) -> None:
         """Remembers addresses (comparison form): suppressed for a reason, or (None) not."""
-        if states:
-            self.link.post(suppression_lists.entry_commands(user_id, list(states.items())))
+        for part in _slices(list(states.items())):
+            self.link.post(suppression_lists.entry_commands(user_id, part))
 
     def take(self, claim: Claim, wanted: Mapping[str, str | None]) -> dict[str, Holder]:
         """Claims recipients, also from the holder whose email id is given. Returns those that somebody else holds."""
         prefix = suppression_lists.digest_prefix(claim.user_id)
-        recipients = list(wanted)
-        arguments: list[Argument] = [claim.email_id, claim.seconds]
-        for email, displaced in wanted.items():
-            arguments += (suppression_lists.digest(prefix, email), displaced or "")
-        try:
-            return holders_of(recipients, TAKE.run(self.link, [claim_key(claim)], arguments))
-        except RedisUnavailable:
-            return {}
+        held: dict[str, Holder] = {}
+        for part in _slices(list(wanted)):
+            arguments: list[Argument] = [claim.email_id, claim.seconds]
+            for email in part:
+                arguments += (suppression_lists.digest(prefix, email), wanted[email] or "")
+            try:
+                held |= holders_of(part, TAKE.run(self.link, [claim_key(claim)], arguments))
+            except RedisUnavailable:
+                break
+        return held
 
     def release(self, claim: Claim | None, recipients: Collection[str], intents: Sequence[str]) -> None:
         """Gives up what `screen` claimed and noted. Returns once the claim is free: somebody may be waiting for it."""
@@ -210,8 +239,25 @@ class Cache:
         if claim is None:
             return
         prefix = suppression_lists.digest_prefix(claim.user_id)
-        digests = [suppression_lists.digest(prefix, email) for email in recipients]
-        try:
-            RELEASE.run(self.link, [claim_key(claim)], [claim.email_id, *digests])
-        except RedisUnavailable:
-            return  # whoever meets the claim will find that it has no row, and take it over
+        for part in _slices(list(recipients)):
+            digests = [suppression_lists.digest(prefix, email) for email in part]
+            try:
+                RELEASE.run(self.link, [claim_key(claim)], [claim.email_id, *digests])
+            except RedisUnavailable:
+                return  # whoever meets the claim will find that it has no row, and take it over
+
+
+def _slices(items: Sequence[_T]) -> list[Sequence[_T]]:
+    return [items[start : start + SLICE] for start in range(0, len(items), SLICE)]
+
+
+def _together(parts: Sequence[Screened]) -> Screened:
+    """What was found out in slices. The key is as it was last."""
+    suppressed: dict[str, str] = {}
+    held: dict[str, Holder] = {}
+    for part in parts:
+        suppressed |= part.suppressed
+        held |= part.held
+    listed = [email for part in parts for email in part.listed]
+    unknown = [email for part in parts for email in part.unknown]
+    return Screened(parts[-1].key, suppressed, listed, unknown, held)

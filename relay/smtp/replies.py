@@ -196,6 +196,15 @@ def suppressed(reasons: Sequence[tuple[str, str]]) -> Reply:
 _SHOWN_RECIPIENTS = 3
 
 
+def too_many_recipients(count: int, most: int) -> Reply:
+    """Header and envelope together name more recipients than one message may have.
+
+    Permanent, unlike the reply to RCPT (RFC 5321 section 4.5.3.1.10): the header is the message's own, so the same
+    message can't be taken later. RFC 3463 has 5.5.3 for it.
+    """
+    return _reply(550, "5.5.3", f"Too many recipients: To, Cc, Bcc and RCPT name {count}, a message may have {most}")
+
+
 def bad_tag(detail: str) -> Reply:
     """X-OpenSend-Tag is against the contract's limits; `detail` says what is wrong."""
     return _reply(550, "5.6.0", f"Bad X-OpenSend-Tag: {detail}")
