@@ -6,6 +6,7 @@ waits long: a server that does not answer in time is left alone until a connecti
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from hashlib import sha1
 from typing import Any, Final
 
 import gevent
+import hiredis
 import redis
 import structlog
 from gevent.event import Event
@@ -32,7 +34,10 @@ _log = structlog.get_logger(__name__)
 #: The server doesn't know the script whose digest it was given.
 _NO_SCRIPT: Final = "NOSCRIPT"
 #: Error replies after which the connection is of no use: another server has to be found, or the same has to get well.
-_FATAL_CODES: Final = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "WRONGPASS", "CLUSTERDOWN", "MOVED")
+#: NOPERM is none of them: that a command is not permitted says nothing of the others.
+_FATAL_CODES: Final = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "MOVED")
+#: A script's keys lie on several servers of a cluster.
+_CROSS_SLOT: Final = "CROSSSLOT"
 #: Octets that go out before the replies to them are read.
 _BATCH_BYTES: Final = 1_000_000
 #: After so long without traffic (seconds) the connection is looked at before it is used.
@@ -60,6 +65,10 @@ class NoScript(Exception):
     """The server doesn't know the script."""
 
 
+class ClusterMode(Exception):
+    """The server belongs to a Redis Cluster, where scripts that make up keys can't work."""
+
+
 class RedisLink:
     """Sends commands and hands back their replies. Connects when first used, which must be after any fork."""
 
@@ -77,7 +86,7 @@ class RedisLink:
         #: What goes over it; None while there is none that works.
         self._exchange: RespConnection | None = None
         self._last_used = 0.0
-        self._reported: set[str] = set()
+        self._reported: set[tuple[str, str]] = set()
         # Only its reading of the URL is used.
         self._pool: Any = url and ConnectionPool.from_url(
             url, protocol=2, driver_info=None, **connection_options(url, verify_tls=verify_tls, timeout=timeout)
@@ -185,8 +194,13 @@ class RedisLink:
         # Its own time limits leave out the look-up of the name.
         with gevent.Timeout(self._timeout + 2.0):
             connection.connect()
+            connection.send_command("HELLO")
             connection.send_command("PING")  # a server that hangs still accepts connections
-            connection.read_response()
+            if _serves_in_a_cluster(connection):
+                self._report(_CROSS_SLOT, "HELLO")
+                raise ClusterMode
+            with contextlib.suppress(redis.exceptions.NoPermissionError):  # an answer like any other
+                connection.read_response()
         # The one thing of redis-py's that it doesn't show: it has no other way to be asked for its socket.
         return RespConnection(connection._sock)
 
@@ -204,11 +218,11 @@ class RedisLink:
             exchange.send(b"".join([errand.packed for errand in batch]))
             for errand in batch:
                 replies = []
-                for _ in range(errand.count):
+                for number in range(errand.count):
                     reply = exchange.receive()
                     replies.append(reply)
                     if isinstance(reply, ErrorReply):
-                        self._report(reply.code)
+                        self._report(reply.code, errand.name(number))
                         fatal = reply if reply.code in _FATAL_CODES else fatal
                 if errand.done is not None:
                     errand.done.set(replies)
@@ -219,10 +233,15 @@ class RedisLink:
         if fatal is not None:
             raise fatal
 
-    def _report(self, code: str) -> None:
-        if code not in self._reported and code != _NO_SCRIPT:
-            self._reported.add(code)  # once a process is enough: the codes are few, the messages many
-            _log.warning("redis_error_reply", code=code)
+    def _report(self, code: str, command: str) -> None:
+        # Once a process is enough: the codes and commands are few, the messages many.
+        if (code, command) in self._reported or code == _NO_SCRIPT:
+            return
+        self._reported.add((code, command))
+        if code == _CROSS_SLOT:
+            _log.error("redis_cluster_not_supported", effect="no cache, repeats are stored again")
+        else:
+            _log.warning("redis_error_reply", code=code, command=command)
 
     def _disconnect(self) -> None:
         self._exchange = None
@@ -234,6 +253,18 @@ class RedisLink:
         while self._waiting:
             self._waiting.popleft().fail(cause)
         self._posted = 0
+
+
+def _serves_in_a_cluster(connection: Any) -> bool:
+    """Whether the server that answers HELLO is one of a cluster. `connection`: redis-py's, the answer is the next.
+
+    Every user may say HELLO, whatever its rights; a server older than Redis 6 doesn't know it, and has answered.
+    """
+    try:
+        said = connection.read_response()
+    except redis.ResponseError:
+        return False
+    return b"cluster" in dict(zip(said[::2], said[1::2], strict=False)).values() if isinstance(said, list) else False
 
 
 def _packed(commands: Sequence[Command]) -> bytes:
@@ -250,6 +281,13 @@ class _Errand:
         self.packed = packed
         self.count = count
         self.done = done
+
+    def name(self, number: int) -> str:
+        """The name of one of its commands."""
+        reader = hiredis.Reader()
+        reader.feed(self.packed)
+        names = [reader.gets()[0] for _ in range(number + 1)]
+        return str(names[-1], "ascii", "replace")
 
     def fail(self, cause: str) -> None:
         if self.done is not None and not self.done.settled:
