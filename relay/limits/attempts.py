@@ -22,9 +22,22 @@ import structlog
 
 from relay.core.errors import RedisUnavailable
 from relay.redis import keys
-from relay.redis.link import RedisLink
+from relay.redis.link import RedisLink, Script
 
 log = structlog.get_logger(__name__)
+
+# By Redis's clock: those of two relays need not agree, and one that is ahead would throw away what the other counted.
+_FAILED: Final = Script(
+    """
+-- KEYS: failures of an origin. ARGV: wrong key, seconds that it counts. Returns how many keys failed within them.
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+redis.call('ZADD', KEYS[1], string.format('%.6f', now), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', now - ARGV[2]))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return redis.call('ZCARD', KEYS[1])
+"""
+)
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -109,19 +122,9 @@ class Attempts:
         if not self._most:
             return self._delay(1)
         key = _failures_key(candidate.origin)
-        now = time.time()
         try:
-            _, _, count, _ = self._link.call_all(
-                [
-                    ("ZADD", key, now, candidate.key),
-                    ("ZREMRANGEBYSCORE", key, "-inf", now - WINDOW_SECONDS),
-                    ("ZCARD", key),
-                    ("EXPIRE", key, WINDOW_SECONDS),
-                ]
-            )
-        except RedisUnavailable:
-            return self._failed_alone(candidate)
-        if not isinstance(count, int) or not count:  # error replies, of a server that is full or in a bad way
+            count = _FAILED.run(self._link, [key], [candidate.key, WINDOW_SECONDS])
+        except RedisUnavailable:  # an error reply among them, of a server that is full or in a bad way
             return self._failed_alone(candidate)
         if count >= self._most:
             self._report()
