@@ -27,3 +27,8 @@ def begin(seconds: float) -> Callable[[], None]:
 def after(seconds: float) -> float:
     """The moment of time.monotonic() by which a question that may take so long has to be answered."""
     return min(time.monotonic() + seconds, _END.get())
+
+
+def seconds_left(deadline: float) -> float:
+    """Until a moment of time.monotonic(), never negative."""
+    return max(0.0, deadline - time.monotonic())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Final, Self
 
 import gevent
@@ -25,7 +26,8 @@ from relay.intake import policy, refusals
 from relay.intake.lookups import Lookups, Screening
 from relay.intake.policy import RECIPIENTS_PER_ROW, Recipients
 from relay.mail import Limits, Message, Unusable, parse
-from relay.postgres.group_commit import Repeated, Stored
+from relay.postgres.group_commit import Stored, Suppressed
+from relay.postgres.message_parts import part_keys
 from relay.postgres.store import Store
 from relay.redis.claims import Claim, Holder, key_of
 from relay.smtp import replies
@@ -145,12 +147,16 @@ class Acceptor:
             screening = attempt.screen(login.token_hash, login.key.user_id)
             _SCREEN_SECONDS.observe(time.monotonic() - began)
             self._judge(screening, login.key.user_id, message)
-            holders = self._settle(attempt, screening.held) if screening.held else {}
+            holders: dict[str, Holder] = {}
+            if screening.held:
+                # With an idempotency key Postgres orders all who store the message, so nobody has to wait for anybody.
+                keyed = message.idempotency_key is not None
+                holders = self._settled(screening.held) if keyed else self._settle(attempt, screening.held)
             fresh = everyone if not holders else everyone.only(set(mailboxes) - holders.keys())
             if holders and not fresh.mailboxes():
                 attempt.release()
                 return _repeated(max(holders.values(), key=lambda holder: holder.age_ms).email_id)
-            return self._insert(attempt, message, fresh, login.key.user_id, ids, idempotent=not holders)
+            return self._insert(attempt, message, fresh, login.key.user_id, ids)
         except Unavailable as unavailable:
             if not unavailable.unclear:
                 attempt.release()
@@ -187,9 +193,8 @@ class Acceptor:
         open_questions = dict(held)
         give_up = deadlines.after(PATIENCE_SECONDS + _RESERVE_SECONDS) - _RESERVE_SECONDS
         while open_questions:
-            stored = self._store.rows_exist({holder.email_id for holder in open_questions.values()})
-            settled |= {box: holder for box, holder in open_questions.items() if holder.email_id in stored}
-            open_questions = {box: holder for box, holder in open_questions.items() if holder.email_id not in stored}
+            settled |= self._settled(open_questions)
+            open_questions = {box: holder for box, holder in open_questions.items() if box not in settled}
             lease_ms = self._options.lease_seconds * 1000
             stale = {box: holder for box, holder in open_questions.items() if holder.age_ms > lease_ms}
             if stale:
@@ -202,31 +207,46 @@ class Acceptor:
                 open_questions = attempt.claim_again(open_questions)
         return settled
 
+    def _settled(self, held: Mapping[str, Holder]) -> dict[str, Holder]:
+        """Those of these recipients whose holder's row is there."""
+        stored = self._store.rows_exist({holder.email_id for holder in held.values()})
+        return {box: holder for box, holder in held.items() if holder.email_id in stored}
+
     def _insert(
-        self, attempt: _Attempt, message: Message, fresh: Recipients, user_id: str, ids: list[str], *, idempotent: bool
+        self, attempt: _Attempt, message: Message, fresh: Recipients, user_id: str, ids: Sequence[str]
     ) -> Verdict:
-        rows = policy.rows(message, fresh, user_id, ids, idempotent=idempotent)
+        key = message.idempotency_key
+        if key is None:
+            rows = policy.rows(message, fresh, user_id, ids, repeat(None))
+            self._commit(rows, fresh, user_id)
+            return _queued(rows)
+        # Parts that come together would all look for the same place, of which one gets it: so, within a process, one
+        # after the other.
+        with self._store.turn(user_id, key):
+            keys = part_keys(key, ids[0])
+            while True:
+                rows = policy.rows(message, fresh, user_id, ids, keys)
+                if self._commit(rows, fresh, user_id):
+                    return _queued(rows)
+                earlier = self._store.find_parts(user_id, key, rows[0])
+                if earlier is None:  # just deleted
+                    keys = part_keys(key, ids[0])
+                    continue
+                fresh = fresh.only(set(fresh.mailboxes()) - earlier.mailboxes if earlier.same_message else ())
+                if not fresh.mailboxes():
+                    attempt.release()
+                    return _repeated(earlier.first_id)
+                keys = part_keys(key, earlier.first_id, earlier.rows)
+
+    def _commit(self, rows: Sequence[EmailRow], fresh: Recipients, user_id: str) -> bool:
+        """Whether the rows are committed; False: the idempotency key of the first one has been used."""
         began = time.monotonic()
         outcome = self._store.insert(rows, fresh.mailboxes())
         _STORE_SECONDS.observe(time.monotonic() - began)
-        if isinstance(outcome, Stored):
-            return Verdict(replies.queued(ids[0]), "queued", ids[0], tuple(ids[: len(rows)]))
-        if isinstance(outcome, Repeated):
-            left_out = self._left_out(outcome.first_id, rows, fresh)
-            if left_out:
-                return self._insert(attempt, message, fresh.only(left_out), user_id, ids, idempotent=False)
-            attempt.release()
-            return _repeated(outcome.first_id)
-        self._lookups.learned(user_id, outcome.reasons)
-        raise self._suppressed(user_id, outcome.reasons)
-
-    def _left_out(self, first_id: str, rows: Sequence[EmailRow], fresh: Recipients) -> set[str]:
-        """Who is new in a message whose idempotency key has been used, when it is the same message in another part.
-
-        A mail server that splits a message gives each part the same key; without Redis nothing else connects them.
-        What came as several rows is never taken for a part: only the first of them could be found again.
-        """
-        return self._store.left_out(first_id, rows[0], fresh.mailboxes()) if len(rows) == 1 else set()
+        if isinstance(outcome, Suppressed):
+            self._lookups.learned(user_id, outcome.reasons)
+            raise self._suppressed(user_id, outcome.reasons)
+        return isinstance(outcome, Stored)
 
 
 class _Attempt:
@@ -264,6 +284,10 @@ def _log_dropped(submission: Submission, names: Sequence[str]) -> None:
 def _require_domain(key: ApiKey, message: Message) -> None:
     if not policy.may_send_from(key, message.from_addresses):
         raise _Refused(refusals.wrong_domain(key), "domain")
+
+
+def _queued(rows: Sequence[EmailRow]) -> Verdict:
+    return Verdict(replies.queued(rows[0].id), "queued", rows[0].id, tuple([row.id for row in rows]))
 
 
 def _repeated(first_id: str) -> Verdict:

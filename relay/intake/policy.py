@@ -92,19 +92,18 @@ def _fresh(addresses: Iterable[str], seen: dict[str, None]) -> tuple[str, ...]:
 
 
 def rows(
-    message: Message, recipients: Recipients, user_id: str, ids: Sequence[str], *, idempotent: bool
+    message: Message, recipients: Recipients, user_id: str, ids: Iterable[str], keys: Iterable[str | None]
 ) -> list[EmailRow]:
-    """What is stored: one row for each portion of the recipients, under one of `ids` each.
+    """What is stored: one row for each portion of the recipients, with one of `ids` and one of `keys` each.
 
-    `idempotent`: the first row carries the message's idempotency key. Not so for the rest of a message whose first part
-    has been stored under that key already.
+    `keys`: idempotency keys, or None for each row.
     """
     # SES needs a body, and mails that are only a subject are common (contract section 3).
     text = message.text if message.text or message.html else "\n"
     return [
         # In the order of the fields: by their names it takes three times as long.
         EmailRow(
-            ids[number],
+            email_id,
             user_id,
             message.sender,
             portion.to,
@@ -117,7 +116,7 @@ def rows(
             message.headers,
             message.attachments,
             message.tags,
-            message.idempotency_key if idempotent and number == 0 else None,
+            key,
         )
-        for number, portion in enumerate(recipients.portions())
+        for portion, email_id, key in zip(recipients.portions(), ids, keys, strict=False)
     ]

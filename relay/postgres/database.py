@@ -21,6 +21,7 @@ import psycopg2.extensions
 import structlog
 
 from relay.core import metrics
+from relay.core.deadlines import seconds_left
 from relay.core.errors import PostgresUnavailable
 
 _T = TypeVar("_T")
@@ -54,11 +55,6 @@ class Rejected(Exception):
     def __init__(self, sqlstate: str) -> None:
         super().__init__(sqlstate)
         self.sqlstate = sqlstate
-
-
-def seconds_left(deadline: float) -> float:
-    """Until a moment of time.monotonic(), never negative."""
-    return max(0.0, deadline - time.monotonic())
 
 
 class Database:

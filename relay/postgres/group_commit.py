@@ -13,12 +13,13 @@ import psycopg2.errors
 import structlog
 from gevent.event import Event
 
+from relay.core.deadlines import seconds_left
 from relay.core.errors import PostgresUnavailable, Unavailable
 from relay.core.frozen import frozen
 from relay.core.handoff import Handoff
 from relay.core.records import EmailRow
 from relay.core.supervision import Supervised, supervise
-from relay.postgres.database import ConnectionLost, Database, Rejected, seconds_left
+from relay.postgres.database import ConnectionLost, Database, Rejected
 from relay.postgres.insert_emails import PREPARE, encode, execute_prepared, insert
 
 _log = structlog.get_logger(__name__)

@@ -50,12 +50,10 @@ def execute_prepared(cursor: Any, payloads: Sequence[bytes]) -> int:
 def encode(rows: Sequence[EmailRow], recipients: Collection[str]) -> bytes:
     """One message's rows as JSON objects with commas between them. `recipients`: all of the message's, for the guard.
 
-    Only the first row gets the idempotency key and the guard: the rows go in together or not at all. NULs and lone
-    surrogates are dropped.
+    Only the first row gets the guard: the rows go in together or not at all. NULs and lone surrogates are dropped.
     """
     documents = [_document(row) for row in rows]
     documents[0]["guard"] = [spelling for recipient in recipients for spelling in spellings(recipient)]
-    documents[0]["idempotency_key"] = rows[0].idempotency_key
     try:
         payload = b",".join([orjson.dumps(document) for document in documents])
         if not _holds_nul(rows, recipients, payload):
@@ -124,6 +122,7 @@ def _document(row: EmailRow) -> dict[str, Any]:
         "attachments": [_attachment(attachment) for attachment in row.attachments],
         "tags": [{"name": name, "value": value} for name, value in row.tags],
         "user_id": row.user_id,
+        "idempotency_key": row.idempotency_key,
     }
 
 
@@ -136,10 +135,15 @@ def _attachment(attachment: StoredAttachment) -> dict[str, str]:
     return document
 
 
+def storable_text(text: str) -> str:
+    """The text as Postgres holds it: without NULs and halves of surrogate pairs."""
+    return text.replace("\0", "").encode("utf-8", "ignore").decode()
+
+
 def _storable(value: Any) -> Any:
     """The same without what Postgres can't hold: NUL, and halves of surrogate pairs. Seldom needed, hence slow."""
     if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "ignore").decode()
+        return storable_text(value)
     if isinstance(value, Mapping):
         return {_storable(name): _storable(member) for name, member in value.items()}
     if isinstance(value, list | tuple):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -17,8 +18,11 @@ from relay.core.api_keys import KeyRecord, restriction
 from relay.core.errors import PostgresUnavailable
 from relay.core.records import ApiKey, EmailRow
 from relay.core.spellings import spellings
+from relay.postgres import message_parts
 from relay.postgres.database import Database
 from relay.postgres.group_commit import GroupCommit, Outcome, PendingMessage, Repeated, Stored, Suppressed, existing
+from relay.postgres.message_parts import EarlierParts
+from relay.postgres.owner_limit import OwnerLimit
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -58,6 +62,7 @@ class Store:
         self._deadline = deadline
         # The server gives up a little before we do, so that an answer is on its way rather than a commit.
         self._database = Database(database_url, statement_seconds=deadline * 0.9, idle_limit=readers)
+        self._turns = OwnerLimit(1)
         self._commits = GroupCommit(self._database, writers=writers, max_rows=max_batch_rows, max_bytes=max_batch_bytes)
 
     def find_api_key(self, token_hash: str) -> KeyRecord | None:
@@ -90,8 +95,8 @@ class Store:
     def insert(self, rows: Sequence[EmailRow], recipients: Collection[str]) -> Outcome:
         """Commits the rows of one message together, or none. `recipients`: all of the message's, comparison form.
 
-        Only the first row's idempotency key is stored: it stands for the whole message. NULs and lone surrogates, which
-        Postgres can't hold, are dropped. Raises Unavailable: with `unclear` set the rows may have been committed.
+        `Repeated` tells that the first row's idempotency key has been used. NULs and lone surrogates, which Postgres
+        can't hold, are dropped. Raises Unavailable: with `unclear` set the rows may have been committed.
         """
         message = PendingMessage(rows, recipients, deadlines.after(self._deadline))
         for _ in range(_INSERT_ROUNDS):
@@ -103,23 +108,20 @@ class Store:
             message = message.again()
         raise PostgresUnavailable()
 
-    def left_out(self, first_id: str, row: EmailRow, mailboxes: Collection[str]) -> set[str]:
-        """Which mailboxes (comparison form) the email `first_id` is not for, if it says the same as `row`; else none.
+    @contextmanager
+    def turn(self, user_id: str, key: str) -> Iterator[None]:
+        """Lets greenlets of this process store what has the same idempotency key one after the other.
 
-        Tells the further part of a split message from a repeat where only an idempotency key connects the two.
+        Raises PostgresUnavailable when the time is over before it is this one's turn.
         """
+        with self._turns.place((user_id, key), deadlines.after(self._deadline)) as granted:
+            if not granted:
+                raise PostgresUnavailable()
+            yield
 
-        def select(cursor: Any) -> set[str]:
-            cursor.execute(
-                "SELECT lower(address) FROM emails, jsonb_array_elements_text("
-                "\"to\" || coalesce(cc, '[]') || coalesce(bcc, '[]')) AS address"
-                " WHERE id = %s AND subject = %s AND html = %s AND text = %s",
-                (first_id, row.subject, row.html, row.text),
-            )
-            reached = {address for (address,) in cursor}
-            return set(mailboxes) - reached if reached else set()
-
-        return self._use(select)
+    def find_parts(self, user_id: str, key: str, row: EmailRow) -> EarlierParts | None:
+        """What has been stored under the user's idempotency key, and whether it is the message that `row` is of."""
+        return self._use(lambda cursor: message_parts.find_parts(cursor, user_id, key, row))
 
     def rows_exist(self, ids: Collection[str]) -> set[str]:
         """Which of these emails exist."""

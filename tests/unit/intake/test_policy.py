@@ -103,18 +103,17 @@ def test_no_row_has_more_recipients_than_ses_takes(count: int) -> None:
     assert all(set(portion.to) <= set(to) and set(portion.cc) <= set(cc) for portion in portions)
 
 
-def test_rows_share_everything_but_recipients_and_the_key_is_on_the_first() -> None:
+def test_rows_share_everything_but_recipients_ids_and_keys() -> None:
     mail = message(subject="s", html="<p>", idempotency_key="k", headers={"X-A": "1"}, tags=(("t", "v"),))
     everyone = Recipients(tuple(f"r{n}@x.example" for n in range(60)), (), ())
-    stored = rows(mail, everyone, "user-1", ["id-0", "id-1"], idempotent=True)
+    stored = rows(mail, everyone, "user-1", ["id-0", "id-1"], ["key", "id-0#2"])
     assert [row.id for row in stored] == ["id-0", "id-1"]
-    assert [row.idempotency_key for row in stored] == ["k", None]
+    assert [row.idempotency_key for row in stored] == ["key", "id-0#2"]
     assert {(row.subject, row.html, row.text, row.user_id) for row in stored} == {("s", "<p>", "", "user-1")}
-    assert rows(mail, everyone, "user-1", ["a", "b"], idempotent=False)[0].idempotency_key is None
 
 
 def test_a_mail_without_any_body_gets_one_that_ses_takes() -> None:
-    (row,) = rows(message(subject="only this"), Recipients(("r@x.example",), (), ()), "u", ["id"], idempotent=True)
+    (row,) = rows(message(subject="only this"), Recipients(("r@x.example",), (), ()), "u", ["id"], [None])
     assert row.text == "\n"
 
 
