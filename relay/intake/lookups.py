@@ -1,10 +1,10 @@
 """Cache-aside, in one place: asks Redis, then Postgres, and writes back what it learned.
 
 How old an answer can be. A key: revoked in OpenSend's dashboard, which deletes the shared entry, it ends with the next
-message; deleted in Postgres alone, within a minute. Who asks just while it is being deleted can bring the entry back,
-for some two seconds: what was written back is compared with Postgres once more. A suppression that is added counts at
-once (the INSERT looks again); one that is removed counts within a minute. An address or a key of one user never answers
-for another's: the user is part of every key.
+message; deleted in Postgres alone, within a minute, whatever OpenSend's own entry says. Who asks just while it is
+being deleted can bring the entry back, for some two seconds: what was written back is compared with Postgres once more.
+A suppression that is added counts at once (the INSERT looks again); one that is removed counts within a minute. An
+address or a key of one user never answers for another's: the user is part of every key.
 """
 
 from __future__ import annotations

@@ -144,8 +144,9 @@ class Cache:
             self.link.post([("DEL", *(name for token_hash in token_hashes for name in key_names(token_hash)[:2]))])
 
     def store_unknown_key(self, token_hash: str) -> None:
-        """Remembers that there is no such key."""
-        self.link.post([("SET", key_names(token_hash)[2], b"1", "EX", UNKNOWN_KEY_SECONDS)])
+        """Remembers that there is no such key, and forgets what OpenSend may still remember of it."""
+        shared, domain, unknown = key_names(token_hash)
+        self.link.post([("DEL", shared, domain), ("SET", unknown, b"1", "EX", UNKNOWN_KEY_SECONDS)])
 
     def screen(
         self,

@@ -1,4 +1,9 @@
-"""API keys in Redis: the entry shared with OpenSend's app, and two of our own beside it (contract section 4)."""
+"""API keys in Redis: the entry shared with OpenSend's app, and two of our own beside it (contract section 4).
+
+OpenSend writes the shared entry too, for up to 300 s, and deletes it when a key is revoked in its dashboard. So that
+entry says that nobody has revoked the key there. That Postgres still has the key, the second entry says: only the relay
+writes it, for 60 s, after it has asked Postgres. A key counts where both agree.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from relay.core import metrics
-from relay.core.api_keys import KeyRecord, is_domain_id, restriction
+from relay.core.api_keys import KeyRecord, restriction
 from relay.core.frozen import frozen
 from relay.core.memo import memoised
 from relay.core.records import ApiKey
@@ -34,7 +39,7 @@ NOTHING: Final = CachedKey(None, False)
 
 
 def key_commands(token_hash: str, record: KeyRecord) -> list[Command]:
-    """The commands that remember a key. A key restricted to a domain's uuid takes a second entry, for the name."""
+    """The commands that remember a key that Postgres has just been asked for."""
     key = record.key
     shared, domain, _ = key_names(token_hash)
     document = {
@@ -43,11 +48,11 @@ def key_commands(token_hash: str, record: KeyRecord) -> list[Command]:
         "domain": record.domain_column,
         "userId": key.user_id,
     }
-    commands: list[Command] = [("SET", shared, orjson.dumps(document), "EX", KEY_SECONDS)]
-    if record.domain_column is not None and is_domain_id(record.domain_column):
-        named = {"column": record.domain_column, "name": key.domain}
-        commands.insert(0, ("SET", domain, orjson.dumps(named), "EX", KEY_SECONDS))
-    return commands
+    checked = {"column": record.domain_column, "name": key.domain}
+    return [
+        ("SET", domain, orjson.dumps(checked), "EX", KEY_SECONDS),
+        ("SET", shared, orjson.dumps(document), "EX", KEY_SECONDS),
+    ]
 
 
 def counted(cached: CachedKey) -> CachedKey:
@@ -57,16 +62,16 @@ def counted(cached: CachedKey) -> CachedKey:
 
 @memoised(entries=1024, octets=200)
 def key_names(token_hash: str) -> tuple[bytes, bytes, bytes]:
-    """The keys of the shared entry, of the name behind its domain's uuid, and of the mark of a hash that no key has."""
+    """The names of the shared entry, of what Postgres said of its domain, and of the mark of a hash that no key has."""
     octets = token_hash.encode()
     return keys.SHARED_KEY_PREFIX + octets, keys.KEY_DOMAIN_PREFIX + octets, keys.UNKNOWN_KEY_PREFIX + octets
 
 
 @memoised(entries=2048, octets=1400)
 def cached_key(entries: tuple[bytes | None, bytes | None, bytes | None]) -> CachedKey:
-    """What the three entries of a key mean: the shared one, its domain's name, and the mark of a hash that no key has.
+    """What the three entries of a key mean, in the order of `key_names`.
 
-    What can't be understood is as good as nothing.
+    What can't be understood, or was not compared with Postgres within KEY_SECONDS, is as good as nothing.
     """
     shared, domain, unknown = entries
     if shared is None:
@@ -78,11 +83,11 @@ def cached_key(entries: tuple[bytes | None, bytes | None, bytes | None]) -> Cach
         return NOTHING
     if not (column is None or isinstance(column, str)):
         return NOTHING
-    if column is None or not is_domain_id(column):
-        return CachedKey(ApiKey(key_id, user_id, permission, restriction(column, None)), False)
-    named = _object(domain)
-    name = named.get("name")
-    if named.get("column") != column or not isinstance(name, str):
+    checked = _object(domain)
+    if "column" not in checked or checked["column"] != column:
+        return NOTHING
+    name = checked.get("name")
+    if not (name is None or isinstance(name, str)):
         return NOTHING
     return CachedKey(ApiKey(key_id, user_id, permission, restriction(column, name)), False)
 

@@ -6,7 +6,7 @@ from typing import Final
 
 #: OpenSend's own cache of API keys, by token hash: read and written in its form.
 SHARED_KEY_PREFIX: Final = b"auth:apikey:"
-#: The name of the domain that a key is restricted to by uuid, by token hash.
+#: What Postgres said of a key's domain within the last minute, by token hash.
 KEY_DOMAIN_PREFIX: Final = b"smtp-relay:key-domain:"
 #: Marks a token hash that no key has.
 UNKNOWN_KEY_PREFIX: Final = b"smtp-relay:unknown-key:"

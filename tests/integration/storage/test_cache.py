@@ -46,6 +46,13 @@ def shared_key(token_hash: str) -> str:
     return f"auth:apikey:{token_hash}"
 
 
+def checked_key(token_hash: str) -> str:
+    return f"smtp-relay:key-domain:{token_hash}"
+
+
+CHECKED = json.dumps({"column": None, "name": None})
+
+
 def claim(email_id: str, *, user_id: str = "user", message_id: str = "<m@x>", seconds: int = 60) -> Claim:
     return Claim(key_of(user_id, message_id, b"content"), user_id, email_id, seconds)
 
@@ -120,16 +127,55 @@ def test_a_key_is_remembered_in_opensends_form_for_a_minute(
     assert all(name.startswith((b"auth:apikey:", b"smtp-relay:")) for name in client.scan_iter())
 
 
-def test_an_entry_that_opensend_wrote_is_a_hit(
-    lookups: Lookups, store: CountingStore, client: redis.Redis, make_api_key: MakeKey
+@pytest.mark.parametrize("domain", [None, "mail.example", "01234567-89ab-cdef-0123-456789abcdef"])
+def test_an_entry_that_opensend_wrote_counts_for_a_minute_after_postgres_was_asked(
+    lookups: Lookups, store: CountingStore, cache: Cache, client: redis.Redis, make_api_key: MakeKey, domain: str | None
+) -> None:
+    key = make_api_key(domain=domain) if domain else make_api_key()
+    entry = {"apiKeyId": key.id, "permission": "full_access", "domain": domain, "userId": key.user_id, "more": [1]}
+    for asked in (1, 2):
+        for _ in range(3):
+            client.set(shared_key(hash_of(key)), json.dumps(entry), ex=300)
+            found = lookups.api_key(hash_of(key))
+            assert found is not None
+            assert (found.id, found.user_id) == (key.id, key.user_id)
+            assert cache.ping()
+            assert store.asked == ["key"] * asked
+        checked = [name for name in client.scan_iter("smtp-relay:*") if hash_of(key).encode() in name]
+        assert all(0 < client.ttl(name) <= 60 for name in checked)
+        client.delete(*checked)  # as if the minute were over
+
+
+def test_a_key_deleted_in_postgres_alone_ends_within_a_minute_whatever_opensend_remembers(
+    lookups: Lookups, cache: Cache, client: redis.Redis, make_api_key: MakeKey, query: Query
 ) -> None:
     key = make_api_key()
-    entry = {"apiKeyId": key.id, "permission": "full_access", "domain": None, "userId": key.user_id, "more": [1]}
+    entry = {"apiKeyId": key.id, "permission": "full_access", "domain": None, "userId": key.user_id}
+    assert lookups.api_key(hash_of(key)) is not None
+    assert cache.ping()
+    query("DELETE FROM api_keys")
+    client.set(shared_key(hash_of(key)), json.dumps(entry), ex=300)
+    for name in client.scan_iter("smtp-relay:*"):
+        assert 0 < client.ttl(name) <= 60
+        client.delete(name)  # as if the minute were over
+    assert lookups.screen(hash_of(key), key.user_id, ["a@x"]).key is None
+    assert cache.ping()
+    assert client.exists(shared_key(hash_of(key))) == 0, "OpenSend's own app would let it in for minutes yet"
+    assert lookups.api_key(hash_of(key)) is None
+
+
+def test_a_restriction_that_opensend_has_changed_since_is_looked_up(
+    lookups: Lookups, cache: Cache, client: redis.Redis, make_api_key: MakeKey, query: Query
+) -> None:
+    key = make_api_key(domain="old.example")
+    assert lookups.api_key(hash_of(key)) is not None
+    assert cache.ping()
+    query("UPDATE api_keys SET domain = 'new.example'")
+    entry = {"apiKeyId": key.id, "permission": "full_access", "domain": "new.example", "userId": key.user_id}
     client.set(shared_key(hash_of(key)), json.dumps(entry), ex=300)
     found = lookups.api_key(hash_of(key))
     assert found is not None
-    assert (found.id, found.domain) == (key.id, None)
-    assert store.asked == []
+    assert found.domain == "new.example"
 
 
 def test_a_domains_uuid_is_resolved_once(
@@ -181,6 +227,7 @@ def test_a_restriction_in_the_shared_entry_that_makes_no_sense_lets_nothing_thro
 ) -> None:
     entry = {"apiKeyId": "1", "permission": "x", "domain": "no domain", "userId": "u"}
     client.set(shared_key("h"), json.dumps(entry))
+    client.set(checked_key("h"), json.dumps({"column": "no domain", "name": None}))
     found = lookups.api_key("h")
     assert found is not None
     assert found.domain == NO_DOMAIN
@@ -272,6 +319,7 @@ def test_one_users_suppressions_say_nothing_about_anothers(lookups: Lookups, cli
     for user in users:
         entry = {"apiKeyId": "1", "permission": "x", "domain": None, "userId": user or "empty"}
         client.set(shared_key(f"hash-{user or 'empty'}"), json.dumps(entry))
+        client.set(checked_key(f"hash-{user or 'empty'}"), CHECKED)
     lookups.learned("u", {"a@x": "bounced"})
     for user in users[1:]:
         user_id = user or "empty"
@@ -292,6 +340,7 @@ def test_a_key_never_answers_for_another_user(lookups: Lookups, make_api_key: Ma
 def user_hash(client: redis.Redis) -> str:
     entry = {"apiKeyId": "1", "permission": "x", "domain": None, "userId": "user"}
     client.set(shared_key("user-hash"), json.dumps(entry))
+    client.set(checked_key("user-hash"), CHECKED)
     return "user-hash"
 
 
@@ -552,6 +601,7 @@ def test_a_reply_that_came_too_late_is_never_taken_for_the_next_one(own_valkey: 
     assert cache.ping()
     with redis.Redis.from_url(own_valkey.url) as client:
         client.set(shared_key("one"), json.dumps({"apiKeyId": "1", "permission": "x", "domain": None, "userId": "u"}))
+        client.set(checked_key("one"), CHECKED)
         client.client_pause(600)
         assert cache.find_key("one").key is None
         gevent.sleep(1.0)
