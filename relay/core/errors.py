@@ -36,3 +36,14 @@ class QueueUnavailable(Unavailable):
     """The queue took nothing, as far as one can know. `code`: AWS's own, or the name of what went wrong."""
 
     service = "sqs"
+
+
+class Unstorable(Exception):
+    """The database can't hold what a message contains, now or later: the message is refused for good.
+
+    `sqlstate` is Postgres's code for the reason.
+    """
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate

@@ -19,7 +19,7 @@ import structlog
 
 from config.settings import Settings
 from relay.core import deadlines, metrics
-from relay.core.errors import Unavailable
+from relay.core.errors import Unavailable, Unstorable
 from relay.core.ids import new_email_id
 from relay.core.records import ApiKey, EmailRow
 from relay.intake import policy, refusals
@@ -110,6 +110,8 @@ class Acceptor:
             return Verdict(refusals.refusal(unusable), unusable.fault.value)
         except _Refused as refused:
             return Verdict(refused.reply, refused.outcome)
+        except Unstorable:
+            return Verdict(replies.UNSTORABLE, "unstorable")
         except Unavailable as unavailable:
             return Verdict(replies.TRY_LATER, f"{unavailable.service}_unavailable")
 

@@ -22,7 +22,7 @@ import structlog
 
 from relay.core import metrics
 from relay.core.deadlines import seconds_left
-from relay.core.errors import PostgresUnavailable
+from relay.core.errors import PostgresUnavailable, Unstorable
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -33,6 +33,8 @@ _FAULTS: Final = metrics.FAULTS.labels("postgres")
 #: down, cancelled, cannot connect now), system errors, and the read-only server that a failover leaves behind.
 _PASSING_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY: Final = "25006"
+#: Codes that say "never": the database's encoding has no such character (untranslatable, not in its repertoire).
+_UNSTORABLE_CODES: Final = ("22P05", "22021")
 #: How long a connection may take to come about, at most.
 _CONNECT_SECONDS: Final = 2.0
 #: A server that does not answer within so long has had its chance; within less, it may just be that nobody waited.
@@ -55,6 +57,10 @@ class Rejected(Exception):
     def __init__(self, sqlstate: str) -> None:
         super().__init__(sqlstate)
         self.sqlstate = sqlstate
+
+    def consequence(self) -> PostgresUnavailable | Unstorable:
+        """What it means for the message: as a rule a fault of ours, which may be mended, else one of what is in it."""
+        return Unstorable(self.sqlstate) if self.sqlstate in _UNSTORABLE_CODES else PostgresUnavailable()
 
 
 class Database:
@@ -146,7 +152,7 @@ class Database:
             raise PostgresUnavailable() from None
         except Rejected as rejected:
             _log.error("query_rejected", sqlstate=rejected.sqlstate)
-            raise PostgresUnavailable() from None
+            raise rejected.consequence() from None
 
     def close(self) -> None:
         """Closes what is idle; nothing connects from now on."""

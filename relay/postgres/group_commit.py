@@ -193,7 +193,7 @@ class GroupCommit:
             for message in pending:
                 message.done.fail(PostgresUnavailable(unclear=lost.unclear))
         except Rejected as rejected:
-            self._split(session, pending, rejected.sqlstate)
+            self._split(session, pending, rejected)
         else:
             if complete:
                 for message in pending:
@@ -233,11 +233,11 @@ class GroupCommit:
             if batch[0].large:
                 session.close()
 
-    def _split(self, session: _Session, batch: list[PendingMessage], sqlstate: str) -> None:
+    def _split(self, session: _Session, batch: list[PendingMessage], rejected: Rejected) -> None:
         """One message that the server refuses must not fail its neighbours."""
         if len(batch) == 1:
-            _log.error("row_rejected", email_id=batch[0].ids[0], sqlstate=sqlstate)
-            batch[0].done.fail(PostgresUnavailable())
+            _log.error("row_rejected", email_id=batch[0].ids[0], sqlstate=rejected.sqlstate)
+            batch[0].done.fail(rejected.consequence())
             return
         half = len(batch) // 2
         self._store(session, batch[:half])

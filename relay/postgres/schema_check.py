@@ -136,6 +136,10 @@ def problems(cursor: Any) -> Iterator[str]:
     cursor.execute("SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'")
     if cursor.fetchone()[0]:
         yield "is read-only: a replica, or a role that may not write"
+    cursor.execute("SELECT current_setting('server_encoding')")
+    encoding = cursor.fetchone()[0]
+    if encoding != "UTF8":
+        yield f"is encoded in {encoding}, should be UTF8: mails with other characters would be refused"
     for table, columns in TABLES.items():
         found = _found_columns(cursor, table)
         if not found:
