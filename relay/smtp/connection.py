@@ -181,7 +181,6 @@ class Connection:
             elif isinstance(read, Flaw):
                 reply = session.flawed_line(read)
             else:
-                self._connection_log.failed(read)
                 reply = session.no_room()
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears 451 and the connection goes on
             self._connection_log.failed(error)

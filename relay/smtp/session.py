@@ -105,11 +105,11 @@ class Session:
         """The connection is gone; what it left unfinished is let go."""
         self._end_transaction()
 
-    def fail(self, reply: Reply) -> Reply:
+    def fail(self, reply: Reply, outcome: str = "failed") -> Reply:
         """Trouble of ours in the midst of something: nothing of the transaction is kept."""
         self.expects = Expects.COMMAND
         self._exchange = None
-        return reply if self._transaction is None else self._conclude(Verdict(reply, "failed"))
+        return reply if self._transaction is None else self._conclude(Verdict(reply, outcome))
 
     # Lines
 
@@ -322,7 +322,7 @@ class Session:
         if self.expects is Expects.CHUNK and self._transaction is not None:
             self._transaction.refuse(replies.NO_ROOM)
             return self.end_of_chunk()
-        return self.fail(replies.NO_ROOM)
+        return self.fail(replies.NO_ROOM, "no_room")
 
     def end_of_chunk(self) -> Reply:
         """The octets of the announced chunk have been read into `sink`."""

@@ -13,8 +13,9 @@ from relay.smtp.spool import Body
 class Transaction:
     """From MAIL to the end of data (RFC 5321 section 3.3)."""
 
-    def __init__(self, options: Options, *, smtputf8: bool) -> None:
+    def __init__(self, options: Options, *, smtputf8: bool, announced_size: int = 0) -> None:
         self._options = options
+        self._announced_size = announced_size
         self._smtputf8 = smtputf8
         #: Forward-paths by the form in which they compare.
         self._recipients: dict[str, str] = {}
@@ -39,7 +40,7 @@ class Transaction:
         smtputf8 = "SMTPUTF8" in path.parameters
         if not smtputf8 and not path.local.isascii():
             return replies.UTF8_NOT_ANNOUNCED
-        return cls(options, smtputf8=smtputf8)
+        return cls(options, smtputf8=smtputf8, announced_size=int(path.parameters.get("SIZE", 0)))
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ class Transaction:
     def open_body(self) -> Body:
         """Where the data goes; the same for every chunk."""
         if self.body is None:
-            self.body = Body(self._options.spool_threshold, self._options.spool_directory)
+            self.body = Body(self._options.spool_threshold, self._options.spool_directory, self._announced_size)
         return self.body
 
     def open_chunk(self, size: int) -> Body | None:
@@ -91,6 +92,7 @@ class Transaction:
         if body.size + size > self._options.max_message_size:
             self.refuse(replies.TOO_LARGE)
             return None
+        body.announce(body.size + size)
         return body
 
     def refuse(self, reply: Reply) -> None:
