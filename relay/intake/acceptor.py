@@ -8,7 +8,7 @@ Postgres can tell, and only repeats ask.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import repeat
@@ -46,6 +46,9 @@ _LOGGED_NAMES: Final = 20
 _PARSE_SECONDS: Final = metrics.STAGE_SECONDS.labels("parse")
 _SCREEN_SECONDS: Final = metrics.STAGE_SECONDS.labels("screen")
 _STORE_SECONDS: Final = metrics.STAGE_SECONDS.labels("store")
+
+#: What makes a message of raw octets. Raises Unusable.
+Parse = Callable[[bytes, Limits], Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,12 @@ class _Refused(Exception):
 class Acceptor:
     """Accepts one message at a time for each greenlet that calls it."""
 
-    def __init__(self, lookups: Lookups, store: Store, options: AcceptOptions) -> None:
+    def __init__(self, lookups: Lookups, store: Store, options: AcceptOptions, parse: Parse = parse) -> None:
+        """`parse`: `relay.mail.parse`, or the same with a limit on its time."""
         self._lookups = lookups
         self._store = store
         self._options = options
+        self._parse = parse
 
     def store(self, submission: Submission) -> Verdict:
         """Stores the message. A positive reply means that its rows are committed. Raises nothing but for bugs."""
@@ -122,7 +127,7 @@ class Acceptor:
         """
         raw = submission.body.read()
         began = time.monotonic()
-        message = parse(raw, self._options.limits)
+        message = self._parse(raw, self._options.limits)
         _PARSE_SECONDS.observe(time.monotonic() - began)
         metrics.PARSED.labels(message.parser).inc()
         if message.dropped_headers:

@@ -1,170 +1,198 @@
-"""The lane for large messages: parsed and stored in a process of its own, as many at a time as there is memory for.
+"""The lane for messages that no worker parses itself: the large ones, and those whose parsing was given up there.
 
-Parsing tens of megabytes and building a statement of them are CPU work that no greenlet can interrupt; over there they
-hold up nobody. `SMTP_RELAY_MEMORY_BUDGET_BYTES` bounds the memory: whoever finds it used up waits for a turn, with the
-client waiting at the final dot. The process is started by the first large message and ended after a while without one.
+Parsing tens of megabytes and building a statement of them are CPU work that no greenlet can interrupt; in a process of
+its own it holds up nobody, and neither does it when something goes wrong with it: each message has a child to itself,
+which ends with it. `SMTP_RELAY_MEMORY_BUDGET_BYTES` bounds the memory: whoever finds it used up waits for a turn, with
+the client waiting at the final dot.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
+import hashlib
 import os
+import signal
 import socket
-import sys
 import time
-from pathlib import Path
-from subprocess import DEVNULL, Popen
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import gevent
 import structlog
-from gevent.event import AsyncResult
-from gevent.lock import BoundedSemaphore
 
-from relay.core.supervision import Supervised, run_once, supervise
-from relay.intake.bulk_protocol import head_of, receive_message, send_message, verdict_of
+from relay.core import metrics
+from relay.intake.bulk_protocol import (
+    MESSAGE,
+    SUCCESSOR,
+    Died,
+    ForeignVersion,
+    Reading,
+    Report,
+    Uses,
+    decode_report,
+    encode_head,
+    receive_message,
+    send_message,
+)
 from relay.intake.memory_budget import MemoryBudget
+from relay.intake.overruns import MessageOverruns
 from relay.smtp import replies
+from relay.smtp.spool import Body, NoRoom
 from relay.smtp.submission import Submission, Verdict
 
 log = structlog.get_logger(__name__)
 
-#: How long a message may take in the process, once it is its turn; seconds.
-WORK_SECONDS: Final = 90.0
+#: How long a message may take in its child, whose own limit is a little shorter; seconds.
+WORK_SECONDS: Final = 100.0
+#: How soon a child has to show that there is one; seconds.
+START_SECONDS: Final = 20.0
 #: How long it may wait for its turn. Clients wait ten minutes at the final dot (RFC 5321 section 4.5.3.2.6); seconds.
 TURN_SECONDS: Final = 300.0
-#: The process ends after so long without a message; seconds.
-IDLE_SECONDS: Final = 60.0
-#: Pages of 2 MB under its buffers, where glibc (from 2.35 on) and the kernel have them: a fourteenth less CPU.
-_LARGE_PAGES: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 #: Octets of memory that it takes at most to parse and store one octet of a message: measured with 10 and 39 MB.
 FOOTPRINT: Final = 5
+#: Octets that a child has to itself besides: pages that it wrote to and that were its parent's before.
+CHILD_OCTETS: Final = 10_000_000
+#: Octets of a file that are hashed before the others have their turn.
+_SLICE: Final = 1_000_000
+
+_OVERRUNS: Final = metrics.PARSE_OVERRUNS.labels("child")
+
+
+class _Silent(Exception):
+    """The process for large messages did not start a child."""
 
 
 class BulkLane:
-    """Accepts spooled messages, for any number of greenlets.
+    """Accepts messages, for any number of greenlets.
 
-    `settings`: as `Settings.to_json` gives them; `budget`: octets of memory for all messages together.
+    `channels`: of the process for large messages and its successor, as `relay.process.bulk.start` gives them; `budget`:
+    octets of memory for all messages together; `lost`: called when there is no such process left, and none can be had.
     """
 
-    def __init__(self, settings: bytes, budget: int) -> None:
-        self._settings = settings
+    def __init__(self, channels: Sequence[int], budget: int, lost: Callable[[], None]) -> None:
+        self._channels = [socket.socket(fileno=channel) for channel in channels]
         self._budget = MemoryBudget(budget)
-        self._process: _Process | None = None
-        self._starting = BoundedSemaphore(1)
-        self._watcher: Supervised | None = None
+        self._lost = lost
+        self._overruns = MessageOverruns()
 
     def store(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not: 452 when its turn did not come, 451 when the process failed."""
-        with self._budget.part(submission.body.size * FOOTPRINT, TURN_SECONDS) as granted:
-            if not granted:
+        try:
+            submission.body.spool()
+        except NoRoom:
+            return Verdict(replies.NO_ROOM, "no_room")
+        reading, digest = Reading.WHOLE, b""
+        user_id, size = submission.login.key.user_id, submission.body.size
+        if self._overruns.suspects(user_id, size):
+            digest = _digest(submission.body)
+            times = self._overruns.times(user_id, size, digest)
+            if times > 1:
+                return Verdict(replies.UNREADABLE, "unreadable")
+            if times:
+                reading = Reading.HEADER
+        with self._budget.part(CHILD_OCTETS + size * FOOTPRINT, TURN_SECONDS) as part:
+            if not part.granted:
                 return Verdict(replies.NO_ROOM, "no_turn")
             try:
-                process = self._running()
-                return process.store(submission, WORK_SECONDS)
-            except (OSError, EOFError) as error:
+                end = self._in_child(submission, reading, part.shrink)
+            except (OSError, EOFError, ForeignVersion, _Silent) as error:
                 log.error("process for large messages failed", reason=type(error).__name__)
-                self._end()
                 return Verdict(replies.TRY_LATER, "bulk_unavailable")
+        if isinstance(end, Verdict):
+            return end
+        log.error(
+            "child for a large message died",
+            connection=submission.connection_id,
+            signal=_name(end.signal),
+            octets=size,
+            reading=reading.value,
+        )
+        if end.signal == signal.SIGPROF:
+            _OVERRUNS.inc()
+            self._overruns.note(user_id, size, digest or _digest(submission.body))
+            return Verdict(replies.TRY_LATER, "parse_overrun")
+        return Verdict(replies.TRY_LATER, "bulk_unavailable")
 
     def close(self) -> None:
         """Ends the process."""
-        if self._watcher is not None:
-            self._watcher.stop()
-        self._end()
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
 
-    def _running(self) -> _Process:
-        with self._starting:
-            if self._process is not None and self._process.deaf:
-                self._end()
-            if self._process is None:
-                self._process = _Process(self._settings)
-                self._watcher = supervise("large-lane-idle", self._end_when_idle, self._process, ends=True)
-            return self._process
+    def _in_child(self, submission: Submission, reading: Reading, uses: Callable[[int], None]) -> Verdict | Died:
+        """What became of a message in a child of its own. Raises OSError, EOFError, ForeignVersion and _Silent."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                process = self._order(MESSAGE, [theirs.fileno(), submission.body.fileno()])
+            end = time.monotonic() + WORK_SECONDS
+            send_message(ours, encode_head(submission, reading))
+            try:
+                self._receive(ours, START_SECONDS)
+            except TimeoutError:
+                # It may be stopped, which nobody tells. Closing its channel ends it as soon as it goes on.
+                self._give_up(process)
+                raise _Silent from None
+            while True:
+                report = self._receive(ours, end - time.monotonic())
+                if isinstance(report, Verdict | Died):
+                    return report
+                if isinstance(report, Uses):
+                    uses(report.octets)
 
-    def _end_when_idle(self, process: _Process) -> None:
-        while process is self._process:
-            idle = process.idle_seconds()
-            if idle >= IDLE_SECONDS:
-                self._end()
-                return
-            gevent.sleep(IDLE_SECONDS - idle)
+    @staticmethod
+    def _receive(channel: socket.socket, seconds: float) -> Report:
+        with gevent.Timeout(max(0.0, seconds), TimeoutError):
+            document = receive_message(channel)
+        if document is None:
+            raise EOFError
+        return decode_report(document)
 
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.end()
+    def _order(self, order: bytes, descriptors: list[int]) -> socket.socket:
+        """Has an order carried out by the process, or by its successor if it is gone; its channel. Raises OSError."""
+        while True:
+            if not self._channels:
+                self._lost()
+                raise EOFError
+            process = self._channels[0]
+            try:
+                socket.send_fds(process, [order], descriptors)
+            except OSError:
+                self._give_up(process)
+            else:
+                return process
+
+    def _give_up(self, process: socket.socket) -> None:
+        """From now on its successor takes the messages, and forks one of its own."""
+        if process not in self._channels:
+            return
+        log.error("process for large messages is gone", left=len(self._channels) - 1)
+        self._channels.remove(process)
+        process.close()
+        if self._channels:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                with theirs:
+                    socket.send_fds(self._channels[0], [SUCCESSOR], [theirs.fileno()])
+            except OSError:
+                # Gone as well, which the next order finds out.
+                ours.close()
+            else:
+                self._channels.append(ours)
 
 
-class _Process:
-    """The child process, and what it has been given to do."""
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
-    def __init__(self, settings: bytes) -> None:
-        """Starts it. Raises OSError."""
-        self._channel, theirs = socket.socketpair()
-        with theirs:
-            self._process = Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "relay.process.bulk", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                cwd=Path(__file__).parents[2],
-                stdin=DEVNULL,
-                env={**_LARGE_PAGES, **os.environ},
-            )
-        self._sending = BoundedSemaphore(1)
-        self._numbers = itertools.count()
-        self._open: dict[int, AsyncResult[Verdict]] = {}
-        self._last_used = time.monotonic()
-        send_message(self._channel, settings)
-        # Not supervised: after an error in the midst of an answer nobody knows where the next one begins. `deaf` tells.
-        self._listener = run_once("large-lane-listener", self._listen)
 
-    def store(self, submission: Submission, seconds: float) -> Verdict:
-        """Has a message stored. Raises OSError and EOFError when the process failed, or took longer."""
-        number = next(self._numbers)
-        verdict = self._open[number] = AsyncResult()
-        try:
-            with gevent.Timeout(seconds, TimeoutError):
-                with self._sending:
-                    send_message(self._channel, head_of(number, submission), [submission.body.fileno()])
-                return cast("Verdict", verdict.get())
-        finally:
-            del self._open[number]
-            self._last_used = time.monotonic()
-
-    @property
-    def deaf(self) -> bool:
-        """Whether nobody would hear its answers."""
-        return bool(self._listener.dead)
-
-    def idle_seconds(self) -> float:
-        """How long it has had nothing to do."""
-        return 0.0 if self._open else time.monotonic() - self._last_used
-
-    def end(self) -> None:
-        """Ends the process; whoever still waits hears EOFError."""
-        self._listener.kill()
-        self._channel.close()
-        self._fail_open()
-        self._process.kill()
-        # Reaped before anybody else asks for the descriptors that it had.
-        run_once("large-lane-reaper", self._process.wait)
-
-    def _listen(self) -> None:
-        """Hands out the verdicts, until the process ends."""
-        try:
-            while (document := receive_message(self._channel)) is not None:
-                answer = json.loads(document)
-                waiting = self._open.get(answer["number"])
-                if waiting is not None:
-                    waiting.set(verdict_of(answer))
-        except OSError:
-            # Whoever waits is told below.
-            pass
-        finally:
-            self._fail_open()
-
-    def _fail_open(self) -> None:
-        for waiting in self._open.values():
-            if not waiting.ready():
-                waiting.set_exception(EOFError())
+def _digest(body: Body) -> bytes:
+    """Of all octets of a spooled message."""
+    digest = hashlib.blake2b(digest_size=16)
+    position = 0
+    while octets := os.pread(body.fileno(), _SLICE, position):
+        digest.update(octets)
+        position += len(octets)
+        gevent.sleep(0)
+    return digest.digest()

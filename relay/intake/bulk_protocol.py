@@ -1,9 +1,14 @@
-"""What a worker and its process for large messages say to each other.
+"""What a worker, its process for large messages and the children of that process say to each other.
 
-    parent → child   the settings, once; then for each message a head (JSON) with the descriptor of the spooled file
-    child → parent   verdicts (JSON), in any order: each names the message that it is for
+    worker → process   one octet a message of the channel (SOCK_SEQPACKET), with descriptors:
+                       MESSAGE: the child's end of a socket pair, and the file with the octets
+                       SUCCESSOR: the channel of another such process, which is to be forked
+    worker → child     a head, over the socket pair
+    child → worker     any number of reports, over the same; the last one is a verdict
+    process → worker   what ended a child that gave none, over the same
 
-Each is preceded by its length, four octets, network order.
+Heads and reports are JSON, preceded by their length: four octets, network order. Each carries the version: both sides
+are forked from one process and so have the same, but a side that meets another one must not guess.
 """
 
 from __future__ import annotations
@@ -11,81 +16,159 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import asdict
+from enum import StrEnum
 from typing import Any, Final
 
 from config.settings import RecipientRule
+from relay.core.frozen import frozen
 from relay.core.records import ApiKey
 from relay.smtp.replies import Reply
 from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
 
-LENGTH_OCTETS: Final = 4
+#: Of heads and reports. To be raised with each change of them.
+VERSION: Final = 2
+
+#: Orders on the channel.
+MESSAGE: Final = b"m"
+SUCCESSOR: Final = b"s"
+
+_LENGTH_OCTETS: Final = 4
 
 
-def head_of(number: int, submission: Submission) -> bytes:
+class ForeignVersion(Exception):
+    """The other side speaks another version. Nothing that it said can be relied on."""
+
+
+class Reading(StrEnum):
+    """How a child reads a message."""
+
+    #: As every message is read.
+    WHOLE = "whole"
+    #: Its header alone; the rest becomes an attachment (relay.mail.unread).
+    HEADER = "header"
+
+
+@frozen
+class Order:
+    """One message as a child gets it."""
+
+    submission: Submission
+    reading: Reading
+
+
+@frozen
+class Started:
+    """A child has been forked, and read its head."""
+
+
+@frozen
+class Uses:
+    """From now on the child uses so many octets of memory at most, the message and everything made of it."""
+
+    octets: int
+
+
+@frozen
+class Died:
+    """The child ended without a verdict, by this signal (0: by itself)."""
+
+    signal: int
+
+
+Report = Started | Uses | Died | Verdict
+
+
+def encode_head(submission: Submission, reading: Reading) -> bytes:
+    """The head of a message."""
     head = {
-        "number": number,
+        "version": VERSION,
         "token_hash": submission.login.token_hash,
         "key": asdict(submission.login.key),
         "recipients": submission.recipients,
         "rule": submission.rule.value,
         "connection_id": submission.connection_id,
+        "reading": reading.value,
     }
     return json.dumps(head).encode("ascii")
 
 
-def submission_of(head: dict[str, Any], body: Body) -> Submission:
-    """The submission that a head describes, with the file that came along."""
-    return Submission(
+def decode_head(document: bytes, body: Body) -> Order:
+    """The order that a head describes, with the file that came along. Raises ForeignVersion."""
+    head = _decode(document)
+    submission = Submission(
         login=Login(head["token_hash"], ApiKey(**head["key"])),
         recipients=tuple(head["recipients"]),
         rule=RecipientRule(head["rule"]),
         body=body,
         connection_id=head["connection_id"],
     )
+    return Order(submission, Reading(head["reading"]))
 
 
-def answer_of(number: int, verdict: Verdict) -> bytes:
-    """What the process says of the message that came with that number."""
-    reply = verdict.reply
-    answer = {
-        "number": number,
-        "reply": [reply.code, reply.enhanced, reply.lines, reply.closes],
-        "outcome": verdict.outcome,
-        "email_id": verdict.email_id,
-        "stored": verdict.stored,
-    }
-    return json.dumps(answer).encode("ascii")
+def encode_report(report: Report) -> bytes:
+    """One report."""
+    document: dict[str, Any]
+    match report:
+        case Started():
+            document = {"kind": "started"}
+        case Uses(octets):
+            document = {"kind": "uses", "octets": octets}
+        case Died(signal):
+            document = {"kind": "died", "signal": signal}
+        case Verdict():
+            reply = report.reply
+            document = {
+                "kind": "verdict",
+                "reply": [reply.code, reply.enhanced, reply.lines, reply.closes],
+                "outcome": report.outcome,
+                "email_id": report.email_id,
+                "stored": report.stored,
+            }
+    return json.dumps({"version": VERSION, **document}).encode("ascii")
 
 
-def verdict_of(answer: dict[str, Any]) -> Verdict:
-    code, enhanced, lines, closes = answer["reply"]
-    reply = Reply(code, enhanced, tuple(lines), closes)
-    return Verdict(reply, answer["outcome"], answer["email_id"], tuple(answer["stored"]))
+def decode_report(document: bytes) -> Report:
+    """The report that these octets are. Raises ForeignVersion."""
+    report = _decode(document)
+    match report["kind"]:
+        case "started":
+            return Started()
+        case "uses":
+            return Uses(report["octets"])
+        case "died":
+            return Died(report["signal"])
+        case "verdict":
+            code, enhanced, lines, closes = report["reply"]
+            reply = Reply(code, enhanced, tuple(lines), closes)
+            return Verdict(reply, report["outcome"], report["email_id"], tuple(report["stored"]))
+        case _:
+            raise ForeignVersion
 
 
-def send_message(channel: socket.socket, octets: bytes, descriptors: list[int] | None = None) -> None:
-    """One message to the other side, with open files. Raises OSError."""
-    length = len(octets).to_bytes(LENGTH_OCTETS, "big")
-    if descriptors:
-        socket.send_fds(channel, [length], descriptors)
-    else:
-        channel.sendall(length)
-    channel.sendall(octets)
+def _decode(document: bytes) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(document)
+    if decoded.get("version") != VERSION:
+        raise ForeignVersion
+    return decoded
 
 
-def receive_exactly(channel: socket.socket, count: int) -> bytes | None:
-    """The next octets; None when the other side closed. Raises OSError."""
-    received = b""
+def send_message(channel: socket.socket, octets: bytes) -> None:
+    """One head or report to the other side. Raises OSError."""
+    channel.sendall(len(octets).to_bytes(_LENGTH_OCTETS, "big") + octets)
+
+
+def receive_message(channel: socket.socket) -> bytes | None:
+    """The next head or report; None when the other side closed. Raises OSError."""
+    length = _receive_exactly(channel, _LENGTH_OCTETS)
+    return None if length is None else _receive_exactly(channel, int.from_bytes(length, "big"))
+
+
+def _receive_exactly(channel: socket.socket, count: int) -> bytes | None:
+    received = bytearray()
     while len(received) < count:
         octets = channel.recv(count - len(received))
         if not octets:
             return None
         received += octets
-    return received
-
-
-def receive_message(channel: socket.socket) -> bytes | None:
-    """The next message without files; None when the other side closed. Raises OSError."""
-    length = receive_exactly(channel, LENGTH_OCTETS)
-    return None if length is None else receive_exactly(channel, int.from_bytes(length, "big"))
+    return bytes(received)

@@ -55,12 +55,13 @@ class Lookups:
     Raises PostgresUnavailable where Postgres is needed and silent.
     """
 
-    def __init__(self, store: Store, cache: Cache) -> None:
+    def __init__(self, store: Store, cache: Cache, *, write_back_keys: bool = True) -> None:
+        """`write_back_keys`: not so in a process that may have ended before it could look at a key a second time."""
         self._store = store
         self._cache = cache
         self._flights: dict[Hashable, AsyncResult[Any]] = {}
         self._uses = _KeyUses(store)
-        self._write_backs = _WriteBacks(store, cache)
+        self._write_backs = _WriteBacks(store, cache) if write_back_keys else None
 
     def api_key(self, token_hash: str) -> ApiKey | None:
         """The key for AUTH, or None: unknown, or without a user."""
@@ -135,7 +136,8 @@ class Lookups:
             if record is None:
                 self._cache.store_unknown_key(token_hash)
                 return None
-            self._write_backs.write(token_hash, record)
+            if self._write_backs is not None:
+                self._write_backs.write(token_hash, record)
             return record.key
 
         return self._once(("key", token_hash), fetch)

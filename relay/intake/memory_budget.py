@@ -9,12 +9,28 @@ from contextlib import contextmanager
 from gevent.event import Event
 
 
-class _Waiter:
-    __slots__ = ("granted", "octets")
+class Part:
+    """What one greenlet asked for."""
 
-    def __init__(self, octets: int) -> None:
+    __slots__ = ("_budget", "_event", "octets")
+
+    def __init__(self, budget: MemoryBudget, octets: int) -> None:
+        self._budget = budget
+        #: How many it has, or waits for.
         self.octets = octets
-        self.granted = Event()
+        self._event = Event()
+
+    @property
+    def granted(self) -> bool:
+        """Whether it has them."""
+        return self._event.is_set()
+
+    def shrink(self, octets: int) -> None:
+        """Gives back all but so many. What was given back can't be had again: two who want more might wait for each
+        other."""
+        if self.granted and octets < self.octets:
+            surplus, self.octets = self.octets - octets, octets
+            self._budget.give_back(surplus)
 
 
 class MemoryBudget:
@@ -26,29 +42,35 @@ class MemoryBudget:
     def __init__(self, octets: int) -> None:
         self._octets = octets
         self._free = octets
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting: deque[Part] = deque()
 
     @contextmanager
-    def part(self, octets: int, seconds: float) -> Iterator[bool]:
-        """Waits at most so long for so many octets, and has them while the context lasts. False: they did not come.
+    def part(self, octets: int, seconds: float) -> Iterator[Part]:
+        """Waits at most so long for so many octets, and has them while the context lasts, unless they did not come.
 
         A wish for more than there is gets everything, and is alone then.
         """
-        waiter = _Waiter(min(octets, self._octets))
-        self._waiting.append(waiter)
+        part = Part(self, min(octets, self._octets))
+        self._waiting.append(part)
         try:
             self._grant()
-            yield waiter.granted.wait(seconds)
+            part._event.wait(seconds)
+            yield part
         finally:
-            if waiter.granted.is_set():
-                self._free += waiter.octets
+            if part.granted:
+                self._free += part.octets
             else:
-                self._waiting.remove(waiter)
+                self._waiting.remove(part)
             # Either way, whoever was behind it may have their turn.
             self._grant()
 
+    def give_back(self, octets: int) -> None:
+        """Some of what was handed out is not needed any more."""
+        self._free += octets
+        self._grant()
+
     def _grant(self) -> None:
         while self._waiting and self._waiting[0].octets <= self._free:
-            waiter = self._waiting.popleft()
-            self._free -= waiter.octets
-            waiter.granted.set()
+            part = self._waiting.popleft()
+            self._free -= part.octets
+            part._event.set()

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Protocol
+from typing import Final, Protocol
 
 import gevent
+import structlog
 
+from relay.core import metrics
 from relay.core.errors import Unavailable
 from relay.intake.lookups import Lookups
+from relay.intake.overruns import KeyOverruns
+from relay.intake.parse_clock import ParseOverrun
 from relay.smtp import replies
 from relay.smtp.replies import Reply
 from relay.smtp.submission import Login, Submission, Verdict
+
+log = structlog.get_logger(__name__)
+
+_OVERRUNS: Final = metrics.PARSE_OVERRUNS.labels("worker")
 
 
 class Lane(Protocol):
@@ -25,7 +33,8 @@ class Lane(Protocol):
 class IntakeServices:
     """What a `relay.smtp.session.Session` asks for.
 
-    `small` takes messages that are in memory, `large` those that are in a file; `publish` is told of each stored row
+    `small` takes messages that are in memory, unless it raises ParseOverrun; `large` those that are in a file, those
+    that `small` gave up, and all of a key that this happens to again and again. `publish` is told of each stored row
     once it is committed, and must return at once.
     """
 
@@ -34,6 +43,7 @@ class IntakeServices:
         self._small = small
         self._large = large
         self._publish = publish
+        self._overruns = KeyOverruns()
 
     def authenticate(self, password: str) -> Login | Reply:
         """The login that an API key opens: 535 where there is none, 454 where that can't be told now."""
@@ -52,13 +62,27 @@ class IntakeServices:
 
     def submit(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not; its jobs are on their way when a 250 comes back."""
-        lane = self._large if submission.body.spooled else self._small
+        elsewhere = submission.body.spooled or self._overruns.keeps_out(submission.login.key.id)
         # Behind all commands that have arrived: messages that are parsed one after the other find the processor's
         # caches warm, which saves 2 % of the CPU of a small one.
         gevent.sleep(0)
-        verdict = lane.store(submission)
+        verdict = self._large.store(submission) if elsewhere else self._store_here(submission)
         for email_id in verdict.stored:
             self._publish(email_id)
         if verdict.reply.positive:
             self._lookups.used(submission.login.key)
         return verdict
+
+    def _store_here(self, submission: Submission) -> Verdict:
+        try:
+            return self._small.store(submission)
+        except ParseOverrun:
+            _OVERRUNS.inc()
+            kept_out = self._overruns.note(submission.login.key.id)
+            log.warning(
+                "message takes too long to parse, left to a child",
+                connection=submission.connection_id,
+                octets=submission.body.size,
+                key_kept_out=kept_out,
+            )
+        return self._large.store(submission)

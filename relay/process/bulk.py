@@ -1,106 +1,183 @@
-"""The process for large messages: `python -m relay.process.bulk DESCRIPTOR`, started by `relay.intake.bulk_lane`."""
+"""The process for large messages: it forks a child for each, and says what ended those that ended without a verdict.
 
-from gevent import monkey
+A worker forks it before it starts anything else, so that it has everything loaded and nothing running: what it forks in
+turn reads no file of the program, whatever has become of those since the service started. It parses nothing, connects
+to nobody and keeps nothing of a message, so that hardly anything can end it; should something do so all the same, a
+second one stands ready, which the first forked at its own start.
 
-monkey.patch_all()
+It ends when its worker does, and its children with it.
+"""
 
-# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+from __future__ import annotations
 
-from psycogreen.gevent import patch_psycopg
-
-patch_psycopg()
-
+import _socket as _sockets
 import contextlib
-import json
+import os
+import signal
 import socket
 import sys
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
 
-import structlog
-from gevent.lock import BoundedSemaphore
+from gevent.monkey import get_original
 
-import config.logging
-import config.sentry
 from config.settings import Settings
-from relay import __version__
-from relay.core.supervision import run_once
-from relay.intake.acceptor import AcceptOptions, Acceptor
-from relay.intake.bulk_protocol import (
-    LENGTH_OCTETS,
-    answer_of,
-    receive_exactly,
-    receive_message,
-    send_message,
-    submission_of,
-)
-from relay.intake.lookups import Lookups
-from relay.postgres.store import Store
-from relay.redis.cache import Cache
-from relay.smtp import replies
-from relay.smtp.spool import Body
-from relay.smtp.submission import Verdict
+from relay.intake.bulk_protocol import MESSAGE, SUCCESSOR, Died, encode_report, send_message
+from relay.process import bulk_child
 
-log = structlog.get_logger(__name__)
+# gevent's own would make a hub, which the children would inherit.
+_fork: Final = get_original("os", "fork")
+_signal: Final = get_original("signal", "signal")
+_waitpid: Final = get_original("os", "waitpid")
+_select: Final = get_original("select", "select")
 
-#: For a statement with tens of megabytes, which a busy Postgres works on for seconds. Half of it is for a second try.
-STORE_SECONDS: Final = 24.0
-#: For everything that Postgres is asked for one message, but for a second more for each 4 MB of an INSERT.
-ANSWER_SECONDS: Final = 36.0
-#: Longer than all that; see `AcceptOptions.lease_seconds`.
-LEASE_SECONDS: Final = 60.0
+#: What a terminal or a platform sends to every process of a service. The worker attends to it; this one ends with it.
+_LEFT_TO_THE_WORKER: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Descriptors that come with an order.
+_MOST_DESCRIPTORS: Final = 2
+#: The names of these processes where an operator looks at them, 15 octets at most.
+_NAME: Final = "relay-large"
+_CHILD_NAME: Final = "relay-parse"
 
 
-def serve(descriptor: int) -> int:
-    """Messages in, verdicts out, until the other side closes; the exit status.
+def start(settings: Settings) -> list[int]:
+    """Forks the process and its successor; the descriptors of their channels, for `relay.intake.bulk_lane`.
 
-    The parent sees to it that there are never more messages at a time than there is memory for.
+    To be called before the process has a hub, a thread or a connection: they would be on both sides.
     """
-    with socket.socket(fileno=descriptor) as channel:
-        settings = receive_message(channel)
-        if settings is None:
-            return 0
-        acceptor = _acceptor(Settings.from_json(settings))
-        answering = BoundedSemaphore(1)
+    ours, theirs = zip(*(_channel() for _ in range(2)), strict=True)
+    if _fork() == 0:
+        _serve(settings, theirs[0], successor=theirs[1])
+    for descriptor in theirs:
+        os.close(descriptor)
+    return list(ours)
+
+
+def _channel() -> tuple[int, int]:
+    """Two descriptors: what is written to one is read from the other."""
+    ours, theirs = _sockets.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return ours.detach(), theirs.detach()
+
+
+def _serve(settings: Settings, channel: int, *, successor: int | None = None) -> NoReturn:
+    """All that a forked process for large messages does."""
+    keep = [channel] if successor is None else [channel, successor]
+    _run(lambda: _Process(settings, channel).serve(successor), keep, _NAME)
+
+
+def _run(body: Callable[[], None], keep: Sequence[int], name: str) -> NoReturn:
+    """Runs the body as all that this forked process does. It keeps those descriptors, and the standard ones."""
+    status = 1
+    try:
+        start = 3
+        for descriptor in sorted(keep):
+            os.closerange(start, descriptor)
+            start = descriptor + 1
+        os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+        with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as comm:
+            comm.write(name)
+        body()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the last frame of this process: whatever it was, it is shown, and the status tells
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+class _Process:
+    """One process for large messages."""
+
+    def __init__(self, settings: Settings, channel: int) -> None:
+        self._settings = settings
+        self._channel: Any = _sockets.socket(fileno=channel)
+        #: pid -> the child's end of its socket pair, until the child has ended.
+        self._children: dict[int, Any] = {}
+        self._wakeup, self._wakeup_end = os.pipe()
+        for descriptor in (self._wakeup, self._wakeup_end):
+            os.set_blocking(descriptor, False)
+        for number in _LEFT_TO_THE_WORKER:
+            _signal(number, signal.SIG_IGN)
+        _signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
+
+    def serve(self, successor: int | None) -> None:
+        """Carries out what the worker orders, until that ends."""
+        if successor is not None:
+            self._fork_successor(successor)
+        while True:
+            ready = _select([self._channel, self._wakeup], [], [])[0]
+            if self._wakeup in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wakeup, 4096)
+                self._reap()
+            if self._channel in ready and not self._carry_out():
+                break
+        for pid in self._children:
+            # It can't be another process's pid yet: only the waitpid() of this one sets it free.
+            os.kill(pid, signal.SIGKILL)
+
+    def _carry_out(self) -> bool:
+        """One order; whether there may be more."""
+        try:
+            order, descriptors, _, _ = socket.recv_fds(self._channel, 1, _MOST_DESCRIPTORS)
+        except ConnectionError:
+            return False
+        try:
+            if order == MESSAGE and len(descriptors) == 2:
+                self._fork_child(*descriptors)
+            elif order == SUCCESSOR and descriptors:
+                self._fork_successor(descriptors[0])
+        except OSError as error:
+            # The worker sees the socket pair closed. There is no log here: nothing in this process may need a hub.
+            sys.stderr.write(f"the process for large messages can't fork: {error.strerror}\n")
+        finally:
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        return bool(order)
+
+    def _fork_child(self, answers: int, body: int) -> None:
+        kept: Any = _sockets.socket(fileno=os.dup(answers))
+        try:
+            pid = _fork()
+        except OSError:
+            kept.close()
+            raise
+        if pid == 0:
+            self._forget()
+            _run(lambda: bulk_child.store(self._settings, answers, body), (answers, body), _CHILD_NAME)
+        self._children[pid] = kept
+
+    def _fork_successor(self, channel: int) -> None:
+        if _fork() == 0:
+            self._forget()
+            _serve(self._settings, channel)
+        with contextlib.suppress(OSError):
+            os.close(channel)
+
+    def _forget(self) -> None:
+        """In a child: what is closed below must not be closed again, when its number belongs to something else."""
+        signal.set_wakeup_fd(-1)
+        _signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._channel.detach()
+        for kept in self._children.values():
+            kept.detach()
+        self._children.clear()
+
+    def _reap(self) -> None:
+        """Takes note of every child that ended."""
         while True:
             try:
-                length, descriptors, _, _ = socket.recv_fds(channel, LENGTH_OCTETS, 1)
-                head = receive_exactly(channel, int.from_bytes(length, "big")) if length else None
-            except ConnectionError:
-                head = None  # the parent was killed, which is an end as good as any
-            if head is None:
-                return 0
-            body = Body.from_file(descriptors[0])
-            run_once("large-message", _answer, channel, answering, acceptor, json.loads(head), body)
-
-
-def _acceptor(settings: Settings) -> Acceptor:
-    config.logging.configure(settings)
-    config.sentry.init(settings, __version__)
-    store = Store(settings.database_url, deadline=STORE_SECONDS)
-    cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
-    options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS, answer_seconds=ANSWER_SECONDS)
-    return Acceptor(Lookups(store, cache), store, options)
-
-
-def _answer(
-    channel: socket.socket, answering: BoundedSemaphore, acceptor: Acceptor, head: dict[str, Any], body: Body
-) -> None:
-    verdict = _accept(acceptor, head, body)
-    # Without a parent there is nobody to tell, and the loop above will hear of it.
-    with answering, contextlib.suppress(ConnectionError):
-        send_message(channel, answer_of(head["number"], verdict))
-
-
-def _accept(acceptor: Acceptor, head: dict[str, Any], body: Body) -> Verdict:
-    try:
-        return acceptor.store(submission_of(head, body))
-    except Exception:  # the top of the greenlet: the client hears 451, and the next message is served
-        log.exception("unexpected error", connection=head["connection_id"])
-        return Verdict(replies.TRY_LATER, "failed")
-    finally:
-        body.close()
-
-
-if __name__ == "__main__":
-    raise SystemExit(serve(int(sys.argv[1])))
+                pid, status = _waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            kept = self._children.pop(pid, None)
+            if kept is None:
+                continue  # a successor
+            if os.WIFSIGNALED(status):
+                kept.setblocking(False)
+                with contextlib.suppress(OSError):
+                    send_message(kept, encode_report(Died(os.WTERMSIG(status))))
+            kept.close()

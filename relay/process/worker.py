@@ -7,6 +7,8 @@ monkey.patch_all()
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
 import gc
+import os
+import signal
 from collections.abc import Sequence
 
 from psycogreen.gevent import patch_psycopg
@@ -20,12 +22,13 @@ from relay import __version__
 from relay.intake.acceptor import AcceptOptions, Acceptor
 from relay.intake.bulk_lane import BulkLane
 from relay.intake.lookups import Lookups
+from relay.intake.parse_clock import ParseClock
 from relay.intake.services import IntakeServices
 from relay.jobs.publisher import Publisher
 from relay.limits.client import ProcessLimits
 from relay.operator import exposition
 from relay.postgres.store import Store
-from relay.process import signals
+from relay.process import bulk, signals
 from relay.redis.cache import Cache
 from relay.server.certificate import CertificateStore
 from relay.server.connection_table import ConnectionTable
@@ -46,6 +49,8 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     `relay.server.connection_table`. Raises CertificateError.
     """
     settings = Settings.from_json(settings_json)
+    # Before anything that a process for large messages must not have: a hub, a connection, a private key.
+    channels = bulk.start(settings)
     config.logging.configure(settings)
     config.sentry.init(settings, __version__)
     exposition.serve(settings, index)
@@ -60,15 +65,19 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     if settings.queue_url is not None:
         publisher = Publisher(settings.queue_url, settings.aws_region, store=store, cache=cache)
         publisher.start()
-    bulk = BulkLane(settings_json, settings.memory_budget_bytes)
-    small = Acceptor(lookups, store, AcceptOptions.of(settings))
-    services = IntakeServices(lookups, small, bulk, publisher.publish if publisher is not None else _leave_to_polling)
+    # A worker that can't have large messages parsed is replaced as if it had died.
+    large = BulkLane(channels, settings.memory_budget_bytes, lost=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    clock = ParseClock()
+    small = Acceptor(lookups, store, AcceptOptions.of(settings), clock.parse)
+    services = IntakeServices(lookups, small, large, publisher.publish if publisher is not None else _leave_to_polling)
     connections = ConnectionTable(board, index, settings.web_concurrency, settings.max_connections)
     server = Server(settings, ProcessLimits(settings, cache.link, services), certificate, connections)
     _collect_seldom()
+    clock.start()
     signals.attend(lifeline, drain=server.drain, certificate=certificate)
     server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in listeners])
-    bulk.close()
+    clock.stop()
+    large.close()
     if publisher is not None:
         publisher.stop(PUBLISH_SECONDS)
     store.close()

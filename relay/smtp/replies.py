@@ -157,6 +157,7 @@ ATTACHMENTS_TOO_LARGE: Final = _reply(552, "5.3.4", "Attachments exceed 40 MB af
 FALSE_END_OF_DATA: Final = _reply(
     550, "5.6.11", "Bare LF around a lone dot: lines must end with CRLF, and the message with CRLF.CRLF", closes=True
 )
+UNREADABLE: Final = _reply(554, "5.6.0", "The message takes longer to read than any message may")
 NO_SENDER: Final = _reply(550, "5.6.0", "The From header field is missing or has no address")
 UNSTORABLE: Final = _reply(554, "5.6.3", "The message holds characters that the database can't store")
 NO_RECIPIENTS: Final = _reply(550, "5.6.0", "No recipient in To, Cc, Bcc or the envelope")

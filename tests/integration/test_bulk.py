@@ -1,12 +1,16 @@
-"""The lane for large messages: a process of its own, a bounded number of messages in it, and what if it dies."""
+"""The lane for large messages: a child for each, a bounded number of them, and what if something dies."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import smtplib
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,7 +31,7 @@ def relay(start_relay: Callable[..., Relay], postgres_url: str, redis_url: str) 
         DATABASE_URL=postgres_url,
         REDIS_URL=redis_url,
         SMTP_RELAY_SPOOL_THRESHOLD_BYTES="50000",
-        SMTP_RELAY_MEMORY_BUDGET_BYTES="5400000",
+        SMTP_RELAY_MEMORY_BUDGET_BYTES="34000000",
     )
 
 
@@ -37,52 +41,200 @@ def send(client: smtplib.SMTP) -> tuple[int, bytes]:
     return client.data(LARGE)
 
 
-def bulk_processes(relay: Relay) -> list[psutil.Process]:
-    family = psutil.Process(relay.pid).children(recursive=True)
-    return [process for process in family if "relay.process.bulk" in process.cmdline()]
+def processes(relay: Relay, name: str = "relay-large") -> list[psutil.Process]:
+    """Those below the relay that have this name."""
+    found = []
+    for process in psutil.Process(relay.pid).children(recursive=True):
+        try:
+            if process.name() == name and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
 
 
 def test_more_at_a_time_than_there_is_memory_for_are_all_accepted(
     relay: Relay, api_key: NewApiKey, query: Query
 ) -> None:
     codes = []
+    at_once = 0
+    done = threading.Event()
 
     def client() -> None:
         with relay.client(api_key.token) as connection:
             codes.extend(send(connection)[0] for _ in range(3))
 
+    def watch() -> None:
+        nonlocal at_once
+        while not done.is_set():
+            at_once = max(at_once, len(processes(relay, "relay-parse")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     clients = [threading.Thread(target=client) for _ in range(8)]
     for each in clients:
         each.start()
     for each in clients:
         each.join()
+    done.set()
+    watcher.join()
     assert codes == [250] * 24
     assert len(query("SELECT 1 FROM emails")) == 24
-    assert len(bulk_processes(relay)) == 1
+    # A child that has answered may take a moment to end.
+    assert at_once <= 4
+    assert len(processes(relay)) == 2
 
 
-def test_when_its_process_dies_clients_hear_451_and_the_next_message_has_a_new_one(
-    relay: Relay, api_key: NewApiKey, query: Query
-) -> None:
+def test_when_a_child_dies_its_client_hears_451_and_nobody_else(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+    (parent, _) = processes(relay)
     with relay.client(api_key.token) as client:
         assert send(client)[0] == 250
-        (process,) = bulk_processes(relay)
-        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: not processes(relay, "relay-parse"), "the child ends")
+        parent.send_signal(signal.SIGSTOP)
         answers: list[tuple[int, bytes]] = []
         sender = threading.Thread(target=lambda: answers.append(send(client)))
         sender.start()
-        time.sleep(0.5)
+        time.sleep(0.3)
         assert answers == [], "nobody is there to store it"
-        process.kill()
+        # The child is stopped as soon as there is one.
+        stopped: list[psutil.Process] = []
+        parent.send_signal(signal.SIGCONT)
+        end = time.monotonic() + 20
+        while not stopped and sender.is_alive() and time.monotonic() < end:
+            stopped = processes(relay, "relay-parse")
+            for child in stopped:
+                child.send_signal(signal.SIGKILL)
         sender.join()
-        assert answers == [(451, b"4.3.0 Temporary failure, try again later")]
+        assert answers[0][0] == 451
         assert send(client)[0] == 250
-    assert len(query("SELECT 1 FROM emails")) == 2
+    assert processes(relay)[0].pid == parent.pid
+    assert len(query("SELECT 1 FROM emails")) >= 2
+
+
+def test_when_the_process_dies_its_successor_takes_over_again_and_again(
+    relay: Relay, api_key: NewApiKey, query: Query
+) -> None:
+    seen = set()
+    worker = psutil.Process(processes(relay)[0].ppid())
+    with relay.client(api_key.token) as client:
+        for _ in range(4):
+            assert send(client)[0] == 250
+            family = _named("relay-large", worker)
+            assert len(family) == 2
+            serving = min(family, key=lambda process: process.create_time())
+            assert serving.pid not in seen
+            seen.add(serving.pid)
+            serving.kill()
+            wait_for(lambda process=serving: _ended(process), "it is dead")  # type: ignore[misc]
+        assert send(client)[0] == 250
+    assert len(query("SELECT 1 FROM emails")) == 5
+
+
+def _named(name: str, worker: psutil.Process) -> list[psutil.Process]:
+    """Those that the worker has made, whoever is their parent now."""
+    group = os.getpgid(worker.pid)
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.name() == name and os.getpgid(process.pid) == group and not _ended(process):
+                found.append(process)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue
+    return found
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_worker_without_any_is_replaced(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+    family = processes(relay)
+    worker = psutil.Process(family[0].ppid())
+    for process in family:
+        process.kill()
+    client = relay.client(api_key.token)
+    assert send(client)[0] in (451, 421)
+    client.close()
+    wait_for(lambda: _ended(worker), "the worker ends")
+    wait_for(lambda: len(processes(relay)) == 2 and relay.answers(), "there is another worker")
+    with relay.client(api_key.token) as client:
+        assert send(client)[0] == 250
+    assert len(query("SELECT 1 FROM emails")) == 1
 
 
 def test_it_ends_with_the_relay(relay: Relay, api_key: NewApiKey) -> None:
     with relay.client(api_key.token) as client:
         assert send(client)[0] == 250
-    (process,) = bulk_processes(relay)
+    family = processes(relay)
     relay.stop()
-    process.wait(5)
+    for process in family:
+        process.wait(5)
+
+
+def test_it_ends_with_its_worker_and_keeps_no_client_and_no_port(relay: Relay, api_key: NewApiKey) -> None:
+    with relay.client(api_key.token) as client:
+        assert send(client)[0] == 250
+        for process in processes(relay):
+            assert process.net_connections("inet") == []
+            # A hub would be shared by all children that are forked.
+            open_files = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
+            assert not any("eventpoll" in name for name in open_files)
+        family = processes(relay)
+        psutil.Process(family[0].ppid()).kill()
+        for process in family:
+            process.wait(5)
+
+
+class CopiedRelay(Relay):
+    """The relay from a folder of the test's own."""
+
+    def working_directory(self) -> Path:
+        """See Server."""
+        return self.directory / "copy"
+
+    def environment(self) -> dict[str, str]:
+        """See Server."""
+        return {**super().environment(), "PYTHONPATH": ""}
+
+    def command(self) -> list[str]:
+        """See Server."""
+        return [sys.executable, "-m", "relay"]
+
+
+def test_code_that_changes_under_a_running_service_is_not_loaded(
+    tmp_path: Path, postgres_url: str, redis_url: str, api_key: NewApiKey, query: Query
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    settings = {
+        "DATABASE_URL": postgres_url,
+        "REDIS_URL": redis_url,
+        "SMTP_RELAY_SPOOL_THRESHOLD_BYTES": "50000",
+        "SMTP_RELAY_DRAIN_SECONDS": "5",
+    }
+    relay = CopiedRelay(tmp_path / "relay", settings)
+    for name in ("relay", "config"):
+        shutil.copytree(root / name, relay.working_directory() / name)
+    relay.start()
+    try:
+        for path in relay.working_directory().rglob("*.py"):
+            path.write_text("raise SystemExit('another version')\n")
+        for path in relay.working_directory().rglob("*.pyc"):
+            path.unlink()
+        with relay.client(api_key.token) as client:
+            for _ in range(2):
+                assert send(client)[0] == 250
+            processes(relay)[0].kill()
+            assert [send(client)[0] for _ in range(3)][-1] == 250
+    finally:
+        relay.stop()
+    assert len(query("SELECT 1 FROM emails")) >= 4

@@ -19,8 +19,9 @@ class Message:
         gevent.sleep(0)
 
     def _run(self, budget: MemoryBudget, octets: int, seconds: float) -> None:
-        with budget.part(octets, seconds) as granted:
-            self.granted = granted
+        with budget.part(octets, seconds) as part:
+            self.part = part
+            self.granted = part.granted
             self._may_end.wait()
 
     def end(self) -> None:
@@ -83,3 +84,31 @@ def test_a_greenlet_that_is_killed_gives_back_what_it_had(granted: bool) -> None
     first.end()
     gevent.sleep(0)
     assert last.granted
+
+
+def test_what_is_not_needed_any_more_is_given_back_at_once_and_only_once() -> None:
+    budget = MemoryBudget(100)
+    first, second, third = Message(budget, 100), Message(budget, 30), Message(budget, 50)
+    first.part.shrink(40)
+    gevent.sleep(0)
+    assert (second.granted, third.granted) == (True, None)
+    first.part.shrink(60)
+    gevent.sleep(0)
+    assert third.granted is None, "nobody gets more than it had"
+    first.part.shrink(20)
+    gevent.sleep(0)
+    assert third.granted
+    for message in (first, second, third):
+        message.end()
+    assert Message(budget, 100).granted, "everything was given back"
+
+
+def test_who_has_nothing_gives_nothing_back() -> None:
+    budget = MemoryBudget(100)
+    first, impatient = Message(budget, 60), Message(budget, 60, seconds=0.01)
+    gevent.sleep(0.05)
+    assert impatient.granted is False
+    impatient.part.shrink(10)
+    impatient.end()
+    assert Message(budget, 41).granted is None
+    first.end()
