@@ -118,7 +118,7 @@ def test_nothing_is_imported_before_the_standard_library_is_patched() -> None:
             patching += 1
             before = [ast.unparse(node) for node in body[: calls[0]] if isinstance(node, ast.Import | ast.ImportFrom)]
             assert before == ["from gevent import monkey"], path
-    assert patching >= 2
+    assert patching >= 1
 
 
 def test_key_names_are_in_one_module() -> None:
