@@ -68,6 +68,10 @@ def _switch(value: object) -> object:
     return known[value.lower()]
 
 
+#: A name, an address, or an address with a zone (RFC 6874).
+_HOST: Final = re.compile(r"[A-Za-z0-9._:%-]*")
+
+
 def _postgres_url(value: str) -> str:
     if urlsplit(value).scheme not in ("postgres", "postgresql"):
         raise ValueError
@@ -75,6 +79,10 @@ def _postgres_url(value: str) -> str:
         parameters = psycopg2.extensions.parse_dsn(value)
     except psycopg2.ProgrammingError as error:
         raise ValueError from error
+    # An `@` or a blank that should have been percent-encoded ends up here, with the password's end before it.
+    for host in parameters.get("host", "").split(","):
+        if not host.startswith(("/", "@")) and not _HOST.fullmatch(host):
+            raise ValueError
     # Several hosts have several ports; libpq itself looks at them only when it connects.
     if not all(
         port.isdecimal() and 0 < int(port) < 65536 for port in parameters.get("port", "5432").split(",") if port
@@ -87,6 +95,9 @@ def _redis_url(value: str) -> str:
     parts = urlsplit(value)
     database = parts.path.removeprefix("/")
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.port == 0:
+        raise ValueError
+    # A `/`, `?` or `#` that should have been percent-encoded: what follows was meant for the password and the host.
+    if not _HOST.fullmatch(parts.hostname) or "@" in parts.path + parts.query or parts.fragment:
         raise ValueError
     if database and not (database.isascii() and database.isdigit()):
         raise ValueError
@@ -160,6 +171,7 @@ def _shown(variable: str, source: Source) -> str:
     value = os.environ.get(variable, "")
     if not value.strip():
         return "is not set"
-    if not source.secret:
+    # A URL with user information has no place in any other setting, but people put it there.
+    if not source.secret and not ("://" in value and "@" in value):
         return f"is {value[:200]!r}"
     return "is set, but not shown"

@@ -28,7 +28,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from config import environment
 from relay.core.errors import Unavailable
 from relay.operator import preflight
-from relay.operator.warming import LIST_SECONDS, RedisFailed, Selection, Summary, Warming
+from relay.operator.causes import postgres_cause
+from relay.operator.outbox import RedisFailed
+from relay.operator.warming import LIST_SECONDS, Selection, Summary, Warming
 from relay.postgres.snapshot import Snapshot
 from relay.redis.cache import Cache
 
@@ -125,8 +127,7 @@ def run(selection: Selection, *, as_json: bool) -> Exit:
             warming.run()
             status = Exit.INTERRUPTED if warming.summary.interrupted else Exit.DONE
     except Unavailable as unavailable:
-        said = str(unavailable.__cause__ or "").strip().splitlines()
-        status = complain(f"Postgres failed (DATABASE_URL): {said[0] if said else 'no answer'}", Exit.FAILED)
+        status = complain(f"Postgres failed (DATABASE_URL): {postgres_cause(unavailable.__cause__)}", Exit.FAILED)
     except RedisFailed as failed:
         status = complain(f"Redis failed (REDIS_URL): {failed}", Exit.FAILED)
     finally:

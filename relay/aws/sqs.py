@@ -74,7 +74,31 @@ class Queue:
 
         Raises QueueUnavailable when all failed together; they may have been taken all the same.
         """
-        body = orjson.dumps({"QueueUrl": self.url, "Entries": entries})
+        answer = self._call("SendMessageBatch", {"QueueUrl": self.url, "Entries": entries})
+        taken = {str(entry.get("Id")) for entry in answer.get("Successful") or ()}
+        codes = {str(entry.get("Id")): str(entry.get("Code")) for entry in answer.get("Failed") or ()}
+        return {entry["Id"]: codes.get(entry["Id"], "NotMentioned") for entry in entries if entry["Id"] not in taken}
+
+    def probe(self) -> None:
+        """Asks what can be asked without sending anything: is the queue there, and may it be sent to.
+
+        Raises QueueUnavailable. SQS refuses a batch without entries, after it has looked at the caller's rights. That
+        the queue is there is asked for by itself, where the caller may ask that.
+        """
+        try:
+            self._call("GetQueueAttributes", {"QueueUrl": self.url, "AttributeNames": ["QueueArn"]})
+        except QueueUnavailable as unavailable:
+            if "AccessDenied" not in unavailable.code:
+                raise
+        try:
+            self._call("SendMessageBatch", {"QueueUrl": self.url, "Entries": []})
+        except QueueUnavailable as unavailable:
+            if "EmptyBatchRequest" not in unavailable.code:
+                raise
+
+    def _call(self, action: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+        """The answer to one call. Raises QueueUnavailable."""
+        body = orjson.dumps(parameters)
         request = AWSRequest(
             "POST",
             self._endpoint,
@@ -83,7 +107,7 @@ class Queue:
             headers={
                 "Host": self._host,
                 "Content-Type": "application/x-amz-json-1.0",
-                "X-Amz-Target": "AmazonSQS.SendMessageBatch",
+                "X-Amz-Target": f"AmazonSQS.{action}",
                 "X-Amz-Content-SHA256": sha256(body).hexdigest(),
             },
         )
@@ -95,9 +119,7 @@ class Queue:
         answer = _object(content)
         if status != 200:
             raise QueueUnavailable(str(answer.get("__type", f"HTTP{status}")).rpartition("#")[2])
-        taken = {str(entry.get("Id")) for entry in answer.get("Successful") or ()}
-        codes = {str(entry.get("Id")): str(entry.get("Code")) for entry in answer.get("Failed") or ()}
-        return {entry["Id"]: codes.get(entry["Id"], "NotMentioned") for entry in entries if entry["Id"] not in taken}
+        return answer
 
     def close(self) -> None:
         """Closes the connections that are idle."""

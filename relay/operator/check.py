@@ -1,53 +1,53 @@
 """`python -m relay --check`: could mail flow with these settings, from here, now? Fit for a release phase.
 
 A line for each part: `ok`, `warn` (mail flows, but something is worse than it could be) or `FAIL`. Exit status 0 when
-nothing fails, 1 when something does, 2 for a wrong setting. Nothing is changed anywhere but for one short-lived Redis
-key, no secret is shown, and it ends within a few seconds whatever hangs.
+nothing fails, 1 when something does, 2 for a wrong setting. What mail does with Postgres, Redis and the queue is done
+once, by the same code: in Postgres in transactions that are rolled back, in Redis under names that are deleted again,
+at the queue as far as nothing is sent. Nothing that is printed holds a text of a library's, so no part of a URL; and it
+ends within a few seconds whatever hangs.
 """
 
-from __future__ import annotations
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
 import logging
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import Final
 
-import psycopg2
-import redis
+import gevent
+import structlog
+from psycogreen.gevent import patch_psycopg
+
+patch_psycopg()
 
 from config import environment, redaction
 from config.settings import Settings
-from relay.operator import preflight
-from relay.postgres import schema_check
-from relay.redis.keys import CHECK_PREFIX
-from relay.redis.link import connection_options
+from relay.core.errors import QueueUnavailable
+from relay.operator import postgres_roads, preflight
+from relay.operator.finding import FAIL, OK, WARN, Finding
+from relay.operator.redis_roads import RedisRoads
 from relay.server.certificate import CertificateStore, expiry_warning
 
 #: No check takes longer, in seconds.
 LIMIT: Final = 5.0
-#: Time limits of the libraries, in seconds: below LIMIT, so that they get to say what was wrong.
-_LIBRARY_LIMIT: Final = 4
+#: Time limits of what is asked, in seconds: below LIMIT, so that it can be said what was wrong.
+_ANSWER_SECONDS: Final = 4.0
 
+#: Codes of SQS's JSON protocol by which nobody would find them in its documentation.
+_OTHER_NAMES: Final = {"QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue"}
 
-OK, WARN, FAIL = "ok", "warn", "FAIL"
 _COLOURS: Final = {OK: "\x1b[32m", WARN: "\x1b[33m", FAIL: "\x1b[31m"}
-
-
-class Finding(NamedTuple):
-    """One line of the result."""
-
-    level: str
-    part: str
-    text: str
 
 
 def main() -> int:
     """Runs every check and prints what it found; the exit status."""
-    logging.disable(logging.CRITICAL)  # what the libraries have to say comes with their exceptions
+    logging.disable(logging.CRITICAL)  # what is worth saying is said below
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         settings = preflight.load()
     except environment.WrongSettings as error:
@@ -85,113 +85,53 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
         yield Finding(OK, "certificate", settings.tls_cert_path)
 
 
-# What it reaches. All at the same time, each in a thread that is left behind when it hangs.
+# What it reaches: all at the same time, in greenlets as a worker has them, over the connections that mail takes.
 
 
 def _services(settings: Settings) -> list[Finding]:
-    results: dict[str, list[Finding]] = {}
-    threads = []
-    for part, check in (("database", _database), ("redis", _redis), ("queue", _queue)):
-        results[part] = [Finding(WARN if part == "redis" else FAIL, part, f"no answer within {LIMIT:.0f} s")]
-        threads.append(threading.Thread(target=_collect, args=(results, part, check, settings), daemon=True))
-        threads[-1].start()
-    until = time.monotonic() + LIMIT
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    return [finding for part in list(results) for finding in results[part]]
+    parts = (("database", _database), ("redis", _redis), ("queue", _queue))
+    greenlets = [gevent.spawn(_collect, part, check, settings) for part, check in parts]
+    gevent.joinall(greenlets, timeout=LIMIT)
+    found: list[Finding] = []
+    for (part, _), greenlet in zip(parts, greenlets, strict=True):
+        hanging = [Finding(WARN if part == "redis" else FAIL, part, f"no answer within {LIMIT:.0f} s")]
+        found += greenlet.value or hanging
+    return found
 
 
-def _collect(
-    results: dict[str, list[Finding]], part: str, check: Callable[[Settings], Iterator[Finding]], settings: Settings
-) -> None:
-    results[part] = list(check(settings))
+def _collect(part: str, check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
+    try:
+        return list(check(settings))
+    except Exception as error:  # noqa: BLE001 - its text may hold anything, its type and place don't
+        return [Finding(FAIL, part, redaction.summary(error))]
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    connection: Any = None
-    try:
-        connection = psycopg2.connect(
-            settings.database_url, connect_timeout=_LIBRARY_LIMIT, fallback_application_name="opensend-relay --check"
-        )
-        connection.set_session(autocommit=True)
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET statement_timeout = {_LIBRARY_LIMIT * 1000}")
-            found = list(schema_check.problems(cursor))
-            version = connection.server_version // 10000
-    except psycopg2.Error as error:
-        yield Finding(FAIL, "database", _without_password(_first_line(error), settings.database_url))
-        return
-    finally:
-        if connection is not None:
-            connection.close()
-    for problem in found:
-        yield Finding(FAIL, "database", problem)
-    if not found:
-        yield Finding(OK, "database", f"PostgreSQL {version}, all {len(schema_check.TABLES)} tables as they should be")
+    return postgres_roads.findings(settings, seconds=_ANSWER_SECONDS)
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    """Never a failure: mail flows without Redis, more slowly and with fewer repeats noticed."""
+    """Not there, it is a warning: mail flows without Redis, more slowly and with fewer repeats noticed.
+
+    There, and never able to do what is asked of it, it fails.
+    """
     if settings.redis_url is None:
         yield Finding(WARN, "redis", "REDIS_URL is not set: every look-up goes to Postgres, repeats are not noticed")
         return
-    options = connection_options(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=_LIBRARY_LIMIT / 2)
-    key = f"{CHECK_PREFIX}{os.getpid()}"
-    client = redis.Redis.from_url(settings.redis_url, **options)
-    try:
-        with client:
-            client.ping()
-            client.set(key, "1", ex=10)
-            if client.get(key) != b"1":
-                yield Finding(WARN, "redis", "does not give back what was set")
-                return
-            # What the cache's scripts need: Redis 6.2 or Valkey, and a single server rather than a cluster.
-            client.eval("return redis.call('SMISMEMBER', KEYS[1] .. ':set', '0')", 1, key)
-    except (redis.RedisError, OSError) as error:
-        text = _without_password(_first_line(error), settings.redis_url)
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            text += "; if your platform signs its own, set SMTP_RELAY_REDIS_TLS_VERIFY=false"
-        yield Finding(WARN, "redis", text)
-        return
-    yield Finding(OK, "redis", "answers, reads and writes")
+    yield from RedisRoads(settings, timeout=_ANSWER_SECONDS / 2).findings()
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:
     if settings.queue_url is None:
         yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: mails wait in Postgres for a polling worker")
         return
-    import boto3  # noqa: PLC0415 - a tenth of a second that polling mode need not pay
-    from botocore.config import Config  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from relay.aws.sqs import Queue  # noqa: PLC0415 - a tenth of a second that polling mode need not pay
 
-    limits = Config(
-        connect_timeout=_LIBRARY_LIMIT / 2, read_timeout=_LIBRARY_LIMIT / 2, retries={"total_max_attempts": 1}
-    )
+    seconds = _ANSWER_SECONDS / 2
     try:
-        client = boto3.client("sqs", region_name=settings.aws_region, config=limits)
-        client.get_queue_attributes(QueueUrl=settings.queue_url, AttributeNames=["QueueArn"])
-    except ClientError as error:
-        code = redaction.detail(error)
-        if "AccessDenied" in code:
-            text = f"may not be asked for its attributes ({code}); whether jobs may be sent shows when one is"
-            yield Finding(WARN, "queue", text)
-        else:
-            yield Finding(FAIL, "queue", f"{settings.queue_url}: {code}")
-    except (BotoCoreError, ValueError) as error:
-        yield Finding(FAIL, "queue", f"{settings.queue_url}: {type(error).__name__}")
+        queue = Queue(settings.queue_url, settings.aws_region, connect_seconds=seconds, read_seconds=seconds)
+        queue.probe()
+    except QueueUnavailable as unavailable:
+        yield Finding(FAIL, "queue", f"{settings.queue_url}: {_OTHER_NAMES.get(unavailable.code, unavailable.code)}")
     else:
-        kind = "FIFO" if settings.queue_url.endswith(".fifo") else "standard"
-        yield Finding(OK, "queue", f"answers ({kind})")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _without_password(text: str, url: str) -> str:
-    """No library of ours puts it into its errors; should one begin to, it stays out of the release's log."""
-    raw = urlsplit(url).password
-    for password in {raw, unquote(raw)} if raw else ():
-        text = text.replace(password, "…")
-    return text
+        yield Finding(OK, "queue", f"answers ({'FIFO' if queue.fifo else 'standard'})")

@@ -7,30 +7,21 @@ from before in one step (relay.redis.suppression_lists), and whatever half a lis
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-from relay.core.errors import RedisUnavailable
+from relay.operator.outbox import Outbox
 from relay.postgres.snapshot import Snapshot
 from relay.redis import suppression_lists
 from relay.redis.cache import Cache
 from relay.redis.key_entries import key_commands
-from relay.redis.link import Script
-from relay.redis.protocol import Command
 from relay.redis.suppression_lists import ListWriter
 
 #: How long a list is believed by default, in seconds. Being old makes it slower, never wrong
 #: (relay.redis.suppression_lists).
 LIST_SECONDS: Final = 86_400
-
-_BATCH_COMMANDS: Final = 500
-_BATCH_BYTES: Final = 500_000
-
-
-class RedisFailed(Exception):
-    """Redis went away, or refused a command. The text is an error code of Redis's, or the name of what went wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +84,7 @@ class Warming:
         Raises RedisFailed, and PostgresUnavailable; `summary` tells what had been written by then.
         """
         started = time.monotonic()
-        outbox = _Outbox(self.cache, discard=self.selection.dry_run)
+        outbox = Outbox(self.cache.link, discard=self.selection.dry_run)
         outbox.load(suppression_lists.SCRIPTS)
         pace = _Pace(self.selection.rate)
         try:
@@ -105,7 +96,7 @@ class Warming:
             self.summary.seconds = time.monotonic() - started
         return self.summary
 
-    def _keys(self, outbox: _Outbox, pace: _Pace) -> None:
+    def _keys(self, outbox: Outbox, pace: _Pace) -> None:
         select = (self.selection.user_id, self.selection.active_within)
         total = self.snapshot.count_api_keys(*select)
         for page in _paged(self.snapshot.api_keys(*select), 500):
@@ -120,7 +111,7 @@ class Warming:
             self.progress("keys", self.summary.keys, total)
             pace.keep(len(page))
 
-    def _lists(self, outbox: _Outbox, pace: _Pace) -> None:
+    def _lists(self, outbox: Outbox, pace: _Pace) -> None:
         total = self.snapshot.count_suppressions(self.selection.user_id)
         for user_id, size, pages in self.snapshot.suppression_lists(self.selection.user_id):
             writer = ListWriter(outbox, user_id, size, self.selection.list_seconds)
@@ -142,50 +133,6 @@ class Warming:
             self.summary.lists += 1
             self.summary.suppressions += written
         outbox.settle()
-
-
-class _Outbox:
-    """Commands on their way to Redis, many at a time."""
-
-    def __init__(self, cache: Cache, *, discard: bool) -> None:
-        self._link = cache.link
-        self._discard = discard
-        self._commands: list[Command] = []
-        self._then: list[Callable[[Any], None] | None] = []
-        self._size = 0
-
-    def load(self, scripts: Iterable[Script]) -> None:
-        for script in scripts:
-            self.put(script.load())
-        self.settle()
-
-    def put(self, command: Command, then: Callable[[Any], None] | None = None) -> None:
-        if self._discard:
-            return
-        self._commands.append(command)
-        self._then.append(then)
-        self._size += sum(len(part) for part in command if isinstance(part, bytes | str))
-        if len(self._commands) >= _BATCH_COMMANDS or self._size >= _BATCH_BYTES:
-            self._send()
-
-    def settle(self) -> None:
-        while self._commands:
-            self._send()
-
-    def _send(self) -> None:
-        commands, self._commands = self._commands, []
-        then, self._then = self._then, []
-        self._size = 0
-        try:
-            replies = self._link.call_all(commands)
-        except RedisUnavailable as silent:
-            raise RedisFailed(str(silent)) from None
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise RedisFailed(getattr(reply, "status_code", None) or type(reply).__name__)
-        for reply, act in zip(replies, then, strict=True):
-            if act is not None:
-                act(reply)
 
 
 class _Pace:

@@ -58,10 +58,12 @@ class Store:
         readers: int = 4,
         max_batch_rows: int = 200,
         max_batch_bytes: int = 4_000_000,
+        database: Database | None = None,
     ) -> None:
+        """`database`: instead of one of its own."""
         self._deadline = deadline
         # The server gives up a little before we do, so that an answer is on its way rather than a commit.
-        self._database = Database(database_url, statement_seconds=deadline * 0.9, idle_limit=readers)
+        self._database = database or Database(database_url, statement_seconds=deadline * 0.9, idle_limit=readers)
         self._turns = OwnerLimit(1)
         self._commits = GroupCommit(self._database, writers=writers, max_rows=max_batch_rows, max_bytes=max_batch_bytes)
 
@@ -118,6 +120,10 @@ class Store:
             if not granted:
                 raise PostgresUnavailable()
             yield
+
+    def holder_of_key(self, user_id: str, key: str) -> str | None:
+        """The id of the email that has the user's idempotency key, for less than 24 h: an older one lets go of it."""
+        return self._use(lambda cursor: _holder_of_key(cursor, user_id, key))
 
     def find_parts(self, user_id: str, key: str, row: EmailRow) -> EarlierParts | None:
         """What has been stored under the user's idempotency key, and whether it is the message that `row` is of."""
@@ -197,7 +203,7 @@ class Store:
     def _obstacle(self, message: PendingMessage) -> Repeated | Suppressed | None:
         """Why the server took no row; None when the reason is gone, or has just been removed."""
         if message.key is not None:
-            first_id = self._use(lambda cursor: _holder_of_key(cursor, message))
+            first_id = self.holder_of_key(message.user_id, message.key)
             if first_id is not None:
                 return Repeated(first_id)
         reasons = self.find_suppressions(message.user_id, message.recipients)
@@ -215,9 +221,8 @@ def readable_keys(rows: Iterable[tuple[str, str, str, str, str | None, str | Non
             yield token_hash, KeyRecord(key, column)
 
 
-def _holder_of_key(cursor: Any, message: PendingMessage) -> str | None:
-    """The id of the email that holds the idempotency key for less than 24 h. An older one has to let go of it."""
-    where = (message.user_id, message.key)
+def _holder_of_key(cursor: Any, user_id: str, key: str) -> str | None:
+    where = (user_id, key)
     cursor.execute(
         "UPDATE emails SET idempotency_key = NULL"
         " WHERE user_id = %s AND idempotency_key = %s AND created_at <= now() - interval '24 hours'",

@@ -40,7 +40,7 @@ local marker_prefix = '{keys.SUPPRESSION_MARKER_PREFIX.decode()}'
 local bucket_prefix, intents = '{keys.SUPPRESSION_BUCKET_PREFIX.decode()}', '{keys.INTENTS_KEY.decode()}'
 """
     + """
--- KEYS: shared key entry, its domain, unknown key, list marker, claim or ''
+-- KEYS: shared key entry, its domain, unknown key, list marker, and the claim if there is one
 -- ARGV: email id, seconds of a claim, n, n digests, ids for intents
 -- Returns those three entries, then recipients that aren't known to be clear, then those that others have claimed, each
 -- as (position, what there is): a reason, '?' unknown, '+' on the list; "<email id>:<age in ms>".
@@ -77,7 +77,7 @@ for i = 1, n do
 end
 
 if not suppressed then
-  if KEYS[5] ~= '' then
+  if KEYS[5] then
     local seconds = tonumber(ARGV[2])
     for i = 1, n do
       local holder = take(KEYS[5], ARGV[3 + i], ARGV[1], seconds, '')
@@ -184,11 +184,9 @@ class Cache:
         intents: Sequence[str],
     ) -> Screened | None:
         prefix = suppression_lists.digest_prefix(user_id)
-        names = (
-            *key_names(token_hash),
-            suppression_lists.marker_key(user_id),
-            b"" if claim is None else claim_key(claim),
-        )
+        names: tuple[bytes, ...] = (*key_names(token_hash), suppression_lists.marker_key(user_id))
+        if claim is not None:
+            names += (claim_key(claim),)
         arguments: list[Argument] = ["", 0] if claim is None else [claim.email_id, claim.seconds]
         arguments.append(len(recipients))
         arguments += [suppression_lists.digest(prefix, email) for email in recipients]

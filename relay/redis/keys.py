@@ -36,5 +36,3 @@ AUTH_KNOWN_PREFIX: Final = b"smtp-relay:auth:known:"
 
 #: What the `limits` library counts messages under.
 RATE_PREFIX: Final = "smtp-relay:rate"
-#: What `--check` writes and deletes.
-CHECK_PREFIX: Final = "smtp-relay:check:"

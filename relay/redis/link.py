@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.retry import Retry
 
+from config import redaction
 from relay.core import metrics
 from relay.core.errors import RedisUnavailable
 from relay.core.handoff import Handoff
@@ -86,7 +87,10 @@ class RedisLink:
         #: What goes over it; None while there is none that works.
         self._exchange: RespConnection | None = None
         self._last_used = 0.0
-        self._reported: set[tuple[str, str]] = set()
+        #: Code and command of each error reply so far. Few: the codes and commands are, not the messages.
+        self.error_replies: set[tuple[str, str]] = set()
+        #: Why there was no connection the last time, in words that are fit for a log (`config.redaction`).
+        self.failure = ""
         # Only its reading of the URL is used.
         self._pool: Any = url and ConnectionPool.from_url(
             url, protocol=2, driver_info=None, **connection_options(url, verify_tls=verify_tls, timeout=timeout)
@@ -169,6 +173,7 @@ class RedisLink:
                 self._last_used = time.monotonic()
             except (Exception, gevent.Timeout) as error:  # noqa: BLE001 - callers must not wait for ever, whatever it is
                 metrics.FAULTS.labels("redis").inc()
+                self.failure = redaction.summary(error)
                 if not self._down:
                     _log.warning("redis_unavailable", cause=type(error).__name__)
                 self._down = True
@@ -222,7 +227,7 @@ class RedisLink:
                     reply = exchange.receive()
                     replies.append(reply)
                     if isinstance(reply, ErrorReply):
-                        self._report(reply.code, errand.name(number))
+                        self._report(reply.code, reply.command or errand.name(number))
                         fatal = reply if reply.code in _FATAL_CODES else fatal
                 if errand.done is not None:
                     errand.done.set(replies)
@@ -234,10 +239,9 @@ class RedisLink:
             raise fatal
 
     def _report(self, code: str, command: str) -> None:
-        # Once a process is enough: the codes and commands are few, the messages many.
-        if (code, command) in self._reported or code == _NO_SCRIPT:
-            return
-        self._reported.add((code, command))
+        if (code, command) in self.error_replies or code == _NO_SCRIPT:
+            return  # once a process is enough
+        self.error_replies.add((code, command))
         if code == _CROSS_SLOT:
             _log.error("redis_cluster_not_supported", effect="no cache, repeats are stored again")
         else:

@@ -6,6 +6,7 @@ reply takes four times the CPU of what hiredis does in it, on the path of every 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import hiredis
@@ -17,12 +18,27 @@ _RECEIVE_SIZE: Final = 65536
 _MORE: Final = object()
 
 
+#: What servers say of a command within a script, behind the code ERR → the code that they have for the same outside.
+_IN_SCRIPTS: Final = {
+    "ACL failure in script": "NOPERM",
+    "keys that do not hash to the same slot": "CROSSSLOT",
+    "access a non local key in a cluster": "CROSSSLOT",
+}
+_NAMED_COMMAND: Final = re.compile(r"run the '([a-z|]{1,40})' command")
+
+
 class ErrorReply(Exception):
-    """Redis answered with an error. `code` is its first word; the rest may hold anything."""
+    """Redis answered with an error. `code` is its first word, or what that stands for; the rest may hold anything."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.code = text.split(" ", 1)[0][:40]
+        code = text.split(" ", 1)[0][:40]
+        if code == "ERR":
+            code = next((meant for said, meant in _IN_SCRIPTS.items() if said in text), code)
+        self.code = code
+        named = _NAMED_COMMAND.search(text)
+        #: The command that was not permitted, where the server says which, in upper case; else nothing.
+        self.command = named[1].upper() if named else ""
 
 
 class RespConnection:

@@ -1,0 +1,18 @@
+"""One line of what a check has found."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+#: All is well; mail flows, but something is worse than it could be; mail could not flow, or would be sent twice.
+OK: Final = "ok"
+WARN: Final = "warn"
+FAIL: Final = "FAIL"
+
+
+class Finding(NamedTuple):
+    """One line of the result."""
+
+    level: str
+    part: str
+    text: str

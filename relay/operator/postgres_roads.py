@@ -1,0 +1,148 @@
+"""Each statement of the relay's, carried out once by the code of mail's own path, in a transaction that is rolled back.
+
+The catalogue says what a role may do with a column; what a policy, a trigger, a rule or a pooler makes of a statement,
+the statement alone can say.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import psycopg2.extensions
+
+from config.settings import Settings
+from relay.core.errors import PostgresUnavailable, Unstorable
+from relay.core.records import EmailRow
+from relay.operator.causes import named_sqlstate, postgres_cause
+from relay.operator.finding import FAIL, OK, Finding
+from relay.postgres import schema_check
+from relay.postgres.database import ConnectionLost, Database, Rejected
+from relay.postgres.store import Store
+
+_T = TypeVar("_T")
+
+_MAILBOX: Final = "to@check.invalid"
+
+
+class RolledBack(Database):
+    """A database that keeps nothing of what is done with it, whoever does it."""
+
+    def __init__(self, url: str, *, statement_seconds: float) -> None:
+        """`statement_seconds`: as Database has it."""
+        super().__init__(url, statement_seconds=statement_seconds, idle_limit=1)
+        #: Why statements were refused: SQLSTATEs.
+        self.refusals: list[str] = []
+
+    def connect(self, deadline: float, *, statement_seconds: float | None = None) -> Any:
+        """As Database has it."""
+        connection = super().connect(deadline, statement_seconds=statement_seconds)
+        connection.cursor_factory = _NothingStays
+        return connection
+
+    def run(self, connection: Any, deadline: float, work: Callable[[Any], _T]) -> _T:
+        """As Database has it."""
+        try:
+            return super().run(connection, deadline, work)
+        except Rejected as rejected:
+            self.refusals.append(rejected.sqlstate)
+            raise
+
+
+class _NothingStays(psycopg2.extensions.cursor):
+    """A cursor that rolls back each statement, and each transaction that its user would commit."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        """As psycopg2 has it."""
+        if query == "COMMIT":
+            query = "ROLLBACK"
+        text = query if isinstance(query, bytes) else str(query).encode()
+        begun = self.connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE
+        if begun or text.lstrip()[:5].upper() == b"BEGIN":
+            super().execute(query, vars)
+            return
+        with self.connection.cursor(cursor_factory=psycopg2.extensions.cursor) as around:
+            around.execute("BEGIN")
+            try:
+                super().execute(query, vars)
+            finally:
+                if not self.connection.closed:
+                    around.execute("ROLLBACK")
+
+
+def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
+    """What is wrong, a line each; or one that says that nothing is. `seconds`: by then every answer has to be there."""
+    deadline = time.monotonic() + seconds
+    database = RolledBack(settings.database_url, statement_seconds=seconds)
+    store = Store(settings.database_url, deadline=seconds, database=database)
+    try:
+        connection = database.connect(deadline)
+        version = connection.server_version // 10000
+        problems = database.run(connection, deadline, lambda cursor: list(schema_check.problems(cursor)))
+        connection.close()
+        if not problems:
+            problems = list(_refusals(store, database))
+    except ConnectionLost as lost:
+        problems = [postgres_cause(lost.__cause__)]
+    except Rejected as rejected:
+        problems = [f"the catalogue: {named_sqlstate(rejected.sqlstate)}"]
+    finally:
+        store.close()
+    for problem in problems:
+        yield Finding(FAIL, "database", problem)
+    if not problems:
+        tables = f"all {len(schema_check.TABLES)} tables as they should be"
+        yield Finding(OK, "database", f"PostgreSQL {version}, {tables}, and every statement of the relay's works")
+
+
+def _refusals(store: Store, database: RolledBack) -> Iterator[str]:
+    for name, road in _roads(store):
+        database.refusals.clear()
+        try:
+            road()
+        except (PostgresUnavailable, Unstorable):
+            said = [named_sqlstate(sqlstate) for sqlstate in dict.fromkeys(database.refusals)]
+            yield f"{name}: {', '.join(said) or postgres_cause(None)}"
+            if not said:
+                return  # the others would wait as long
+
+
+def _roads(store: Store) -> Sequence[tuple[str, Callable[[], object]]]:
+    """What each is called, and the road."""
+    user = f"check:{uuid.uuid4()}"
+    nobody = [str(uuid.uuid4())]
+    payload = {"reason": "recipient_suppressed", "recipients": []}
+    return (
+        ("looking up API keys", lambda: store.find_api_keys(["0" * 64])),
+        ("looking up suppressions", lambda: store.find_suppressions(user, [_MAILBOX])),
+        ("storing a mail", lambda: store.insert([_row(user)], [_MAILBOX])),
+        ("storing a mail to many", lambda: store.insert([_row(user, "check"), _row(user), _row(user)], [_MAILBOX])),
+        ("looking up idempotency keys", lambda: store.holder_of_key(user, "check")),
+        ("looking up parts of a mail", lambda: store.find_parts(user, "check", _row(user, "check"))),
+        ("looking up mails", lambda: store.rows_exist(nobody)),
+        ("looking for mails without a job", lambda: (store.queued(nobody), store.overdue(timedelta(days=3650), 1))),
+        ("writing last_used_at", lambda: store.touch_api_keys(nobody)),
+        ("recording suppressed mails", lambda: store.record_suppressed(user, payload)),
+    )
+
+
+def _row(user: str, key: str | None = None) -> EmailRow:
+    return EmailRow(
+        id=str(uuid.uuid4()),
+        user_id=user,
+        sender="Check <from@check.invalid>",
+        to=(_MAILBOX,),
+        cc=(),
+        bcc=(),
+        reply_to=(),
+        subject="Check",
+        html="",
+        text="Rolled back\n",
+        headers={},
+        attachments=(),
+        tags=(),
+        idempotency_key=key,
+    )
