@@ -53,6 +53,9 @@ PARSE_SECONDS_PER_OCTET: Final = 0.25e-6
 STORE_SECONDS: Final = 24.0
 #: For everything that Postgres is asked for one message, but for a second more for each 4 MB of an INSERT.
 ANSWER_SECONDS: Final = 36.0
+#: For an answer of Redis. Each child makes a connection of its own, on a machine that may be busy, and a message that
+#: is stored without a claim is stored again when it is repeated: it waits rather longer than a worker's messages do.
+REDIS_SECONDS: Final = 3.0
 #: Longer than all that; see `AcceptOptions.lease_seconds`.
 LEASE_SECONDS: Final = 60.0
 #: Added to the score by which the kernel chooses whom to end when memory is short: a child before anybody else.
@@ -93,7 +96,7 @@ def _answer(settings: Settings, channel: socket.socket, head: bytes, body: Body)
         return
     send_message(channel, encode_report(Started()))
     postgres = Store(settings.database_url, deadline=STORE_SECONDS)
-    cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
+    cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=REDIS_SECONDS)
     options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS, answer_seconds=ANSWER_SECONDS)
     # A key that is written to the cache is looked at once more a second later, and there is no second later here.
     lookups = Lookups(postgres, cache, write_back_keys=False)
