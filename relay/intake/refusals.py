@@ -26,3 +26,7 @@ def refusal(unusable: Unusable) -> Reply:
             return replies.UTF8_LOCAL_PART
         case Fault.ATTACHMENTS_TOO_LARGE:
             return replies.ATTACHMENTS_TOO_LARGE
+        case Fault.TOO_MANY_ADDRESSES:
+            return replies.TOO_MANY_ADDRESSES
+        case Fault.HEADER_TOO_LARGE:
+            return replies.HEADER_TOO_LARGE

@@ -21,10 +21,9 @@ _BROKEN_ESCAPE = re.compile(r"=[ \t]+(?=[0-9A-Fa-f])")
 def decode(view: str) -> str:
     """The text of a header value, given as a latin-1 view of its octets.
 
-    Adjacent words of one charset are joined before their charset is applied; 8-bit octets inside a word belong to its
-    charset, those
-    outside are UTF-8 or else windows-1252. What isn't an encoded word stays as it stands. Linear in the length of
-    `view`.
+    Adjacent words of one charset, however its label is spelled, are joined before their charset is applied; 8-bit
+    octets inside a word belong to its charset, those outside are UTF-8 or else windows-1252. What isn't an encoded
+    word stays as it stands. Linear in the length of `view`.
     """
     if "=?" not in view:
         return charset.decode_view(view)
@@ -42,7 +41,7 @@ def decode(view: str) -> str:
             break
         between = view[copied:position]
         word_label = start[1].partition("*")[0].lower()
-        if not pending or between.strip(" \t\r\n") or word_label != label:
+        if not pending or between.strip(" \t\r\n") or not (word_label == label or _same(word_label, label)):
             result.append(_decode_words(pending, label))
             if between.strip(" \t\r\n") or not pending:
                 result.append(charset.decode_view(between))
@@ -52,6 +51,14 @@ def decode(view: str) -> str:
     result.append(_decode_words(pending, label))
     result.append(charset.decode_view(view[copied:]))
     return "".join(result)
+
+
+def _same(label: str, other: str) -> bool:
+    """Whether two labels are spellings of one charset."""
+    name = charset.codec(label)
+    if name is not None:
+        return name == charset.codec(other)
+    return label.replace("-", "").replace("_", "") == other.replace("-", "").replace("_", "")
 
 
 def _decode_words(words: list[tuple[str, str]], label: str) -> str:

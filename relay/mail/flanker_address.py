@@ -21,8 +21,8 @@ _MAX_LENGTH: Final = 2048
 #: Not for flanker: it drops comments, which may be the name; it knows no groups and no routes; its blanks include
 #: octets above 127; and it cuts encoded words at specials that were left in them.
 _FOREIGN = re.compile(r"[^ -~]|[():;\[\]]|=\?")
-#: Of what the grammar takes for an address, what is one: apostrophes around it are not.
-_ADDRESS = re.compile(r"(?!').*@[A-Za-z0-9._-]+\Z")
+#: Of what the grammar takes for an address, what is one: apostrophes and braces around it are not.
+_ADDRESS = re.compile(r"(?!['`{|]).*@[A-Za-z0-9._-]+\Z")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"')
 _ESCAPED = re.compile(r"\\(.)")
 

@@ -43,6 +43,11 @@ class Message:
     #: Who read the structure, for the metric: `shortcut` where there was none to read, `flanker`, or `fallback:<cause>`
     #: with a cause of boundary, charset, limits, malformed, size, structure (docs/mime.md).
     parser: str = "flanker"
+    #: Entries of To, Cc and Bcc that are no addresses, or none that can be sent to.
+    left_out: int = 0
+    #: By lower-case name, whom Sender, Resent-From and Resent-Sender name, in the stored form; none where that is not
+    #: certain. A key that is restricted to a domain keeps such a header only where all of them are in it.
+    header_senders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @frozen
@@ -67,6 +72,8 @@ class Fault(StrEnum):
     BAD_IDEMPOTENCY_KEY = "bad_idempotency_key"
     UTF8_LOCAL_PART = "utf8_local_part"
     ATTACHMENTS_TOO_LARGE = "attachments_too_large"
+    TOO_MANY_ADDRESSES = "too_many_addresses"
+    HEADER_TOO_LARGE = "header_too_large"
 
 
 class Unusable(Exception):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relay.mail import encoded_word, opensend_fields
+from relay.core.address import BadAddress
+from relay.mail import encoded_word, mailbox, opensend_fields
 from relay.mail.header_block import Field
 
 #: SES takes 15, and the worker adds one.
@@ -22,6 +23,9 @@ _NAME = re.compile(r"[!-9;-~]{1,126}\Z")
 _PRINTABLE = re.compile(r"[ -~]+\Z")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
+_IN_ANGLES = re.compile(r"<[^<>]*+>")
+#: An address, a message id or a URL in angle brackets, with the blanks around it: never part of an encoded word.
+_REFERENCE = re.compile(r"[ \t]*+(<[!-;=?-~]*[@:][!-;=?-~]*>)[ \t]*+")
 
 _COLUMNS = frozenset(
     ("from", "to", "cc", "bcc", "subject", "reply-to", "mime-version", "message-id", "date", "resent-bcc")
@@ -94,7 +98,7 @@ def select(fields: list[Field], *, shortcuts: bool = True) -> tuple[dict[str, st
         if len(view) > _TOO_LONG_TO_ENCODE and not view.isascii():
             dropped.append(name[:_MAX_NAME])
             continue
-        value = _value(view)
+        value = _value(key, view)
         if value:
             values.setdefault(key, []).append(value)
             names.setdefault(key, name)
@@ -127,6 +131,8 @@ def _as_they_stand(fields: list[Field]) -> dict[str, str] | None:
             continue
         if "=?" in view or not view.isascii() or not view.isprintable() or key in keys:
             return None
+        if key.startswith("list-") and " " in view:
+            return None
         # Of what characters a name is, the header block has seen to.
         if len(name) > _MAX_NAME or len(name) + len(view) > _MAX_NAME_AND_VALUE:
             return None
@@ -142,15 +148,43 @@ def _rank(key: str) -> int:
     )
 
 
-def _value(view: str) -> str:
+def _value(key: str, view: str) -> str:
     """The stored form of one value, given as a latin-1 view."""
+    if key.startswith("list-") and " " in view:
+        # Folded within a URL (RFC 2369 section 2: blanks within angle brackets are ignored).
+        view = _IN_ANGLES.sub(lambda match: match[0].replace(" ", ""), view)
     if _PRINTABLE.match(view) and "=?" not in view:
         return view
     view = view.replace("\0", "")
     text = encoded_word.decode(view)
     if view.isascii() and not _CONTROLS.search(text):
         return _CONTROLS.sub(" ", view).strip()
-    return encoded_word.encode(_CONTROLS.sub(" ", text).strip())
+    if "@" in text and "<" in text:
+        mailboxes = _mailboxes(view)
+        if mailboxes:
+            return mailboxes
+    return _encoded(_CONTROLS.sub(" ", text).strip())
+
+
+def _mailboxes(view: str) -> str:
+    """A list of mailboxes, each name in encoded words where it needs them; empty for what is anything else."""
+    if ":" in view or "(" in view:
+        return ""
+    found = mailbox.parse(view)
+    if found.doubtful or found.left_out or found.cut:
+        return ""
+    try:
+        addresses = [mailbox.address_of(each, allow_utf8_local_parts=False) for each in found.mailboxes]
+    except BadAddress:
+        return ""
+    named = zip(found.mailboxes, addresses, strict=True)
+    return ", ".join(mailbox.with_name(each.name, address) for each, address in named)
+
+
+def _encoded(text: str) -> str:
+    """`text` in encoded words where it needs them, without what stands in angle brackets to be found."""
+    pieces = _REFERENCE.split(text)
+    return " ".join(piece if number % 2 else encoded_word.encode(piece) for number, piece in enumerate(pieces) if piece)
 
 
 def _joined(key: str, several: list[str], room: int, dropped: list[str]) -> str:

@@ -79,14 +79,25 @@ def helo(hostname: str) -> Reply:
     return _reply(250, "", hostname)
 
 
-def queued(email_id: str) -> Reply:
-    """The row is committed; its job is or will be published."""
-    return _reply(250, "2.0.0", f"Ok: queued as {email_id}")
+def queued(email_id: str, left_out: int = 0) -> Reply:
+    """The row is committed; its job is or will be published. `left_out`: entries that nobody can send to."""
+    return _reply(250, "2.0.0", f"Ok: queued as {email_id}{_but_for(left_out)}")
 
 
-def already_queued(email_id: str) -> Reply:
+def already_queued(email_id: str, left_out: int = 0) -> Reply:
     """A repeat: everyone in it has this message already, under the id that is named."""
-    return _reply(250, "2.0.0", f"Ok: already queued as {email_id}")
+    return _reply(250, "2.0.0", f"Ok: already queued as {email_id}{_but_for(left_out)}")
+
+
+def _but_for(left_out: int) -> str:
+    if not left_out:
+        return ""
+    entries = (
+        "entry in To, Cc and Bcc was no address and was"
+        if left_out == 1
+        else "entries in To, Cc and Bcc were not addresses and were"
+    )
+    return f" ({left_out} {entries} left out)"
 
 
 def challenge(text: str = "") -> Reply:
@@ -158,7 +169,11 @@ FALSE_END_OF_DATA: Final = _reply(
     550, "5.6.11", "Bare LF around a lone dot: lines must end with CRLF, and the message with CRLF.CRLF", closes=True
 )
 UNREADABLE: Final = _reply(554, "5.6.0", "The message takes longer to read than any message may")
-NO_SENDER: Final = _reply(550, "5.6.0", "The From header field is missing or has no address")
+HEADER_TOO_LARGE: Final = _reply(552, "5.3.4", "The header has more fields, lines or octets than are read")
+TOO_MANY_ADDRESSES: Final = _reply(550, "5.5.3", "Too many recipients: a header field has more addresses than are read")
+NO_SENDER: Final = _reply(
+    550, "5.6.0", "The From header field has no address: set it to one that your API key may send from"
+)
 UNSTORABLE: Final = _reply(554, "5.6.3", "The message holds characters that the database can't store")
 NO_RECIPIENTS: Final = _reply(550, "5.6.0", "No recipient in To, Cc, Bcc or the envelope")
 

@@ -132,9 +132,15 @@ def test_refused(lines: tuple[str, ...]) -> None:
     assert not allowed(fields(*lines))
 
 
-@pytest.mark.parametrize("rest", ["..", "%00.evil.example", ". evil.example", "/.evil.example", "#.evil"])
-def test_what_stands_behind_an_address_is_never_part_of_it(rest: str) -> None:
-    """Read as people's typing errors are: the row says who is judged, and nobody sees the field itself any more."""
+@pytest.mark.parametrize("rest", ["%00.evil.example", "/.evil.example", "#.evil", "*", "\\x", "%evil.example"])
+@pytest.mark.parametrize("form", ["{}", "Ann <{}>", "[{}]", '"{}"'])
+def test_no_address_is_cut_out_of_a_longer_word(rest: str, form: str) -> None:
+    assert not allowed(fields("From: " + form.format(f"ann@good.example{rest}")))
+
+
+@pytest.mark.parametrize("rest", ["..", ". evil.example"])
+def test_what_stands_behind_a_sentence_is_never_part_of_an_address(rest: str) -> None:
+    """The row says who is judged, and nobody sees the field itself any more."""
     raw = fields(f"From: ann@good.example{rest}")
     assert allowed(raw)
     message = parse(raw)

