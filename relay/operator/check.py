@@ -28,9 +28,9 @@ patch_psycopg()
 from config import environment, redaction
 from config.settings import Settings
 from relay.core.errors import QueueUnavailable
-from relay.operator import postgres_roads, preflight
+from relay.operator import postgres_probe, preflight
 from relay.operator.finding import FAIL, OK, WARN, Finding
-from relay.operator.redis_roads import RedisRoads
+from relay.operator.redis_probe import RedisProbe
 from relay.server.certificate import CertificateStore, expiry_warning
 
 #: No check takes longer, in seconds.
@@ -107,7 +107,7 @@ def _collect(part: str, check: Callable[[Settings], Iterator[Finding]], settings
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    return postgres_roads.findings(settings, seconds=_ANSWER_SECONDS)
+    return postgres_probe.findings(settings, seconds=_ANSWER_SECONDS)
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -118,7 +118,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis_url is None:
         yield Finding(WARN, "redis", "REDIS_URL is not set: every look-up goes to Postgres, repeats are not noticed")
         return
-    yield from RedisRoads(settings, timeout=_ANSWER_SECONDS / 2).findings()
+    yield from RedisProbe(settings, timeout=_ANSWER_SECONDS / 2).findings()
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:

@@ -18,9 +18,9 @@ from psycogreen.gevent import patch_psycopg
 
 from config import environment
 from config.settings import Settings
-from relay.operator import postgres_roads
+from relay.operator import postgres_probe
 from relay.operator.causes import postgres_cause
-from relay.operator.redis_roads import RedisRoads
+from relay.operator.redis_probe import RedisProbe
 from scripts.services import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ def test_no_part_of_a_postgres_url_is_said(monkeypatch: pytest.MonkeyPatch, secr
     port = free_port()
 
     def find(settings: Settings) -> str:
-        findings: list[Any] = gevent.spawn(lambda: list(postgres_roads.findings(settings, seconds=2.0))).get()
+        findings: list[Any] = gevent.spawn(lambda: list(postgres_probe.findings(settings, seconds=2.0))).get()
         return str(findings)
 
     for url in malformed("postgres", secret, port, "db"):
@@ -95,7 +95,7 @@ def test_no_part_of_a_redis_url_is_said(monkeypatch: pytest.MonkeyPatch, secret:
     for url in malformed("redis", secret, port, "0"):
         said = said_of(
             monkeypatch,
-            lambda settings: str(list(RedisRoads(settings, timeout=1.0).findings())),
+            lambda settings: str(list(RedisProbe(settings, timeout=1.0).findings())),
             DATABASE_URL="postgres://u@h/d",
             REDIS_URL=url,
         )

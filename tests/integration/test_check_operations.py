@@ -18,9 +18,9 @@ import redis
 from psycogreen.gevent import patch_psycopg
 
 from config.settings import Settings
-from relay.operator import postgres_roads
+from relay.operator import postgres_probe
 from relay.operator.finding import Finding
-from relay.operator.redis_roads import RedisRoads
+from relay.operator.redis_probe import RedisProbe
 from relay.postgres.schema_check import TABLES
 from relay.redis import keys
 from scripts.database import execute
@@ -59,7 +59,7 @@ def check(administrator: redis.Redis, valkey_server: Valkey) -> Callable[..., li
             queue_url="http://127.0.0.1/1/jobs",
             key_messages_per_minute=1,
         )
-        return list(RedisRoads(settings, timeout=5.0).findings())
+        return list(RedisProbe(settings, timeout=5.0).findings())
 
     return check
 
@@ -145,7 +145,7 @@ def test_a_right_that_only_warming_needs_is_a_failure_of_that_alone(check: Calla
 def test_a_cluster_fails(tmp_path: Path) -> None:
     with Valkey(tmp_path / "cluster", settings=["--cluster-enabled", "yes"]) as server:
         settings = Settings(database_url="postgres://unused", redis_url=server.url)
-        (found,) = RedisRoads(settings, timeout=5.0).findings()
+        (found,) = RedisProbe(settings, timeout=5.0).findings()
     assert found.level == "FAIL"
     assert found.text.startswith("is a Redis Cluster, which is not supported")
 
@@ -154,7 +154,7 @@ def test_a_full_server_is_a_warning(tmp_path: Path) -> None:
     """It may have room again; what is missing for good fails."""
     with Valkey(tmp_path / "full", settings=["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]) as server:
         settings = Settings(database_url="postgres://unused", redis_url=server.url)
-        found = list(RedisRoads(settings, timeout=5.0).findings())
+        found = list(RedisProbe(settings, timeout=5.0).findings())
     assert {finding.level for finding in found} == {"warn"}
     assert "OOM" in found[0].text
 
@@ -182,7 +182,7 @@ def role(postgres_url: str, _green: None) -> Iterator[tuple[str, str]]:
 
 def postgres_findings(url: str) -> list[Finding]:
     # A hub has greenlets to wait with, as in the check.
-    return gevent.spawn(lambda: list(postgres_roads.findings(Settings(database_url=url), seconds=20.0))).get()
+    return gevent.spawn(lambda: list(postgres_probe.findings(Settings(database_url=url), seconds=20.0))).get()
 
 
 @pytest.mark.usefixtures("_green")

@@ -99,10 +99,10 @@ def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
 
 
 def _refusals(store: Store, database: RolledBack) -> Iterator[str]:
-    for name, road in _roads(store):
+    for name, operation in _operations(store):
         database.refusals.clear()
         try:
-            road()
+            operation()
         except (PostgresUnavailable, Unstorable):
             said = [named_sqlstate(sqlstate) for sqlstate in dict.fromkeys(database.refusals)]
             yield f"{name}: {', '.join(said) or postgres_cause(None)}"
@@ -110,8 +110,8 @@ def _refusals(store: Store, database: RolledBack) -> Iterator[str]:
                 return  # the others would wait as long
 
 
-def _roads(store: Store) -> Sequence[tuple[str, Callable[[], object]]]:
-    """What each is called, and the road."""
+def _operations(store: Store) -> Sequence[tuple[str, Callable[[], object]]]:
+    """What each is called, and the operation."""
     user = f"check:{uuid.uuid4()}"
     nobody = [str(uuid.uuid4())]
     payload = {"reason": "recipient_suppressed", "recipients": []}

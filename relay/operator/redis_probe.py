@@ -1,7 +1,7 @@
 """What the relay does with Redis, done once, by the code and over the link that mail takes.
 
-A right that is missing, or a command that the server hasn't, shows on the road that needs it and nowhere else. Nothing
-stays: what is written has names that no mail can have, a life of seconds, and is deleted at the end.
+A right that is missing, or a command that the server hasn't, shows in the operation that needs it and nowhere else.
+Nothing stays: what is written has names that no mail can have, a life of seconds, and is deleted at the end.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _SECONDS: Final = 10
 #: Error codes that don't pass by themselves: what they forbid is forbidden tomorrow.
 _LASTING: Final = ("NOPERM", "CROSSSLOT", "ERR", "MOVED")
 
-Road = Callable[[], bool]
+Operation = Callable[[], bool]
 
 
-class RedisRoads:
-    """All roads of one run. `timeout`: seconds that one reply may take."""
+class RedisProbe:
+    """All operations of one run. `timeout`: seconds that one reply may take."""
 
     def __init__(self, settings: Settings, *, timeout: float) -> None:
         self._settings = settings
@@ -48,7 +48,7 @@ class RedisRoads:
         self._candidate = Candidate(secrets.token_bytes(8), secrets.token_bytes(8))
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong, a line for each road; or one that says that nothing is. Never raises for Redis's sake."""
+        """What is wrong, a line for each operation; or one that says that nothing is. Never raises for Redis's sake."""
         try:
             yield from self._findings()
         finally:
@@ -61,9 +61,9 @@ class RedisRoads:
             yield Finding(FAIL if cluster else WARN, "redis", redis_cause(self._link.failure or "Timeout"))
             return
         found = []
-        for name, loss, road in self._roads():
+        for name, loss, operation in self._operations():
             self._link.error_replies.clear()
-            works = self._walk(road)
+            works = self._try(operation)
             errors = sorted(self._link.error_replies)
             if any(code == "CROSSSLOT" for code, _ in errors):
                 yield Finding(FAIL, "redis", redis_cause("ClusterMode"))
@@ -79,9 +79,9 @@ class RedisRoads:
         if not found:
             yield Finding(OK, "redis", "answers, reads and writes")
 
-    def _walk(self, road: Road) -> bool:
+    def _try(self, operation: Operation) -> bool:
         try:
-            works = road()
+            works = operation()
         except (RedisUnavailable, RedisFailed):
             works = False
         errors = set(self._link.error_replies)
@@ -93,9 +93,9 @@ class RedisRoads:
     def _silence(self) -> str:
         return redis_cause(self._link.failure) if self._link.failure else "does not give back what was written"
 
-    def _roads(self) -> Sequence[tuple[str, str, Road]]:
-        """What each is called, what is lost without it, and the road."""
-        roads = [
+    def _operations(self) -> Sequence[tuple[str, str, Operation]]:
+        """What each is called, what is lost without it, and the operation."""
+        operations = [
             ("scripts", "every look-up would go to Postgres, and repeats be stored again", self._scripts),
             ("API keys", "every look-up of a key would go to Postgres", self._keys),
             ("claims", "repeats would be stored again", self._claims),
@@ -103,15 +103,15 @@ class RedisRoads:
             ("lists of suppressions", "scripts/warm_cache.py could not fill them", self._lists),
         ]
         if self._settings.max_auth_failures_per_address:
-            roads.append(("failed log-ins", "each process would count them for itself", self._attempts))
+            operations.append(("failed log-ins", "each process would count them for itself", self._attempts))
         if self._settings.key_messages_per_minute or self._settings.address_messages_per_minute:
-            roads.append(("messages a minute", "each process would count them for itself", self._rates))
+            operations.append(("messages a minute", "each process would count them for itself", self._rates))
         if self._settings.queue_url is not None:
             loss = "jobs that a crash or an outage leaves behind would be published after 15 minutes"
-            roads.append(("jobs", loss, self._jobs))
-        return roads
+            operations.append(("jobs", loss, self._jobs))
+        return operations
 
-    # The roads. Each says whether it got the answers that it should.
+    # The operations. Each says whether it got the answers that it should.
 
     def _scripts(self) -> bool:
         """A server that has lost a script is given its text; most checks would find the scripts there."""
