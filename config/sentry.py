@@ -42,6 +42,11 @@ _client: sentry_sdk.client.BaseClient | None = None
 _last_sent: dict[str, float] = {}
 
 
+def load() -> None:
+    """Loads the library, for a process that others are forked from. Starts nothing."""
+    import sentry_sdk.utils  # noqa: F401, PLC0415 - 7 MB that only those pay who use it
+
+
 def init(settings: Settings, version: str) -> None:
     """Makes this process's client; without SENTRY_DSN nothing, and the library is not even imported.
 

@@ -29,11 +29,15 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         from relay.process import children, master
 
-        return master.run(children.prepare, children.serve)
+        return master.run(children.prepare, children.load, children.serve)
     if len(arguments) > 1 or arguments[0] not in ("--check", "--version", "--help", "-h"):
         sys.stderr.write(f"python -m relay: can't make anything of: {' '.join(arguments)}\n\n{USAGE}")
         return 2
     if arguments[0] == "--check":
+        from relay.server import openssl_policy
+
+        openssl_policy.restrict_groups()
+
         from relay.operator import check
 
         return check.main()

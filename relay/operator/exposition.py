@@ -24,6 +24,11 @@ log = structlog.get_logger(__name__)
 LAG_INTERVAL: Final = 0.1
 
 
+def load() -> None:
+    """Loads what `serve` needs, where the settings ask for it: 4 MB that only those pay who use it."""
+    import prometheus_client  # noqa: F401, PLC0415
+
+
 def serve(settings: Settings, index: int) -> None:
     """Exposes everything at `/metrics`, where the settings ask for it, and begins to measure the hub's lag.
 

@@ -1,4 +1,4 @@
-"""What the master's children do: the first one validates and binds, the others serve."""
+"""What the master's children do: the first one validates and binds, the template loads, the others serve."""
 
 # ruff: noqa: PLC0415 - the master process imports next to nothing (relay.process.master), the rest is its children's
 
@@ -9,7 +9,9 @@ import sys
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from relay.process.assignment import Assignment
 
 
 def prepare(channel: socket.socket) -> None:
@@ -17,48 +19,87 @@ def prepare(channel: socket.socket) -> None:
 
     Raises SystemExit(2) after a line on stderr for whatever stands in the way.
     """
+    from relay.server import openssl_policy
+
+    try:
+        openssl_policy.restrict_groups()
+    except OSError as error:
+        _refuse(f"OpenSSL takes no connection with the TLS groups that the relay wants: {error}")
+
     from config import environment
     from relay.operator import preflight
-    from relay.process import master
+    from relay.process import handover
     from relay.server import certificate, connection_table, sockets
 
     try:
         settings = preflight.load()
         listeners = sockets.bind(settings)
     except (environment.WrongSettings, sockets.CannotListen) as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(2) from error
+        _refuse(str(error))
+    pair = b""
     if settings.tls_cert_path and settings.tls_key_path:
-        warning = certificate.expiry_warning(
-            certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
-        )
+        store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
+        dear = openssl_policy.dear_groups(store.context)
+        if dear:
+            _refuse(f"OpenSSL shakes hands with TLS groups that cost too much, whatever it is told: {', '.join(dear)}")
+        warning = certificate.expiry_warning(store)
         if warning:
             sys.stderr.write(f"warning: {warning}\n")
-    if settings.web_concurrency > 1:
-        # flanker writes its grammar's tables beside itself at its first import, and two workers would do so at once.
-        import relay.mail  # noqa: F401
-    master.hand_over(
+        pair = store.pair.encode()
+    handover.send(
         channel,
         settings=settings.to_json(),
+        certificate=pair,
         workers=settings.web_concurrency,
         drain_seconds=settings.drain_seconds,
         json_lines=settings.writes_json(),
         listeners=[(listener.socket.fileno(), listener.implicit_tls) for listener in listeners],
-        board=connection_table.share(settings.web_concurrency, settings.max_connections),
+        table=connection_table.share(settings.web_concurrency, settings.max_connections),
     )
 
 
-def serve(index: int, settings: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, board: int) -> int:
-    """In each worker: everything else (relay.process.worker). The exit status."""
+def _refuse(reason: str) -> NoReturn:
+    sys.stderr.write(f"{reason}\n")
+    raise SystemExit(2)
+
+
+def load(settings: bytes) -> None:
+    """In the template: loads all code that a worker runs with these settings, and makes dumps of hung ones possible.
+
+    No worker loads code afterwards, and nothing here starts a thread, a hub or a connection: neither outlives a fork.
+    """
+    from relay.server import openssl_policy
+
+    show_stack_on_signal()
+    openssl_policy.restrict_groups()
     # structlog would import it for tracebacks that are never printed: 6 MB of every worker.
     sys.modules["rich"] = None  # type: ignore[assignment]
 
     from relay.process import worker
+
+    worker.load(settings)
+
+
+def show_stack_on_signal() -> None:
+    """From now on, this process and those forked from it write their stack to standard error when they are signalled.
+
+    What a stack says is file, line and function: no values.
+    """
+    import faulthandler
+
+    from relay.process import master
+
+    faulthandler.register(master.DUMP_SIGNAL, all_threads=False)
+
+
+def serve(assignment: Assignment) -> int:
+    """In each worker: everything else (relay.process.worker). The exit status."""
+    from relay.process import worker
     from relay.server import certificate
 
     try:
-        return worker.run(index, settings, listeners, lifeline, board)
+        return worker.run(assignment)
     except certificate.CertificateError as error:
-        # It was fine when the service started: half a renewal, which the next attempt finds whole.
+        # The pair was good when it was kept, so this is the machine's trouble; the next attempt may be better.
         sys.stderr.write(f"{error}\n")
-        return 2
+        return 1

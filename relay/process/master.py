@@ -1,32 +1,41 @@
-"""The master process: it starts the workers, replaces those that die, and ends them in good order.
+"""The master process: it keeps the workers alive, replaces those that die or hang, and ends them in good order.
 
 It imports nothing but the standard library, and little of that, because it lives as long as the service and its memory
 counts beside the workers'. Everything heavy happens in children: the first one validates the settings and binds the
-sockets, hands both over, and ends; the others are the workers, all accepting from the same sockets.
+sockets, hands both over, and ends; the template (`relay.process.template`) loads the code; the others are the workers,
+all accepting from the same sockets. What a new worker needs is here or in the template, never in files or in a worker.
 
 Signals: SIGTERM and SIGINT drain (exit 0; whoever isn't done by the deadline is killed, which loses nothing that was
 answered), a second one ends everything at once (exit 1); SIGHUP makes the workers load the certificate again.
-Exit 2: it can't start as it is configured. Exit 1: the workers fail at start, or a second signal.
+Exit 2: it can't start as it is configured. Exit 1: the workers fail at start, a second signal, or no worker is left and
+the code in the files is another by now.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import socket
-import sys
 import time
 
-TYPE_CHECKING = False  # as in typing, which would take a tenth of this process's memory
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Final, NoReturn
+from relay.process import forking, handover
+from relay.process.absence import Absence
+from relay.process.assignment import Assignment, CertificateKeeper
+from relay.process.heartbeat import BEAT_SECONDS, Heartbeats, Watch
+from relay.process.master_log import MasterLog
+from relay.process.template import Template
 
-    #: (index of the worker from 0, settings as JSON, listening descriptors and whether each is for implicit TLS,
-    #: lifeline: see relay.process.signals, board: see relay.server.connection_table) -> exit status. Runs in the
-    #: worker.
-    Serve = Callable[[int, bytes, Sequence[tuple[int, bool]], int, int], int]
+TYPE_CHECKING = False  # as in typing, which the master would have for this alone
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+    from relay.process.handover import Handover
+
+    #: What a worker does; its exit status.
+    Serve = Callable[[Assignment], int]
 
 #: Exit status: not with these settings.
 EXIT_CONFIGURATION: Final = 2
@@ -42,22 +51,30 @@ HOPELESS_AFTER: Final = 4
 KILL_GRACE: Final = 2.0
 #: A SIGINT and a SIGTERM so close together are one wish: Ctrl-C reaches all, and a parent passes it on; seconds.
 SAME_WISH: Final = 1.0
+#: A hung worker gets so long to write where it hangs, before it is killed; seconds.
+DUMP_SECONDS: Final = 1.0
+#: Makes a worker write its stack to standard error: see `relay.process.children`.
+DUMP_SIGNAL: Final = signal.SIGUSR2
 
-_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _ENDING: Final = frozenset((int(signal.SIGTERM), int(signal.SIGINT)))
 
 
-def run(prepare: Callable[[socket.socket], None], serve: Serve) -> int:
-    """Runs until told to end. `prepare` runs in a child that may exit with a status of its own: see `hand_over`.
+def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None], serve: Serve) -> int:
+    """Runs until told to end; the exit status of the service.
 
-    Returns the exit status of the service.
+    `prepare` runs in a child that may exit with a status of its own: see `relay.process.handover`. `load(settings)`
+    loads all code that a worker runs, in the process that workers are forked from. `serve` runs in each worker.
     """
     wakeup = _listen_for_signals()
     ours, theirs = socket.socketpair()
-    child = os.fork()
-    if child == 0:
+
+    def body() -> None:
         ours.close()
-        _end_child(lambda: _prepare(prepare, theirs))
+        forking.forget_signals()
+        forking.unblock_signals()
+        prepare(theirs)
+
+    child = forking.fork(body)
     theirs.close()
     with ours:
         while ours.fileno() not in select.select([ours.fileno(), wakeup], [], [])[0]:
@@ -65,12 +82,12 @@ def run(prepare: Callable[[socket.socket], None], serve: Serve) -> int:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return 0
-        received = _receive(ours)
+        received = handover.receive(ours)
     exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if exit_code != 0 or received is None:
         # Ctrl-C reaches the child by itself, which is no failure.
         return 0 if -exit_code in _ENDING else max(exit_code, 1)
-    return _Master(received, serve, wakeup).run()
+    return _Master(received, load, serve, wakeup).run()
 
 
 def _listen_for_signals() -> int:
@@ -79,7 +96,7 @@ def _listen_for_signals() -> int:
     os.set_blocking(wakeup, False)
     os.set_blocking(wakeup_end, False)
     signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
-    for number in _HANDLED:
+    for number in forking.HANDLED:
         # The handler has nothing to do: the interpreter writes the number, and select() returns.
         signal.signal(number, lambda *_: None)
     return wakeup
@@ -92,84 +109,26 @@ def _read_signals(wakeup: int) -> bytes:
         return b""
 
 
-def _forget_signals() -> None:
-    """In a child: signals are not the master's any more. Until a worker attends to them it has nothing to drain."""
-    os.close(signal.set_wakeup_fd(-1))
-    for number in _HANDLED:
-        signal.signal(number, signal.SIG_DFL)
+class _Worker:
+    """A process that serves, as the master sees it."""
 
-
-def _prepare(prepare: Callable[[socket.socket], None], channel: socket.socket) -> None:
-    _forget_signals()
-    prepare(channel)
-
-
-class _Received:
-    """What the preparing child handed over."""
-
-    def __init__(self, header: bytes, settings: bytes, descriptors: Sequence[int]) -> None:
-        workers, drain_seconds, style, implicit_tls = header.decode("ascii").split()
-        self.workers = int(workers)
-        self.drain_seconds = float(drain_seconds)
-        self.json_lines = style == "json"
-        self.settings = settings
-        self.board, *listening = descriptors
-        self.listeners = [(fd, flag == "1") for fd, flag in zip(listening, implicit_tls, strict=True)]
-
-
-def hand_over(
-    channel: socket.socket,
-    *,
-    settings: bytes,
-    workers: int,
-    drain_seconds: float,
-    json_lines: bool,
-    listeners: Sequence[tuple[int, bool]],
-    board: int,
-) -> None:
-    """The preparing child's last words: everything that the master and the workers need."""
-    implicit_tls = "".join("1" if implicit else "0" for _, implicit in listeners)
-    header = f"{workers} {drain_seconds!r} {'json' if json_lines else 'text'} {implicit_tls}\n".encode("ascii")
-    socket.send_fds(channel, [b"+"], [board, *(fd for fd, _ in listeners)])
-    channel.sendall(header + settings)
-
-
-def _receive(channel: socket.socket) -> _Received | None:
-    """None when the child ended without a word; what was wrong it has said itself."""
-    _, descriptors, _, _ = socket.recv_fds(channel, 1, 64)
-    document = b"".join(iter(lambda: channel.recv(65536), b""))
-    header, found, settings = document.partition(b"\n")
-    if not found:
-        return None
-    for fd in descriptors:
-        os.set_inheritable(fd, False)
-    return _Received(header, settings, descriptors)
-
-
-def _end_child(body: Callable[[], int | None]) -> NoReturn:
-    """Runs the body as all that this forked process does: nothing of the master's stack may run in it afterwards."""
-    status = 1
-    try:
-        status = body() or 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:  # noqa: BLE001 - the last frame of this process: whatever it was, it is shown, and the status tells
-        sys.excepthook(*sys.exc_info())
-    finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
+    def __init__(self, heartbeats: Heartbeats, index: int, pid: int) -> None:
+        self.index = index
+        self.pid = pid
+        self.forked = time.monotonic()
+        self.watch = Watch(heartbeats, index, pid)
+        #: When it is killed, if it is taken for hung.
+        self.kill_at: float | None = None
 
 
 class _Master:
-    def __init__(self, received: _Received, serve: Serve, wakeup: int) -> None:
+    def __init__(self, received: Handover, load: Callable[[bytes], None], serve: Serve, wakeup: int) -> None:
         self._received = received
+        self._load = load
         self._serve = serve
         self._wakeup = wakeup
-        #: pid -> (index, when it was forked)
-        self._workers: dict[int, tuple[int, float]] = {}
+        #: By process id.
+        self._workers: dict[int, _Worker] = {}
         #: index -> when it is due to be forked
         self._due = dict.fromkeys(range(received.workers), 0.0)
         #: index -> quick deaths in a row
@@ -177,21 +136,82 @@ class _Master:
         self._any_started = False
         self._first_wish: tuple[int, float] | None = None
         self._lifeline, self._lifeline_end = os.pipe()
+        self._heartbeats = Heartbeats(received.workers)
+        self._next_look = time.monotonic()
+        #: The index of a hung worker, until its successor serves.
+        self._replacing: int | None = None
+        self._certificate = CertificateKeeper(received.certificate)
+        self._log = MasterLog(json_lines=received.json_lines)
+        self._absence = Absence(received.listeners)
+        #: Without it, workers are forked from the master and load the code that is in the files then.
+        self._by_template = forking.adopt_orphans()
+        self._template: Template | None = None
+        self._template_due = 0.0
+        self._template_deaths = 0
+        self._digest: str | None = None
+        #: Whether the code in the files is another than the one that the service began with.
+        self._code_changed = False
+        #: Processes that ended before the template had told of them: process id -> status.
+        self._ended_early: dict[int, int] = {}
 
     def run(self) -> int:
         while True:
-            status = self._reap()
-            if status is None:
-                status = self._fork_due()
+            status = self._turn()
             if status is not None:
                 return status
-            select.select([self._wakeup], [], [], self._seconds_to_next_event())
+            self._wait()
             for number in _read_signals(self._wakeup):
                 if number == signal.SIGHUP:
                     self._signal_all(signal.SIGHUP)
                 elif number in _ENDING and self._wish_to_end(number):
-                    self._say("warning", "ended at once by a second signal", workers=len(self._workers))
+                    self._log.say("warning", "ended at once by a second signal", workers=len(self._workers))
                     return self._kill_all(1)
+
+    def _turn(self) -> int | None:
+        """Whatever is to be done now. An exit status when it is over."""
+        self._hear_template()
+        self._certificate.take()
+        status = self._reap()
+        if status is not None:
+            return status
+        now = time.monotonic()
+        if self._first_wish is not None:
+            return self._continue_drain(now)
+        if self._code_changed and not self._workers and not (self._template and self._template.asked):
+            self._log.say("critical", "no worker left, and the code has changed since the start")
+            return 1
+        if now >= self._next_look:
+            self._next_look = now + BEAT_SECONDS
+            self._look(now)
+        self._fork_due(now)
+        self._absence.attend(self._serves())
+        return None
+
+    def _serves(self) -> bool:
+        return any(worker.watch.served for worker in self._workers.values())
+
+    def _wait(self) -> None:
+        """Until something happens, or something is due."""
+        reading: list[int] = [self._wakeup, self._certificate.fileno(), *self._absence.descriptors()]
+        writing: list[int] = []
+        if self._template is not None:
+            reading.append(self._template.fileno())
+            if self._template.sending:
+                writing.append(self._template.fileno())
+        ready, _, _ = select.select(reading, writing, [], self._seconds_to_next_event())
+        if self._absence.present(ready) and not self._serves():
+            self._absence.turn_away(ready)
+        if self._template is not None and self._template.sending:
+            self._template.send()
+
+    def _seconds_to_next_event(self) -> float:
+        if self._first_wish is not None:
+            moment = self._deadline()
+        elif self._by_template and self._template is None:
+            moment = self._next_look if self._code_changed else min(self._next_look, self._template_due)
+        else:
+            moment = min([self._next_look, *self._due.values()])
+        return max(0.0, moment - time.monotonic())
 
     # What the outside says.
 
@@ -200,11 +220,14 @@ class _Master:
         now = time.monotonic()
         if self._first_wish is None:
             self._first_wish = number, now
-            self._say("info", "draining", workers=len(self._workers), signal=signal.Signals(number).name)
+            self._log.say("info", "draining", workers=len(self._workers), signal=signal.Signals(number).name)
+            self._absence.end()
             for fd, _ in self._received.listeners:
                 # Ours is the last one open once the workers closed theirs; it would take clients whom nobody serves.
                 os.close(fd)
             self._due.clear()
+            if self._template is not None:
+                self._template.dismiss()
             self._signal_all(signal.SIGTERM)
             return False
         first_number, first_time = self._first_wish
@@ -214,67 +237,191 @@ class _Master:
         assert self._first_wish is not None  # noqa: S101 - for the type checker
         return self._first_wish[1] + self._received.drain_seconds + KILL_GRACE
 
-    def _seconds_to_next_event(self) -> float | None:
+    def _continue_drain(self, now: float) -> int | None:
+        """An exit status when the drain is over."""
+        if not self._workers and self._template is None:
+            self._log.say("info", "drained")
+            return 0
+        if now >= self._deadline():
+            self._log.say("warning", "drain took too long, workers killed", workers=len(self._workers))
+            return self._kill_all(0)
+        return None
+
+    # The template.
+
+    def _fork_template(self, now: float) -> None:
+        try:
+            self._template = Template(lambda: self._load(self._received.settings), self._work, self._leave_master)
+        except OSError as error:
+            self._template_due = now + LONGEST_PAUSE
+            self._log.say("error", "can't fork", reason=errno.errorcode.get(error.errno or 0, "unknown"))
+
+    def _leave_master(self) -> None:
+        """In a child: closes what is the master's alone."""
+        forking.forget_signals()
+        os.close(self._wakeup)
+        os.close(self._lifeline_end)
+        self._certificate.leave()
+
+    def _hear_template(self) -> None:
+        if self._template is None:
+            return
+        for kind, *words in self._template.words():
+            if kind == "loaded":
+                self._template.digest = words[0]
+                if self._digest not in (None, words[0]):
+                    self._refuse_changed_code(self._template)
+                    return
+                self._digest = words[0]
+            elif kind == "forked":
+                self._template.asked.discard(int(words[0]))
+                self._begin(int(words[0]), int(words[1]))
+            else:
+                self._template.asked.discard(int(words[0]))
+                self._due_again(int(words[0]), int(words[1]))
+
+    def _refuse_changed_code(self, template: Template) -> None:
+        """The template died, and the files hold other code by now: two versions in one service would be worse than
+        workers that can't be replaced."""
+        self._code_changed = True
+        self._due.clear()
+        template.asked.clear()
+        template.dismiss()
+        self._log.say(
+            "critical", "code has changed since the start, workers can't be replaced", workers=len(self._workers)
+        )
+
+    def _begin(self, index: int, pid: int) -> None:
+        """Takes note of a worker that was forked."""
+        self._workers[pid] = _Worker(self._heartbeats, index, pid)
         if self._first_wish is not None:
-            moment = self._deadline()
-        elif self._due:
-            moment = min(self._due.values())
-        else:
+            os.kill(pid, signal.SIGTERM)
+
+    def _due_again(self, index: int, error_number: int) -> None:
+        self._log.say("error", "can't fork", index=index, reason=errno.errorcode.get(error_number, "unknown"))
+        if self._first_wish is None:
+            self._due[index] = time.monotonic() + LONGEST_PAUSE
+
+    def _template_ended(self, status: int) -> int | None:
+        """An exit status when there is no point in going on."""
+        assert self._template is not None  # noqa: S101 - for the type checker
+        self._hear_template()
+        template, self._template = self._template, None
+        template.close()
+        if self._first_wish is not None or self._code_changed:
             return None
-        return max(0.0, moment - time.monotonic())
+        for index in template.asked:
+            self._due[index] = 0.0
+            # It may have been forked all the same, and not have been told of.
+            pid, _ = self._heartbeats.read(index)
+            if pid and pid not in self._workers and _is_child(pid):
+                del self._due[index]
+                self._begin(index, pid)
+        now = time.monotonic()
+        exit_code = os.waitstatus_to_exitcode(status)
+        self._template_deaths = 0 if now - template.forked >= STARTED_AFTER else self._template_deaths + 1
+        hopeless = exit_code == EXIT_CONFIGURATION or self._template_deaths >= HOPELESS_AFTER
+        if hopeless and self._digest is None:
+            self._log.say("critical", "workers fail at start, giving up", exit_code=exit_code)
+            return self._kill_all(EXIT_CONFIGURATION if exit_code == EXIT_CONFIGURATION else 1)
+        self._template_due = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._template_deaths, 16))
+        self._log.say("error", "template died, will be replaced", pid=template.pid, exit_code=exit_code)
+        return None
 
     # The workers.
 
-    def _fork_due(self) -> int | None:
-        """Forks whoever is due. An exit status when the drain is over."""
-        now = time.monotonic()
-        if self._first_wish is not None:
-            if not self._workers:
-                self._say("info", "drained")
-                return 0
-            if now >= self._deadline():
-                self._say("warning", "drain took too long, workers killed", workers=len(self._workers))
-                return self._kill_all(0)
-            return None
+    def _fork_due(self, now: float) -> None:
+        if self._by_template and self._template is None:
+            if now >= self._template_due and not self._code_changed:
+                self._fork_template(now)
+            return
         for index in [index for index, moment in self._due.items() if moment <= now]:
             del self._due[index]
-            self._fork(index)
-        return None
+            if self._template is not None:
+                self._template.ask(index, self._certificate.pair)
+            else:
+                self._fork(index)
 
     def _fork(self, index: int) -> None:
-        # Until the child has handlers of its own, a signal to it would arrive at the master's wakeup descriptor.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        pid = os.fork()
-        if pid == 0:
-            _end_child(lambda: self._work(index))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        self._workers[pid] = index, time.monotonic()
+        """Without a template."""
 
-    def _work(self, index: int) -> int:
-        _forget_signals()
+        def body() -> int:
+            self._leave_master()
+            self._load(self._received.settings)
+            return self._work(index, self._certificate.pair)
+
+        try:
+            self._begin(index, forking.fork(body))
+        except OSError as error:
+            self._due_again(index, error.errno or 0)
+
+    def _work(self, index: int, certificate: bytes) -> int:
+        """In a worker."""
+        self._heartbeats.begin(index)
         for number in (signal.SIGINT, signal.SIGHUP):
             # The master passes SIGINT on as SIGTERM, and a certificate not yet loaded needs no second loading.
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        os.close(self._wakeup)
-        os.close(self._lifeline_end)
-        return self._serve(
-            index, self._received.settings, self._received.listeners, self._lifeline, self._received.board
+        forking.unblock_signals()
+        assignment = Assignment(
+            index, self._received, certificate, self._lifeline, self._heartbeats, self._certificate.workers_end
         )
+        return self._serve(assignment)
+
+    def _look(self, now: float) -> None:
+        """Finds a worker that has hung, and has it replaced: one at a time, since what hangs them may pass."""
+        if self._template is not None and self._template.look(BEAT_SECONDS):
+            self._log.say("error", "template hangs, killed", pid=self._template.pid)
+            os.kill(self._template.pid, signal.SIGKILL)
+        for worker in self._workers.values():
+            hung = worker.watch.look()
+            if worker.index == self._replacing and worker.kill_at is None and worker.watch.served and not hung:
+                self._replacing = None
+            if hung and worker.kill_at is None and self._replacing in (None, worker.index):
+                self._replacing = worker.index
+                worker.kill_at = now + DUMP_SECONDS
+                self._log.say(
+                    "error",
+                    "worker is silent, will be killed",
+                    index=worker.index,
+                    pid=worker.pid,
+                    seconds=worker.watch.silent_looks * BEAT_SECONDS,
+                )
+                os.kill(worker.pid, DUMP_SIGNAL)
+        for worker in self._workers.values():
+            if worker.kill_at is not None and now >= worker.kill_at:
+                os.kill(worker.pid, signal.SIGKILL)
 
     def _reap(self) -> int | None:
-        """Takes note of every worker that ended. An exit status when there is no point in going on."""
-        while self._workers:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+        """Takes note of every process that ended. An exit status when there is no point in going on."""
+        for pid in [pid for pid in self._ended_early if pid in self._workers]:
+            give_up = self._ended(pid, self._ended_early.pop(pid))
+            if give_up is not None:
+                return give_up
+        if self._template is None or not self._template.asked:
+            self._ended_early.clear()
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return None
             if pid == 0:
-                break
-            if pid not in self._workers:
-                continue  # As PID 1 of a container the master inherits orphans.
-            index, forked = self._workers.pop(pid)
-            if self._first_wish is None:
-                give_up = self._replace(index, pid, os.waitstatus_to_exitcode(status), time.monotonic() - forked)
-                if give_up is not None:
-                    return give_up
+                return None
+            give_up = self._ended(pid, status)
+            if give_up is not None:
+                return give_up
+
+    def _ended(self, pid: int, status: int) -> int | None:
+        if self._template is not None and pid == self._template.pid:
+            return self._template_ended(status)
+        if pid not in self._workers:
+            # The master also inherits what workers leave behind; among it a worker may be that was not told of yet.
+            if self._template is not None and self._template.asked:
+                self._ended_early[pid] = status
+            return None
+        worker = self._workers.pop(pid)
+        if self._first_wish is None:
+            exit_code = os.waitstatus_to_exitcode(status)
+            return self._replace(worker.index, pid, exit_code, time.monotonic() - worker.forked)
         return None
 
     def _replace(self, index: int, pid: int, exit_code: int, lived: float) -> int | None:
@@ -286,18 +433,21 @@ class _Master:
         deaths = self._quick_deaths[index]
         hopeless = exit_code == EXIT_CONFIGURATION or deaths >= HOPELESS_AFTER
         if hopeless and not self._any_started and not self._elder(STARTED_AFTER):
-            self._say("critical", "workers fail at start, giving up", exit_code=exit_code)
+            self._log.say("critical", "workers fail at start, giving up", exit_code=exit_code)
             return self._kill_all(EXIT_CONFIGURATION if exit_code == EXIT_CONFIGURATION else 1)
+        if self._code_changed:
+            self._log.say("error", "worker died, can't be replaced", index=index, pid=pid, exit_code=exit_code)
+            return None
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(deaths, 16))
         self._due[index] = time.monotonic() + pause
-        self._say(
+        self._log.say(
             "error", "worker died, will be replaced", index=index, pid=pid, exit_code=exit_code, pause_seconds=pause
         )
         return None
 
     def _elder(self, age: float) -> bool:
         now = time.monotonic()
-        return any(now - forked >= age for _, forked in self._workers.values())
+        return any(now - worker.forked >= age for worker in self._workers.values())
 
     def _signal_all(self, number: signal.Signals) -> None:
         for pid in self._workers:
@@ -306,28 +456,18 @@ class _Master:
 
     def _kill_all(self, status: int) -> int:
         self._signal_all(signal.SIGKILL)
-        for pid in self._workers:
+        pids = list(self._workers)
+        if self._template is not None:
+            pids.append(self._template.pid)
+            os.kill(self._template.pid, signal.SIGKILL)
+        for pid in pids:
             os.waitpid(pid, 0)
         return status
 
-    def _say(self, level: str, event: str, **fields: int | float | str) -> None:
-        """One line of the service's log, in the form that config.logging gives the workers' lines.
 
-        Values are numbers and words of our own, so that nothing needs escaping.
-        """
-        now = time.time()
-        moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03d}Z"
-        if self._received.json_lines:
-            members = "".join(
-                f',"{name}":{value}' if isinstance(value, int | float) else f',"{name}":"{value}"'
-                for name, value in fields.items()
-            )
-            line = f'{{"timestamp":"{moment}","level":"{level}","event":"{event}","process":"master"{members}}}\n'
-        else:
-            line = f"{moment} [{level:<8}] {event:<36} " + " ".join(f"{name}={value}" for name, value in fields.items())
-            line = line.rstrip() + "\n"
-        try:
-            os.write(1, line.encode("ascii"))
-        except OSError:
-            # Whoever read our log is gone. That is no reason to give up the mail.
-            return
+def _is_child(pid: int) -> bool:
+    """Whether a process is a living child of this one."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import gevent
@@ -11,21 +12,25 @@ import gevent.socket
 import structlog
 
 from relay.core.supervision import supervise
-from relay.server.certificate import CertificateError, CertificateStore
+from relay.server.certificate import CertificateError, CertificateStore, expiry_warning, refused_by_clients
 
 #: Seconds between two looks at the certificate's files (two stat() calls).
 CERTIFICATE_POLL_SECONDS = 5.0
+#: Seconds between two warnings of a certificate that has expired or soon will.
+REMIND_SECONDS = 86_400.0
 
 log = structlog.get_logger(__name__)
 
 
-def attend(lifeline: int, *, drain: Callable[[], None], certificate: CertificateStore | None) -> None:
+def attend(
+    lifeline: int, *, drain: Callable[[], None], certificate: CertificateStore | None, keeper: int | None = None
+) -> None:
     """Calls `drain` once, on SIGTERM or when the master is gone; loads `certificate` on SIGHUP and when it changed.
 
     Each runs in a greenlet of its own. `lifeline` is the reading end of a pipe that nobody writes to and whose other
     end is the master's alone: it ends with the master, however that dies. SIGINT is ignored: a terminal sends it to the
     whole group, and the master passes it on as SIGTERM. SIGTERM counts once: some platforms send it to every process,
-    and then it comes from the master too.
+    and then it comes from the master too. `keeper`: see `relay.process.assignment.Assignment`.
     """
     drained = False
 
@@ -47,21 +52,58 @@ def attend(lifeline: int, *, drain: Callable[[], None], certificate: Certificate
     if certificate is None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     else:
-        gevent.signal_handler(signal.SIGHUP, _reload, certificate)
-        supervise("certificate-watch", _follow, certificate)
+        renewal = _Renewal(certificate, keeper)
+        gevent.signal_handler(signal.SIGHUP, renewal.reload)
+        supervise("certificate-watch", renewal.follow)
 
 
-def _follow(certificate: CertificateStore) -> None:
-    while True:
-        gevent.sleep(CERTIFICATE_POLL_SECONDS)
-        if certificate.changed():
-            _reload(certificate)
+class _Renewal:
+    """Keeps the certificate as new as its files, and the master in possession of the last pair that was good."""
 
+    def __init__(self, certificate: CertificateStore, keeper: int | None) -> None:
+        self._certificate = certificate
+        self._keeper = keeper
+        self._kept = certificate.pair
+        self._remind_next = time.monotonic() + REMIND_SECONDS
 
-def _reload(certificate: CertificateStore) -> None:
-    try:
-        certificate.reload()
-    except CertificateError as error:
-        log.error("certificate not reloaded, the old one serves on", reason=str(error))
-    else:
-        log.info("certificate reloaded")
+    def follow(self) -> None:
+        """Looks at the files again and again."""
+        while True:
+            gevent.sleep(CERTIFICATE_POLL_SECONDS)
+            if self._certificate.changed():
+                self.reload(always=False)
+            self._keep()
+            if time.monotonic() >= self._remind_next:
+                self._remind_next = time.monotonic() + REMIND_SECONDS
+                warning = expiry_warning(self._certificate)
+                if warning is not None:
+                    self._log_by_dates("certificate should be renewed", warning)
+
+    def reload(self, *, always: bool = True) -> None:
+        """Loads the files; not `always`: nothing is said when they hold what is served already."""
+        try:
+            different = self._certificate.reload()
+        except CertificateError as error:
+            log.error("certificate not reloaded, the old one serves on", reason=str(error))
+            return
+        self._keep()
+        warning = expiry_warning(self._certificate)
+        if warning is not None:
+            self._log_by_dates("certificate reloaded", warning)
+        elif different or always:
+            log.info("certificate reloaded")
+
+    def _log_by_dates(self, event: str, warning: str) -> None:
+        write = log.error if refused_by_clients(self._certificate) else log.warning
+        write(event, reason=warning)
+
+    def _keep(self) -> None:
+        """Gives the master a pair that it does not have yet. It takes it at once, or at the next look."""
+        pair = self._certificate.pair
+        if self._keeper is None or pair == self._kept:
+            return
+        try:
+            os.write(self._keeper, pair.encode())
+        except BlockingIOError:
+            return
+        self._kept = pair

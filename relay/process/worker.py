@@ -9,8 +9,8 @@ monkey.patch_all()
 import gc
 import os
 import signal
-from collections.abc import Sequence
 
+import gevent
 from psycogreen.gevent import patch_psycopg
 
 patch_psycopg()
@@ -29,8 +29,10 @@ from relay.limits.client import ProcessLimits
 from relay.operator import exposition
 from relay.postgres.store import Store
 from relay.process import bulk, signals
+from relay.process.assignment import Assignment
+from relay.process.heartbeat import BEAT_SECONDS
 from relay.redis.cache import Cache
-from relay.server.certificate import CertificateStore
+from relay.server.certificate import CertificateStore, Pair
 from relay.server.connection_table import ConnectionTable
 from relay.server.descriptors import raise_limit
 from relay.server.server import Server
@@ -42,14 +44,25 @@ PUBLISH_SECONDS = 1.5
 COLLECT_AFTER = 10_000
 
 
-def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]], lifeline: int, board: int) -> int:
-    """Serves the inherited listening descriptors (each with whether it is for implicit TLS); the exit status.
-
-    `index` counts the workers from 0; `lifeline`: see `relay.process.signals.attend`; `board`: see
-    `relay.server.connection_table`. Raises CertificateError.
-    """
+def load(settings_json: bytes) -> None:
+    """Loads the code that these settings make necessary and that is not loaded with this module."""
     settings = Settings.from_json(settings_json)
-    # Before anything that a process for large messages must not have: a hub, a connection, a private key.
+    if settings.sentry_dsn is not None:
+        config.sentry.load()
+    if settings.metrics_port is not None:
+        exposition.load()
+    if settings.key_messages_per_minute or settings.address_messages_per_minute:
+        import relay.limits.rates  # noqa: F401, PLC0415 - 2 MB for those who want it
+    # What is loaded stays as it is: a collection in a worker would write to each page that it shares with the others.
+    gc.collect()
+    gc.freeze()
+
+
+def run(assignment: Assignment) -> int:
+    """Serves until told to end; the exit status. Raises CertificateError."""
+    settings = Settings.from_json(assignment.settings)
+    index = assignment.index
+    # Before anything that a process for large messages must not have: a hub, a connection, a private key in use.
     channels = bulk.start(settings)
     config.logging.configure(settings)
     config.sentry.init(settings, __version__)
@@ -57,7 +70,8 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     raise_limit()
     certificate = None
     if settings.tls_cert_path and settings.tls_key_path:
-        certificate = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
+        pair = Pair.decode(assignment.certificate)
+        certificate = CertificateStore(settings.tls_cert_path, settings.tls_key_path, pair)
     store = Store(settings.database_url)
     cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
     lookups = Lookups(store, cache)
@@ -70,12 +84,15 @@ def run(index: int, settings_json: bytes, listeners: Sequence[tuple[int, bool]],
     clock = ParseClock()
     small = Acceptor(lookups, store, AcceptOptions.of(settings), clock.parse)
     services = IntakeServices(lookups, small, large, publisher.publish if publisher is not None else _leave_to_polling)
-    connections = ConnectionTable(board, index, settings.web_concurrency, settings.max_connections)
+    connections = ConnectionTable(assignment.table, index, settings.web_concurrency, settings.max_connections)
     server = Server(settings, ProcessLimits(settings, cache.link, services), certificate, connections)
     _collect_seldom()
     clock.start()
-    signals.attend(lifeline, drain=server.drain, certificate=certificate)
-    server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in listeners])
+    signals.attend(assignment.lifeline, drain=server.drain, certificate=certificate, keeper=assignment.keeper)
+    # The hub turns for the first time when the listeners have been opened: the first beat says that this worker serves.
+    beat = gevent.get_hub().loop.timer(0, repeat=BEAT_SECONDS, ref=False)
+    beat.start(assignment.heartbeats.beat, index)
+    server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in assignment.listeners])
     clock.stop()
     large.close()
     if publisher is not None:

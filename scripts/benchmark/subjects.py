@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -112,11 +113,11 @@ def cpu_seconds(pid: int) -> float:
 
 
 def rss(pid: int) -> int:
-    """Resident octets of a process and its descendants, pages that they share counted for each."""
+    """Resident octets of a process and its descendants. Of a page that several share, each has its part (Linux)."""
     total = 0
     for process in family(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += process.memory_info().rss
+            total += process.memory_full_info().pss if sys.platform == "linux" else process.memory_info().rss
     return total
 
 

@@ -59,6 +59,14 @@ class Relay(Server):
         except OSError:
             return False
 
+    def workers(self) -> list[psutil.Process]:
+        """The processes that serve, as far as there are any; without those that they have started."""
+        try:
+            children: list[psutil.Process] = psutil.Process(self.pid).children()
+            return [child for child in children if not child.name().startswith("relay-")]
+        except psutil.NoSuchProcess:
+            return []
+
     def _listens(self) -> bool:
         try:
             connections = psutil.Process(self.pid).net_connections("tcp")

@@ -125,7 +125,7 @@ class Stage:
 
     def workers(self) -> list[psutil.Process]:
         """The relay's workers, without their processes for large messages."""
-        return psutil.Process(self.relay.pid).children() if self.relay.running else []
+        return self.relay.workers() if self.relay.running else []
 
     def kill_family(self) -> None:
         """SIGKILL for the master and everything below it, as the end of a container does, and a new start."""

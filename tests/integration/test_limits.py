@@ -147,7 +147,7 @@ def test_connections_from_one_address_are_counted_over_all_workers(start: Start,
 def test_a_killed_worker_takes_its_connections_off_the_count(start: Start, connect: Connect) -> None:
     relay = start(SMTP_RELAY_MAX_CONNECTIONS="4")
     fill(relay, connect, 4)
-    (worker,) = [child for child in psutil.Process(relay.pid).children() if child.is_running()]
+    (worker,) = relay.workers()
     worker.kill()
     eventually("room again", lambda: connect(relay).line().startswith("220"))
 
@@ -343,7 +343,7 @@ def test_a_header_that_is_on_its_way_does_not_hold_up_the_end(start: Start, conn
 
 
 def worker_of(relay: Relay) -> psutil.Process:
-    (worker,) = psutil.Process(relay.pid).children()
+    (worker,) = relay.workers()
     return worker
 
 

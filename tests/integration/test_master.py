@@ -421,8 +421,12 @@ def test_the_real_service_starts_without_a_warning_and_stays_small(tmp_path: Pat
     try:
         eventually("ready", lambda: '"event":"ready"' in log_path.read_text() or process.poll() is not None)
         assert process.poll() is None, log_path.read_text()
-        (worker,) = psutil.Process(process.pid).children()
-        assert psutil.Process(process.pid).memory_info().rss + worker.memory_info().rss < 70 * 2**20
+        master = psutil.Process(process.pid)
+        assert len(master.children()) == 2  # the template and the worker
+        family = [master, *master.children(recursive=True)]
+        if sys.platform == "linux":
+            # Of what several processes share, each counts its part.
+            assert sum(member.memory_full_info().pss for member in family) < 70 * 2**20
     finally:
         process.terminate()
         status = process.wait(PATIENCE)

@@ -1,0 +1,79 @@
+"""While no worker serves, the master answers clients in their place, so that nobody waits for a greeting in vain."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+TYPE_CHECKING = False  # as in typing, which the master would have for this alone
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+#: A worker that died is replaced sooner than that, and clients wait in the kernel's queue meanwhile; seconds.
+PATIENCE_SECONDS: Final = 3.0
+#: RFC 5321 section 3.8: a reply in place of the greeting.
+REPLY: Final = b"421 4.3.2 Service not available, try again later\r\n"
+#: Clients that are answered at one turn.
+_AT_ONCE: Final = 200
+
+
+class Absence:
+    """Knows for how long nobody has served."""
+
+    def __init__(self, listeners: Sequence[tuple[int, bool]]) -> None:
+        """`listeners`: descriptors of non-blocking sockets, each with whether it is for implicit TLS."""
+        self._listeners = listeners
+        self._since: float | None = time.monotonic()
+        #: Copies of the listeners, while there is a need for them.
+        self._open: dict[int, tuple[socket.socket, bool]] = {}
+
+    def attend(self, served: bool) -> None:
+        """To be told at least once a second whether anybody serves."""
+        if served:
+            self.end()
+        elif self._since is None:
+            self._since = time.monotonic()
+
+    def descriptors(self) -> list[int]:
+        """For select(): where clients wait who are to be turned away."""
+        if self._since is None or time.monotonic() - self._since < PATIENCE_SECONDS:
+            return []
+        if not self._open:
+            for descriptor, implicit_tls in self._listeners:
+                copy = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
+                copy.setblocking(False)
+                self._open[copy.fileno()] = copy, implicit_tls
+        return list(self._open)
+
+    def present(self, ready: Sequence[int]) -> bool:
+        """Whether clients wait on any of these descriptors."""
+        return any(descriptor in self._open for descriptor in ready)
+
+    def turn_away(self, ready: Sequence[int]) -> None:
+        """Tells clients on these descriptors that nobody serves; those who wait for a handshake are told nothing."""
+        for descriptor in ready:
+            if descriptor in self._open:
+                self._turn_away(*self._open[descriptor])
+
+    @staticmethod
+    def _turn_away(listener: socket.socket, implicit_tls: bool) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return  # nobody else for now
+            with client:
+                client.setblocking(False)
+                try:
+                    if not implicit_tls:
+                        client.send(REPLY)
+                except OSError:
+                    continue  # gone already
+
+    def end(self) -> None:
+        """Turns nobody away any more, until `attend` hears of an absence again."""
+        self._since = None
+        for listener, _ in self._open.values():
+            listener.close()
+        self._open.clear()

@@ -1,0 +1,37 @@
+"""The master's lines in the service's log. Nothing but the standard library: the master imports this."""
+
+from __future__ import annotations
+
+import time
+
+from config.line_output import write_line
+
+
+class MasterLog:
+    """Writes lines in the form that `config.logging` gives the workers' lines."""
+
+    def __init__(self, *, json_lines: bool) -> None:
+        self._json_lines = json_lines
+        #: Lines that could not be written, and of which no line has told yet.
+        self._lost = 0
+
+    def say(self, level: str, event: str, **fields: int | float | str) -> None:
+        """One line. Values are numbers and words of our own, so that nothing needs escaping. Does not raise."""
+        if not self._write(level, event, fields):
+            # Whoever read our log may be gone, or the disk may be full. That is no reason to give up the mail.
+            self._lost += 1
+        elif self._lost and self._write("warning", "log lines were lost", {"count": self._lost}):
+            self._lost = 0
+
+    def _write(self, level: str, event: str, fields: dict[str, int | float | str]) -> bool:
+        now = time.time()
+        moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03d}Z"
+        if self._json_lines:
+            members = "".join(
+                f',"{name}":{value}' if isinstance(value, int | float) else f',"{name}":"{value}"'
+                for name, value in fields.items()
+            )
+            line = f'{{"timestamp":"{moment}","level":"{level}","event":"{event}","process":"master"{members}}}'
+        else:
+            line = f"{moment} [{level:<8}] {event:<36} " + " ".join(f"{name}={value}" for name, value in fields.items())
+        return write_line(line.rstrip().encode("ascii") + b"\n")
