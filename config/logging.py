@@ -306,6 +306,8 @@ def _bridge_standard_logging() -> None:
     logging.captureWarnings(True)
     # PLY tells about unused rules of flanker's grammar each time that it is imported.
     logging.getLogger("flanker").setLevel(logging.CRITICAL)
+    # It writes a traceback each time that credentials can't be refreshed, and raises the same error.
+    logging.getLogger("botocore").setLevel(logging.CRITICAL)
 
 
 def _catch_uncaught() -> None:

@@ -15,38 +15,69 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+import gevent
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 #: A connection that was idle for longer (seconds) may be one that the other side is just about to close.
 _IDLE_SECONDS: Final = 4.0
 _PORTS: Final = {"http": 80, "https": 443}
-#: Octets read at a time, and the most that a response may have.
+#: Octets read at a time, the most that the content of a response may have, and the most that all of it may have.
 _READ: Final = 65_536
 _MAX_CONTENT: Final = 4 * 1024 * 1024
+_MAX_RESPONSE: Final = 2 * _MAX_CONTENT
+#: Interim responses (RFC 9110 section 15.2) to one request. A server has a reason to send one or two.
+_MAX_INTERIM: Final = 8
+
+
+class NotSentError(OSError):
+    """No connection came about: the other side has nothing of the request. `code`: the name of what went wrong."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class HttpsClient:
-    """POSTs to `endpoint`. `cafile`: whom to trust, PEM."""
+    """POSTs to `endpoint`. `cafile`: whom to trust, PEM.
 
-    def __init__(self, endpoint: str, *, cafile: str | None, connect_seconds: float, read_seconds: float) -> None:
+    `connect_seconds` bounds the time for a connection to one address of the endpoint, `call_seconds` the whole call:
+    name, connection, handshake, request and response, however slowly they come. In a process that gevent has not
+    patched, what the resolver takes is not counted.
+    """
+
+    def __init__(self, endpoint: str, *, cafile: str | None, connect_seconds: float, call_seconds: float) -> None:
         """Raises ValueError for an endpoint that is no URL, OSError for a `cafile` that can't be read."""
         parts = _split(endpoint)
         self._host, self._port, self._path = parts.hostname, parts.port or _PORTS[parts.scheme], parts.path or "/"
         self._context = _context(cafile) if parts.scheme == "https" else None
-        self._seconds = connect_seconds, read_seconds
+        self._connect_seconds, self._call_seconds = connect_seconds, call_seconds
         #: With the moment (time.monotonic()) when each was last used, the latest at the end.
         self._idle: deque[tuple[float, _Connection]] = deque()
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """Status and content of the response. `headers` are all but Content-Length. Raises any of CALL_ERRORS."""
+        """Status and content of the response. `headers` are all but Content-Length.
+
+        Raises any of CALL_ERRORS: NotSentError where the other side can't have got the request.
+        """
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"POST {self._path} HTTP/1.1\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
-        connection = self._take()
-        try:
-            answer = connection.exchange(head.encode("latin-1") + body)
-        except BaseException:
-            connection.sock.close()
-            raise
+        deadline = time.monotonic() + self._call_seconds
+        connection: _Connection | None = None
+        # A BaseException, so that nothing on the way takes it for an error that it knows.
+        with gevent.Timeout(self._call_seconds) as limit:
+            try:
+                connection = self._take()
+                answer = connection.exchange(head.encode("latin-1") + body, deadline)
+            except BaseException as error:
+                late = error is limit
+                if connection is None:
+                    if late or isinstance(error, OSError):
+                        raise NotSentError("TimeoutError" if late else type(error).__name__) from error
+                    raise
+                connection.sock.close()
+                if late:
+                    raise TimeoutError("no whole answer in time") from None
+                raise
         if connection.last:
             connection.sock.close()
         else:
@@ -63,36 +94,17 @@ class HttpsClient:
             self._idle.popleft()[1].sock.close()
         while self._idle:
             connection = self._idle.pop()[1]
-            if self._silent(connection.sock):
+            if _silent(connection.sock):
                 return connection
             connection.sock.close()
         return self._connect()
 
-    def _silent(self, sock: socket.socket) -> bool:
-        """Whether the other side has neither closed nor said anything since its answer.
-
-        What it says unasked would be taken for the answer to the next call, and the next answer for that to the one
-        after: jobs would count as taken that nobody has.
-        """
-        sock.settimeout(0.0)
-        try:
-            sock.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except OSError:
-            return False
-        finally:
-            sock.settimeout(self._seconds[1])
-        return False
-
     def _connect(self) -> _Connection:
-        connect_seconds, read_seconds = self._seconds
-        sock = socket.create_connection((self._host, self._port), timeout=connect_seconds)
+        sock = socket.create_connection((self._host, self._port), timeout=self._connect_seconds)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
                 sock = self._context.wrap_socket(sock, server_hostname=self._host)
-            sock.settimeout(read_seconds)
         except BaseException:
             sock.close()
             raise
@@ -112,15 +124,25 @@ class _Connection:
     def _begin(self) -> None:
         """Nothing of the next response is there yet."""
         self._content: list[bytes] = []
-        self._length = 0
+        self._length = self._interim = 0
         self._answered = self._headers_complete = self._measured = False
 
-    def exchange(self, request: bytes) -> tuple[int, bytes]:
-        """Status and content of the response to a request. Raises any of CALL_ERRORS, and is of no more use then."""
+    def exchange(self, request: bytes, deadline: float) -> tuple[int, bytes]:
+        """Status and content of the response to a request, by a moment of time.monotonic().
+
+        Raises any of CALL_ERRORS, and is of no more use then.
+        """
         self._begin()
+        self._limit(deadline)
         self.sock.sendall(request)
+        received = 0
         while not self._answered:
+            # Anew for each piece: a server that sends an octet now and then is not in time for that.
+            self._limit(deadline)
             octets = self.sock.recv(_READ)
+            received += len(octets)
+            if received > _MAX_RESPONSE:
+                raise ConnectionAbortedError("a response without end")
             if octets:
                 self._parser.feed_data(octets)
             elif self._headers_complete and not self._measured:  # it goes on until the end (RFC 9112 section 6.3)
@@ -128,6 +150,12 @@ class _Connection:
             else:
                 raise ConnectionResetError("closed before its answer was complete")
         return self._parser.get_status_code(), b"".join(self._content)
+
+    def _limit(self, deadline: float) -> None:
+        seconds = deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("no whole answer in time")
+        self.sock.settimeout(seconds)
 
     def on_message_begin(self) -> None:
         """Called by the parser: a response, or an interim one, begins."""
@@ -153,13 +181,32 @@ class _Connection:
         """Called by the parser."""
         if self._parser.get_status_code() < 200:  # an interim response (RFC 9110 section 15.2)
             self._headers_complete = self._measured = False
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise ValueError("interim responses without end")
         else:
             self._answered = True
             self.last = not self._parser.should_keep_alive()
 
 
-#: What `Calls.post` may raise.
+#: What `HttpsClient.post` may raise.
 CALL_ERRORS: Final = (OSError, HttpParserError, HttpParserUpgrade)
+
+
+def _silent(sock: socket.socket) -> bool:
+    """Whether the other side has neither closed nor said anything since its answer.
+
+    What it says unasked would be taken for the answer to the next call, and the next answer for that to the one after:
+    jobs would count as taken that nobody has.
+    """
+    sock.settimeout(0.0)
+    try:
+        sock.recv(1)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def host_field(endpoint: str) -> str:

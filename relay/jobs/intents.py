@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from relay.redis.keys import INTENTS_KEY, REMINDED_KEY, SWEEP_LOCK_KEY
+from relay.redis.keys import INTENTS_KEY, REMINDED_KEY
 from relay.redis.link import RedisLink, Script
 
 _HOLD = Script(
@@ -30,14 +30,13 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 
 
 class Intents:
-    """Every method but `drop` raises RedisUnavailable when Redis does."""
+    """Every method that does not say otherwise raises RedisUnavailable when Redis does not answer."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
-    def note(self, ids: Sequence[str]) -> None:
-        """Notes rows that need a job, as of now."""
-        now = self.now_ms()
+    def note(self, ids: Sequence[str], now: int) -> None:
+        """Notes rows that need a job, as of a moment of `now_ms`."""
         self._link.call("ZADD", INTENTS_KEY, *(part for email_id in ids for part in (now, email_id)))
 
     def drop(self, ids: Sequence[str]) -> None:
@@ -59,13 +58,13 @@ class Intents:
             for email_id, score in zip(flat[::2], flat[1::2], strict=True)
         ]
 
-    def hold_lock(self, token: str, seconds: float) -> bool:
-        """Whether this process is the one that sweeps, for so long from now."""
-        return bool(_HOLD.run(self._link, [SWEEP_LOCK_KEY], [token, int(seconds * 1000)]))
+    def hold_lock(self, lock: bytes, token: str, seconds: float) -> bool:
+        """Whether this process is the one that does the work of this lock, for so long from now."""
+        return bool(_HOLD.run(self._link, [lock], [token, int(seconds * 1000)]))
 
-    def leave_lock(self, token: str) -> None:
-        """Lets another process sweep."""
-        _LEAVE.run(self._link, [SWEEP_LOCK_KEY], [token])
+    def leave_lock(self, lock: bytes, token: str) -> None:
+        """Lets another process do it."""
+        _LEAVE.run(self._link, [lock], [token])
 
     def reminded(self, ids: Sequence[str], within_seconds: float) -> set[str]:
         """Which of these were marked within that time. Older marks are thrown away."""
@@ -78,6 +77,10 @@ class Intents:
         """Marks rows that got a further job."""
         now = self.now_ms()
         self._link.call("ZADD", REMINDED_KEY, *(part for email_id in ids for part in (now, email_id)))
+
+    def unmark_reminded(self, ids: Iterable[str]) -> None:
+        """Takes marks away. Never blocks; when it gets lost, a row waits for its time."""
+        self._link.post([("ZREM", REMINDED_KEY, *ids)])
 
     def now_ms(self) -> int:
         """Redis's clock, unix milliseconds: one clock for all processes on all machines."""

@@ -1,4 +1,4 @@
-"""Send jobs (contract section 5): built, published in batches, and handed to the sweep where that fails."""
+"""Publishes send jobs (contract section 5) off the reply path: in batches, and again where that fails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import gevent
 import gevent.lock
@@ -18,69 +18,57 @@ from relay.core import metrics
 from relay.core.errors import QueueUnavailable, RedisUnavailable
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.jobs.intents import Intents
-from relay.jobs.job import BATCH_SIZE, Job, send_jobs
-from relay.postgres.store import Store
-from relay.redis.cache import Cache
-
-if TYPE_CHECKING:
-    from relay.aws.sqs import Queue
-
+from relay.jobs.job import BATCH_SIZE, Job
+from relay.jobs.sender import JobSender
 
 _log = structlog.get_logger(__name__)
 
 _PUBLISHED: Final = metrics.JOBS.labels("published")
 _REFUSED: Final = metrics.JOBS.labels("refused")
 
-#: Attempts for a job that the queue refuses alone, before it is left to the sweep.
+#: Attempts for a job that the queue refuses alone, before it is left to the sweep, and seconds between them.
 _ATTEMPTS: Final = 4
-#: Seconds to wait after a failure: the first time, and at most. Once the queue is back, jobs are later by no more.
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 4.0
-#: And while the process waits for its end.
-_LAST_PAUSE: Final = 0.1
+_REFUSED_PAUSE: Final = 0.5
+#: Intents that are noted anew in one command.
+_PAGE: Final = 1000
 
 
 class Publisher:
-    """Publishes a job for each stored row, off the reply path. One per process; `start()` after the fork.
+    """Publishes a job for each stored row. One per process; `start()` after the fork.
 
-    A job waits in memory for moments only. When the queue fails for longer, or too many wait, they are noted in Redis,
-    where the sweep of whichever process finds them later (relay.jobs.sweep); and without Redis Postgres still knows.
+    While the queue fails, jobs wait in memory, and their intents in Redis are kept young, so that no sweep takes them
+    for forgotten; it does once this process is gone. What finds no room here is left to the sweep at once.
     """
 
     #: Seconds that a job waits for others to share a call with. Longer: fewer calls, later jobs.
     linger = 0.02
     #: Calls at a time.
     senders = 4
-    #: Seconds of failure after which what waits is handed to the sweep.
-    patience = 5.0
+    #: A job that has waited for so long (seconds) has its intent noted anew, and again after each such time. A third of
+    #: the age from which a sweep takes an intent for forgotten.
+    keep_seconds = 10.0
 
-    def __init__(self, queue_url: str, region: str, *, store: Store, cache: Cache, max_waiting: int = 10_000) -> None:
-        self._queue_url = queue_url
-        self._region = region
-        self._store = store
-        self._intents = Intents(cache.link)
+    def __init__(self, sender: JobSender, intents: Intents, *, max_waiting: int = 10_000) -> None:
+        self._sender = sender
+        self._intents = intents
         self._max_waiting = max_waiting
         self._waiting: deque[Job] = deque()
+        self._flying: dict[int, list[Job]] = {}
         self._wake = Event()
         self._idle = Event()
         self._idle.set()
-        self._in_flight = 0
         self._slots = gevent.lock.BoundedSemaphore(self.senders)
-        self._failing_since: float | None = None
-        self._pause = _FIRST_PAUSE
         self._not_before = 0.0
         self._stopping = False
         self._dropped = 0
-        self._queue: Queue | None = None
-        self._greenlets: list[Supervised] = []
+        self._supervised: list[Supervised] = []
 
     def start(self) -> None:
-        """Builds the SQS client, here and not at the first job, because it takes 0.1 s; and starts to publish.
-
-        Where there are no credentials yet, mail is accepted all the same and the client is tried again later.
-        """
-        self._open()
-        self._greenlets.append(supervise("job-collector", self._collect, longest_pause=5.0))
+        """Begins to publish. Neither waits for the queue nor needs it to be there."""
+        self._supervised = [
+            supervise("job-collector", self._collect, longest_pause=5.0),
+            supervise("intent-keeper", self._keep_intents),
+        ]
 
     def publish(self, email_id: str, *, correlation_id: str | None = None, traceparent: str | None = None) -> None:
         """Takes a committed row's id; returns at once. The correlation id defaults to the email id."""
@@ -96,30 +84,16 @@ class Publisher:
         """Publishes what waits, for at most `deadline` seconds. Returns how many jobs are left to a later sweep."""
         self._stopping = True
         self._not_before = 0.0
+        self._sender.hurry()
         self._wake.set()
         self._idle.wait(timeout=deadline)
         left = self._count_pending()
         # Else a sweep would find the last intents, and publish their jobs once more.
         with contextlib.suppress(RedisUnavailable):
             self._intents.settle()
-        for greenlet in self._greenlets:
-            greenlet.stop()
-        if self._queue is not None:
-            self._queue.close()
+        for supervised in self._supervised:
+            supervised.stop()
         return left
-
-    def _open(self) -> None:
-        # Not at the top: in polling mode nobody needs boto3, nor the memory that it takes.
-        from relay.aws.sqs import Queue  # noqa: PLC0415
-        from relay.jobs.sweep import Sweep  # noqa: PLC0415
-
-        try:
-            self._queue = Queue(self._queue_url, self._region)
-        except QueueUnavailable as silent:
-            self._failed(silent.code)
-            return
-        self._succeeded()
-        self._greenlets.append(supervise("sweep", Sweep(self._queue, self._store, self._intents).run))
 
     def _collect(self) -> None:
         while True:
@@ -127,98 +101,100 @@ class Publisher:
             if not self._waiting:
                 self._wake.clear()
                 continue
-            pause = self._not_before - time.monotonic()
+            pause = max(self._not_before - time.monotonic(), self._sender.wait)
             if pause > 0:
                 gevent.sleep(min(pause, 0.5))
                 continue
-            if self._failing_since is not None and time.monotonic() - self._failing_since > self.patience:
-                self._hand_over()
-            if self._queue is None:
-                self._open()
+            if self._sender.failing:
+                # Here and not in a greenlet of its own: one call at a time finds out whether the queue is back.
+                self._send(self._take(self._sender.most))
                 continue
             if len(self._waiting) < BATCH_SIZE and not self._stopping:
                 gevent.sleep(self.linger)
             self._slots.acquire()
-            batch = [self._waiting.popleft() for _ in range(min(BATCH_SIZE, len(self._waiting)))]
-            self._in_flight += len(batch)
-            run_once("job-sender", self._send, self._queue, batch)
+            if self._sender.failing:  # by now
+                self._slots.release()
+                continue
+            run_once("job-batch", self._send_in_slot, self._take(BATCH_SIZE))
 
-    def _send(self, queue: Queue, batch: list[Job]) -> None:
-        again: list[Job] = batch
+    def _take(self, most: int) -> list[Job]:
+        batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        self._flying[id(batch)] = batch
+        return batch
+
+    def _send_in_slot(self, batch: list[Job]) -> None:
         try:
-            again = send_jobs(queue, batch)
-            self._succeeded()
-            refused = {job.email_id for job in again}
-            taken = [job.email_id for job in batch if job.email_id not in refused]
+            self._send(batch)
+        finally:
+            self._slots.release()
+
+    def _send(self, batch: list[Job]) -> None:
+        refused = batch
+        unclear = whole = True
+        try:
+            refused = self._sender.send(batch)
+            whole = False
+            refused_ids = {job.email_id for job in refused}
+            taken = [job.email_id for job in batch if job.email_id not in refused_ids]
             _PUBLISHED.inc(len(taken))
             _REFUSED.inc(len(refused))
             if taken:
                 self._intents.drop(taken)
-        except QueueUnavailable as silent:
-            self._failed(silent.code)
-        except Exception as error:  # noqa: BLE001 - it must lead to a pause, or the same jobs come back at once
-            _log.exception("publishing_failed")
-            self._failed(type(error).__name__)
+            self._tell_dropped()
+        except QueueUnavailable as error:
+            unclear = error.unclear
         finally:
-            self._in_flight -= len(batch)
-            self._slots.release()
-            self._retry(again, whole_batch=again is batch)
+            del self._flying[id(batch)]
+            if not whole:
+                self._retry(refused)
+            elif unclear:
+                # Behind the others: no job is to be the one that is sent in doubt again and again.
+                self._waiting.extend(batch)
+            else:
+                self._waiting.extendleft(reversed(batch))
+            if self._waiting:
+                self._wake.set()
             if not self._count_pending():
                 self._idle.set()
 
     def _count_pending(self) -> int:
         """How many jobs the queue has not taken yet; also for the metric."""
-        pending = len(self._waiting) + self._in_flight
+        pending = len(self._waiting) + sum(map(len, self._flying.values()))
         metrics.JOBS_PENDING.value = pending
         return pending
 
-    def _retry(self, jobs: list[Job], *, whole_batch: bool) -> None:
-        """A job that was refused alone gets a few more attempts; a batch that failed with the queue keeps its place."""
-        if whole_batch:
-            self._waiting.extendleft(reversed(jobs))
-        else:
-            again = [replace(job, attempts=job.attempts + 1) for job in jobs]
-            self._waiting.extend(job for job in again if job.attempts < _ATTEMPTS)
-            given_up = sum(job.attempts >= _ATTEMPTS for job in again)
-            if given_up:
-                _log.error("jobs_given_up", jobs=given_up, note="left to the sweep")
-            if again:
-                self._not_before = time.monotonic() + random.uniform(0.5, 1.0) * _FIRST_PAUSE  # noqa: S311
-        if self._waiting:
-            self._wake.set()
+    def _retry(self, jobs: list[Job]) -> None:
+        """A job that was refused alone gets a few more attempts."""
+        again = [replace(job, attempts=job.attempts + 1) for job in jobs]
+        self._waiting.extend(job for job in again if job.attempts < _ATTEMPTS)
+        given_up = sum(job.attempts >= _ATTEMPTS for job in again)
+        if given_up:
+            _log.error("jobs_given_up", jobs=given_up, note="left to the sweep")
+        if again:
+            self._not_before = time.monotonic() + random.uniform(0.5, 1.0) * _REFUSED_PAUSE  # noqa: S311
 
-    def _hand_over(self) -> None:
-        """The queue fails for longer: the jobs go where any process finds them, also after this one's end.
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            _log.warning("jobs_left_to_sweep", jobs=self._dropped)
+            self._dropped = 0
 
-        One batch stays, to find out when the queue is back.
-        """
-        handed = [job.email_id for job in self._waiting][BATCH_SIZE:]
-        try:
-            for start in range(0, len(handed), 1000):
-                self._intents.note(handed[start : start + 1000])
-        except RedisUnavailable:
-            return  # they stay here, up to the limit
-        if handed:
-            gone = set(handed)
-            self._waiting = deque(job for job in self._waiting if job.email_id not in gone)
-            self._count_pending()
-            _log.info("jobs_handed_to_sweep", jobs=len(handed))
+    def _keep_intents(self) -> None:
+        while True:
+            gevent.sleep(self.keep_seconds)
+            with contextlib.suppress(RedisUnavailable):
+                self._note_anew()
 
-    def _failed(self, code: str) -> None:
-        metrics.FAULTS.labels("sqs").inc()
-        now = time.monotonic()
-        if self._failing_since is None:
-            self._failing_since = now
-            _log.warning("queue_unavailable", code=code)
-        if now >= self._not_before:  # not for each of the calls that failed together
-            pause = _LAST_PAUSE if self._stopping else self._pause
-            self._not_before = now + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
-            self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+    def _note_anew(self) -> None:
+        """Notes the intents of jobs that have waited for long as of now. Raises RedisUnavailable."""
+        before = time.time() - self.keep_seconds
+        old = [job for job in self._pending() if job.requested_at < before]
+        for start in range(0, len(old), _PAGE):
+            now = self._intents.now_ms()
+            # Between here and the command nobody else runs: what the queue has taken by now is not noted again.
+            pending = {job.email_id for job in self._pending()}
+            ids = [job.email_id for job in old[start : start + _PAGE] if job.email_id in pending]
+            if ids:
+                self._intents.note(ids, now)
 
-    def _succeeded(self) -> None:
-        if self._failing_since is not None or self._dropped:
-            _log.info("queue_back", left_to_sweep=self._dropped)
-        self._failing_since = None
-        self._pause = _FIRST_PAUSE
-        self._not_before = 0.0
-        self._dropped = 0
+    def _pending(self) -> list[Job]:
+        return [*self._waiting, *(job for batch in self._flying.values() for job in batch)]

@@ -1,7 +1,7 @@
 """Publishes what was missed: rows whose job nobody knows to be in the queue (contract section 5).
 
 Two nets. The first are the intents in Redis: one that is still there half a minute after it was noted belongs to a
-process that died, or to a queue that was away. The second needs nothing but Postgres: a row that nobody has tried to
+process that died. The second needs nothing but Postgres: a row that nobody has tried to
 deliver for a quarter of an hour gets a further job, at most one in six hours, because as a rule it means that the
 workers are behind and its job waits in the queue as it should. A job too many is harmless: workers claim the row.
 """
@@ -13,19 +13,21 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
 import gevent
 import structlog
 
-from relay.aws.sqs import Queue
 from relay.core import metrics
-from relay.core.errors import PostgresUnavailable, QueueUnavailable, RedisUnavailable
+from relay.core.errors import QueueUnavailable, RedisUnavailable, Unavailable
+from relay.core.supervision import Supervised, supervise
 from relay.jobs.intents import Intents
-from relay.jobs.job import BATCH_SIZE, Job, send_jobs
+from relay.jobs.job import Job
+from relay.jobs.sender import JobSender
 from relay.postgres.store import Store
+from relay.redis.keys import REMIND_LOCK_KEY, SWEEP_LOCK_KEY
 
 _log = structlog.get_logger(__name__)
 _SWEPT: Final = metrics.JOBS.labels("swept")
@@ -46,7 +48,7 @@ class Sweep:
     #: Seconds between two rounds over the intents, and between two looks at Postgres.
     interval = 10.0
     reminder_interval = 60.0
-    #: Age in seconds from which an intent is taken for forgotten. Above what a publisher tries by itself.
+    #: Age in seconds from which an intent is taken for forgotten. Publishers keep theirs younger (`keep_seconds`).
     forgotten_after = 30.0
     #: How long a row waits until it gets a further job, how long until yet another, and how many at most a second.
     overdue_after = timedelta(minutes=15)
@@ -55,29 +57,41 @@ class Sweep:
     #: Rows that one look at Postgres reads.
     reminder_rows = 4000
 
-    def __init__(self, queue: Queue, store: Store, intents: Intents) -> None:
-        self._queue = queue
+    def __init__(self, sender: JobSender, store: Store, intents: Intents) -> None:
+        self._sender = sender
         self._store = store
         self._intents = intents
         self._token = uuid.uuid4().hex
         self._marks: dict[str, float] = {}
         self._seen_to: tuple[str, str] | None = None
+        self._supervised: list[Supervised] = []
 
-    def run(self) -> None:
-        """Sweeps until it is killed."""
-        until_reminder = self.reminder_interval * random.uniform(0.1, 1.0)  # noqa: S311 - spreads load
+    def start(self) -> None:
+        """Begins to sweep. Each net has a greenlet of its own, so that neither waits for the other."""
+        self._supervised = [
+            supervise("intent-sweep", self._run, self.publish_forgotten, self.interval),
+            supervise("overdue-sweep", self._run, self.remind, self.reminder_interval),
+        ]
+
+    def stop(self) -> None:
+        """Ends the sweep; what it has in hand is left to another."""
+        for supervised in self._supervised:
+            supervised.stop()
+
+    @staticmethod
+    def _run(look: Callable[[], int], interval: float) -> None:
+        gevent.sleep(interval * random.uniform(0.1, 1.0))  # noqa: S311 - spreads load
         while True:
-            wait = self.interval * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
-            gevent.sleep(wait)
-            self._unless_silent(self.publish_forgotten)
-            until_reminder -= wait
-            if until_reminder <= 0:
-                until_reminder = self.reminder_interval
-                self._unless_silent(self.remind)
+            try:
+                look()
+            except Unavailable as unavailable:
+                _log.info("sweep_postponed", service=unavailable.service, code=unavailable.code)
+            gevent.sleep(interval * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
 
     def publish_forgotten(self) -> int:
         """One round over the intents; how many jobs were published. Raises Unavailable."""
-        if not self._intents.hold_lock(self._token, _LOCK_SECONDS):
+        self._sender.check()
+        if not self._intents.hold_lock(SWEEP_LOCK_KEY, self._token, _LOCK_SECONDS):
             return 0
         published = kept = 0
         try:
@@ -88,45 +102,34 @@ class Sweep:
                 count, stays = self._publish_page(dict(page))
                 published += count
                 kept += stays
-                if len(page) < _PAGE or not self._intents.hold_lock(self._token, _LOCK_SECONDS):
+                if len(page) < _PAGE:
                     break
         finally:
             if published:
                 _log.info("forgotten_jobs_published", jobs=published)
-        self._intents.leave_lock(self._token)
+        self._intents.leave_lock(SWEEP_LOCK_KEY, self._token)
         return published
 
     def remind(self) -> int:
         """One look at what Postgres says is overdue; how many jobs were published. Raises Unavailable."""
+        self._sender.check()
         # Without Redis there is no lock, and each process looks for itself.
         with contextlib.suppress(RedisUnavailable):
-            if not self._intents.hold_lock(self._token, _LOCK_SECONDS):
+            if not self._intents.hold_lock(REMIND_LOCK_KEY, self._token, _LOCK_SECONDS):
                 return 0
         published = 0
         for _ in range(self.reminder_rows // _PAGE):
             page = self._store.overdue(self.overdue_after, _PAGE, self._seen_to)
-            self._seen_to = page[-1] if len(page) == _PAGE else None
             published += self._remind_page([email_id for _, email_id in page])
+            # Not before: a page that the queue did not take is looked at again.
+            self._seen_to = page[-1] if len(page) == _PAGE else None
             if self._seen_to is None:
                 break
         if published:
             _log.warning("overdue_jobs_published", jobs=published)
         with contextlib.suppress(RedisUnavailable):
-            self._intents.leave_lock(self._token)
+            self._intents.leave_lock(REMIND_LOCK_KEY, self._token)
         return published
-
-    @staticmethod
-    def _unless_silent(sweep: Callable[[], int]) -> None:
-        try:
-            sweep()
-        except RedisUnavailable:
-            _log.info("sweep_postponed", service="redis")
-        except PostgresUnavailable as unavailable:
-            _log.info("sweep_postponed", service=unavailable.service)
-        except QueueUnavailable as silent:
-            _log.info("sweep_postponed", service="sqs", code=silent.code)
-        except Exception:  # noqa: BLE001 - a sweep that ends for good is missed by nobody until mail is
-            _log.exception("sweep_failed")
 
     def _publish_page(self, ages: dict[str, float]) -> tuple[int, int]:
         """Publishes, drops or keeps these intents; how many were published, and how many stay on the list."""
@@ -148,9 +151,10 @@ class Sweep:
     def _send(self, ids: Sequence[str]) -> int:
         """Publishes these rows; how many the queue refused."""
         refused = 0
-        for start in range(0, len(ids), BATCH_SIZE):
-            batch = ids[start : start + BATCH_SIZE]
-            failed = {job.email_id for job in send_jobs(self._queue, [Job.of(email_id) for email_id in batch])}
+        for batch in self._batches(ids):
+            if not self._intents.hold_lock(SWEEP_LOCK_KEY, self._token, _LOCK_SECONDS):
+                raise RedisUnavailable("lock lost")  # the queue was slow, and somebody else is at it
+            failed = {job.email_id for job in self._sender.send([Job.of(email_id) for email_id in batch])}
             taken = [email_id for email_id in batch if email_id not in failed]
             if taken:
                 self._intents.drop(taken)
@@ -160,13 +164,30 @@ class Sweep:
 
     def _remind_page(self, ids: list[str]) -> int:
         due = self._unmarked(ids) if ids else []
-        for start in range(0, len(due), BATCH_SIZE):
-            batch = due[start : start + BATCH_SIZE]
+        for batch in self._batches(due):
             self._mark(batch)  # before, not after: an error in between must not make a flood
-            failed = send_jobs(self._queue, [Job.of(email_id) for email_id in batch])
+            try:
+                failed = self._sender.send([Job.of(email_id) for email_id in batch])
+            except QueueUnavailable:
+                self._unmark(batch)  # the sender sees to it that there is no flood
+                raise
+            self._unmark([job.email_id for job in failed])
+            with contextlib.suppress(RedisUnavailable):
+                self._intents.hold_lock(REMIND_LOCK_KEY, self._token, _LOCK_SECONDS)
             _SWEPT.inc(len(batch) - len(failed))
             gevent.sleep(len(batch) / self.reminders_per_second)
         return len(due)
+
+    def _batches(self, ids: Sequence[str]) -> Iterator[list[str]]:
+        """The rows in batches as large as the sender takes at that moment."""
+        left = list(ids)
+        if self._sender.failing:
+            # The one that is sent in doubt is to be another each time.
+            random.shuffle(left)
+        while left:
+            count = self._sender.most
+            yield left[:count]
+            del left[:count]
 
     def _unmarked(self, ids: list[str]) -> list[str]:
         now = time.monotonic()
@@ -181,3 +202,9 @@ class Sweep:
             del self._marks[next(iter(self._marks))]
         with contextlib.suppress(RedisUnavailable):
             self._intents.mark_reminded(ids)
+
+    def _unmark(self, ids: Sequence[str]) -> None:
+        for email_id in ids:
+            self._marks.pop(email_id, None)
+        if ids:
+            self._intents.unmark_reminded(ids)

@@ -129,7 +129,9 @@ def _queue(settings: Settings) -> Iterator[Finding]:
 
     seconds = _ANSWER_SECONDS / 2
     try:
-        queue = Queue(settings.queue_url, settings.aws_region, connect_seconds=seconds, read_seconds=seconds)
+        queue = Queue(
+            settings.queue_url, settings.aws_region, open_seconds=seconds, connect_seconds=seconds, call_seconds=seconds
+        )
         queue.probe()
     except QueueUnavailable as unavailable:
         yield Finding(FAIL, "queue", f"{settings.queue_url}: {_OTHER_NAMES.get(unavailable.code, unavailable.code)}")

@@ -181,15 +181,16 @@ class RedisProbe:
     def _jobs(self) -> bool:
         intents = Intents(self._link)
         email_id = self._claim.email_id
-        intents.note([email_id])
+        intents.note([email_id], intents.now_ms())
         noted = bool(intents.older_than(0, skip=0, limit=1))
         intents.mark_reminded([email_id])
         reminded = intents.reminded([email_id], 6 * 3600) == {email_id}
         self._link.call("ZREM", keys.REMINDED_KEY, email_id)
         intents.drop([email_id])
         intents.settle()
-        if intents.hold_lock(self._user, 1):  # else somebody sweeps just now
-            intents.leave_lock(self._user)
+        for lock in (keys.SWEEP_LOCK_KEY, keys.REMIND_LOCK_KEY):
+            if intents.hold_lock(lock, self._user, 1):  # else somebody sweeps just now
+                intents.leave_lock(lock, self._user)
         return noted and reminded
 
     def _clean_up(self) -> None:

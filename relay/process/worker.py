@@ -6,6 +6,7 @@ monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
+import contextlib
 import gc
 import os
 import signal
@@ -19,12 +20,16 @@ import config.logging
 import config.sentry
 from config.settings import Settings
 from relay import __version__
+from relay.core.errors import QueueUnavailable
 from relay.intake.acceptor import AcceptOptions, Acceptor
 from relay.intake.bulk_lane import BulkLane
 from relay.intake.lookups import Lookups
 from relay.intake.parse_clock import ParseClock
 from relay.intake.services import IntakeServices
+from relay.jobs.intents import Intents
 from relay.jobs.publisher import Publisher
+from relay.jobs.sender import JobSender
+from relay.jobs.sweep import Sweep
 from relay.limits.client import ProcessLimits
 from relay.operator import exposition
 from relay.postgres.store import Store
@@ -38,6 +43,8 @@ from relay.server.descriptors import raise_limit
 from relay.server.server import Server
 from relay.server.sockets import Listener
 
+#: Seconds at the start for what the queue's client needs to know.
+OPEN_SECONDS = 2.0
 #: Seconds of the drain that belong to the jobs of the last messages.
 PUBLISH_SECONDS = 1.5
 #: Objects that may come into being, less those that went away, before the collector looks for cycles among them.
@@ -75,15 +82,14 @@ def run(assignment: Assignment) -> int:
     store = Store(settings.database_url)
     cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify)
     lookups = Lookups(store, cache)
-    publisher = None
+    jobs = None
     if settings.queue_url is not None:
-        publisher = Publisher(settings.queue_url, settings.aws_region, store=store, cache=cache)
-        publisher.start()
+        jobs = _Jobs(settings.queue_url, settings.aws_region, store, cache)
     # A worker that can't have large messages parsed is replaced as if it had died.
     large = BulkLane(channels, settings.memory_budget_bytes, lost=lambda: os.kill(os.getpid(), signal.SIGTERM))
     clock = ParseClock()
     small = Acceptor(lookups, store, AcceptOptions.of(settings), clock.parse)
-    services = IntakeServices(lookups, small, large, publisher.publish if publisher is not None else _leave_to_polling)
+    services = IntakeServices(lookups, small, large, _leave_to_polling if jobs is None else jobs.publisher.publish)
     connections = ConnectionTable(assignment.table, index, settings.web_concurrency, settings.max_connections)
     server = Server(settings, ProcessLimits(settings, cache.link, services), certificate, connections)
     _collect_seldom()
@@ -95,8 +101,8 @@ def run(assignment: Assignment) -> int:
     server.serve([Listener.from_fd(fd, implicit_tls) for fd, implicit_tls in assignment.listeners])
     clock.stop()
     large.close()
-    if publisher is not None:
-        publisher.stop(PUBLISH_SECONDS)
+    if jobs is not None:
+        jobs.stop()
     store.close()
     cache.close()
     config.sentry.flush()
@@ -111,6 +117,31 @@ def _collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
+
+
+class _Jobs:
+    """What publishes jobs, and the nets below it; neither needs the other, nor a queue that is there."""
+
+    def __init__(self, queue_url: str, region: str, store: Store, cache: Cache) -> None:
+        # Not at the top: in polling mode nobody needs boto3, nor the memory that it takes.
+        from relay.aws.sqs import Queue  # noqa: PLC0415
+
+        intents = Intents(cache.link)
+        queue = Queue(queue_url, region)
+        # Before there are clients to wait, and before the collector is told what stays. Else with the first job.
+        with contextlib.suppress(QueueUnavailable):
+            queue.open(OPEN_SECONDS)
+        self._sender = JobSender(queue)
+        self.publisher = Publisher(self._sender, intents)
+        self._sweep = Sweep(self._sender, store, intents)
+        self.publisher.start()
+        self._sweep.start()
+
+    def stop(self) -> None:
+        """Publishes what waits, as far as there is time for it."""
+        self._sweep.stop()
+        self.publisher.stop(PUBLISH_SECONDS)
+        self._sender.close()
 
 
 def _leave_to_polling(_email_id: str) -> None:

@@ -33,9 +33,10 @@ CLAIM_PREFIX: Final = b"smtp-relay:seen:"
 
 #: Rows whose job may be missing, by the time (unix ms) of their intent.
 INTENTS_KEY: Final = b"smtp-relay:jobs:intents"
-#: The lock of the process that sweeps.
+#: The lock of the process that sweeps the intents, and of the one that looks for overdue rows.
 SWEEP_LOCK_KEY: Final = b"smtp-relay:jobs:sweep"
-#: When Postgres was last asked for overdue rows.
+REMIND_LOCK_KEY: Final = b"smtp-relay:jobs:remind"
+#: Overdue rows that got a further job, by the time (unix ms) of that.
 REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
 
 #: Failed log-ins, by origin; refused origins; look-ups in progress; origins from which a key was valid.

@@ -41,6 +41,10 @@ _FATAL_CODES: Final = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS
 _CROSS_SLOT: Final = "CROSSSLOT"
 #: Octets that go out before the replies to them are read.
 _BATCH_BYTES: Final = 1_000_000
+#: All replies to what went out together are due within so many times the time limit of the first.
+_REPLIES: Final = 3
+#: Octets a second that commands get for their way beyond the time limit of a reply.
+_LEAST_RATE: Final = 10_000_000
 #: After so long without traffic (seconds) the connection is looked at before it is used.
 _IDLE_SECONDS: Final = 0.1
 #: Commands that nobody waits for are dropped beyond this many: memory is worth more than a cache entry.
@@ -220,7 +224,7 @@ class RedisLink:
             batch.append(errand)
         fatal: Exception | None = None
         try:
-            exchange.send(b"".join([errand.packed for errand in batch]))
+            exchange.send(b"".join([errand.packed for errand in batch]), _REPLIES * self._timeout + size / _LEAST_RATE)
             for errand in batch:
                 replies = []
                 for number in range(errand.count):

@@ -7,6 +7,7 @@ reply takes four times the CPU of what hiredis does in it, on the path of every 
 from __future__ import annotations
 
 import re
+import time
 from typing import Any, Final
 
 import hiredis
@@ -42,15 +43,20 @@ class ErrorReply(Exception):
 
 
 class RespConnection:
-    """The two directions of a connection. Both raise OSError when it is broken, or silent for too long."""
+    """The two directions of a connection. Both raise OSError when it is broken, or silent or slow for too long."""
 
     def __init__(self, sock: Any) -> None:
         """`sock`: a connected socket with a time limit, in the clear or under TLS."""
         self._socket = sock
         self._reader = hiredis.Reader(replyError=ErrorReply, notEnoughData=_MORE)
+        #: The moment of time.monotonic() after which the rest of the replies is not waited for.
+        self._deadline = 0.0
+        self._answering = False
 
-    def send(self, packed: bytes) -> None:
-        """Sends commands (from `pack`)."""
+    def send(self, packed: bytes, seconds: float) -> None:
+        """Sends commands (from `pack`). All replies to them are due within so many seconds."""
+        self._deadline = time.monotonic() + seconds
+        self._answering = False
         # Most go out at once: gevent's sendall asks for the size of the send buffer first.
         sent = self._socket.send(packed)
         if sent < len(packed):
@@ -59,7 +65,12 @@ class RespConnection:
     def receive(self) -> Any:
         """The next reply: octets, a number, None, or a list of those; or an ErrorReply, which is not raised."""
         while (reply := self._reader.gets()) is _MORE:
+            # The socket's own limit starts anew with each piece, however small. The first may be late for reasons that
+            # are ours, and is bounded by that limit alone.
+            if self._answering and time.monotonic() > self._deadline:
+                raise TimeoutError("replies come too slowly")
             octets = self._socket.recv(_RECEIVE_SIZE)
+            self._answering = True
             if not octets:
                 raise ConnectionResetError("the server closed the connection")
             self._reader.feed(octets)

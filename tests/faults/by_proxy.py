@@ -48,6 +48,15 @@ def slow(seconds: float) -> Callable[[Proxy], None]:
     return begin
 
 
+def dribbling(seconds: float) -> Callable[[Proxy], None]:
+    """Answers come octet by octet, each so long after the one before."""
+
+    def begin(proxy: Proxy) -> None:
+        proxy.dribble = seconds
+
+    return begin
+
+
 def deaf(proxy: Proxy) -> None:
     """Half-open: what the server says is lost."""
     proxy.drop_to_client = True
@@ -58,6 +67,15 @@ def resetting(pattern: bytes, *, deliver: bool, times: int = 10**6) -> Callable[
 
     def begin(proxy: Proxy) -> None:
         proxy.trip = Trip(pattern, deliver, times)
+
+    return begin
+
+
+def babbling(octets: bytes, seconds: float) -> Callable[[Proxy], None]:
+    """Instead of an answer these octets come again and again, each time so long after the last."""
+
+    def begin(proxy: Proxy) -> None:
+        proxy.babble = octets, seconds
 
     return begin
 

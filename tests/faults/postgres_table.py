@@ -22,6 +22,7 @@ from tests.faults.by_proxy import (
     Run,
     by_proxy,
     deaf,
+    dribbling,
     resetting,
     slow,
 )
@@ -139,6 +140,13 @@ POSTGRES: Final = (
         "postgres",
         "slow: 6 s an answer",
         by_proxy("postgres", slow(6.0)),
+        BAD,
+        NO_AUTH,
+    ),
+    Fault(
+        "postgres",
+        "dribbling: an octet every 0.2 s",
+        by_proxy("postgres", dribbling(0.2)),
         BAD,
         NO_AUTH,
     ),

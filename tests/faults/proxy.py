@@ -54,6 +54,9 @@ class Proxy:
         self.reset_after: int | None = None
         #: What every client hears, whatever it says, instead of the server.
         self.canned: bytes | None = None
+        #: Seconds between two octets for the client, and what it hears again and again instead of an answer.
+        self.dribble = 0.0
+        self.babble: tuple[bytes, float] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
@@ -112,6 +115,8 @@ class Proxy:
         self.trip = None
         self.reset_after = None
         self.canned = None
+        self.dribble = 0.0
+        self.babble = None
         for plug in self._plug:
             plug.close()
         self._plug = []
@@ -208,6 +213,11 @@ class Proxy:
                     _reset(back)
                     _reset(writer)
                     return
+                if upstream and self.babble is not None:
+                    await self._babble(back)
+                    continue
+                if not upstream and self.dribble:
+                    octets = await self._dribble(octets, writer)
                 passed += len(octets)
                 writer.write(octets)
                 await writer.drain()
@@ -216,6 +226,21 @@ class Proxy:
         except OSError:
             _reset(writer)
             _reset(back)
+
+    async def _babble(self, client: asyncio.StreamWriter) -> None:
+        while self.babble is not None:
+            client.write(self.babble[0])
+            await client.drain()
+            await asyncio.sleep(self.babble[1])
+
+    async def _dribble(self, octets: bytes, client: asyncio.StreamWriter) -> bytes:
+        """What is left when the fault is over."""
+        while self.dribble and octets:
+            client.write(octets[:1])
+            await client.drain()
+            octets = octets[1:]
+            await asyncio.sleep(self.dribble)
+        return octets
 
     async def _trip(
         self, trip: Trip, octets: bytes, server: asyncio.StreamWriter, client: asyncio.StreamWriter

@@ -10,8 +10,10 @@ from tests.faults.by_proxy import (
     AUTH,
     GOOD,
     answering,
+    babbling,
     by_proxy,
     deaf,
+    dribbling,
     resetting,
     slow,
 )
@@ -73,6 +75,22 @@ QUEUE: Final = (
         by_proxy("sqs", slow(1.0)),
         GOOD,
         AUTH,
+    ),
+    Fault(
+        "sqs",
+        "dribbling: an octet every 0.5 s",
+        by_proxy("sqs", dribbling(0.5)),
+        GOOD,
+        AUTH,
+        lasts=10.0,
+    ),
+    Fault(
+        "sqs",
+        "interim responses without end",
+        by_proxy("sqs", babbling(b"HTTP/1.1 100 Continue\r\n\r\n", 0.5)),
+        GOOD,
+        AUTH,
+        lasts=10.0,
     ),
     Fault(
         "sqs",

@@ -16,6 +16,7 @@ from tests.faults.by_proxy import (
     Run,
     by_proxy,
     deaf,
+    dribbling,
     resetting,
     slow,
 )
@@ -130,6 +131,13 @@ REDIS: Final = (
         "valkey",
         "slow: 0.5 s an answer",
         by_proxy("valkey", slow(0.5)),
+        GOOD,
+        AUTH,
+    ),
+    Fault(
+        "valkey",
+        "dribbling: an octet every 0.05 s",
+        by_proxy("valkey", dribbling(0.05)),
         GOOD,
         AUTH,
     ),

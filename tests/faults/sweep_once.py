@@ -17,6 +17,7 @@ import gevent
 
 from relay.aws.sqs import Queue
 from relay.jobs.intents import Intents
+from relay.jobs.sender import JobSender
 from relay.jobs.sweep import Sweep
 from relay.postgres.store import Store
 from relay.redis.cache import Cache
@@ -27,11 +28,11 @@ def main() -> None:
     cache = Cache(os.environ["SWEEP_REDIS"], timeout=5.0)
     cache.ping()
     store = Store(os.environ["SWEEP_DATABASE"])
-    queue = Queue(os.environ["SWEEP_QUEUE"], os.environ["AWS_REGION"])
+    sender = JobSender(Queue(os.environ["SWEEP_QUEUE"], os.environ["AWS_REGION"]))
     intents = Intents(cache.link)
     # Whoever held the lock may have been killed, and it would take a minute to run out.
-    cache.link.call("DEL", "smtp-relay:jobs:sweep")
-    sweep = Sweep(queue, store, intents)
+    cache.link.call("DEL", "smtp-relay:jobs:sweep", "smtp-relay:jobs:remind")
+    sweep = Sweep(sender, store, intents)
     sweep.forgotten_after = 0.0
     while sweep.publish_forgotten():
         gevent.sleep(0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from relay.aws.https import CALL_ERRORS, HttpsClient, host_field
+from relay.aws.https import CALL_ERRORS, HttpsClient, NotSentError, host_field
 
 
 class Endpoint(http.server.ThreadingHTTPServer):
@@ -68,8 +68,8 @@ def endpoint() -> Iterator[Endpoint]:
         thread.join()
 
 
-def calls(url: str) -> HttpsClient:
-    return HttpsClient(url, cafile=None, connect_seconds=5.0, read_seconds=5.0)
+def calls(url: str, call_seconds: float = 20.0) -> HttpsClient:
+    return HttpsClient(url, cafile=None, connect_seconds=5.0, call_seconds=call_seconds)
 
 
 def test_one_connection_serves_one_call_after_another(endpoint: Endpoint) -> None:
@@ -144,8 +144,8 @@ class Script:
                     connection.sendall(piece)
                     time.sleep(0.02)  # so that each is read by itself
 
-    def call(self) -> tuple[int, bytes]:
-        made = calls(self.url)
+    def call(self, call_seconds: float = 20.0) -> tuple[int, bytes]:
+        made = calls(self.url, call_seconds)
         try:
             return made.post(b"ask", {"Host": host_field(self.url)})
         finally:
@@ -188,12 +188,47 @@ def test_an_answer_is_read_whole_however_it_is_framed(pieces: list[bytes], answe
         [b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"],
         [b"SSH-2.0-x\r\n"],
         [OK + b"\r\n", *[b"x" * 1024 * 1024] * 5],
+        [OK + b"X: y\r\n", *[b"X: %b\r\n" % (b"y" * 1024 * 1024)] * 9],
+        [OK + b"Transfer-Encoding: chunked\r\n\r\n", *[b"1;%b\r\nx\r\n" % (b"y" * 1024 * 1024)] * 9],
+        [b"HTTP/1.1 100 Continue\r\n\r\n"] * 9 + [OK + b"Content-Length: 6\r\n\r\nanswer"],
+        [b"HTTP/1.1 100 Continue\r\n\r\n" * 9 + OK + b"Content-Length: 6\r\n\r\nanswer"],
     ],
     ids=lambda pieces: f"{len(pieces)}-pieces-of-{sum(map(len, pieces))}",
 )
 def test_what_is_no_whole_answer_is_an_error_of_the_call(pieces: list[bytes]) -> None:
     with pytest.raises(CALL_ERRORS):
         Script(*pieces).call()
+
+
+_DRIBBLED = 10_000  # pieces, 0.02 s between them: minutes
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param([b"HTTP/1.1 200 ", *[b"O"] * _DRIBBLED], id="a-status-line"),
+        pytest.param([OK, *[b"X: y\r\n"] * _DRIBBLED], id="header-fields"),
+        pytest.param([OK + b"Content-Length: 9999\r\n\r\n", *[b"x"] * _DRIBBLED], id="content"),
+        pytest.param([OK + b"Transfer-Encoding: chunked\r\n\r\n", *[b"1\r\nx\r\n"] * _DRIBBLED], id="chunks"),
+        pytest.param([OK + b"\r\n", *[b"x"] * _DRIBBLED], id="content-to-the-end"),
+        pytest.param([b"HTTP/1.1 100 Continue\r\nX:", *[b"y"] * _DRIBBLED], id="an-interim-response"),
+    ],
+)
+def test_an_answer_that_dribbles_is_not_in_time(pieces: list[bytes]) -> None:
+    """Each piece comes long before the limit, the whole long after it."""
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        Script(*pieces).call(call_seconds=0.5)
+    assert time.monotonic() - began < 60
+
+
+def test_what_was_not_sent_is_told_from_what_may_have_been_carried_out(endpoint: Endpoint) -> None:
+    with pytest.raises(NotSentError) as refused:
+        calls("http://127.0.0.1:9/").post(b"x", {})
+    assert refused.value.code == "ConnectionRefusedError"
+    with pytest.raises(OSError, match="closed before") as cut:
+        Script().call()
+    assert not isinstance(cut.value, NotSentError)
 
 
 @pytest.mark.parametrize(
