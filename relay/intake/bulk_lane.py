@@ -20,6 +20,7 @@ import gevent
 import structlog
 
 from relay.core import metrics
+from relay.intake import footprint
 from relay.intake.bulk_protocol import (
     MESSAGE,
     SUCCESSOR,
@@ -47,10 +48,6 @@ WORK_SECONDS: Final = 100.0
 START_SECONDS: Final = 20.0
 #: How long it may wait for its turn. Clients wait ten minutes at the final dot (RFC 5321 section 4.5.3.2.6); seconds.
 TURN_SECONDS: Final = 300.0
-#: Octets of memory that it takes at most to parse and store one octet of a message: measured with 10 and 39 MB.
-FOOTPRINT: Final = 5
-#: Octets that a child has to itself besides: pages that it wrote to and that were its parent's before.
-CHILD_OCTETS: Final = 10_000_000
 #: Octets of a file that are hashed before the others have their turn.
 _SLICE: Final = 1_000_000
 
@@ -89,7 +86,7 @@ class BulkLane:
                 return Verdict(replies.UNREADABLE, "unreadable")
             if times:
                 reading = Reading.HEADER
-        with self._budget.part(CHILD_OCTETS + size * FOOTPRINT, TURN_SECONDS) as part:
+        with self._budget.part(footprint.before_parsing(size), TURN_SECONDS) as part:
             if not part.granted:
                 return Verdict(replies.NO_ROOM, "no_turn")
             try:

@@ -22,12 +22,14 @@ import config.sentry
 from config.settings import Settings
 from relay import __version__
 from relay.core.errors import RedisUnavailable
+from relay.intake import footprint
 from relay.intake.acceptor import AcceptOptions, Acceptor
 from relay.intake.bulk_protocol import (
     ForeignVersion,
     Order,
     Reading,
     Started,
+    Uses,
     decode_head,
     encode_report,
     receive_message,
@@ -101,7 +103,14 @@ def _answer(settings: Settings, channel: socket.socket, head: bytes, body: Body)
     # A key that is written to the cache is looked at once more a second later, and there is no second later here.
     lookups = Lookups(postgres, cache, write_back_keys=False)
     seconds = PARSE_SECONDS + PARSE_SECONDS_PER_OCTET * body.size
-    acceptor = Acceptor(lookups, postgres, options, parse=_within(seconds, order.reading))
+    parse_in_time = _within(seconds, order.reading)
+
+    def parse_and_tell(raw: bytes, limits: Limits) -> Message:
+        message = parse_in_time(raw, limits)
+        send_message(channel, encode_report(Uses(footprint.after_parsing(message))))
+        return message
+
+    acceptor = Acceptor(lookups, postgres, options, parse_and_tell)
     try:
         verdict = _accept(acceptor, order)
         send_message(channel, encode_report(verdict))

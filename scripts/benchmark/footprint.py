@@ -29,7 +29,7 @@ def memory(stage: Stage, plan: Plan) -> list[Table]:
     table = Table(
         "Memory of all processes of the relay together (RSS), one worker",
         ("", "measured", "goal", ""),
-        note="MB and KB are 1,000,000 and 1,000 octets. Pages that processes share are counted for each of them.",
+        note="MB and KB are 1,000,000 and 1,000 octets. Pages that processes share are counted once.",
     )
     idle = Series()
     for _ in range(plan.rounds):

@@ -1,0 +1,45 @@
+"""How much memory a message takes in the child that parses and stores it.
+
+Before it is parsed nothing but its size is known, and what it may come to differs widely: a text with one character
+beyond the Basic Multilingual Plane takes four octets a character, one in windows-1252 three octets each in UTF-8. So
+the most of all kinds is set aside at first, and once the message is parsed what it really takes. Both were measured for
+each kind of content: see `tests/integration/test_child_memory.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from relay.mail import Message
+
+#: Octets that a child has to itself besides the message: pages that it writes to and that were its parent's before.
+CHILD_OCTETS: Final = 16_000_000
+#: Octets that each octet of a message may take, whatever is in it.
+_AT_MOST: Final = 12
+#: Copies of what goes to Postgres: the statement, the pieces that it is put together from, and libpq's buffer, which
+#: doubles whenever it is full.
+_COPIES: Final = 3
+
+
+def before_parsing(size: int) -> int:
+    """Octets of memory for a message of so many octets."""
+    return CHILD_OCTETS + _AT_MOST * size
+
+
+def after_parsing(message: Message) -> int:
+    """Octets of memory for what is left to do with it."""
+    stored = sum(len(attachment.content) for attachment in message.attachments)
+    octets = stored + _COPIES * stored
+    for text in (message.html, message.text):
+        octets += sys.getsizeof(text) + _COPIES * _utf_8_octets(text)
+    return CHILD_OCTETS + octets
+
+
+def _utf_8_octets(text: str) -> int:
+    """An upper bound, without encoding it."""
+    if text.isascii():
+        return len(text)
+    in_python = sys.getsizeof(text) / len(text)
+    # Latin-1, the Basic Multilingual Plane, and what is beyond it.
+    return len(text) * (2 if in_python < 2 else 3 if in_python < 4 else 4)
