@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from relay.process import children, master
@@ -33,23 +33,17 @@ def _slow(parse: Callable[..., Any], *, header_alone: bool = False) -> Callable[
     return parse_slowly
 
 
-def serve(index: int, settings_json: bytes, *rest: Any) -> int:
+def load(settings: bytes) -> None:
+    children.load(settings)
+
     from relay.intake import parse_clock
-    from relay.process import (
-        bulk_child,
-        worker,  # noqa: F401 - it patches the standard library, before anything else
-    )
+    from relay.process import bulk_child
 
     parse_clock.parse = _slow(parse_clock.parse)
     bulk_child.parse = _slow(bulk_child.parse)
     bulk_child.parse_header = _slow(bulk_child.parse_header, header_alone=True)
     bulk_child.PARSE_SECONDS = float(os.environ["SLOW_CHILD_SECONDS"])  # type: ignore[misc]
-    return children.serve(index, settings_json, *rest)
-
-
-def main(_: Sequence[str]) -> int:
-    return master.run(children.prepare, serve)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(master.run(children.prepare, load, children.serve))
