@@ -24,6 +24,11 @@ class Message:
             self.granted = part.granted
             self._may_end.wait()
 
+    def wait(self) -> None:
+        """Until it knows whether it has what it wants."""
+        while self.granted is None:
+            gevent.sleep(0.001)
+
     def end(self) -> None:
         self._may_end.set()
         self.greenlet.join()
@@ -63,7 +68,7 @@ def test_who_waits_too_long_goes_away_and_lets_others_pass() -> None:
     budget = MemoryBudget(100)
     first, impatient, small = Message(budget, 60), Message(budget, 90, seconds=0.01), Message(budget, 40)
     assert small.granted is None
-    gevent.sleep(0.05)
+    impatient.wait()
     assert impatient.granted is False
     impatient.end()
     assert small.granted
@@ -106,7 +111,7 @@ def test_what_is_not_needed_any_more_is_given_back_at_once_and_only_once() -> No
 def test_who_has_nothing_gives_nothing_back() -> None:
     budget = MemoryBudget(100)
     first, impatient = Message(budget, 60), Message(budget, 60, seconds=0.01)
-    gevent.sleep(0.05)
+    impatient.wait()
     assert impatient.granted is False
     impatient.part.shrink(10)
     impatient.end()
