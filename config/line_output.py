@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import stat
+import sys
+import termios
 
 
 def write_line(line: bytes) -> bool:
@@ -23,6 +27,24 @@ def write_line(line: bytes) -> bool:
         _take_back(written)
         return False
     return True
+
+
+def has_room(octets: int) -> bool:
+    """Whether standard output, which is ready for writing, takes so many octets without making the writer wait.
+
+    A pipe counts as ready as soon as it takes PIPE_BUF octets, and a longer line would wait for a reader who may have
+    stopped to read. Where nothing can be found out, there is room.
+    """
+    if octets <= select.PIPE_BUF or sys.platform != "linux":
+        return True
+    try:
+        if not stat.S_ISFIFO(os.fstat(1).st_mode):
+            return True
+        unread = int.from_bytes(fcntl.ioctl(1, termios.FIONREAD, bytes(4)), sys.byteorder)
+        # A page may be left half empty at each end of what is unread.
+        return unread + octets + 2 * select.PIPE_BUF <= fcntl.fcntl(1, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return True
 
 
 def _take_back(octets: int) -> None:

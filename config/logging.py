@@ -27,6 +27,7 @@ import orjson
 import structlog
 
 from config import redaction, sentry
+from config.line_output import has_room, write_line
 from config.settings import Settings
 
 _Line = MutableMapping[str, Any]
@@ -146,7 +147,9 @@ class LineLogger:
 
     #: Lines that could not be written.
     lost = 0
-    #: Asks whether standard output takes a line now. None: it is a file, which always does.
+    #: Of how many of them a line has told.
+    _told: ClassVar[int] = 0
+    #: Asks whether standard output takes a line now. None: it is a file, which says so when it is written to.
     _outlet: ClassVar[Any] = None
     _stopped = False
 
@@ -166,24 +169,28 @@ class LineLogger:
 
     def msg(self, line: bytes) -> None:
         """Writes one line, which ends in LF, to standard output."""
-        try:
-            if self._outlet is None or self._takes_one():
-                os.write(1, line)
-                return
-        except OSError:
-            pass
-        LineLogger.lost += 1
+        if (self._outlet is None or self._takes(line)) and write_line(line):
+            if LineLogger.lost != LineLogger._told:
+                self._tell()
+        else:
+            LineLogger.lost += 1
 
     @classmethod
-    def _takes_one(cls) -> bool:
+    def _takes(cls, line: bytes) -> bool:
         """Whether a line would be taken at once. Waits a moment for it, but not again for each line that comes."""
-        if cls._outlet.poll(0 if cls._stopped else _PATIENCE_MS):
+        if cls._outlet.poll(0 if cls._stopped else _PATIENCE_MS) and has_room(len(line)):
             if cls._stopped:
                 cls._stopped = False
-                log.warning("log lines were lost", count=cls.lost)
+                cls._tell()
             return True
         cls._stopped = True
         return False
+
+    @classmethod
+    def _tell(cls) -> None:
+        """Says how many lines were lost since this was said last, now that there is room for it."""
+        count, cls._told = cls.lost - cls._told, cls.lost
+        log.warning("log lines were lost", count=count)
 
 
 # From a line's fields to its octets.

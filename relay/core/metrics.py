@@ -117,6 +117,7 @@ JOBS: Final = Family("smtp_relay_jobs", "Send jobs by result: published, refused
 JOBS_PENDING: Final = Family("smtp_relay_jobs_pending", "Send jobs not yet taken by the queue", Gauge).labels()
 CACHE: Final = Family("smtp_relay_cache", "Cache look-ups by kind and result: hit, miss", Counter, ("kind", "result"))
 FAULTS: Final = Family("smtp_relay_faults", "Failed calls to postgres, redis, sqs", Counter, ("service",))
+LOG_LINES_LOST: Final = Family("smtp_relay_log_lines_lost", "Log lines that could not be written", Counter).labels()
 GREENLETS: Final = Family("smtp_relay_greenlets", "Supervised greenlets that run now", Gauge, ("greenlet",))
 GREENLET_FAILURES: Final = Family(
     "smtp_relay_greenlet_failures", "Ends of greenlets that nobody wanted; each began again", Counter, ("greenlet",)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 import gevent
 import structlog
 
+from config.logging import LineLogger
 from config.settings import Settings
 from relay import __version__
-from relay.core.metrics import FAMILIES, HUB_LAG, Counter, Gauge, Histogram
+from relay.core.metrics import FAMILIES, HUB_LAG, LOG_LINES_LOST, Counter, Gauge, Histogram
 from relay.core.supervision import supervise
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class _Exposition:
         info = core.InfoMetricFamily("smtp_relay", "The relay's version and the worker's index")
         info.add_metric([], {"version": __version__, "worker": str(self._index)})
         yield info
+        LOG_LINES_LOST.value = LineLogger.lost
         for family in FAMILIES:
             if family.kind is Counter:
                 counter = core.CounterMetricFamily(family.name, family.help_text, labels=family.label_names)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import select
 import time
 
 from config.line_output import write_line
+
+TYPE_CHECKING = False  # as in typing, which the master would have for this alone
+if TYPE_CHECKING:
+    from typing import Final
+
+#: How long the master waits for a reader of the log that has fallen behind; seconds.
+_PATIENCE_SECONDS: Final = 0.1
 
 
 class MasterLog:
@@ -34,4 +42,12 @@ class MasterLog:
             line = f'{{"timestamp":"{moment}","level":"{level}","event":"{event}","process":"master"{members}}}'
         else:
             line = f"{moment} [{level:<8}] {event:<36} " + " ".join(f"{name}={value}" for name, value in fields.items())
-        return write_line(line.rstrip().encode("ascii") + b"\n")
+        return self._takes_a_line() and write_line(line.rstrip().encode("ascii") + b"\n")
+
+    @staticmethod
+    def _takes_a_line() -> bool:
+        """Whether standard output takes a line now: a reader that has stopped to read must not stop the master."""
+        try:
+            return bool(select.select([], [1], [], _PATIENCE_SECONDS)[1])
+        except (OSError, ValueError):
+            return False

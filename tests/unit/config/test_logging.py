@@ -230,8 +230,9 @@ def test_a_log_that_nobody_reads_does_not_stop_the_mail() -> None:
     os.dup2(kept, 1)
     log.info("heard", lost=config.logging.LineLogger.lost)
     """
-    (line,) = lines(code)
+    line, told = lines(code)
     assert line["lost"] == 2
+    assert (told["event"], told["count"]) == ("log lines were lost", 2)
 
 
 def test_a_log_whose_reader_has_stopped_does_not_stop_the_mail() -> None:
