@@ -37,9 +37,11 @@ class RolledBack(Database):
         #: Why statements were refused: SQLSTATEs.
         self.refusals: list[str] = []
 
-    def connect(self, deadline: float, *, statement_seconds: float | None = None) -> Any:
+    def connect(
+        self, deadline: float, *, statement_seconds: float | None = None, lock_seconds: float | None = None
+    ) -> Any:
         """As Database has it."""
-        connection = super().connect(deadline, statement_seconds=statement_seconds)
+        connection = super().connect(deadline, statement_seconds=statement_seconds, lock_seconds=lock_seconds)
         connection.cursor_factory = _NothingStays
         return connection
 

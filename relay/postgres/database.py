@@ -11,7 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
 import gevent
@@ -23,6 +23,7 @@ import structlog
 from relay.core import metrics
 from relay.core.deadlines import seconds_left
 from relay.core.errors import PostgresUnavailable, Unstorable
+from relay.postgres.owner_limit import OwnerLimit
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -35,6 +36,8 @@ _PASSING_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY: Final = "25006"
 #: Codes that say "never": the database's encoding has no such character (untranslatable, not in its repertoire).
 _UNSTORABLE_CODES: Final = ("22P05", "22021")
+#: A time limit: for a lock (lock_timeout), and for the whole statement (statement_timeout; or somebody cancelled it).
+_LOCK_NOT_AVAILABLE, _QUERY_CANCELED = "55P03", "57014"
 #: How long a connection may take to come about, at most.
 _CONNECT_SECONDS: Final = 2.0
 #: A server that does not answer within so long has had its chance; within less, it may just be that nobody waited.
@@ -49,6 +52,17 @@ class ConnectionLost(Exception):
     def __init__(self, *, unclear: bool) -> None:
         super().__init__("lost")
         self.unclear = unclear
+
+
+class Overran(ConnectionLost):
+    """The server gave a statement up for its time limit: nothing was carried out, and the connection is as before.
+
+    `blocked`: all that it did was wait for a lock, which somebody else's open transaction holds.
+    """
+
+    def __init__(self, *, blocked: bool) -> None:
+        super().__init__(unclear=False)
+        self.blocked = blocked
 
 
 class Rejected(Exception):
@@ -71,19 +85,27 @@ class Database:
     longest_pause = 1.0
 
     def __init__(self, url: str, *, statement_seconds: float, idle_limit: int) -> None:
-        """`statement_seconds`: the server gives up on a statement then. `idle_limit`: connections that `use` keeps, and
-        the most that it opens."""
+        """`statement_seconds`: the server gives up on a statement then. `idle_limit`: connections that the pool keeps,
+        and the most that it opens; one owner has at most half of them at a time.
+        """
         self._url = url
         self._statement_ms = math.ceil(statement_seconds * 1000)
         self._idle: list[Any] = []
         self._slots = gevent.lock.BoundedSemaphore(idle_limit)
+        self._owners = OwnerLimit(max(1, idle_limit // 2))
         self._closed = False
         self._failures = 0
         self._not_before = 0.0
         self._probing = False
 
-    def connect(self, deadline: float, *, statement_seconds: float | None = None) -> Any:
-        """A new connection in autocommit mode. Raises ConnectionLost(unclear=False)."""
+    def connect(
+        self, deadline: float, *, statement_seconds: float | None = None, lock_seconds: float | None = None
+    ) -> Any:
+        """A new connection in autocommit mode. Raises ConnectionLost(unclear=False).
+
+        The server gives up on a statement after `statement_seconds` (0: never), and after it has waited for one lock
+        for `lock_seconds` (None: no such limit).
+        """
         if self._closed:
             raise ConnectionLost(unclear=False)
         if self._failures and (self._probing or time.monotonic() < self._not_before):
@@ -91,7 +113,7 @@ class Database:
         self._probing = True
         seconds = min(_CONNECT_SECONDS, seconds_left(deadline))
         try:
-            connection = self._connect(seconds, statement_seconds)
+            connection = self._connect(seconds, statement_seconds, lock_seconds)
         except (psycopg2.Error, OSError, gevent.Timeout) as error:
             # That somebody's time is over says nothing about the server, and must not keep others from it.
             if seconds >= _FAIR_SECONDS or not isinstance(error, gevent.Timeout):
@@ -115,7 +137,7 @@ class Database:
     def run(self, connection: Any, deadline: float, work: Callable[[Any], _T]) -> _T:
         """`work(cursor)` on a connection that nobody else uses.
 
-        Raises ConnectionLost or Rejected; the connection is closed then unless it is still good.
+        Raises ConnectionLost, Overran or Rejected; the connection is closed then unless it is still good.
         """
         seconds = seconds_left(deadline)
         limit = gevent.Timeout(seconds)
@@ -135,14 +157,17 @@ class Database:
             connection.close()
             raise
 
-    def use(self, deadline: float, work: Callable[[Any], _T]) -> _T:
+    def use(self, deadline: float, work: Callable[[Any], _T], *, owner: str = "") -> _T:
         """`work(cursor)` on one of the pool's connections; tried a second time on a fresh one when it gets lost, so it
-        must be harmless to repeat. Raises Unavailable."""
+        must be harmless to repeat. Raises Unavailable.
+
+        `owner`: the user that it is about, or nobody.
+        """
         if seconds_left(deadline) < _LEAST_SECONDS:
             raise PostgresUnavailable()  # rather than spoil a good connection
         halfway = time.monotonic() + seconds_left(deadline) / 2
         try:
-            with self._borrowed(deadline) as borrow:
+            with self.borrowed(deadline, owner) as borrow:
                 try:
                     return self.run(borrow(fresh=False), halfway, work)
                 except ConnectionLost:
@@ -161,27 +186,35 @@ class Database:
             self._idle.pop().close()
 
     @contextmanager
-    def _borrowed(self, deadline: float) -> Iterator[Callable[..., Any]]:
-        if not self._slots.acquire(timeout=seconds_left(deadline)):
-            raise ConnectionLost(unclear=False)
-        taken: list[Any] = []
+    def borrowed(self, deadline: float, owner: str = "") -> Iterator[Callable[..., Any]]:
+        """Lends a place in the pool; the function that it yields gives a connection for it: `borrow(fresh=False)`.
 
-        def borrow(*, fresh: bool) -> Any:
-            # The newest first: what is seldom needed grows old, and is what a firewall cuts.
-            taken[:] = [self._idle.pop() if self._idle and not fresh else self.connect(deadline)]
-            return taken[0]
+        A second call closes the first connection. `owner`: the user that it is about, who waits while he has half of
+        all places; or nobody. Raises ConnectionLost(unclear=False), as the function does.
+        """
+        with self._owners.place(owner, deadline) if owner else nullcontext(True) as granted:
+            if not granted or not self._slots.acquire(timeout=seconds_left(deadline)):
+                raise ConnectionLost(unclear=False)
+            taken: list[Any] = []
 
-        try:
-            yield borrow
-        finally:
-            self._slots.release()
-            for connection in taken:
-                if connection.closed or self._closed:
-                    connection.close()
-                else:
-                    self._idle.append(connection)
+            def borrow(*, fresh: bool) -> Any:
+                if taken:
+                    taken.pop().close()
+                # The newest first: what is seldom needed grows old, and is what a firewall cuts.
+                taken.append(self._idle.pop() if self._idle and not fresh else self.connect(deadline))
+                return taken[0]
 
-    def _connect(self, seconds: float, statement_seconds: float | None) -> Any:
+            try:
+                yield borrow
+            finally:
+                self._slots.release()
+                for connection in taken:
+                    if connection.closed or self._closed:
+                        connection.close()
+                    else:
+                        self._idle.append(connection)
+
+    def _connect(self, seconds: float, statement_seconds: float | None, lock_seconds: float | None) -> Any:
         green = psycopg2.extensions.get_wait_callback() is not None
         parameters: dict[str, Any] = {
             "fallback_application_name": "opensend-relay",
@@ -201,9 +234,12 @@ class Database:
             try:
                 connection.autocommit = True
                 milliseconds = self._statement_ms if statement_seconds is None else math.ceil(statement_seconds * 1000)
+                limits = f"SET statement_timeout = {milliseconds}"
+                if lock_seconds is not None:
+                    limits += f"; SET lock_timeout = {math.ceil(lock_seconds * 1000)}"
                 with connection.cursor() as cursor:
                     # Not as a startup parameter, which connection poolers refuse.
-                    cursor.execute(f"SET statement_timeout = {milliseconds}")
+                    cursor.execute(limits)
             except BaseException:
                 connection.close()
                 raise
@@ -219,8 +255,10 @@ class Database:
 
     @staticmethod
     def _fault(connection: Any, error: Any) -> ConnectionLost | Rejected:
-        _FAULTS.inc()
         code: str | None = error.pgcode
+        if code in {_LOCK_NOT_AVAILABLE, _QUERY_CANCELED} and not connection.closed:
+            return Overran(blocked=code == _LOCK_NOT_AVAILABLE)
+        _FAULTS.inc()
         if code is None or connection.closed:
             connection.close()
             return ConnectionLost(unclear=True)

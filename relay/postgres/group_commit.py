@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
-from math import ceil
-from typing import Any, Final, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import psycopg2.errors
 import structlog
 from gevent.event import Event
+from gevent.hub import get_hub
 
-from relay.core.deadlines import seconds_left
-from relay.core.errors import PostgresUnavailable, Unavailable
+from relay.core.errors import PostgresUnavailable
 from relay.core.frozen import frozen
-from relay.core.handoff import Handoff
-from relay.core.records import EmailRow
 from relay.core.supervision import Supervised, supervise
-from relay.postgres.database import ConnectionLost, Database, Rejected
-from relay.postgres.insert_emails import PREPARE, encode, execute_prepared, insert
+from relay.postgres.database import ConnectionLost, Database, Overran, Rejected
+from relay.postgres.insert_emails import PREPARE, execute_prepared, insert
+from relay.postgres.own_transaction import OwnTransactions, existing
+from relay.postgres.pending_message import PendingMessage
+from relay.postgres.slow_users import SlowUsers
 
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -46,65 +47,44 @@ class Suppressed:
 
 Outcome = Stored | Repeated | Suppressed
 
-#: From this size on (octets) a message goes alone, with more time, on a connection that is closed afterwards: libpq
-#: never gives back the memory that it sent a large statement from.
-_LARGE: Final = 4_000_000
-#: How slowly a large message may go through (octets a second).
-_LARGE_RATE: Final = 4_000_000
-#: When a second writer helps while the first is busy: with a large message, when so many wait, or when the first takes
-#: so long (seconds). Before that, waiting is cheaper: what shares a statement shares its cost.
+#: What one statement of many messages may take, and how long it may wait for a lock; seconds. Who needs longer goes
+#: alone, so nobody is held up for longer by another user's message. Measured for the largest of them: 0.1 s.
+BATCH_SECONDS: Final = 0.6
+BATCH_LOCK_SECONDS: Final = 0.1
+#: When a second writer helps while the first is busy: when so many wait, or when the first takes so long (seconds).
+#: Before that, waiting is cheaper: what shares a statement shares its cost.
 _ENOUGH_FOR_TWO: Final = 8
 _TOO_LONG_SECONDS: Final = 0.05
-#: How soon the server has to show that it is there (seconds) before a message is sent in a transaction of its own.
-_GREETING_SECONDS: Final = 2.0
 #: A message with less time left (seconds) is given up rather than let it shorten the time of those it is stored with.
-_LEAST_SECONDS: Final = 2.0
-
-
-class PendingMessage:
-    """One message on its way: its rows as JSON, and the greenlet that waits for them."""
-
-    __slots__ = ("alone", "deadline", "done", "ids", "key", "large", "payload", "recipients", "user_id")
-
-    def __init__(self, rows: Sequence[EmailRow], recipients: Collection[str], deadline: float) -> None:
-        """`deadline` is a moment of time.monotonic(); a large message gets more time, in proportion to its size."""
-        self.ids = [row.id for row in rows]
-        self.user_id = rows[0].user_id
-        self.key = rows[0].idempotency_key
-        self.recipients = recipients
-        self.payload = encode(rows, recipients)
-        #: Whether the message deserves care for its size.
-        self.large = len(self.payload) >= _LARGE
-        #: Whether it takes a transaction of its own: several rows come together or not at all.
-        self.alone = self.large or len(rows) > 1
-        self.deadline = deadline + (len(self.payload) / _LARGE_RATE if self.large else 0.0)
-        self.done: Handoff[bool] = Handoff()
-
-    def again(self) -> Self:
-        """The same message, to be committed once more."""
-        twin = copy(self)
-        twin.done = Handoff()
-        return twin
-
-    @property
-    def order(self) -> tuple[str, str]:
-        """Two statements that insert the same idempotency keys in one order can't wait for each other in a ring."""
-        return (self.user_id, self.key or "")
+_LEAST_SECONDS: Final = 1.0
 
 
 class GroupCommit:
-    """Writer greenlets that take whatever waits, bounded in rows and bytes, and insert it in one statement."""
+    """Writer greenlets that take whatever waits, bounded in rows and bytes, and insert it in one statement.
 
-    def __init__(self, database: Database, *, writers: int, max_rows: int, max_bytes: int) -> None:
+    A statement that takes too long is given up, and whom it was for goes on without the others: who is the cause, a
+    lock, a trigger, a large row or a slow look-up, only shows then. See `relay.postgres.own_transaction`.
+    """
+
+    def __init__(self, database: Database, *, writers: int, max_rows: int, max_bytes: int, alone: int) -> None:
+        """`alone`: how many messages may be in a transaction of their own at a time."""
         self._database = database
         self._max_rows = max_rows
         self._max_bytes = max_bytes
+        #: How many rows a statement has at present: fewer for a while, when the server is slow for all.
+        self._rows = max_rows
         self._waiting: deque[PendingMessage] = deque()
+        #: Messages of one user each, that go together but not with others.
+        self._apart: deque[list[PendingMessage]] = deque()
         self._idle: list[Event] = []
         self._busy_since = 0.0
+        self._alarm: Any = None
+        self._alarm_set = False
         self._closed = False
         self._wanted = writers
         self._writers: list[Supervised] = []
+        self._slow_users = SlowUsers()
+        self._alone = OwnTransactions(database, self._slow_users, places=alone, slow_seconds=BATCH_SECONDS)
 
     def commit(self, message: PendingMessage) -> bool:
         """True: all rows are committed. False: the server took none, because of the guard or of a conflict.
@@ -113,26 +93,52 @@ class GroupCommit:
         """
         if self._closed:
             raise PostgresUnavailable()
+        if not message.alone and not (self._slow_users and self._slow_users.holds(message.user_id)):
+            complete = self._commit_with_others(message)
+            if complete is not None:
+                return complete
+        return self._alone.commit(message)
+
+    def _commit_with_others(self, message: PendingMessage) -> bool | None:
+        """As `commit`; None: nothing was done, for it took too long."""
         if not self._writers:
             # Not earlier: a greenlet that was spawned before a fork would run on both sides of it.
             self._writers = [supervise("postgres-writer", self._write, longest_pause=1.0) for _ in range(self._wanted)]
+            self._alarm = get_hub().loop.timer(_TOO_LONG_SECONDS)
         self._waiting.append(message)
-        if self._idle and (
-            len(self._idle) == len(self._writers)
-            or message.large
-            or len(self._waiting) >= _ENOUGH_FOR_TWO
-            or time.monotonic() - self._busy_since > _TOO_LONG_SECONDS
-        ):
-            self._idle.pop().set()
+        if self._idle:
+            if (
+                len(self._idle) == len(self._writers)
+                or len(self._waiting) >= _ENOUGH_FOR_TWO
+                or time.monotonic() - self._busy_since > _TOO_LONG_SECONDS
+            ):
+                self._idle.pop().set()
+            elif not self._alarm_set:
+                self._alarm_set = True
+                self._alarm.start(self._look_after_waiting)
         return message.done.get()
+
+    def _look_after_waiting(self) -> None:
+        """Runs in the hub: wakes another writer for those who came just after the first one had begun."""
+        self._alarm_set = False
+        if self._waiting and self._idle:
+            if time.monotonic() - self._busy_since > _TOO_LONG_SECONDS:
+                self._idle.pop().set()
+            else:
+                self._alarm_set = True
+                self._alarm.start(self._look_after_waiting)
 
     def close(self) -> None:
         """Ends the writers; what still waits is Unavailable."""
         self._closed = True
         for writer in self._writers:
             writer.stop()
-        while self._waiting:
-            self._waiting.popleft().done.fail(PostgresUnavailable())
+        if self._alarm is not None:
+            self._alarm.close()
+        for message in (*self._waiting, *itertools.chain(*self._apart)):
+            message.done.fail(PostgresUnavailable())
+        self._waiting.clear()
+        self._apart.clear()
 
     def _write(self) -> None:
         session = _Session(self._database)
@@ -151,12 +157,13 @@ class GroupCommit:
                     wake.clear()
                     continue
                 self._busy_since = time.monotonic()
+                session.in_hand = batch
                 try:
                     self._store(session, batch)
                 except Exception:  # noqa: BLE001 - a writer that dies takes every later message with it
                     _log.exception("group_commit_failed", messages=len(batch))
                 finally:
-                    for message in batch:
+                    for message in session.in_hand:
                         if not message.done.settled:
                             message.done.fail(PostgresUnavailable(unclear=True))
         finally:
@@ -164,16 +171,15 @@ class GroupCommit:
 
     def _take(self) -> list[PendingMessage]:
         """What goes into one statement."""
+        if self._apart:
+            return self._apart.popleft()
         batch: list[PendingMessage] = []
         size = 0
-        while self._waiting and len(batch) < self._max_rows:
-            message = self._waiting[0]
-            size += len(message.payload)
-            if batch and (size > self._max_bytes or message.alone):
+        while self._waiting and len(batch) < self._rows:
+            size += len(self._waiting[0].payload)
+            if batch and size > self._max_bytes:
                 break
             batch.append(self._waiting.popleft())
-            if message.alone:
-                break
         return batch
 
     def _store(self, session: _Session, batch: list[PendingMessage]) -> None:
@@ -188,50 +194,66 @@ class GroupCommit:
         if any(message.key for message in pending):
             pending.sort(key=lambda message: message.order)
         try:
-            complete = self._try_twice(session, pending, now)
+            there = self._try_twice(session, pending, now)
+        except Overran as overran:
+            self._part(session, pending, blocked=overran.blocked)
         except ConnectionLost as lost:
             for message in pending:
                 message.done.fail(PostgresUnavailable(unclear=lost.unclear))
         except Rejected as rejected:
             self._split(session, pending, rejected)
         else:
-            if complete:
-                for message in pending:
-                    message.done.set(True)
-            else:
-                self._look_up(pending)
+            if self._rows < self._max_rows and len(batch) >= self._rows:
+                self._rows = min(2 * self._rows, self._max_rows)
+            for message in pending:
+                message.done.set(there is None or message.ids[0] in there)
 
-    def _try_twice(self, session: _Session, batch: list[PendingMessage], now: float) -> bool:
-        """Whether all rows went in. The second try has the same ids, so that it can't store anything twice."""
+    def _try_twice(self, session: _Session, batch: list[PendingMessage], now: float) -> set[str] | None:
+        """The ids of the messages that went in; None: all. The second try has the same ids, so that it can't store
+        anything twice."""
         deadline = min(message.deadline for message in batch)
         halfway = now + (deadline - now) / 2
         try:
             session.connect(halfway)
             return self._insert(session, batch, halfway)
+        except Overran:
+            raise
         except ConnectionLost as first:
             self._database.breathe()
             try:
                 session.reconnect(deadline)
                 return self._insert(session, batch, deadline)
             except ConnectionLost as second:
-                raise ConnectionLost(unclear=first.unclear or second.unclear) from None
+                second.unclear |= first.unclear
+                raise
 
-    def _insert(self, session: _Session, batch: list[PendingMessage], deadline: float) -> bool:
-        rows = sum(len(message.ids) for message in batch)
+    @staticmethod
+    def _insert(session: _Session, batch: list[PendingMessage], deadline: float) -> set[str] | None:
         payloads = [message.payload for message in batch]
-        if not batch[0].alone:
-            return session.run(deadline, lambda cursor: session.insert(cursor, payloads) == rows)
+        if session.run(deadline, lambda cursor: session.insert(cursor, payloads)) == len(batch):
+            return None
+        ids = [message.ids[0] for message in batch]
         try:
-            # Two round trips, so that much is only sent to a server that answers.
-            greeting = min(deadline, time.monotonic() + _GREETING_SECONDS)
-            session.run(greeting, lambda cursor: _begin(cursor, seconds_left(deadline)))
-            return session.run(deadline, lambda cursor: _insert_together(cursor, payloads, rows))
-        except Rejected:
-            session.close()  # the transaction is still open, and takes no other statement
-            raise
-        finally:
-            if batch[0].large:
-                session.close()
+            return session.run(deadline, lambda cursor: existing(cursor, ids))
+        except ConnectionLost:
+            raise ConnectionLost(unclear=True) from None
+
+    def _part(self, session: _Session, batch: list[PendingMessage], *, blocked: bool) -> None:
+        """The batch took too long, and nothing of it is stored: each user's messages go without those of others."""
+        if not blocked:
+            self._rows = max(1, len(batch) // 2)
+        by_user: dict[str, list[PendingMessage]] = {}
+        for message in batch:
+            by_user.setdefault(message.user_id, []).append(message)
+        for messages in by_user.values():
+            if len(messages) > 1 and len(by_user) > 1:
+                self._apart.append(messages)
+                session.in_hand = [message for message in session.in_hand if message not in messages]
+            else:
+                for message in messages:
+                    message.done.set(None)
+        if self._apart and self._idle:
+            self._idle.pop().set()
 
     def _split(self, session: _Session, batch: list[PendingMessage], rejected: Rejected) -> None:
         """One message that the server refuses must not fail its neighbours."""
@@ -243,18 +265,6 @@ class GroupCommit:
         self._store(session, batch[:half])
         self._store(session, batch[half:])
 
-    def _look_up(self, batch: list[PendingMessage]) -> None:
-        """Fewer rows went in than were given: which messages are there?"""
-        ids = [email_id for message in batch for email_id in message.ids]
-        try:
-            there = existing(self._database, ids, min(message.deadline for message in batch))
-        except Unavailable:
-            for message in batch:
-                message.done.fail(PostgresUnavailable(unclear=True))
-            return
-        for message in batch:
-            message.done.set(there.issuperset(message.ids))
-
 
 class _Session:
     """A writer's own connection. The INSERT is prepared there, which halves the server's work for a single row."""
@@ -263,19 +273,23 @@ class _Session:
         self._database = database
         self._connection: Any = None
         self._prepared = False
+        #: The messages that its writer has to settle.
+        self.in_hand: list[PendingMessage] = []
         #: Off for good once it failed: a connection pooler hands each statement to another of the server's sessions.
         self._may_prepare = True
 
     def connect(self, deadline: float) -> None:
         if self._connection is None or self._connection.closed:
             self._prepared = False
-            self._connection = self._database.connect(deadline)
+            self._connection = self._database.connect(
+                deadline, statement_seconds=BATCH_SECONDS, lock_seconds=BATCH_LOCK_SECONDS
+            )
 
     def reconnect(self, deadline: float) -> None:
         self.close()
         self.connect(deadline)
 
-    def run(self, deadline: float, work: Callable[[Any], bool]) -> bool:
+    def run(self, deadline: float, work: Callable[[Any], _T]) -> _T:
         return self._database.run(self._connection, deadline, work)
 
     def insert(self, cursor: Any, payloads: list[bytes]) -> int:
@@ -293,24 +307,3 @@ class _Session:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-
-
-def existing(database: Database, ids: Collection[str], deadline: float) -> set[str]:
-    """Which emails with these ids exist. Raises Unavailable."""
-
-    def select(cursor: Any) -> set[str]:
-        cursor.execute("SELECT id FROM emails WHERE id = ANY (%s::uuid[])", (list(ids),))
-        return {row[0] for row in cursor}
-
-    return database.use(deadline, select)
-
-
-def _begin(cursor: Any, seconds: float) -> bool:
-    cursor.execute("BEGIN; SET LOCAL statement_timeout = %s", (ceil(seconds * 1000),))
-    return True
-
-
-def _insert_together(cursor: Any, payloads: list[bytes], rows: int) -> bool:
-    complete = insert(cursor, payloads) == rows
-    cursor.execute("COMMIT" if complete else "ROLLBACK")
-    return complete

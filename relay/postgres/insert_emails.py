@@ -1,4 +1,9 @@
-"""The one INSERT of the accept path: rows as JSON, and the statement that takes many of them (contract section 3)."""
+"""The INSERTs of the accept path: rows as JSON, and the statements that take many of them (contract section 3).
+
+A message's document is sent once, in its first row. Its further rows differ in recipients, id and key: Postgres copies
+the rest from the first one, value by value as they lie in the table, so that neither the wire nor anybody's memory
+holds more for a thousand recipients than for one.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +32,14 @@ SELECT r.id, r."from", r."to", r.cc, r.bcc, r.reply_to, r.subject, r.html, r.tex
  WHERE (SELECT bool_or((SELECT true FROM email_suppressions s WHERE s.user_id = r.user_id AND s.email = g.email))
           FROM unnest(r.guard) AS g(email)) IS NULL
     ON CONFLICT DO NOTHING"""
+_COPY: Final = """
+INSERT INTO emails (id, "from", "to", cc, bcc, reply_to, subject, html, text, headers, attachments, tags, user_id,
+                    idempotency_key)
+SELECT r.id, e."from", r."to", r.cc, r.bcc, e.reply_to, e.subject, e.html, e.text, e.headers, e.attachments, e.tags,
+       e.user_id, r.idempotency_key
+  FROM emails e, json_to_recordset({rows}) AS r(id uuid, "to" jsonb, cc jsonb, bcc jsonb, idempotency_key text)
+ WHERE e.id = '{first}'
+    ON CONFLICT DO NOTHING"""
 _PREPARED_NAME: Final = "opensend_relay_insert_1"
 PREPARE: Final = f"PREPARE {_PREPARED_NAME} (json) AS {_INSERT.format(rows='$1')}"
 _EXECUTE: Final = f"EXECUTE {_PREPARED_NAME}(".encode()
@@ -47,23 +60,35 @@ def execute_prepared(cursor: Any, payloads: Sequence[bytes]) -> int:
     return int(cursor.rowcount)
 
 
-def encode(rows: Sequence[EmailRow], recipients: Collection[str]) -> bytes:
-    """One message's rows as JSON objects with commas between them. `recipients`: all of the message's, for the guard.
+def copy(cursor: Any, first_id: str, further_rows: bytes) -> int:
+    """How many further rows of a message went in. `further_rows`: from `encode_further`; the first row is there."""
+    head, _, tail = _COPY.replace("{first}", first_id).partition("{rows}")
+    cursor.execute(_statement(head.encode(), [further_rows], tail.encode()))
+    return int(cursor.rowcount)
 
-    Only the first row gets the guard: the rows go in together or not at all. NULs and lone surrogates are dropped.
+
+def encode(row: EmailRow, recipients: Collection[str]) -> bytes:
+    """The first row of a message as a JSON object. `recipients`: all of the message's, for the guard.
+
+    NULs and lone surrogates are dropped.
     """
-    documents = [_document(row) for row in rows]
-    documents[0]["guard"] = [spelling for recipient in recipients for spelling in spellings(recipient)]
+    document = _document(row)
+    document["guard"] = [spelling for recipient in recipients for spelling in spellings(recipient)]
     try:
-        payload = b",".join([orjson.dumps(document) for document in documents])
-        if not _holds_nul(rows, recipients, payload):
+        payload = orjson.dumps(document)
+        if not _holds_nul(row, recipients, payload):
             return payload
     except orjson.JSONEncodeError:
         pass
-    return b",".join([orjson.dumps(_storable(document)) for document in documents])
+    return orjson.dumps(_storable(document))
 
 
-def _holds_nul(rows: Sequence[EmailRow], recipients: Collection[str], payload: bytes) -> bool:
+def encode_further(rows: Sequence[EmailRow]) -> bytes:
+    """What the further rows of a message have for themselves, as JSON objects with commas between them."""
+    return b",".join([orjson.dumps(_storable(_own_part(row))) for row in rows])
+
+
+def _holds_nul(row: EmailRow, recipients: Collection[str], payload: bytes) -> bool:
     """Whether any text among these has a NUL. `payload`: the same as JSON.
 
     A search for the escape in a large payload takes 1 ns an octet, most of them Base64, which can't have any; a search
@@ -71,7 +96,7 @@ def _holds_nul(rows: Sequence[EmailRow], recipients: Collection[str], payload: b
     """
     if len(payload) < _SMALL:
         return b"\\u0000" in payload
-    texts = itertools.chain(recipients, *map(_texts, rows))
+    texts = itertools.chain(recipients, _texts(row))
     return any("\0" in text for text in texts)
 
 
@@ -124,6 +149,10 @@ def _document(row: EmailRow) -> dict[str, Any]:
         "user_id": row.user_id,
         "idempotency_key": row.idempotency_key,
     }
+
+
+def _own_part(row: EmailRow) -> dict[str, Any]:
+    return {"id": row.id, "to": row.to, "cc": row.cc, "bcc": row.bcc, "idempotency_key": row.idempotency_key}
 
 
 def _attachment(attachment: StoredAttachment) -> dict[str, str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
+import gevent
 import orjson
 import structlog
 
@@ -20,16 +21,19 @@ from relay.core.records import ApiKey, EmailRow
 from relay.core.spellings import spellings
 from relay.postgres import message_parts
 from relay.postgres.database import Database
-from relay.postgres.group_commit import GroupCommit, Outcome, PendingMessage, Repeated, Stored, Suppressed, existing
+from relay.postgres.group_commit import GroupCommit, Outcome, Repeated, Stored, Suppressed
+from relay.postgres.insert_emails import storable_text
 from relay.postgres.message_parts import EarlierParts
+from relay.postgres.own_transaction import existing
 from relay.postgres.owner_limit import OwnerLimit
+from relay.postgres.pending_message import PendingMessage
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-#: How often a row is offered again whose obstacle has gone in the meantime.
-_INSERT_ROUNDS: Final = 3
+#: A row whose obstacle has gone in the meantime is offered again after so long each time; seconds.
+_INSERT_PAUSES: Final = (0.0, 0.1, 0.5)
 
 # Only what has the form of a uuid is cast to one: a cast that fails would fail the statement, and with it every other
 # key that is asked for. Whether the column as a whole is a uuid, `relay.core.api_keys` says.
@@ -46,7 +50,7 @@ class Store:
 
     Every method raises PostgresUnavailable within about `deadline` seconds, or earlier where `relay.core.deadlines`
     says so, when Postgres does not answer, and works again by itself once it does. Only a large message whose transfer
-    has begun may take longer: a second for each 4 MB.
+    has begun may take longer: a second for each 4 MB, and one more for each 16 MB that its further rows have together.
     """
 
     def __init__(
@@ -55,17 +59,25 @@ class Store:
         *,
         deadline: float = 4.5,
         writers: int = 2,
-        readers: int = 4,
+        pool: int = 6,
         max_batch_rows: int = 200,
-        max_batch_bytes: int = 4_000_000,
+        max_batch_bytes: int = 1_000_000,
         database: Database | None = None,
     ) -> None:
-        """`database`: instead of one of its own."""
+        """`writers`: connections for statements of many messages. `pool`: connections for everything else; all but two
+        of them may be in use for messages in transactions of their own. `database`: instead of one of its own.
+        """
         self._deadline = deadline
         # The server gives up a little before we do, so that an answer is on its way rather than a commit.
-        self._database = database or Database(database_url, statement_seconds=deadline * 0.9, idle_limit=readers)
+        self._database = database or Database(database_url, statement_seconds=deadline * 0.9, idle_limit=pool)
         self._turns = OwnerLimit(1)
-        self._commits = GroupCommit(self._database, writers=writers, max_rows=max_batch_rows, max_bytes=max_batch_bytes)
+        self._commits = GroupCommit(
+            self._database,
+            writers=writers,
+            max_rows=max_batch_rows,
+            max_bytes=max_batch_bytes,
+            alone=max(1, pool - 2),
+        )
 
     def find_api_key(self, token_hash: str) -> KeyRecord | None:
         """The key with this lower-case hex SHA-256, or None: no such row, or one without a user."""
@@ -92,7 +104,7 @@ class Store:
             )
             return {spelled[found]: reason for found, reason in cursor if found in spelled}
 
-        return self._use(select)
+        return self._use(select, user_id)
 
     def insert(self, rows: Sequence[EmailRow], recipients: Collection[str]) -> Outcome:
         """Commits the rows of one message together, or none. `recipients`: all of the message's, comparison form.
@@ -101,12 +113,13 @@ class Store:
         can't hold, are dropped. Raises Unavailable: with `unclear` set the rows may have been committed.
         """
         message = PendingMessage(rows, recipients, deadlines.after(self._deadline))
-        for _ in range(_INSERT_ROUNDS):
+        for pause in _INSERT_PAUSES:
             if self._commits.commit(message):
                 return Stored()
             obstacle = self._obstacle(message)
             if obstacle is not None:
                 return obstacle
+            gevent.sleep(pause)
             message = message.again()
         raise PostgresUnavailable()
 
@@ -123,15 +136,15 @@ class Store:
 
     def holder_of_key(self, user_id: str, key: str) -> str | None:
         """The id of the email that has the user's idempotency key, for less than 24 h: an older one lets go of it."""
-        return self._use(lambda cursor: _holder_of_key(cursor, user_id, key))
+        return self._use(lambda cursor: _holder_of_key(cursor, user_id, key), user_id)
 
     def find_parts(self, user_id: str, key: str, row: EmailRow) -> EarlierParts | None:
         """What has been stored under the user's idempotency key, and whether it is the message that `row` is of."""
-        return self._use(lambda cursor: message_parts.find_parts(cursor, user_id, key, row))
+        return self._use(lambda cursor: message_parts.find_parts(cursor, user_id, key, row), user_id)
 
     def rows_exist(self, ids: Collection[str]) -> set[str]:
         """Which of these emails exist."""
-        return existing(self._database, ids, deadlines.after(self._deadline))
+        return self._use(lambda cursor: existing(cursor, ids))
 
     def queued(self, ids: Collection[str]) -> set[str]:
         """Which of these emails exist and wait for delivery."""
@@ -181,6 +194,8 @@ class Store:
 
         def insert(cursor: Any) -> None:
             cursor.execute(
+                # Whoever changes a webhook has it locked; its user must not wait for longer here than others can bear.
+                "SET LOCAL lock_timeout = '0.5s'; "
                 "WITH event AS (INSERT INTO email_events (id, type, payload, user_id, received_at)"
                 " VALUES (%(id)s, 'suppressed', %(payload)s::jsonb, %(user)s, now())"
                 " ON CONFLICT DO NOTHING RETURNING id)"
@@ -190,15 +205,15 @@ class Store:
                 {"id": event_id, "payload": orjson.dumps(payload).decode(), "user": user_id},
             )
 
-        self._use(insert)
+        self._use(insert, user_id)
 
     def close(self) -> None:
         """Closes every connection. What still waits in `insert` is Unavailable."""
         self._commits.close()
         self._database.close()
 
-    def _use(self, work: Callable[[Any], _T]) -> _T:
-        return self._database.use(deadlines.after(self._deadline), work)
+    def _use(self, work: Callable[[Any], _T], user_id: str = "") -> _T:
+        return self._database.use(deadlines.after(self._deadline), work, owner=user_id)
 
     def _obstacle(self, message: PendingMessage) -> Repeated | Suppressed | None:
         """Why the server took no row; None when the reason is gone, or has just been removed."""
@@ -222,12 +237,18 @@ def readable_keys(rows: Iterable[tuple[str, str, str, str, str | None, str | Non
 
 
 def _holder_of_key(cursor: Any, user_id: str, key: str) -> str | None:
-    where = (user_id, key)
+    where = (user_id, storable_text(key))
     cursor.execute(
-        "UPDATE emails SET idempotency_key = NULL"
-        " WHERE user_id = %s AND idempotency_key = %s AND created_at <= now() - interval '24 hours'",
+        "SELECT id, created_at <= now() - interval '24 hours' FROM emails WHERE user_id = %s AND idempotency_key = %s",
         where,
     )
-    cursor.execute("SELECT id FROM emails WHERE user_id = %s AND idempotency_key = %s", where)
     row = cursor.fetchone()
-    return None if row is None else str(row[0])
+    if row is None or not row[1]:
+        return None if row is None else str(row[0])
+    # Never waits for whoever has the row in hand: the key is free a moment later.
+    cursor.execute(
+        "UPDATE emails SET idempotency_key = NULL WHERE id IN (SELECT id FROM emails"
+        " WHERE id = %s AND user_id = %s AND idempotency_key = %s FOR UPDATE SKIP LOCKED)",
+        (row[0], *where),
+    )
+    return None

@@ -53,13 +53,14 @@ PARSE_SECONDS: Final = 4.0
 PARSE_SECONDS_PER_OCTET: Final = 0.25e-6
 #: For a statement with tens of megabytes, which a busy Postgres works on for seconds. Half of it is for a second try.
 STORE_SECONDS: Final = 24.0
-#: For everything that Postgres is asked for one message, but for a second more for each 4 MB of an INSERT.
+#: For everything that Postgres is asked for one message, but for a second more for each 4 MB of an INSERT, and for each
+#: 16 MB that Postgres copies for further rows.
 ANSWER_SECONDS: Final = 36.0
 #: For an answer of Redis. Each child makes a connection of its own, on a machine that may be busy, and a message that
 #: is stored without a claim is stored again when it is repeated: it waits rather longer than a worker's messages do.
 REDIS_SECONDS: Final = 3.0
-#: Longer than all that; see `AcceptOptions.lease_seconds`.
-LEASE_SECONDS: Final = 60.0
+#: Longer than WORK_SECONDS; see `AcceptOptions.lease_seconds`.
+LEASE_SECONDS: Final = 120.0
 #: Added to the score by which the kernel chooses whom to end when memory is short: a child before anybody else.
 _EXPENDABLE: Final = 500
 

@@ -190,7 +190,7 @@ def test_a_message_of_several_rows_that_postgres_refuses_leaves_nothing_behind(
     store: Store, make_row: MakeRow, query: Query
 ) -> None:
     with pytest.raises(Unavailable) as caught:
-        store.insert([make_row(), make_row(sender="x" * 600)], [])
+        store.insert([make_row(), make_row(idempotency_key="x" * 300)], [])
     assert not caught.value.unclear
     good = make_row()
     assert store.insert([good], []) == Stored()
@@ -224,7 +224,7 @@ def test_a_pooler_that_forgets_prepared_statements_costs_speed_and_nothing_else(
     deadline = time.monotonic() + 30
     session.connect(deadline)
     for _ in range(3):
-        payload = encode([make_row()], [])
+        payload = encode(make_row(), [])
         assert session.run(deadline, lambda cursor, payload=payload: session.insert(cursor, [payload]) == 1)
         session._connection.cursor().execute("DEALLOCATE ALL")
     session.close()

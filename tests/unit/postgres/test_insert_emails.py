@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.core.records import EmailRow, StoredAttachment
 from relay.core.spellings import spellings
 from relay.postgres import insert_emails
-from relay.postgres.insert_emails import encode
+from relay.postgres.insert_emails import encode, encode_further
 
 texts = st.text()
 hostile = st.one_of(texts, st.text(alphabet="\0\ud800\udfff\\u0$'\"r;-\n"))
@@ -58,7 +58,7 @@ def test_every_text_comes_through_but_for_what_postgres_cannot_hold(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(insert_emails, "_SMALL", small)
-        (document,) = json.loads(b"[" + encode([given_row], recipients) + b"]")
+        (document,) = json.loads(b"[" + encode(given_row, recipients) + b"]")
     assert document["subject"] == cleaned(subject)
     assert document["html"] == cleaned(html)
     assert document["text"] == cleaned(text)
@@ -69,11 +69,14 @@ def test_every_text_comes_through_but_for_what_postgres_cannot_hold(
     assert document["idempotency_key"] == "key"
 
 
-def test_only_the_first_row_has_the_guard_and_the_key() -> None:
-    rows = [row(idempotency_key="key"), row(idempotency_key="key"), row()]
-    documents = json.loads(b"[" + encode(rows, ["a@x", "b@x"]) + b"]")
-    assert [document.get("guard") for document in documents] == [["a@x", "a@x.", "b@x", "b@x."], None, None]
-    assert [document.get("idempotency_key") for document in documents] == ["key", None, None]
+def test_a_document_is_sent_once_and_further_rows_are_their_own_part() -> None:
+    document = json.loads(encode(row(idempotency_key="key", text="long"), ["a@x", "b@x"]))
+    assert document["guard"] == ["a@x", "a@x.", "b@x", "b@x."]
+    assert document["idempotency_key"] == "key"
+    further = [row(to=(f"{number}\0@x",), text="long", idempotency_key=f"id#{number}") for number in (2, 3)]
+    assert json.loads(b"[" + encode_further(further) + b"]") == [
+        {"id": "id", "to": [f"{number}@x"], "cc": [], "bcc": [], "idempotency_key": f"id#{number}"} for number in (2, 3)
+    ]
 
 
 @given(st.lists(st.binary(), min_size=1))
