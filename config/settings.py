@@ -168,10 +168,29 @@ class Settings:
     tracking_base_url: str | None = _setting(
         "TRACKING_BASE_URL", "an http or https URL", default=None, form=r"https?://[^\s/]+\S*"
     )
+    next_public_app_url: str | None = _setting(
+        "NEXT_PUBLIC_APP_URL", "an http or https URL", default=None, form=r"https?://[^\s/]+\S*"
+    )
+    vercel_url: str | None = _setting("VERCEL_URL", "a host name", default=None, form=r"[^\s/]+\S*")
     app_url: str | None = _setting("APP_URL", "an http or https URL", default=None, form=r"https?://[^\s/]+\S*")
     webhook_secret_encryption_key: str | None = _setting(
         "WEBHOOK_SECRET_ENCRYPTION_KEY", "a secret text", default=None, secret=True
     )
+
+    #: Whether attachments are refused at the door whose file names Amazon SES refuses.
+    refuse_extensions: bool = _switch("SMTP_RELAY_REFUSE_EXTENSIONS", True)
+    #: Who takes mail from the delivery worker, and where `maildir` puts it.
+    provider: Literal["ses", "maildir"] = _setting("SMTP_RELAY_PROVIDER", "ses or maildir", default="ses")
+    maildir: str | None = _setting("SMTP_RELAY_MAILDIR", "the path of a folder", default=None)
+    #: Mails that one delivery process sends at a time, and how many such processes there are.
+    delivery_concurrency: int = _whole("SMTP_RELAY_DELIVERY_CONCURRENCY", 20, 1, 1000)
+    delivery_processes: int = _whole("SMTP_RELAY_DELIVERY_PROCESSES", 1, 1, 256)
+    delivery_metrics_port: int | None = _whole("SMTP_RELAY_DELIVERY_METRICS_PORT", None, 1, 65535, "a port number")
+    #: Who records that a mail was sent: SES's own event, this worker, or (auto) SES where that can be.
+    ses_send_events: Literal["auto", "ses", "ours"] = _setting(
+        "SMTP_RELAY_SES_SEND_EVENTS", "auto, ses or ours", default="auto"
+    )
+    ses_events_topic: str | None = _setting("SES_EVENTS_SNS_TOPIC_ARN", "the ARN of an SNS topic", default=None)
 
     web_concurrency: int = _whole("WEB_CONCURRENCY", 1, 1, 256)
     log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(

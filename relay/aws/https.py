@@ -12,7 +12,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import gevent
@@ -37,6 +37,14 @@ class NotSentError(OSError):
         self.code = code
 
 
+class Answer(NamedTuple):
+    """A response. `error_type`: the field X-Amzn-Errortype, in which AWS's REST services name an error."""
+
+    status: int
+    content: bytes
+    error_type: str
+
+
 class HttpsClient:
     """POSTs to `endpoint`. `cafile`: whom to trust, PEM.
 
@@ -59,6 +67,10 @@ class HttpsClient:
 
         Raises any of CALL_ERRORS: NotSentError where the other side can't have got the request.
         """
+        return self.ask(body, headers)[:2]
+
+    def ask(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """The response, with AWS's name of an error. Otherwise as `post`."""
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"POST {self._path} HTTP/1.1\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
         deadline = time.monotonic() + self._call_seconds
@@ -82,7 +94,7 @@ class HttpsClient:
             connection.sock.close()
         else:
             self._idle.append((time.monotonic(), connection))
-        return answer
+        return Answer(*answer, connection.error_type)
 
     def close(self) -> None:
         """Closes the connections that are idle."""
@@ -126,6 +138,7 @@ class _Connection:
         self._content: list[bytes] = []
         self._length = self._interim = 0
         self._answered = self._headers_complete = self._measured = False
+        self.error_type = ""
 
     def exchange(self, request: bytes, deadline: float) -> tuple[int, bytes]:
         """Status and content of the response to a request, by a moment of time.monotonic().
@@ -162,8 +175,10 @@ class _Connection:
         if self._answered:
             raise ValueError("a second response")
 
-    def on_header(self, name: bytes, _value: bytes) -> None:
+    def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
+        if name.lower() == b"x-amzn-errortype":
+            self.error_type = value.decode("latin-1")[:200]
         self._measured = self._measured or name.lower() in {b"content-length", b"transfer-encoding"}
 
     def on_headers_complete(self) -> None:

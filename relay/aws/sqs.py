@@ -105,6 +105,13 @@ class Queue:
         codes = {str(entry.get("Id")): str(entry.get("Code")) for entry in answer.get("Failed") or ()}
         return {entry["Id"]: codes.get(entry["Id"], "NotMentioned") for entry in entries if entry["Id"] not in taken}
 
+    def call(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """One action of SQS's API on this queue, tried once: its answer. Raises QueueUnavailable."""
+        status, answer = self._call(action, {"QueueUrl": self.url, **parameters})
+        if status != 200:
+            raise QueueUnavailable(_code(status, answer), unclear=status >= 500 and status != 503)
+        return answer
+
     def probe(self) -> None:
         """Asks what can be asked without sending anything: is the queue there, and may it be sent to.
 

@@ -115,6 +115,7 @@ STAGE_SECONDS: Final = Family("smtp_relay_stage_seconds", "Time in parse, screen
 HUB_LAG: Final = Family("smtp_relay_hub_lag_seconds", "How late timers were", Histogram).labels()
 JOBS: Final = Family("smtp_relay_jobs", "Send jobs by result: published, refused, swept", Counter, ("result",))
 JOBS_PENDING: Final = Family("smtp_relay_jobs_pending", "Send jobs not yet taken by the queue", Gauge).labels()
+DELIVERIES: Final = Family("smtp_relay_deliveries", "Delivery attempts by what became of them", Counter, ("outcome",))
 CACHE: Final = Family("smtp_relay_cache", "Cache look-ups by kind and result: hit, miss", Counter, ("kind", "result"))
 FAULTS: Final = Family("smtp_relay_faults", "Failed calls to postgres, redis, sqs", Counter, ("service",))
 LOG_LINES_LOST: Final = Family("smtp_relay_log_lines_lost", "Log lines that could not be written", Counter).labels()

@@ -60,6 +60,8 @@ class AcceptOptions:
     max_recipients: int = 1000
     #: How long a message is known as one that came before; 0: not at all.
     dedupe_seconds: int = 3600
+    #: Whether file names are refused that Amazon SES refuses.
+    refuses_extensions: bool = True
     #: Whether stored rows need a job: not so in polling mode.
     publishes: bool = False
     #: How long all that Postgres is asked for one message may take together; seconds.
@@ -80,6 +82,7 @@ class AcceptOptions:
             settings.max_recipients,
             settings.dedupe_seconds,
             publishes=settings.queue_url is not None,
+            refuses_extensions=settings.refuse_extensions,
         )
 
 
@@ -139,6 +142,7 @@ class Acceptor:
     def _store_message(self, submission: Submission, message: Message, key: bytes) -> Verdict:
         login = submission.login
         _require_domain(login.key, message)
+        self._require_deliverable(message)
         everyone = policy.recipients_of(message, submission.recipients, submission.rule)
         mailboxes = everyone.mailboxes()
         if not mailboxes:
@@ -171,6 +175,15 @@ class Acceptor:
         except Exception:
             attempt.release()
             raise
+
+    def _require_deliverable(self, message: Message) -> None:
+        """A row that no provider could ever take is not stored: its mail would hear 250 and fail."""
+        if message.attachments and self._options.refuses_extensions:
+            extension = policy.refused_extension_of(message)
+            if extension is not None:
+                raise _Refused(replies.refused_extension(extension), "refused_extension")
+        if not policy.fits_provider(message):
+            raise _Refused(replies.COMPOSED_TOO_LARGE, "composed_too_large")
 
     def _judge(self, screening: Screening, user_id: str, message: Message) -> None:
         if screening.key is None or screening.key.user_id != user_id:

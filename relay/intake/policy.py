@@ -9,6 +9,7 @@ from typing import Final
 from config.settings import RecipientRule
 from relay.core.address import comparison_form, domain_of
 from relay.core.frozen import frozen
+from relay.core.provider_limits import MAX_COMPOSED_OCTETS, composed_octets, refused_extension
 from relay.core.records import ApiKey, EmailRow
 from relay.mail import Message
 
@@ -48,6 +49,21 @@ class Recipients:
                 fields[kind].append(address)
             portions.append(Recipients(*map(tuple, fields)))
         return portions
+
+
+def refused_extension_of(message: Message) -> str | None:
+    """The extension of an attachment for which the provider would refuse the mail, if there is one."""
+    for attachment in message.attachments:
+        extension = refused_extension(attachment.filename)
+        if extension is not None:
+            return extension
+    return None
+
+
+def fits_provider(message: Message) -> bool:
+    """Whether the mail is within the provider's limit once it is composed."""
+    base64 = sum(len(attachment.content) for attachment in message.attachments)
+    return composed_octets((message.html, message.text), base64) <= MAX_COMPOSED_OCTETS
 
 
 def _among(addresses: Iterable[str], mailboxes: Collection[str]) -> tuple[str, ...]:

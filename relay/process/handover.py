@@ -14,7 +14,7 @@ class Handover:
     """What the first child found out and opened."""
 
     def __init__(self, header: bytes, rest: bytes, descriptors: Sequence[int]) -> None:
-        workers, drain_seconds, style, settings_octets, implicit_tls = header.decode("ascii").split()
+        workers, drain_seconds, style, settings_octets, implicit_tls = header.decode("ascii").split(" ")
         self.workers = int(workers)
         #: Seconds that busy connections get to finish.
         self.drain_seconds = float(drain_seconds)

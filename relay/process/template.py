@@ -77,7 +77,10 @@ def _fork(channel: int, index: int, certificate: bytes, work: Callable[[int, byt
 
 
 def _tell(channel: int, line: str) -> None:
-    os.write(channel, line.encode("ascii") + b"\n")
+    try:
+        os.write(channel, line.encode("ascii") + b"\n")
+    except BrokenPipeError:
+        return  # the master is gone, which the next read says as well
 
 
 def _rename(name: str) -> str:

@@ -168,6 +168,7 @@ ATTACHMENTS_TOO_LARGE: Final = _reply(552, "5.3.4", "Attachments exceed 40 MB af
 FALSE_END_OF_DATA: Final = _reply(
     550, "5.6.11", "Bare LF around a lone dot: lines must end with CRLF, and the message with CRLF.CRLF", closes=True
 )
+COMPOSED_TOO_LARGE: Final = _reply(552, "5.3.4", "The message exceeds 40 MB once it is encoded for delivery")
 UNREADABLE: Final = _reply(554, "5.6.0", "The message takes longer to read than any message may")
 HEADER_TOO_LARGE: Final = _reply(552, "5.3.4", "The header has more fields, lines or octets than are read")
 TOO_MANY_ADDRESSES: Final = _reply(550, "5.5.3", "Too many recipients: a header field has more addresses than are read")
@@ -225,6 +226,11 @@ def too_many_recipients(count: int, most: int) -> Reply:
 def bad_tag(detail: str) -> Reply:
     """X-OpenSend-Tag is against the contract's limits; `detail` says what is wrong."""
     return _reply(550, "5.6.0", f"Bad X-OpenSend-Tag: {detail}")
+
+
+def refused_extension(extension: str) -> Reply:
+    """An attachment's file name ends in what Amazon SES refuses."""
+    return _reply(552, "5.7.0", f"Attachments that end in .{extension} can't be delivered")
 
 
 def bad_idempotency_key(detail: str) -> Reply:

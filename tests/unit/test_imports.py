@@ -40,8 +40,10 @@ MODULES = dict(modules())
 
 
 def room(module: str) -> str:
-    if module in {"relay", "relay.__main__"}:
-        return {"relay": "relay.version", "relay.__main__": "relay.__main__"}[module]
+    if module == "relay":
+        return "relay.version"
+    if module in {"relay.__main__", "relay.delivery.__main__"}:
+        return "relay.__main__"  # commands put processes together, wherever they stand
     return "config" if module.split(".", maxsplit=1)[0] == "config" else ".".join(module.split(".")[:2])
 
 

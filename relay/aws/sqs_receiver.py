@@ -1,0 +1,63 @@
+"""An SQS queue, as far as taking messages from it goes: ReceiveMessage, DeleteMessage, ChangeMessageVisibility."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from relay.aws.sqs import Queue
+from relay.core.frozen import frozen
+
+#: Seconds that a ReceiveMessage waits for a message: the most that SQS allows.
+WAIT_SECONDS: Final = 20
+#: Messages of one ReceiveMessage: the most that SQS allows.
+MAX_MESSAGES: Final = 10
+
+
+@frozen
+class Received:
+    """A message in flight. `receipt` names this delivery of it."""
+
+    receipt: str
+    body: str
+
+
+class QueueReceiver:
+    """Takes messages from one queue. Every method but the constructor raises QueueUnavailable."""
+
+    def __init__(self, url: str, region: str) -> None:
+        self._queue = Queue(url, region, call_seconds=WAIT_SECONDS + 10.0)
+
+    @property
+    def fifo(self) -> bool:
+        """Whether one message in flight holds up all behind it."""
+        return self._queue.fifo
+
+    def receive(self, most: int, *, visibility_seconds: int, wait_seconds: int = WAIT_SECONDS) -> list[Received]:
+        """At most `most` messages (of MAX_MESSAGES), waiting for the first; nobody else sees them for so long."""
+        answer = self._queue.call(
+            "ReceiveMessage",
+            {
+                "MaxNumberOfMessages": min(most, MAX_MESSAGES),
+                "WaitTimeSeconds": wait_seconds,
+                "VisibilityTimeout": visibility_seconds,
+            },
+        )
+        messages = answer.get("Messages") or ()
+        return [Received(str(m["ReceiptHandle"]), str(m.get("Body", ""))) for m in messages if "ReceiptHandle" in m]
+
+    def delete(self, received: Received) -> None:
+        """The message is done with."""
+        self._queue.call("DeleteMessage", {"ReceiptHandle": received.receipt})
+
+    def extend(self, received: Received, seconds: int) -> None:
+        """Nobody else sees the message for so long from now; 0: it comes back at once."""
+        self._queue.call("ChangeMessageVisibility", {"ReceiptHandle": received.receipt, "VisibilityTimeout": seconds})
+
+    def redrives(self) -> bool:
+        """Whether the queue puts messages that nobody can use aside by itself. False where the role may not know."""
+        attributes: Any = self._queue.call("GetQueueAttributes", {"AttributeNames": ["RedrivePolicy"]})
+        return bool((attributes.get("Attributes") or {}).get("RedrivePolicy"))
+
+    def close(self) -> None:
+        """Closes the connections that are idle."""
+        self._queue.close()

@@ -1,0 +1,231 @@
+"""One claimed mail, from its row to the provider's answer and what is recorded of it (contract section 6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import gevent
+import idna
+import structlog
+
+from relay.core import metrics
+from relay.core.address import comparison_form, domain_of
+from relay.core.errors import PostgresUnavailable
+from relay.delivery.compose import Unsendable, address_of, compose
+from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
+from relay.delivery.provider import Handover, Provider
+from relay.delivery.row import OutgoingAttachment, OutgoingEmail
+from relay.delivery.sandbox import simulation_of
+from relay.delivery.tracking import Tracking
+from relay.postgres.outgoing import Event, Outgoing, SendingDomain
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_REGION: Final = "us-east-1"
+#: Seconds for which it is tried to record that a provider has a mail. Below the age at which a claim is given up.
+RECORDING_SECONDS: Final = 600.0
+
+
+class Deliverer:
+    """Delivers claimed rows, for any number of greenlets.
+
+    `max_attempts`: how often a mail is tried that fails in a way that may pass. `ours_unless_set`: whether `sent` is
+    recorded here also where SES would (a configuration set is named, and SES's events come back).
+    """
+
+    def __init__(
+        self,
+        outgoing: Outgoing,
+        provider: Provider,
+        *,
+        max_attempts: int,
+        records_sent: Callable[[SendingDomain | None], bool],
+        tracking: Tracking | None,
+        pause: Callable[[float], None],
+    ) -> None:
+        self._outgoing = outgoing
+        self._provider = provider
+        self._max_attempts = max_attempts
+        self._records_sent = records_sent
+        self._tracking = tracking
+        self._pause = pause
+
+    def deliver(self, email: OutgoingEmail) -> None:
+        """Sends the mail and records what became of it. Raises PostgresUnavailable where that can't be recorded."""
+        began = time.monotonic()
+        outcome = self._outcome(email)
+        if outcome is not None:
+            metrics.DELIVERIES.labels(outcome).inc()
+            log.info("delivery", email_id=email.id, outcome=outcome, seconds=round(time.monotonic() - began, 4))
+
+    def _outcome(self, email: OutgoingEmail) -> str:
+        simulation = simulation_of(email)
+        if simulation is not None:
+            self._outgoing.simulate(email.id, email.user_id, simulation.status, simulation.events, simulation.reason)
+            return f"simulated_{simulation.status}"
+        email, suppressed = self._without_suppressed(email)
+        if suppressed and not email.recipients:
+            self._outgoing.suppress(email.id, _suppressed_event(email.id, suppressed))
+            return "suppressed"
+        domain = self._domain(email)
+        try:
+            html = self._tracking.rewrite(email, domain) if self._tracking is not None else None
+            composed = compose(email, html=html)
+        except Unsendable as unsendable:
+            return self._failed(email, Failed(Verdict.PERMANENT, unsendable.code, str(unsendable)))
+        if suppressed:
+            self._outgoing.record(email.id, email.user_id, _suppressed_event(email.id, suppressed))
+        handover = Handover(
+            email_id=email.id,
+            sender=composed.sender,
+            to=tuple(map(address_of, email.to)),
+            cc=tuple(map(address_of, email.cc)),
+            bcc=tuple(map(address_of, email.bcc)),
+            octets=composed.octets,
+            region=domain.region if domain is not None else DEFAULT_REGION,
+            configuration_set=domain.configuration_set if domain is not None else None,
+        )
+        outcome: Outcome = self._provider.send(handover)
+        if isinstance(outcome, Failed):
+            return self._failed(email, outcome)
+        return self._sent(email, outcome, domain)
+
+    def _without_suppressed(self, email: OutgoingEmail) -> tuple[OutgoingEmail, dict[str, str]]:
+        """The mail without those who must not get it by now, and who they are: they may have been added since."""
+        if not email.user_id:
+            return email, {}
+        mailboxes = {comparison_form(address_of(address)) for address in email.recipients}
+        suppressed = self._outgoing.suppressed(email.user_id, mailboxes)
+        if not suppressed:
+            return email, {}
+        left = {
+            name: tuple(a for a in getattr(email, name) if comparison_form(address_of(a)) not in suppressed)
+            for name in ("to", "cc", "bcc")
+        }
+        return email.with_recipients(**left), suppressed
+
+    def _domain(self, email: OutgoingEmail) -> SendingDomain | None:
+        """The sender's domain; its name may be stored as U-label while From has A-labels."""
+        name = domain_of(address_of(email.sender)).lower()
+        if not email.user_id or not name:
+            return None
+        names = {name}
+        for convert in (idna.decode, lambda text: idna.encode(text).decode("ascii")):
+            try:
+                names.add(convert(name).lower())
+            except (idna.IDNAError, UnicodeError):
+                continue
+        return self._outgoing.sending_domain(email.user_id, sorted(names))
+
+    def _sent(self, email: OutgoingEmail, sent: Sent, domain: SendingDomain | None) -> str:
+        event = None
+        if self._records_sent(domain):
+            payload = {"email_id": email.id, "provider": self._provider.name, "message_id": sent.message_id}
+            event = Event("sent", f"provider-sent:{email.id}", payload)
+        _until_recorded(lambda: self._outgoing.sent(email.id, event))
+        return "sent"
+
+    def _failed(self, email: OutgoingEmail, failed: Failed) -> str:
+        if failed.pause:
+            self._pause(failed.pause)
+        if failed.verdict is Verdict.NOT_THIS_MAIL:
+            log.warning("provider_unavailable", provider=self._provider.name, code=failed.code, seconds=failed.pause)
+            self._outgoing.put_back([email.id], failed.pause)
+            return "put_back"
+        attempt = email.retries + 1
+        error = {"code": failed.code, "message": failed.message[:1000]}
+        if failed.verdict is Verdict.PERMANENT or attempt >= self._max_attempts:
+            payload: dict[str, Any] = {
+                "reason": "provider_retries_exhausted",
+                "provider": self._provider.name,
+                "attempt_count": attempt,
+                "last_error": error,
+            }
+            event = Event("failed", f"provider-dead-letter:{email.id}:{attempt}", payload)
+            self._outgoing.fail(email.id, attempt, failed.code, failed.message, event)
+            return "failed"
+        seconds = float(min(900, 2 ** min(attempt + 1, 6)))
+        at = datetime.now(UTC) + timedelta(seconds=seconds)
+        payload = {
+            "email_id": email.id,
+            "reason": "provider_retry_scheduled",
+            "provider": self._provider.name,
+            "attempt_count": attempt,
+            "next_retry_at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "last_error": error,
+        }
+        event = Event("delayed", f"provider-delayed:{email.id}:{attempt}", payload)
+        self._outgoing.retry(email.id, attempt, seconds, failed.code, failed.message, event)
+        return "delayed"
+
+
+def _until_recorded(record: Callable[[], None]) -> None:
+    """Writes down that a provider has a mail, however long Postgres is away: otherwise it would be sent once more.
+
+    Raises PostgresUnavailable after RECORDING_SECONDS.
+    """
+    until = time.monotonic() + RECORDING_SECONDS
+    pause = 0.25
+    while True:
+        try:
+            record()
+            return
+        except PostgresUnavailable:
+            if time.monotonic() > until:
+                raise
+            gevent.sleep(pause)
+            pause = min(5.0, pause * 2)
+
+
+def _suppressed_event(email_id: str, suppressed: dict[str, str]) -> Event:
+    payload = {
+        "email_id": email_id,
+        "reason": "recipient_suppressed",
+        "recipients": [{"email": address, "reason": reason} for address, reason in suppressed.items()],
+        "recipient_count": len(suppressed),
+    }
+    return Event("suppressed", f"suppressed:{email_id}", payload)
+
+
+def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
+    """A claimed row, in the order of `Outgoing.claim`. What is of a wrong type is left out."""
+    (email_id, user_id, sender, to, cc, bcc, reply_to, subject, html, text, headers, attachments, retries, created) = (
+        row
+    )
+    return OutgoingEmail(
+        id=str(email_id),
+        user_id=user_id,
+        sender=sender,
+        to=_texts(to),
+        cc=_texts(cc),
+        bcc=_texts(bcc),
+        reply_to=_texts(reply_to),
+        subject=subject or "",
+        html=html or "",
+        text=text or "",
+        headers={k: v for k, v in headers.items() if isinstance(v, str)} if isinstance(headers, dict) else {},
+        attachments=tuple(
+            OutgoingAttachment(
+                filename=entry["filename"],
+                content=_text(entry.get("content")),
+                path=_text(entry.get("path")),
+                content_type=_text(entry.get("content_type")),
+                content_id=_text(entry.get("content_id")),
+            )
+            for entry in (attachments if isinstance(attachments, list) else ())
+            if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+        ),
+        retries=retries or 0,
+        created_at=created,
+    )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,294 @@
+"""Where the work comes from: jobs of the queue, and rows that wait in Postgres (contract sections 5 and 6).
+
+    queue     a job names a row; the row is claimed, delivered, and the message deleted
+    Postgres  without a queue: the newest and the oldest waiting rows, several times a second
+    scans     in both modes: due retries, scheduled rows, abandoned claims, rows whose job was lost
+
+A claim decides who delivers a row, so a row that two of these name leaves once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import gevent
+import gevent.lock
+import orjson
+import structlog
+
+from relay.aws.sqs_receiver import MAX_MESSAGES, QueueReceiver, Received
+from relay.core import metrics
+from relay.core.errors import PostgresUnavailable, QueueUnavailable
+from relay.core.supervision import Supervised, run_once, supervise
+from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.row import OutgoingEmail
+from relay.postgres.outgoing import Outgoing, Waiting
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for which a message in flight is nobody else's; extended while its mail is being sent.
+_VISIBILITY_SECONDS: Final = 120
+#: A claim that is older has been left behind by a worker that died: no send takes nearly so long.
+ABANDONED_AFTER: Final = timedelta(minutes=15)
+#: A queued row that is older has lost its job.
+_LOST_AFTER: Final = timedelta(minutes=15)
+#: Rows that one look at one end of the queue reads.
+_WINDOW: Final = 200
+
+
+class Dispatcher:
+    """Runs deliveries, at most `concurrency` at a time. `receiver`: None in polling mode."""
+
+    #: Seconds between two looks at Postgres in polling mode, and between two scans in both.
+    poll_seconds = 0.25
+    scan_seconds = 10.0
+
+    def __init__(
+        self, outgoing: Outgoing, deliverer: Deliverer, receiver: QueueReceiver | None, *, concurrency: int
+    ) -> None:
+        self._outgoing = outgoing
+        self._deliverer = deliverer
+        self._receiver = receiver
+        self._concurrency = concurrency
+        self._slots = gevent.lock.BoundedSemaphore(concurrency)
+        self._in_flight: dict[str, str | None] = {}
+        self._not_before = 0.0
+        self._draining = False
+        self._cursor: tuple[datetime, str] | None = None
+        self._loops: list[Supervised] = []
+        self._redrives: bool | None = None
+
+    def start(self) -> None:
+        """Begins to take work."""
+        if self._receiver is not None:
+            self._loops.append(supervise("delivery_queue", self._receive, self._receiver))
+        else:
+            self._loops.append(supervise("delivery_poll", self._poll))
+        self._loops.append(supervise("delivery_scan", self._scan))
+
+    def pause(self, seconds: float) -> None:
+        """Takes no work for so long: the provider, or the account, is in trouble."""
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def drain(self, seconds: float) -> int:
+        """Takes no more work, and waits for what is being sent. Returns how many mails are left."""
+        self._draining = True
+        for loop in self._loops:
+            loop.stop()
+        until = time.monotonic() + seconds
+        while self._in_flight and time.monotonic() < until:
+            gevent.sleep(0.05)
+        return len(self._in_flight)
+
+    # The queue.
+
+    def _receive(self, receiver: QueueReceiver) -> None:
+        while True:
+            self._wait_for_leave()
+            self._slots.acquire()
+            self._slots.release()
+            free = self._concurrency - len(self._in_flight)
+            most = 1 if receiver.fifo else max(1, min(MAX_MESSAGES, free))
+            try:
+                for received in receiver.receive(most, visibility_seconds=_VISIBILITY_SECONDS):
+                    self._slots.acquire()
+                    if receiver.fifo:
+                        # All mail is one group: while this one is in flight, the queue has nothing else to give.
+                        self._job(receiver, received)
+                    else:
+                        run_once("delivery_job", self._job, receiver, received)
+            except QueueUnavailable as unavailable:
+                metrics.FAULTS.labels("sqs").inc()
+                log.warning("queue_unavailable", code=unavailable.code)
+                gevent.sleep(1.0)
+
+    def _job(self, receiver: QueueReceiver, received: Received) -> None:
+        """One message; its slot has been taken."""
+        try:
+            job = _job_of(received.body)
+            if job is None:
+                self._poison(receiver, received)
+                return
+            kind, email_id = job
+            if kind == "email.send":
+                with _Extending(receiver, received):
+                    self._deliver([email_id])
+            receiver.delete(received)
+        except PostgresUnavailable:
+            # The message stays in flight and comes back; on a FIFO queue nothing may wait for that.
+            if receiver.fifo:
+                self._give_back(receiver, received)
+        except QueueUnavailable as unavailable:
+            log.warning("queue_unavailable", code=unavailable.code)
+        finally:
+            self._slots.release()
+
+    def _give_back(self, receiver: QueueReceiver, received: Received) -> None:
+        try:
+            receiver.extend(received, 0)
+        except QueueUnavailable as unavailable:
+            log.warning("queue_unavailable", code=unavailable.code)
+
+    def _poison(self, receiver: QueueReceiver, received: Received) -> None:
+        """A message that is no job. The redrive policy has it put aside; a FIFO queue without one would stand still."""
+        metrics.DELIVERIES.labels("poison").inc()
+        if receiver.fifo and not self._knows_redrive(receiver):
+            receiver.delete(received)
+            log.error("poison", deleted=True)
+        else:
+            receiver.extend(received, 0 if receiver.fifo else _VISIBILITY_SECONDS)
+            log.error("poison", deleted=False)
+
+    def _knows_redrive(self, receiver: QueueReceiver) -> bool:
+        if self._redrives is None:
+            try:
+                self._redrives = receiver.redrives()
+            except QueueUnavailable:
+                return False
+        return self._redrives
+
+    # Postgres.
+
+    def _poll(self) -> None:
+        while True:
+            started = self._look(lambda waiting: waiting.due)
+            gevent.sleep(0.0 if started else self.poll_seconds)
+
+    def _look(self, wanted: Callable[[Waiting], bool]) -> int:
+        """Delivers what waits at both ends of the queue, each user in turn; how many were begun."""
+        self._wait_for_leave()
+        try:
+            newest = self._outgoing.newest(_WINDOW)
+            older: list[Waiting] = []
+            if len(newest) == _WINDOW:
+                # More than one window waits: a cursor walks from the oldest on, past what is not due.
+                older = self._outgoing.waiting(_WINDOW, self._cursor)
+                self._cursor = (older[-1].created_at, older[-1].email_id) if len(older) == _WINDOW else None
+        except PostgresUnavailable:
+            gevent.sleep(1.0)
+            return 0
+        begun = 0
+        for waiting in _fair([w for w in (*older, *newest) if wanted(w) and w.email_id not in self._in_flight]):
+            if time.monotonic() < self._not_before or self._draining:
+                break
+            if self._share_is_used(waiting.user_id):
+                continue
+            self._slots.acquire()
+            self._in_flight[waiting.email_id] = waiting.user_id
+            run_once("delivery_row", self._row, waiting.email_id)
+            begun += 1
+            if begun >= self._concurrency:
+                break
+        return begun
+
+    def _share_is_used(self, user_id: str | None) -> bool:
+        """Whether a user has all but one of the places: the last one is for somebody else."""
+        return sum(user == user_id for user in self._in_flight.values()) >= max(1, self._concurrency - 1)
+
+    def _row(self, email_id: str) -> None:
+        try:
+            self._deliver([email_id])
+        except PostgresUnavailable:
+            metrics.DELIVERIES.labels("unrecorded").inc()
+        finally:
+            self._in_flight.pop(email_id, None)
+            self._slots.release()
+
+    # Scans.
+
+    def _scan(self) -> None:
+        while True:
+            gevent.sleep(self.scan_seconds)
+            try:
+                self.scan()
+            except PostgresUnavailable:
+                continue
+
+    def scan(self) -> None:
+        """One look for what no job will come for. Raises PostgresUnavailable."""
+        abandoned = self._outgoing.abandoned(ABANDONED_AFTER, _WINDOW)
+        if abandoned:
+            metrics.DELIVERIES.labels("abandoned").inc(len(abandoned))
+            log.warning("abandoned_claims", count=len(abandoned))
+            self._outgoing.put_back(abandoned, 0.0)
+        for waiting in self._outgoing.scheduled(_WINDOW):
+            self._slots.acquire()
+            self._in_flight[waiting.email_id] = waiting.user_id
+            run_once("delivery_row", self._row, waiting.email_id)
+        lost = datetime.now(UTC) - _LOST_AFTER
+        self._look(lambda waiting: waiting.due and (waiting.retried or waiting.created_at < lost))
+
+    # One row.
+
+    def _deliver(self, ids: Sequence[str]) -> None:
+        for row in self._outgoing.claim(ids):
+            email: OutgoingEmail = email_of(row)
+            self._in_flight[email.id] = email.user_id
+            try:
+                self._deliverer.deliver(email)
+            finally:
+                self._in_flight.pop(email.id, None)
+
+    def _wait_for_leave(self) -> None:
+        while (pause := self._not_before - time.monotonic()) > 0:
+            gevent.sleep(min(pause, 1.0))
+
+
+class _Extending:
+    """Keeps a message in flight for as long as its mail is being sent."""
+
+    def __init__(self, receiver: QueueReceiver, received: Received) -> None:
+        self._receiver = receiver
+        self._received = received
+        self._loop: Supervised | None = None
+
+    def __enter__(self) -> None:
+        self._loop = supervise("delivery_visibility", self._extend)
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None:
+            self._loop.stop()
+
+    def _extend(self) -> None:
+        while True:
+            gevent.sleep(_VISIBILITY_SECONDS / 2)
+            try:
+                self._receiver.extend(self._received, _VISIBILITY_SECONDS)
+            except QueueUnavailable:
+                continue
+
+
+def _fair(rows: Sequence[Waiting]) -> list[Waiting]:
+    """The rows in turns: each user's first, then each user's second, and so on."""
+    turns: dict[str | None, int] = {}
+    ranked = []
+    for position, waiting in enumerate(rows):
+        turn = turns[waiting.user_id] = turns.get(waiting.user_id, -1) + 1
+        ranked.append((turn, position, waiting))
+    ranked.sort(key=lambda entry: entry[:2])
+    return [waiting for _, _, waiting in ranked]
+
+
+def _job_of(body: str) -> tuple[str, str] | None:
+    """Type and email id of a job; None for what is none of the four types of contract section 5."""
+    try:
+        document: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    kind = document.get("type")
+    if kind == "email.send":
+        email_id = document.get("emailId")
+        return (kind, email_id) if isinstance(email_id, str) and _is_uuid(email_id) else None
+    if kind in ("webhook.dispatch", "scheduled-email.scan", "webhook-delivery.scan"):
+        return str(kind), ""
+    return None
+
+
+def _is_uuid(text: str) -> bool:
+    digits = text.replace("-", "")
+    return len(text) == 36 and len(digits) == 32 and all(digit in "0123456789abcdefABCDEF" for digit in digits)

@@ -1,0 +1,198 @@
+"""7-bit text of what isn't: header fields (RFC 5322, 2047, 2231) and bodies (RFC 2045), folded and bounded.
+
+Python's email package folds addresses, ids and References into invalid ones, so this is written out. Lines end with
+CRLF, have 76 octets where that can be and never more than 998.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import Final
+
+from relay.mail import encoded_word
+
+#: Octets of a line: what is aimed at (RFC 5322 section 2.1.1, RFC 2045 section 6.7), and what must hold.
+_LINE: Final = 76
+_MAX_LINE: Final = 998
+#: What can't be in a header field: a line end would begin another one.
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+\Z")
+_ATTRIBUTE_CHAR: Final = frozenset(b"!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+#: Octets of one piece of a parameter (RFC 2231 section 3), its name and punctuation left out.
+_PIECE: Final = 48
+#: How many octets are encoded at a time: a multiple of 57, which make one line of Base64.
+_BASE64_STEP: Final = 57 * 1024
+
+
+def clean(text: str) -> str:
+    """`text` on one line: controls, line ends and lone surrogates become one blank."""
+    return _CONTROLS.sub(" ", text).strip(" ")
+
+
+def field(name: str, value: str) -> bytes:
+    """A header field of ASCII text, folded before blanks where it is long."""
+    return fold(name, value.split(" "))
+
+
+def text_field(name: str, text: str) -> bytes:
+    """A header field of any text: what isn't ASCII becomes encoded words."""
+    return field(name, encoded_word.encode(clean(text)))
+
+
+def fold(name: str, words: list[str]) -> bytes:
+    """`name: ` and the words with a blank between two, a new line where the next word would not fit.
+
+    A line never consists of blanks alone (RFC 5322 section 3.2.2): words that are empty stay with their neighbour.
+    """
+    lines: list[str] = []
+    line = f"{name}:"
+    filled = False
+    for word in words:
+        if filled and word and line.strip(" ") and len(line) + 1 + len(word) > _LINE:
+            lines.append(line)
+            line = f" {word}"
+        else:
+            line += f" {word}"
+            filled = filled or bool(word)
+    lines.append(line.rstrip(" ") if filled else line)
+    return "\r\n".join(piece for whole in lines for piece in _within_limit(whole)).encode("ascii") + b"\r\n"
+
+
+def _within_limit(line: str) -> list[str]:
+    """A word of over 998 octets can't be folded anywhere; it is cut, which is what every transport would do."""
+    pieces = [line[:_MAX_LINE]]
+    rest = line[_MAX_LINE:]
+    while rest:
+        pieces.append(" " + rest[: _MAX_LINE - 1])
+        rest = rest[_MAX_LINE - 1 :]
+    return pieces
+
+
+def mailbox_field(name: str, mailboxes: list[str]) -> bytes:
+    """A header field of mailboxes, folded between two, or between a display name and its address."""
+    words: list[str] = []
+    for number, mailbox in enumerate(mailboxes):
+        words += (mailbox + ("," if number + 1 < len(mailboxes) else "")).split(" ")
+    return fold(name, words)
+
+
+def parameter(name: str, value: str) -> list[str]:
+    """A parameter of Content-Type or Content-Disposition, each piece ready to stand after `;` (RFC 2045, RFC 2231)."""
+    if _TOKEN.match(value) and len(value) <= _PIECE:
+        return [f"{name}={value}"]
+    if value.isascii() and value.isprintable() and len(value) <= _PIECE:
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        return [f'{name}="{quoted}"']
+    pieces = _pieces(value)
+    if len(pieces) == 1:
+        return [f"{name}*=utf-8''{pieces[0]}"]
+    return [f"{name}*{number}*={'' if number else _CHARSET}{piece}" for number, piece in enumerate(pieces)]
+
+
+_CHARSET: Final = "utf-8''"
+
+
+def _pieces(value: str) -> list[str]:
+    pieces: list[str] = []
+    piece = ""
+    for character in value:
+        octets = character.encode("utf-8", "replace")
+        shown = "".join(chr(octet) if octet in _ATTRIBUTE_CHAR else f"%{octet:02X}" for octet in octets)
+        if len(piece) + len(shown) > _PIECE:
+            pieces.append(piece)
+            piece = ""
+        piece += shown
+    pieces.append(piece)
+    return pieces
+
+
+def encoded_name(value: str) -> str:
+    """A `name=` parameter with an encoded word in quotes, which RFC 2047 forbids and many mail programs read."""
+    if value.isascii():
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'name="{quoted}"'
+    return f'name="{encoded_word.encode_whole(value)}"'
+
+
+def parameters_field(name: str, value: str, parameters: list[str]) -> bytes:
+    """A header field with parameters, one a line where they don't fit behind each other."""
+    words = [value, *parameters]
+    texts = [word + (";" if number + 1 < len(words) else "") for number, word in enumerate(words)]
+    lines: list[str] = []
+    line = f"{name}:"
+    for text in texts:
+        if (lines or len(line) + 1 + len(text) > _LINE) and line != f"{name}:":
+            lines.append(line)
+            line = f" {text}"
+            continue
+        line += f" {text}"
+    lines.append(line)
+    return "\r\n".join(piece for whole in lines for piece in _fold_quoted(whole)).encode("ascii") + b"\r\n"
+
+
+def _fold_quoted(line: str) -> list[str]:
+    """A long quoted string is folded before one of its blanks (RFC 5322 section 3.2.4)."""
+    pieces: list[str] = []
+    while len(line) > _LINE:
+        cut = line.rfind(" ", 2, _LINE)
+        if cut <= 1:
+            cut = line.find(" ", _LINE)
+        if cut < 0:
+            break
+        pieces.append(line[:cut])
+        line = line[cut:]
+    pieces += _within_limit(line)
+    return pieces
+
+
+def body(text: str) -> tuple[str, bytes]:
+    """A text part's transfer encoding and its octets: UTF-8 as `7bit`, `quoted-printable` or `base64`.
+
+    Whichever is smallest, `7bit` where no line is too long. Line ends become CRLF.
+    """
+    lines = text.encode("utf-8", "replace").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if lines.isascii() and b"\x00" not in lines and _short_lines(lines):
+        return "7bit", lines.replace(b"\n", b"\r\n")
+    # b2a_qp writes a line end behind each CRLF or LF that it meets, and soft ones at 76 characters.
+    quoted = _quoted_printable(lines)
+    if len(quoted) * 3 <= len(lines) * 4:
+        return "quoted-printable", quoted
+    return "base64", base64_lines(lines.replace(b"\n", b"\r\n"))
+
+
+def _short_lines(lines: bytes) -> bool:
+    return len(lines) <= _LINE or max(map(len, lines.split(b"\n"))) <= _LINE
+
+
+def _quoted_printable(lines: bytes) -> bytes:
+    """`lines` with LF as quoted-printable of CRLF lines. A first `.` or `From ` of a line is encoded."""
+    encoded = binascii.b2a_qp(lines, quotetabs=False, istext=True, header=False)
+    if encoded.startswith((b"From ", b".")) or b"\nFrom " in encoded or b"\n." in encoded:
+        encoded = re.sub(rb"(?m)^From ", b"=46rom ", encoded)
+        encoded = re.sub(rb"(?m)^\.", b"=2E", encoded)
+        encoded = b"\n".join(_again_short(line) for line in encoded.split(b"\n"))
+    return encoded.replace(b"\n", b"\r\n")
+
+
+def _again_short(line: bytes) -> bytes:
+    """A line that has grown by two octets above 76 gets one more soft line end."""
+    if len(line) <= _LINE:
+        return line
+    cut = _LINE - 1
+    while line[cut - 1 : cut] == b"=" or line[cut - 2 : cut - 1] == b"=":
+        cut -= 1
+    return line[:cut] + b"=\n" + line[cut:]
+
+
+def base64_lines(octets: bytes) -> bytes:
+    """Base64 in lines of 76 characters with CRLF."""
+    return b"".join(
+        lines_of_base64(binascii.b2a_base64(octets[start : start + _BASE64_STEP], newline=False))
+        for start in range(0, len(octets), _BASE64_STEP)
+    )
+
+
+def lines_of_base64(characters: bytes) -> bytes:
+    """Base64 without line ends as lines of 76 characters with CRLF."""
+    return b"".join(characters[start : start + _LINE] + b"\r\n" for start in range(0, len(characters), _LINE))

@@ -1,0 +1,37 @@
+"""What a provider is: it takes a composed mail and says what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from relay.core.frozen import frozen
+from relay.delivery.outcome import Outcome
+
+
+@frozen
+class Handover:
+    """A mail with its envelope, ready for a provider. `octets`: the content, 7-bit, with CRLF line ends."""
+
+    email_id: str
+    sender: str
+    to: Sequence[str]
+    cc: Sequence[str]
+    bcc: Sequence[str]
+    octets: bytes
+    #: The AWS region of the sender's domain, and SES's configuration set, where one is named.
+    region: str
+    configuration_set: str | None
+
+
+class Provider(Protocol):
+    """Takes mails, from any number of greenlets at a time. One try a call; it raises nothing."""
+
+    #: For events and logs.
+    name: str
+
+    def send(self, handover: Handover) -> Outcome:
+        """Hands a mail over, once."""
+
+    def close(self) -> None:
+        """Gives up what is held open."""

@@ -1,0 +1,52 @@
+"""A row of `emails` on its way out, as the claim read it (contract sections 3 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from relay.core.frozen import frozen
+
+
+@frozen
+class OutgoingAttachment:
+    """One element of emails.attachments. `content` is Base64, maybe with blanks in it; rows of REST may have `path`
+    instead, an http or https URL that is fetched when the mail is sent.
+    """
+
+    filename: str
+    content: str | None
+    path: str | None
+    content_type: str | None
+    content_id: str | None
+
+
+@frozen
+class OutgoingEmail:
+    """A claimed row. Addresses and texts are as stored: rows that REST made may hold any text."""
+
+    id: str
+    user_id: str | None
+    sender: str
+    to: Sequence[str]
+    cc: Sequence[str]
+    bcc: Sequence[str]
+    reply_to: Sequence[str]
+    subject: str
+    html: str
+    text: str
+    headers: Mapping[str, str]
+    attachments: Sequence[OutgoingAttachment]
+    #: Attempts that counted before this one.
+    retries: int
+    created_at: datetime
+
+    def with_recipients(self, *, to: Sequence[str], cc: Sequence[str], bcc: Sequence[str]) -> OutgoingEmail:
+        """The same mail to these."""
+        return replace(self, to=to, cc=cc, bcc=bcc)
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Everyone that this mail goes to, To first, then Cc, then Bcc."""
+        return (*self.to, *self.cc, *self.bcc)

@@ -1,0 +1,48 @@
+"""The provider `ses`: Amazon SES, in the region of each sender's domain."""
+
+from __future__ import annotations
+
+from relay.aws.ses import Ses, SesError
+from relay.delivery.outcome import Failed, Outcome, Sent, Verdict, of_ses_error
+from relay.delivery.provider import Handover
+
+#: Seconds for which a region rests that can't be reached.
+_AWAY: float = 5.0
+
+
+class SesProvider:
+    """Calls SES with connections that are kept, one client a region."""
+
+    name = "ses"
+
+    def __init__(self) -> None:
+        self._regions: dict[str, Ses] = {}
+
+    def send(self, handover: Handover) -> Outcome:
+        """As `relay.delivery.provider.Provider` says."""
+        try:
+            ses = self._regions.get(handover.region)
+            if ses is None:
+                ses = self._regions[handover.region] = Ses(handover.region)
+            destination = {
+                name: list(addresses)
+                for name, addresses in (
+                    ("ToAddresses", handover.to),
+                    ("CcAddresses", handover.cc),
+                    ("BccAddresses", handover.bcc),
+                )
+                if addresses
+            }
+            tags = {"X-Entity-ID": handover.email_id}
+            return Sent(ses.send(handover.octets, destination, tags=tags, configuration_set=handover.configuration_set))
+        except SesError as error:
+            if error.status:
+                return of_ses_error(error.status, error.code, error.message)
+            if error.began:
+                return Failed(Verdict.UNCLEAR, error.code, error.message)
+            return Failed(Verdict.NOT_THIS_MAIL, error.code, error.message, _AWAY)
+
+    def close(self) -> None:
+        """Closes the connections that are idle."""
+        for ses in self._regions.values():
+            ses.close()

@@ -1,0 +1,326 @@
+"""All SQL of the way out: claims, their ends, and what waits (contract section 6)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from relay.core import deadlines
+from relay.core.frozen import frozen
+from relay.postgres.database import Database
+
+_T = TypeVar("_T")
+
+#: Whether a row may leave now. `scheduled`: its job may come before OpenSend has made it `queued`.
+_DUE: Final = """
+ (e.status = 'queued' OR (e.status = 'scheduled' AND e.scheduled_at IS NOT NULL))
+ AND (e.scheduled_at IS NULL OR e.scheduled_at <= now())
+ AND (e.provider_next_retry_at IS NULL OR e.provider_next_retry_at <= now())"""
+
+_COLUMNS: Final = (
+    'e.id, e.user_id, e."from", e."to", e.cc, e.bcc, e.reply_to, e.subject, e.html, e.text, e.headers,'
+    " e.attachments, e.provider_retry_count, e.created_at"
+)
+
+_CLAIM: Final = f"""
+UPDATE emails e SET status = 'processing', provider_last_attempted_at = now()
+ WHERE e.id = ANY (%(ids)s::uuid[]) AND {_DUE}
+RETURNING {_COLUMNS}"""  # noqa: S608 - fixed texts
+
+#: The next rows from one end of the queue, as far as their ids: the index (status, created_at) gives them in order.
+_WAITING: Final = f"""
+SELECT e.id, e.user_id, e.created_at, ({_DUE}) AS due, e.provider_next_retry_at IS NOT NULL
+  FROM emails e
+ WHERE e.status = 'queued' AND (e.created_at, e.id) > (%(after)s::timestamptz, %(after_id)s::uuid)
+ ORDER BY e.created_at, e.id LIMIT %(limit)s"""  # noqa: S608 - fixed texts
+
+_NEWEST: Final = f"""
+SELECT e.id, e.user_id, e.created_at, ({_DUE}) AS due, e.provider_next_retry_at IS NOT NULL
+  FROM emails e
+ WHERE e.status = 'queued'
+ ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s"""  # noqa: S608 - fixed texts
+
+_SCHEDULED: Final = """
+SELECT e.id, e.user_id, e.created_at, true, false
+  FROM emails e
+ WHERE e.status = 'scheduled' AND e.scheduled_at <= now()
+ ORDER BY e.created_at LIMIT %(limit)s"""
+
+#: One event, and a pending delivery for each webhook that wants it; nothing where its source id is known.
+_EVENT: Final = """
+event AS (
+  INSERT INTO email_events (id, email_id, source_id, type, payload, user_id, received_at)
+  SELECT %(event_id)s::uuid, {email}, %(source_id)s, %(type)s, %(payload)s::jsonb, {user}, now() {source}
+   WHERE {condition}
+  ON CONFLICT DO NOTHING RETURNING id, user_id, type)
+INSERT INTO webhook_deliveries (id, webhook_id, event_id, attempt, status, created_at)
+SELECT gen_random_uuid(), w.id, event.id, 0, 'pending', now()
+  FROM event JOIN webhooks w ON w.user_id = event.user_id AND w.status = 'active'
+   AND w.event_types @> jsonb_build_array('email.' || event.type)"""
+
+_FINISH: Final = (
+    "WITH changed AS (UPDATE emails SET {assignments} WHERE id = %(id)s"  # noqa: S608 - fixed texts
+    " AND {condition} RETURNING id, user_id), "
+    + _EVENT.format(
+        email="changed.id", user="changed.user_id", source="FROM changed", condition="%(type)s::text IS NOT NULL"
+    )
+)
+
+
+#: An event of a row whose status does not change with it.
+_RECORD: Final = "WITH " + _EVENT.format(
+    email="%(id)s::uuid",
+    user="%(user)s",
+    source="",
+    condition="EXISTS (SELECT FROM emails WHERE id = %(id)s::uuid)",
+)
+
+
+@frozen
+class Waiting:
+    """A row that waits for its delivery."""
+
+    email_id: str
+    user_id: str | None
+    created_at: datetime
+    due: bool
+    #: Whether it has been tried, or put back, before: no job will come for it.
+    retried: bool
+
+
+@frozen
+class SendingDomain:
+    """What the domain of From says about sending and tracking."""
+
+    id: str
+    region: str
+    configuration_set: str | None
+    track_clicks: bool
+    track_opens: bool
+    tracking_subdomain: str | None
+    name: str
+
+
+@frozen
+class Event:
+    """An event to record with a change of status (contract section 3). `source_id`: the same one is recorded once."""
+
+    type: str
+    source_id: str
+    payload: Mapping[str, Any]
+
+
+class Outgoing:
+    """The rows on their way out. Every method raises PostgresUnavailable within about `deadline` seconds."""
+
+    def __init__(self, database: Database, *, deadline: float = 5.0) -> None:
+        self._database = database
+        self._deadline = deadline
+
+    def claim(self, ids: Collection[str]) -> list[tuple[Any, ...]]:
+        """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`."""
+
+        def update(cursor: Any) -> list[tuple[Any, ...]]:
+            cursor.execute(_CLAIM, {"ids": list(ids)})
+            return cursor.fetchall()  # type: ignore[no-any-return]
+
+        return self._use(update)
+
+    def waiting(self, limit: int, after: tuple[datetime, str] | None = None) -> list[Waiting]:
+        """The oldest queued rows behind `after`, due or not."""
+        moment, email_id = after or ("-infinity", str(uuid.UUID(int=0)))
+        return self._select(_WAITING, {"limit": limit, "after": moment, "after_id": email_id})
+
+    def newest(self, limit: int) -> list[Waiting]:
+        """The newest queued rows, due or not."""
+        return self._select(_NEWEST, {"limit": limit})
+
+    def scheduled(self, limit: int) -> list[Waiting]:
+        """Scheduled rows that are due."""
+        return self._select(_SCHEDULED, {"limit": limit})
+
+    def abandoned(self, older_than: timedelta, limit: int) -> list[str]:
+        """Rows that a claim of this kind made `processing` so long ago that whoever claimed them has died."""
+
+        def select(cursor: Any) -> list[str]:
+            cursor.execute(
+                "SELECT id FROM emails"
+                " WHERE status = 'processing' AND provider_last_attempted_at < now() - %s LIMIT %s",
+                (older_than, limit),
+            )
+            return [str(email_id) for (email_id,) in cursor]
+
+        return self._use(select)
+
+    def sending_domain(self, user_id: str, names: Sequence[str]) -> SendingDomain | None:
+        """The user's domain of one of these names (lower case; A-label and U-label form of one)."""
+
+        def select(cursor: Any) -> SendingDomain | None:
+            cursor.execute(
+                "SELECT id, region, ses_configuration_set_name, track_clicks, track_opens, tracking_subdomain, name"
+                " FROM domains WHERE user_id = %s AND lower(name) = ANY (%s) ORDER BY created_at LIMIT 1",
+                (user_id, list(names)),
+            )
+            row = cursor.fetchone()
+            return None if row is None else SendingDomain(*row)
+
+        return self._use(select)
+
+    def suppressed(self, user_id: str, emails: Collection[str]) -> dict[str, str]:
+        """Who of these (comparison form) must get no mail by now → reason."""
+
+        def select(cursor: Any) -> dict[str, str]:
+            cursor.execute(
+                "SELECT email, reason FROM email_suppressions WHERE user_id = %s AND email = ANY (%s)",
+                (user_id, list(emails)),
+            )
+            return dict(cursor.fetchall())
+
+        return self._use(select)
+
+    def sent(self, email_id: str, event: Event | None) -> None:
+        """The provider has the mail. A status that an event of SES has moved on stays."""
+        self._finish(
+            email_id,
+            "status = CASE status WHEN 'processing' THEN 'sent' ELSE status END, sent_at = now(),"
+            " provider_next_retry_at = NULL, provider_dead_lettered_at = NULL,"
+            " provider_last_error_code = NULL, provider_last_error_message = NULL",
+            "status IN ('processing', 'delivered', 'bounced', 'complained')",
+            event,
+        )
+
+    def retry(self, email_id: str, attempt: int, seconds: float, code: str, message: str, event: Event) -> None:
+        """This mail failed in a way that may pass: back to `queued`, not before so many seconds."""
+        self._finish(
+            email_id,
+            "status = 'queued', provider_retry_count = %(attempt)s, provider_last_attempted_at = now(),"
+            " provider_next_retry_at = now() + make_interval(secs => %(seconds)s),"
+            " provider_last_error_code = %(code)s, provider_last_error_message = %(message)s",
+            "status = 'processing'",
+            event,
+            attempt=attempt,
+            seconds=seconds,
+            code=code[:255],
+            message=message[:1000],
+        )
+
+    def fail(self, email_id: str, attempt: int, code: str, message: str, event: Event) -> None:
+        """This mail failed for good."""
+        self._finish(
+            email_id,
+            "status = 'failed', provider_retry_count = %(attempt)s, provider_last_attempted_at = now(),"
+            " provider_next_retry_at = NULL, provider_dead_lettered_at = now(),"
+            " provider_last_error_code = %(code)s, provider_last_error_message = %(message)s",
+            "status = 'processing'",
+            event,
+            attempt=attempt,
+            code=code[:255],
+            message=message[:1000],
+        )
+
+    def suppress(self, email_id: str, event: Event) -> None:
+        """Nobody is left who may get this mail."""
+        self._finish(email_id, "status = 'suppressed'", "status = 'processing'", event)
+
+    def simulate(
+        self, email_id: str, user_id: str | None, status: str, events: Sequence[Event], reason: str | None
+    ) -> None:
+        """Records a simulated delivery in one transaction. `reason`: each To is suppressed for it, if there is one."""
+
+        def work(cursor: Any) -> None:
+            cursor.execute(
+                "UPDATE emails SET status = %s, sent_at = CASE WHEN %s = 'suppressed' THEN sent_at ELSE now() END,"
+                " provider_next_retry_at = NULL WHERE id = %s AND status = 'processing' RETURNING \"to\"",
+                (status, status, email_id),
+            )
+            row = cursor.fetchone()
+            for event in events if row is not None else ():
+                values = {"id": email_id, "user": user_id, **_of(event)}
+                cursor.execute(
+                    "WITH " + _EVENT.format(email="%(id)s::uuid", user="%(user)s", source="", condition="true"), values
+                )
+            if row is not None and reason is not None and user_id:
+                source = events[-1].source_id
+                metadata = {
+                    "source": "ses",
+                    "sourceEventId": source,
+                    "sourceEmailId": email_id,
+                    "sourceMessageId": f"sandbox-{email_id}",
+                }
+                cursor.execute(
+                    "INSERT INTO email_suppressions (id, user_id, email, reason, source_event_id, source_email_id,"
+                    " source_message_id, metadata, suppressed_at, updated_at)"
+                    " SELECT gen_random_uuid(), %(user)s, address, %(reason)s, %(source)s, %(id)s::uuid,"
+                    " 'sandbox-' || %(id)s, %(metadata)s::jsonb, now(), now()"
+                    " FROM (SELECT DISTINCT lower(trim(a)) AS address"
+                    " FROM jsonb_array_elements_text(%(to)s::jsonb) AS a) AS recipients"
+                    " ON CONFLICT (user_id, email) DO UPDATE SET reason = excluded.reason,"
+                    " source_event_id = excluded.source_event_id, source_email_id = excluded.source_email_id,"
+                    " source_message_id = excluded.source_message_id, metadata = excluded.metadata, updated_at = now()",
+                    {
+                        "user": user_id,
+                        "reason": reason,
+                        "source": source,
+                        "id": email_id,
+                        "metadata": orjson.dumps(metadata).decode(),
+                        "to": orjson.dumps(row[0]).decode(),
+                    },
+                )
+
+        self._use(lambda cursor: _in_transaction(cursor, work))
+
+    def record(self, email_id: str, user_id: str | None, event: Event) -> None:
+        """An event of a row whose status it does not change."""
+        statement = "WITH " + _EVENT.format(
+            email="%(id)s::uuid",
+            user="%(user)s",
+            source="",
+            condition="EXISTS (SELECT FROM emails WHERE id = %(id)s::uuid)",
+        )
+        self._use(lambda cursor: cursor.execute(statement, {"id": email_id, "user": user_id, **_of(event)}))
+
+    def put_back(self, ids: Collection[str], seconds: float) -> None:
+        """These can't be sent now, for no fault of theirs: back to `queued` in one statement, no attempt used up."""
+        self._use(
+            lambda cursor: cursor.execute(
+                "UPDATE emails SET status = 'queued', provider_next_retry_at = now() + make_interval(secs => %s)"
+                " WHERE id = ANY (%s::uuid[]) AND status = 'processing'",
+                (seconds, list(ids)),
+            )
+        )
+
+    def _finish(self, email_id: str, assignments: str, condition: str, event: Event | None, **values: Any) -> None:
+        statement = _FINISH.format(assignments=assignments, condition=condition)
+        self._use(lambda cursor: cursor.execute(statement, {"id": email_id, **_of(event), **values}))
+
+    def _select(self, statement: str, values: Mapping[str, Any]) -> list[Waiting]:
+        def select(cursor: Any) -> list[Waiting]:
+            cursor.execute(statement, values)
+            return [Waiting(str(email_id), *rest) for email_id, *rest in cursor]
+
+        return self._use(select)
+
+    def _use(self, work: Callable[[Any], _T]) -> _T:
+        return self._database.use(deadlines.after(self._deadline), work)
+
+
+def _of(event: Event | None) -> dict[str, Any]:
+    if event is None:
+        return {"event_id": None, "source_id": None, "type": None, "payload": None}
+    payload = orjson.dumps(event.payload).replace(b"\\u0000", b"").decode()
+    return {"event_id": str(uuid.uuid4()), "source_id": event.source_id, "type": event.type, "payload": payload}
+
+
+def _in_transaction(cursor: Any, work: Callable[[Any], None]) -> None:
+    """`work(cursor)` as one transaction of a connection that commits by itself otherwise."""
+    cursor.execute("BEGIN")
+    try:
+        work(cursor)
+        cursor.execute("COMMIT")
+    except BaseException:
+        cursor.connection.close()  # whatever state it is in: the server rolls back
+        raise

@@ -1,0 +1,116 @@
+"""One delivery process: puts the parts of the way out together, works until told to end, and takes them apart again."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+
+import gc
+from dataclasses import replace
+
+from psycogreen.gevent import patch_psycopg
+
+patch_psycopg()
+
+import gevent
+import structlog
+from gevent.event import Event
+
+import config.logging
+import config.sentry
+from config.settings import Settings
+from relay import __version__
+from relay.aws.sqs_receiver import QueueReceiver
+from relay.delivery.deliverer import Deliverer
+from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.maildir_provider import MaildirProvider
+from relay.delivery.provider import Provider
+from relay.delivery.ses_provider import SesProvider
+from relay.delivery.tracking import Tracking, base_of
+from relay.operator import exposition
+from relay.postgres.database import Database
+from relay.postgres.outgoing import Outgoing, SendingDomain
+from relay.process import signals
+from relay.process.assignment import Assignment
+from relay.process.heartbeat import BEAT_SECONDS
+
+log = structlog.get_logger(__name__)
+
+#: Connections to Postgres that a process opens at most.
+_CONNECTIONS = 5
+
+
+def load(settings_json: bytes) -> None:
+    """Loads the code that these settings make necessary and that is not loaded with this module."""
+    settings = Settings.from_json(settings_json)
+    if settings.sentry_dsn is not None:
+        config.sentry.load()
+    if settings.delivery_metrics_port is not None:
+        exposition.load()
+    gc.collect()
+    gc.freeze()
+
+
+def run(assignment: Assignment) -> int:
+    """Delivers until told to end; the exit status."""
+    settings = Settings.from_json(assignment.settings)
+    config.logging.configure(settings)
+    config.sentry.init(settings, __version__)
+    exposition.serve(replace(settings, metrics_port=settings.delivery_metrics_port), assignment.index)
+    database = Database(settings.database_url, statement_seconds=4.5, idle_limit=_CONNECTIONS)
+    outgoing = Outgoing(database)
+    provider = _provider(settings)
+    deliverer = Deliverer(
+        outgoing,
+        provider,
+        max_attempts=settings.email_provider_max_attempts,
+        records_sent=lambda domain: _records_sent(settings, domain),
+        tracking=_tracking(settings),
+        pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
+    )
+    dispatcher = Dispatcher(outgoing, deliverer, _receiver(settings), concurrency=settings.delivery_concurrency)
+    ending = Event()
+    signals.attend(assignment.lifeline, drain=ending.set, certificate=None)
+    dispatcher.start()
+    beat = gevent.get_hub().loop.timer(0, repeat=BEAT_SECONDS, ref=False)
+    beat.start(assignment.heartbeats.beat, assignment.index)
+    log.info("delivery_ready", provider=provider.name, concurrency=settings.delivery_concurrency)
+    ending.wait()
+    left = dispatcher.drain(settings.drain_seconds)
+    if left:
+        log.warning("delivery_unfinished", mails=left)
+    provider.close()
+    database.close()
+    config.sentry.flush()
+    return 0
+
+
+def _provider(settings: Settings) -> Provider:
+    if settings.provider == "maildir":
+        return MaildirProvider(settings.maildir or "maildir")
+    return SesProvider()
+
+
+def _receiver(settings: Settings) -> QueueReceiver | None:
+    if settings.queue_url is None:
+        return None
+    return QueueReceiver(settings.queue_url, settings.aws_region)
+
+
+def _records_sent(settings: Settings, domain: SendingDomain | None) -> bool:
+    """Whether this worker records `sent`: nobody else would where SES's events don't come back (contract section 6)."""
+    if settings.ses_send_events != "auto":
+        return settings.ses_send_events == "ours"
+    comes_back = domain is not None and domain.configuration_set and settings.ses_events_topic
+    return not comes_back or settings.provider != "ses"
+
+
+def _tracking(settings: Settings) -> Tracking | None:
+    if settings.tracking_secret is None:
+        return None
+    vercel = f"https://{settings.vercel_url}" if settings.vercel_url else None
+    base = base_of(settings.tracking_base_url, settings.next_public_app_url, settings.app_url, vercel)
+    if base is None:
+        log.warning("links_without_a_base", note="only domains with a tracking subdomain are tracked")
+    return Tracking(settings.tracking_secret.strip(), base)

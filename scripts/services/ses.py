@@ -1,0 +1,86 @@
+"""Amazon SES as `scripts.services.ses_double` imitates it, over real HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scripts.services.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Taken(NamedTuple):
+    """A mail that the double took: the request without its content, and the content."""
+
+    request: dict[str, Any]
+    octets: bytes
+
+    @property
+    def email_id(self) -> str:
+        """The row's id, as the tag has it."""
+        return next(str(tag["Value"]) for tag in self.request["EmailTags"] if tag["Name"] == "X-Entity-ID")
+
+
+class Ses(Server):
+    """Amazon SES as a strict double imitates it."""
+
+    name = "the double of SES"
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL for AWS_ENDPOINT_URL_SESV2."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What a process needs in its environment so that it sends to this server."""
+        return {
+            "AWS_ENDPOINT_URL_SESV2": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps what it took."""
+        return self.directory / "mails"
+
+    def answer(self, *answers: dict[str, Any]) -> None:
+        """How the next calls are answered: see `ses_double`."""
+        body = json.dumps({"answers": answers}).encode()
+        request = urllib.request.Request(f"{self.endpoint}/control", body, {"Content-Type": "application/json"})  # noqa: S310
+        urllib.request.urlopen(request, timeout=5).read()  # noqa: S310 - our own server
+
+    def taken(self) -> list[Taken]:
+        """Every mail that it took, in order."""
+        return [
+            Taken(json.loads(path.read_text()), path.with_suffix(".eml").read_bytes())
+            for path in sorted(self.folder.glob("[0-9]*.json"))
+        ]
+
+    def forget(self) -> None:
+        """Forgets what it took, and how it was to answer."""
+        for path in self.folder.glob("*"):
+            path.unlink()
+        self.answer()
+
+    def command(self) -> list[str]:
+        """See Server."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        main = "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[1:];"
+        main += " runpy.run_module('scripts.services.ses_double', run_name='__main__')"
+        return [sys.executable, "-c", main, str(ROOT), self.host, str(self.port), str(self.folder)]
+
+    def answers(self) -> bool:
+        """See Server."""
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=2):
+            return True
+        return False

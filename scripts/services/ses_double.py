@@ -1,0 +1,185 @@
+"""A strict double of Amazon SES (API version 2), as a program: python -m scripts.services.ses_double HOST PORT FOLDER.
+
+A double because the real service can't be had here. It refuses what SES's documentation says that SES refuses (sizes,
+line lengths, octets above 127, fields twice, extensions, recipients, a missing signature), and keeps what it took as
+FOLDER/<number>.json and .eml. What it refused it prints, and why.
+
+POST /control with {"answers": [...]} sets how the next calls are answered, one entry each:
+{"status": 400, "code": "MessageRejected", "message": "…"} · {"silent": true} (nothing, without the mail) ·
+{"lost": true} (takes the mail, closes without a word) · {"seconds": 2} (answers late) · {} (as usual).
+"""
+
+from __future__ import annotations
+
+import binascii
+import email
+import email.policy
+import json
+import sys
+import threading
+import time
+from base64 import b64decode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+from relay.core.provider_limits import MAX_COMPOSED_OCTETS, MAX_RECIPIENTS, ONCE_ONLY_FIELDS, refused_extension
+
+SEND: Final = "/v2/email/outbound-emails"
+ACCOUNT: Final = "/v2/email/account"
+
+
+class Refused(Exception):
+    """SES would not take this mail. The text is the answer's."""
+
+
+class Mailbox:
+    """What was taken, and how the next calls are answered."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._count = 0
+        self.answers: list[dict[str, Any]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def next_answer(self) -> dict[str, Any]:
+        """How to answer the call that has come."""
+        with self._lock:
+            return self.answers.pop(0) if self.answers else {}
+
+    def keep(self, request: dict[str, Any], octets: bytes) -> str:
+        """Keeps a mail; its MessageId."""
+        with self._lock:
+            self._count += 1
+            number = self._count
+        message_id = f"{number:016x}-00000000-0000-4000-8000-000000000000-000000"
+        about = {key: value for key, value in request.items() if key != "Content"} | {"MessageId": message_id}
+        (self._folder / f"{number:06}.eml").write_bytes(octets)
+        written = self._folder / f".{number:06}.json"
+        written.write_text(json.dumps(about))
+        written.rename(self._folder / f"{number:06}.json")
+        return message_id
+
+
+def check(request: dict[str, Any]) -> bytes:
+    """The octets of the mail that a SendEmail carries. Raises Refused."""
+    try:
+        octets = b64decode(request["Content"]["Raw"]["Data"], validate=True)
+    except (KeyError, TypeError, binascii.Error):
+        raise Refused("Content.Raw.Data is missing or no Base64") from None
+    destination = request.get("Destination") or {}
+    recipients = [address for addresses in destination.values() for address in addresses]
+    if not recipients:
+        raise Refused("no recipients")
+    if len(recipients) > MAX_RECIPIENTS:
+        raise Refused("Recipient count exceeds 50")
+    for address in recipients:
+        local, _, domain = address.rpartition("@")
+        if not local or not domain or not address.isascii() or " " in address or "." not in domain or "_" in domain:
+            raise Refused("a recipient is malformed")
+        if len(local) > 64:
+            raise Refused("a recipient's local part is too long")
+    if len(octets) > MAX_COMPOSED_OCTETS:
+        raise Refused("Message length is more than 41943040 bytes long")
+    check_content(octets)
+    return octets
+
+
+def check_content(octets: bytes) -> None:
+    """What SES asks of raw content. Raises Refused."""
+    if not octets.isascii():
+        raise Refused("octets above 127")
+    if b"\r\n\r\n" not in octets:
+        raise Refused("no empty line between header and body")
+    if b"\n" in octets.replace(b"\r\n", b"") or b"\r" in octets.replace(b"\r\n", b"") or b"\x00" in octets:
+        raise Refused("a line that does not end with CRLF, or a NUL")
+    longest = max(map(len, octets.split(b"\r\n")))
+    if longest > 998:
+        raise Refused(f"a line of {longest} octets")
+    message = email.message_from_bytes(octets, policy=email.policy.default)
+    names = [name.lower() for name in message.keys()]  # noqa: SIM118 - fields, of which some stand twice
+    for name in set(names):
+        if names.count(name) > 1 and (name in ONCE_ONLY_FIELDS or name.startswith("content-")):
+            raise Refused(f"Duplicate header '{name}'.")
+        if name.startswith("x-ses-") or name == "bcc":
+            raise Refused(f"a field {name}, which steers SES or names hidden recipients")
+    if names.count("from") != 1:
+        raise Refused("Missing required header 'From'.")
+    for part in message.walk():
+        filename = part.get_filename()
+        if filename and refused_extension(filename):
+            raise Refused("Illegal filename")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    mailbox: Mailbox
+
+    def do_GET(self) -> None:
+        if self.path == ACCOUNT:
+            quota = {"MaxSendRate": 14.0, "Max24HourSend": 50000.0, "SentLast24Hours": 0.0}
+            account = {"SendQuota": quota, "SendingEnabled": True, "EnforcementStatus": "HEALTHY"}
+            self._answer(200, account | {"ProductionAccessEnabled": True})
+        else:
+            self._answer(404, {"message": "not found"})
+
+    def do_POST(self) -> None:
+        document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/control":
+            self.mailbox.answers = list(document["answers"])
+            self._answer(200, {})
+            return
+        if self.path != SEND:
+            self._answer(404, {"message": "not found"}, "NotFoundException")
+            return
+        how = self.mailbox.next_answer()
+        if how.get("silent"):
+            self.close_connection = True
+            return
+        time.sleep(how.get("seconds", 0))
+        if "status" in how:
+            self._answer(how["status"], {"message": how.get("message", "")}, how.get("code", ""))
+            return
+        if "AWS4-HMAC-SHA256 Credential=" not in self.headers.get("Authorization", ""):
+            self._answer(403, {"message": "Missing Authentication Token"}, "MissingAuthenticationTokenException")
+            return
+        try:
+            octets = check(document)
+        except Refused as refused:
+            print(f"refused: {refused}", flush=True)
+            self._answer(400, {"message": str(refused)}, "BadRequestException")
+            return
+        message_id = self.mailbox.keep(document, octets)
+        if how.get("lost"):
+            self.close_connection = True
+            return
+        self._answer(200, {"MessageId": message_id})
+
+    def _answer(self, status: int, document: dict[str, Any], code: str = "") -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        if code:
+            self.send_header("x-amzn-ErrorType", f"{code}:http://internal.amazon.com/coral/")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Calls are no news."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+def main(host: str, port: str, folder: str) -> None:
+    """Serves until it is ended."""
+    _Handler.mailbox = Mailbox(Path(folder))
+    _Server((host, int(port)), _Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

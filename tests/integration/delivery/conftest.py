@@ -1,0 +1,112 @@
+"""The way out by itself: rows in Postgres, the double of SES over HTTP. psycopg2 waits in gevent's way."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from psycogreen.gevent import patch_psycopg
+
+from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.ses_provider import SesProvider
+from relay.delivery.tracking import Tracking
+from relay.postgres.database import Database
+from relay.postgres.outgoing import Outgoing
+from scripts.services import Ses
+
+
+@pytest.fixture(scope="session")
+def ses_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ses]:
+    with Ses(tmp_path_factory.mktemp("ses")) as server:
+        yield server
+
+
+@pytest.fixture
+def ses(ses_server: Ses, monkeypatch: pytest.MonkeyPatch) -> Ses:
+    ses_server.forget()
+    for name, value in ses_server.client_environment.items():
+        monkeypatch.setenv(name, value)
+    return ses_server
+
+
+@pytest.fixture
+def outgoing(postgres_url: str) -> Iterator[Outgoing]:
+    patch_psycopg()
+    database = Database(postgres_url, statement_seconds=4.5, idle_limit=4)
+    yield Outgoing(database)
+    database.close()
+    psycopg2.extensions.set_wait_callback(None)
+
+
+@pytest.fixture
+def query(postgres_url: str) -> Callable[..., list[tuple[Any, ...]]]:
+    """Rows of a statement, on a connection of its own."""
+
+    def run(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    return run
+
+
+@pytest.fixture
+def add_email(query: Callable[..., list[tuple[Any, ...]]]) -> Callable[..., str]:
+    """Inserts a row of emails, every column optional; its id."""
+
+    def add(**columns: Any) -> str:
+        row: dict[str, Any] = {
+            "id": str(uuid.uuid4()),
+            "from": "Ann <ann@example.com>",
+            "to": ["to@x.example"],
+            "cc": [],
+            "bcc": [],
+            "reply_to": [],
+            "subject": "Hello",
+            "html": "",
+            "text": "Hi\n",
+            "headers": {},
+            "attachments": [],
+            "tags": [],
+            "user_id": "user",
+        } | columns
+        names = ", ".join(f'"{name}"' for name in row)
+        values = [json.dumps(value) if isinstance(value, list | dict) else value for value in row.values()]
+        query(f"INSERT INTO emails ({names}) VALUES ({', '.join(['%s'] * len(row))})", *values)
+        return str(row["id"])
+
+    return add
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    """The pauses that failures asked for."""
+    return []
+
+
+@pytest.fixture
+def deliver(outgoing: Outgoing, ses: Ses, pauses: list[float]) -> Iterator[Callable[..., None]]:
+    """Claims and delivers one row by way of SES's double."""
+    provider = SesProvider()
+
+    def run(
+        email_id: str, *, max_attempts: int = 3, records_sent: bool = True, tracking: Tracking | None = None
+    ) -> None:
+        deliverer = Deliverer(
+            outgoing,
+            provider,
+            max_attempts=3,
+            records_sent=lambda _: records_sent,
+            tracking=tracking,
+            pause=pauses.append,
+        )
+        for row in outgoing.claim([email_id]):
+            deliverer.deliver(email_of(row))
+
+    yield run
+    provider.close()

@@ -1,0 +1,211 @@
+"""Tracked HTML: links and one image are spliced in, and nothing else changes (contract section 7)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import random
+import re
+import sys
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from relay.delivery.row import OutgoingEmail
+from relay.delivery.tracking import Tracking, base_of
+from relay.postgres.outgoing import SendingDomain
+from tests.unit.delivery.test_compose import row
+
+SECRET = "a secret of sixteen"
+TRACKING = Tracking(SECRET, "https://app.example")
+DOMAIN = SendingDomain("00000000-0000-4000-8000-000000000001", "us-east-1", None, True, False, None, "example.com")
+OPENS = SendingDomain("00000000-0000-4000-8000-000000000001", "us-east-1", None, False, True, None, "example.com")
+LINK = re.compile(r"https://app\.example/api/track/(click|open)/([\w.-]+)")
+
+
+def tracked(html: str, domain: SendingDomain = DOMAIN, **columns: Any) -> str:
+    email: OutgoingEmail = row(html=html, **columns)
+    return TRACKING.rewrite(email, domain) or ""
+
+
+def payload(token: str) -> dict[str, Any]:
+    """What a token says, read as the contract has it."""
+    encoded, _, signature = token.partition(".")
+    expected = hmac.digest(SECRET.encode(), f"opensend.tracking.v1:{encoded}".encode(), "sha256")
+    assert base64.urlsafe_b64decode(signature + "=") == expected
+    octets = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+    iv, tag, sealed = octets[:12], octets[12:28], octets[28:]
+    key = hashlib.sha256(SECRET.encode()).digest()
+    document: dict[str, Any] = json.loads(AESGCM(key).decrypt(iv, sealed + tag, b"opensend.tracking.v1"))
+    return document
+
+
+def restored(html: str) -> str:
+    """Tracked HTML with each tracked link put back as its target, and the image taken out."""
+    html = re.sub(r'<img src="https://app\.example/api/track/open/[^>]*>', "", html)
+    return LINK.sub(lambda match: payload(match[2])["targetUrl"], html)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<p>ä</p><A  HREF = "https://x.example/a?b=1#c" class=x>go</A>',
+        "<a href='http://x.example'>go</a>",
+        "<a href=https://x.example/a>go</a>",
+        '<a\nhref="https://x.example/?href=https://y.example">go</a>',
+        '<!--[if mso]><a href="https://x.example/o">go</a><![endif]-->',
+        '<a title="a > b" href="https://x.example/t">go</a>',
+        '<a href="HTTPS://x.example/U">go</a>',
+        '<div data-x="<a href=\'https://no.example\'>"></div><a href="https://x.example/y">go</a>',
+    ],
+)
+def test_a_link_is_tracked_and_all_else_stays(html: str) -> None:
+    result = tracked(html)
+    assert len(LINK.findall(result)) == 1
+    assert restored(result) == html
+
+
+def test_references_in_a_link_are_decoded() -> None:
+    ((_, token),) = LINK.findall(tracked('<a href="https://x.example/?a=1&amp;b=2&#38;c=3">go</a>'))
+    assert payload(token)["targetUrl"] == "https://x.example/?a=1&b=2&c=3"
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<a href="mailto:a@x.example">m</a>',
+        '<a href="tel:+49">t</a>',
+        '<a href="#top">t</a>',
+        '<a href="/relative">t</a>',
+        '<a href="app://deep/link">t</a>',
+        '<a href="javascript:alert(1)">t</a>',
+        '<a name="https://x.example">t</a>',
+        '<a href="https://x.example/Unsubscribe?u=1">t</a>',
+        '<a class="UNSUBSCRIBE" href="https://x.example">t</a>',
+        '<a clicktracking="off" href="https://x.example">t</a>',
+        '<a clicktracking=off href="https://x.example">t</a>',
+        '<a href="https://y.example/api/track/click/abc">t</a>',
+        '<textarea><a href="https://x.example">t</a></textarea>',
+        "<script>\"<a href='https://x.example'>\"</script>",
+        '<style><a href="https://x.example"></style>',
+        '<template><a href="https://x.example">t</a></template>',
+        '<!-- <a href="https://x.example">t</a> -->',
+        '<area href="https://x.example">',
+        '<a href="https://x.example>unclosed',
+        "plain text < a href=https://x.example",
+        "<a href>x</a>",
+        "<a",
+        "<",
+        "",
+    ],
+)
+def test_what_is_no_tracked_link_stays(html: str) -> None:
+    assert tracked(html) in (html, "")
+
+
+def test_a_token_says_what_the_contract_has() -> None:
+    email = row(html='<a href="https://x.example">go</a>')
+    ((kind, token),) = LINK.findall(TRACKING.rewrite(email, DOMAIN) or "")
+    assert kind == "click"
+    assert payload(token) == {
+        "v": 1,
+        "kind": "click",
+        "userId": "user",
+        "emailId": email.id,
+        "domainId": DOMAIN.id,
+        "recipient": "to@x.example",
+        "targetUrl": "https://x.example",
+    }
+    ((_, several),) = LINK.findall(tracked('<a href="https://x.example">go</a>', cc=("cc@x.example",)))
+    assert "recipient" not in payload(several)
+
+
+@pytest.mark.parametrize(
+    ("html", "before"),
+    [
+        ("<p>Hi</p>", ""),
+        ("<html><body><p>Hi</p></BODY></html></body>", "</BODY></html></body>"),
+        ("<!-- </body> --><p>Hi</p></body>", "</body>"),
+    ],
+)
+def test_the_image_of_opens_stands_before_the_end_of_the_body(html: str, before: str) -> None:
+    result = tracked(html, OPENS)
+    assert result.endswith(f'data-opensend-open-tracking="true">{before}')
+    assert restored(result) == html
+    assert TRACKING.rewrite(row(html=result), OPENS) == result  # once
+
+
+def test_the_base_of_links() -> None:
+    assert base_of(None, "", "https://user@h.example:8443/path?x") == "https://h.example:8443"
+    assert base_of(None, None) is None
+    link = '<a href="https://x.example">go</a>'
+    label = SendingDomain("1", "us-east-1", None, True, False, "t", "example.com")
+    whole = SendingDomain("1", "us-east-1", None, True, False, "t.other.example", "example.com")
+    assert 'href="https://t.example.com/api/track/click/' in tracked(link, label)
+    assert 'href="https://t.other.example/api/track/click/' in tracked(link, whole)
+    assert Tracking(SECRET, None).rewrite(row(html=link), DOMAIN) is None
+
+
+class _Links(HTMLParser):
+    """What the standard library takes for a link."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        href = dict(reversed(attrs)).get("href")
+        if tag == "a" and href and href.lower().startswith("http"):
+            self.links.append(href)
+
+
+PIECES = [
+    '<a href="https://x.example/{}">',
+    "</a>",
+    "text",
+    '<p title=">">',
+    "<br/>",
+    "<b>",
+    "&amp;",
+    "<!-- c -->",
+    "\n",
+]
+
+
+def test_links_are_those_of_another_parser() -> None:
+    source = random.Random(7)
+    for number in range(300):
+        html = "".join(source.choice(PIECES).format(number) for _ in range(source.randrange(1, 30)))
+        reader = _Links()
+        reader.feed(html)
+        result = tracked(html)
+        assert [payload(token)["targetUrl"] for _, token in LINK.findall(result)] == reader.links
+        assert restored(result) == html
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["<a ", "<a href=", "<", "<!--", "<!--[if", "<script>", "</", '<a href="', "<a x=' ", "<textarea>", " ", "<a/"],
+)
+def test_work_is_linear(unit: str) -> None:
+    """Counted in calls of the scanner's matches, which time with noise could not show."""
+
+    def work(size: int) -> int:
+        count = 0
+
+        def trace(_frame: Any, event: str, _argument: Any) -> None:
+            nonlocal count
+            count += event in ("c_call", "call")
+
+        sys.setprofile(trace)
+        try:
+            tracked(unit * (size // len(unit)))
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert work(80_000) <= 2.5 * work(40_000) + 200
