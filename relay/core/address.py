@@ -25,6 +25,13 @@ _FULL_STOPS = re.compile("[.\u3002\uff0e\uff61]")
 _PLAIN_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\Z", re.ASCII)
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z", re.ASCII)
 
+#: The same with characters that aren't ASCII (RFC 6532 section 3.2).
+_UTF_8_DOT_ATOM = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]++(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]++)*+\Z"
+)
+#: What ends or quotes a local part.
+_SPECIALS = frozenset('"(),:;<>@[\\]')
+
 
 class BadAddress(ValueError):
     """Not an address that mail can be sent to. `utf8_local_part` tells the one case that a setting can allow."""
@@ -79,13 +86,21 @@ def _unusual_local_part(local: str, *, allow_utf8_local_part: bool) -> str:
     if any(character < " " or character == "\x7f" for character in local):
         raise BadAddress("control character in the local part")
     if local.isascii():
-        return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return _quoted(local)
     if not allow_utf8_local_part:
         raise BadAddress("local part is not ASCII", utf8_local_part=True)
     if not local.isprintable():
-        # Halves of surrogate pairs, line separators, and what turns the reading direction around.
+        # Halves of surrogate pairs, line separators, blanks that aren't ASCII, and what turns the reading direction
+        # around.
         raise BadAddress("character in the local part that can't be shown")
-    return local
+    if _SPECIALS & set(unicodedata.normalize("NFKC", local)) - set(local):
+        # Who reads a full-width at sign as one sees another address.
+        raise BadAddress("character in the local part that may be taken for another")
+    return local if _UTF_8_DOT_ATOM.match(local) else _quoted(local)
+
+
+def _quoted(local: str) -> str:
+    return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def domain_of(address: str) -> str:

@@ -107,6 +107,9 @@ AUTH: Final = Family("smtp_relay_auth", "AUTH commands by reply code", Counter, 
 MESSAGES: Final = Family("smtp_relay_messages", "Messages answered, by what became of them", Counter, ("outcome",))
 MESSAGE_BYTES: Final = Family("smtp_relay_message_bytes", "Octets of accepted messages", Counter).labels()
 RECIPIENTS: Final = Family("smtp_relay_recipients", "Recipients of accepted messages", Counter).labels()
+ENTRIES_LEFT_OUT: Final = Family(
+    "smtp_relay_entries_left_out", "Entries of To, Cc, Bcc: no addresses", Counter
+).labels()
 REFUSALS: Final = Family("smtp_relay_refusals", "Replies from 400 on", Counter, ("code", "enhanced"))
 LIMITED: Final = Family("smtp_relay_limited", "What a limit on clients refused", Counter, ("limit",))
 PARSED: Final = Family("smtp_relay_parsed", "Messages by parser: flanker, or why not", Counter, ("parser",))

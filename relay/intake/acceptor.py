@@ -19,13 +19,14 @@ import structlog
 
 from config.settings import Settings
 from relay.core import deadlines, metrics
+from relay.core.address import BadAddress, normalise
 from relay.core.errors import Unavailable, Unstorable
 from relay.core.ids import new_email_id
 from relay.core.records import ApiKey, EmailRow
 from relay.intake import policy, refusals
 from relay.intake.lookups import Lookups, Screening
-from relay.intake.policy import RECIPIENTS_PER_ROW, Recipients
-from relay.mail import Limits, Message, Unusable, parse
+from relay.intake.policy import Recipients
+from relay.mail import Fault, Limits, Message, Unusable, parse
 from relay.postgres.group_commit import Stored, Suppressed
 from relay.postgres.message_parts import part_keys
 from relay.postgres.store import Store
@@ -47,8 +48,8 @@ _PARSE_SECONDS: Final = metrics.STAGE_SECONDS.labels("parse")
 _SCREEN_SECONDS: Final = metrics.STAGE_SECONDS.labels("screen")
 _STORE_SECONDS: Final = metrics.STAGE_SECONDS.labels("store")
 
-#: What makes a message of raw octets. Raises Unusable.
-Parse = Callable[[bytes, Limits], Message]
+#: What makes a message of raw octets, and of the reverse-path where From holds a name alone. Raises Unusable.
+Parse = Callable[[bytes, Limits, str], Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,10 @@ class Acceptor:
             message, key = self._read(submission)
             end = deadlines.begin(self._options.answer_seconds)
             try:
-                return self._store_message(submission, message, key)
+                verdict = self._store_message(submission, message, key)
             finally:
                 end()
+            return verdict if not message.left_out else _with_left_out(submission, verdict, message.left_out)
         except Unusable as unusable:
             return Verdict(refusals.refusal(unusable), unusable.fault.value)
         except _Refused as refused:
@@ -130,14 +132,29 @@ class Acceptor:
         """
         raw = submission.body.read()
         began = time.monotonic()
-        message = self._parse(raw, self._options.limits)
+        message = self._parsed(raw, submission)
         _PARSE_SECONDS.observe(time.monotonic() - began)
         metrics.PARSED.labels(message.parser).inc()
+        message = policy.without_foreign_senders(message, submission.login.key)
         if message.dropped_headers:
             _log_dropped(submission, message.dropped_headers)
         if not message.message_id or not self._options.dedupe_seconds:
             return message, b""
         return message, key_of(submission.login.key.user_id, message.message_id, raw)
+
+    def _parsed(self, raw: bytes, submission: Submission) -> Message:
+        """The message. Where its From holds a name alone, the envelope's reverse-path is the address."""
+        limits = self._options.limits
+        try:
+            return self._parse(raw, limits, "")
+        except Unusable as unusable:
+            if unusable.fault is not Fault.NO_FROM:
+                raise
+            try:
+                reverse_path = normalise(*submission.reverse_path)
+            except BadAddress:
+                raise unusable from None
+        return self._parse(raw, limits, reverse_path)
 
     def _store_message(self, submission: Submission, message: Message, key: bytes) -> Verdict:
         login = submission.login
@@ -146,18 +163,18 @@ class Acceptor:
         everyone = policy.recipients_of(message, submission.recipients, submission.rule)
         mailboxes = everyone.mailboxes()
         if not mailboxes:
-            raise _Refused(replies.NO_RECIPIENTS, "no_recipients")
+            raise _Refused(replies.left_out(replies.NO_RECIPIENTS, message.left_out), "no_recipients")
         if len(mailboxes) > self._options.max_recipients:
             reply = replies.too_many_recipients(len(mailboxes), self._options.max_recipients)
             raise _Refused(reply, "too_many_recipients")
-        ids = [new_email_id() for _ in range(0, len(mailboxes), RECIPIENTS_PER_ROW)]
+        ids = [new_email_id() for _ in everyone.portions()]
         claim = Claim(key, login.key.user_id, ids[0], self._options.dedupe_seconds) if key else None
         attempt = _Attempt(self._lookups, claim, mailboxes, ids if self._options.publishes else ())
         try:
             began = time.monotonic()
             screening = attempt.screen(login.token_hash, login.key.user_id)
             _SCREEN_SECONDS.observe(time.monotonic() - began)
-            self._judge(screening, login.key.user_id, message)
+            message = self._judged(screening, login.key.user_id, message)
             holders: dict[str, Holder] = {}
             if screening.held:
                 # With an idempotency key Postgres orders all who store the message, so nobody has to wait for anybody.
@@ -185,12 +202,14 @@ class Acceptor:
         if not policy.fits_provider(message):
             raise _Refused(replies.COMPOSED_TOO_LARGE, "composed_too_large")
 
-    def _judge(self, screening: Screening, user_id: str, message: Message) -> None:
+    def _judged(self, screening: Screening, user_id: str, message: Message) -> Message:
+        """What the key, as it is now, may send of the message. Raises _Refused."""
         if screening.key is None or screening.key.user_id != user_id:
             raise _Refused(replies.KEY_REVOKED, "revoked")
         _require_domain(screening.key, message)
         if screening.suppressed:
             raise self._suppressed(user_id, screening.suppressed)
+        return policy.without_foreign_senders(message, screening.key)
 
     def _suppressed(self, user_id: str, suppressed: Mapping[str, str]) -> _Refused:
         """The refusal, and its event for the webhooks."""
@@ -299,6 +318,15 @@ def _log_dropped(submission: Submission, names: Sequence[str]) -> None:
     log.info(
         "headers dropped", connection=submission.connection_id, count=len(names), names=list(names[:_LOGGED_NAMES])
     )
+
+
+def _with_left_out(submission: Submission, verdict: Verdict, count: int) -> Verdict:
+    """The verdict on a message of which entries of To, Cc or Bcc were no addresses. The client is told how many."""
+    if verdict.reply.positive:
+        metrics.ENTRIES_LEFT_OUT.inc(count)
+        log.info("entries left out", connection=submission.connection_id, count=count)
+        verdict.reply = replies.left_out(verdict.reply, count)
+    return verdict
 
 
 def _require_domain(key: ApiKey, message: Message) -> None:

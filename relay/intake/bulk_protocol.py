@@ -27,7 +27,7 @@ from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
 
 #: Of heads and reports. To be raised with each change of them.
-VERSION: Final = 2
+VERSION: Final = 3
 
 #: Orders on the channel.
 MESSAGE: Final = b"m"
@@ -88,6 +88,7 @@ def encode_head(submission: Submission, reading: Reading) -> bytes:
         "recipients": submission.recipients,
         "rule": submission.rule.value,
         "connection_id": submission.connection_id,
+        "reverse_path": submission.reverse_path,
         "reading": reading.value,
     }
     return json.dumps(head).encode("ascii")
@@ -102,6 +103,7 @@ def decode_head(document: bytes, body: Body) -> Order:
         rule=RecipientRule(head["rule"]),
         body=body,
         connection_id=head["connection_id"],
+        reverse_path=(head["reverse_path"][0], head["reverse_path"][1]),
     )
     return Order(submission, Reading(head["reading"]))
 

@@ -41,13 +41,13 @@ class ParseClock:
         """Ticks no more."""
         signal.setitimer(signal.ITIMER_PROF, 0.0)
 
-    def parse(self, raw: bytes, limits: Limits) -> Message:
+    def parse(self, raw: bytes, limits: Limits, reverse_path: str = "") -> Message:
         """As `relay.mail.parse`. Raises ParseOverrun besides."""
         self._ticks = 0
         self._parsing = getcurrent()
         try:
             try:
-                return parse(raw, limits)
+                return parse(raw, limits, reverse_path)
             finally:
                 self._parsing = None
         except ParseOverrun:

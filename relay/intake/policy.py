@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Final
 
 from config.settings import RecipientRule
@@ -15,6 +16,12 @@ from relay.mail import Message
 
 #: SES refuses a mail with more recipients than this, To, Cc and Bcc together; more of them become several rows.
 RECIPIENTS_PER_ROW: Final = 50
+#: An address that SES takes for sure: a dot-atom of at most 64 characters, and a domain name of letters, digits and
+#: hyphens (RFC 1123 section 2.1) that is no number.
+_SAFE: Final = re.compile(
+    r"(?=[^@]{1,64}@)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++)*+"
+    r"@(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)++(?![0-9]++\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z"
+)
 
 
 @frozen
@@ -38,17 +45,27 @@ class Recipients:
         return Recipients(*(_among(field, mailboxes) for field in (self.to, self.cc, self.bcc)))
 
     def portions(self, size: int = RECIPIENTS_PER_ROW) -> list[Recipients]:
-        """The same people in groups of at most `size`, To first, then Cc, then Bcc."""
-        if len(self.to) + len(self.cc) + len(self.bcc) <= size:
+        """The same people in groups of at most `size`, To first, then Cc, then Bcc; behind them, each in a group of
+        its own, the addresses that SES may refuse a whole mail for.
+        """
+        count = len(self.to) + len(self.cc) + len(self.bcc)
+        if count == 1:
             return [self]
         marked = [(0, a) for a in self.to] + [(1, a) for a in self.cc] + [(2, a) for a in self.bcc]
-        portions = []
-        for start in range(0, len(marked), size):
-            fields: tuple[list[str], list[str], list[str]] = ([], [], [])
-            for kind, address in marked[start : start + size]:
-                fields[kind].append(address)
-            portions.append(Recipients(*map(tuple, fields)))
-        return portions
+        alone = [each for each in marked if not _SAFE.match(each[1])]
+        if not alone and count <= size:
+            return [self]
+        if alone:
+            marked = [each for each in marked if _SAFE.match(each[1])]
+        groups = [marked[start : start + size] for start in range(0, len(marked), size)]
+        return [_grouped(group) for group in (*groups, *([each] for each in alone))]
+
+
+def _grouped(marked: Iterable[tuple[int, str]]) -> Recipients:
+    fields: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for kind, address in marked:
+        fields[kind].append(address)
+    return Recipients(*map(tuple, fields))
 
 
 def refused_extension_of(message: Message) -> str | None:
@@ -73,6 +90,22 @@ def _among(addresses: Iterable[str], mailboxes: Collection[str]) -> tuple[str, .
 def may_send_from(key: ApiKey, from_addresses: Sequence[str]) -> bool:
     """The domain restriction of the key: every address of every From field must be in it, sub-domains excluded."""
     return key.domain is None or all(domain_of(address) == key.domain for address in from_addresses)
+
+
+def without_foreign_senders(message: Message, key: ApiKey) -> Message:
+    """The message without those of its headers that name, beside From, somebody as its sender whom the key may not send
+    as. Their names are among its `dropped_headers`.
+    """
+    if key.domain is None or not message.header_senders:
+        return message
+    foreign = {
+        name for name, senders in message.header_senders.items() if not senders or not may_send_from(key, senders)
+    }
+    dropped = tuple(name for name in message.headers if name.lower() in foreign)
+    if not dropped:
+        return message
+    kept = {name: value for name, value in message.headers.items() if name not in dropped}
+    return replace(message, headers=kept, dropped_headers=message.dropped_headers + dropped)
 
 
 def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule) -> Recipients:

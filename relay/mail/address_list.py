@@ -9,7 +9,7 @@ from relay.mail import address_spec
 from relay.mail.address_spec import AddrSpec
 
 #: Words, brackets and separators of one field that are looked at.
-MAX_STEPS: Final = 300_000
+MAX_STEPS: Final = 400_000
 #: Lists in quotes in lists.
 _DEPTH: Final = 3
 
@@ -193,8 +193,12 @@ class AddressList:
         """An element without angle brackets: an address, or words of which one is."""
         self._drop_names()
         stretches = [text for kind, text in items if kind == "stretch"]
+        exact = address_spec.exact(stretches[0]) if len(stretches) == 1 else None
+        if exact and len(items) == 1:
+            self.found.append(Found("", exact))
+            return
         whole = address_spec.read(_joined(items), sentence=True)
-        self.doubtful |= whole is None or len(stretches) > 1 or address_spec.exact(stretches[0]) is None
+        self.doubtful |= whole is None or exact is None
         if whole:
             self.found.append(Found(_comment_of(items), whole))
             return

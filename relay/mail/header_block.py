@@ -13,7 +13,7 @@ from relay.core.frozen import frozen, new_tuple
 MAX_FIELDS = 5_000
 #: Octets of one block that are looked at, and lines.
 _MAX_OCTETS = 4_000_000
-_MAX_LINES = 20_000
+_MAX_LINES = 200_000
 
 #: Octets of a message or part in which the shortcut looks for the end of its header block.
 _NEAR = 32_768
@@ -106,12 +106,13 @@ class Field(NamedTuple):
 @frozen
 class Head:
     """A header block, wherever it stands. `values` has the values of all fields of each (lower-case) name, in their
-    order; `clean` tells that nothing had to be tolerated.
+    order; `clean` tells that nothing had to be tolerated, `cut` that there is more than is looked at.
     """
 
     fields: list[Field]
     values: dict[str, list[str]]
     clean: bool
+    cut: bool = False
 
     def first(self, key: str) -> str:
         """The value of the first field of that (lower-case) name; empty where there is none."""
@@ -119,14 +120,14 @@ class Head:
         return values[0] if values else ""
 
 
-def made_of(fields: list[Field], *, clean: bool) -> Head:
+def made_of(fields: list[Field], *, clean: bool, cut: bool = False) -> Head:
     """The block that has these fields."""
     values = {field[0]: [field[2]] for field in fields}
     if len(values) < len(fields):
         values = {}
         for key, _, value in fields:
             values.setdefault(key, []).append(value)
-    return Head(fields, values, clean)
+    return Head(fields, values, clean, cut)
 
 
 def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> tuple[Head, int]:
@@ -151,13 +152,14 @@ def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> tuple[H
     if found >= 0:
         stop, body = found + 1, found + 2
     terminated = body > stop
+    cut = stop > start + _MAX_OCTETS
     stop = min(stop, start + _MAX_OCTETS)
     text = raw[start:stop].decode("latin-1")
-    if shortcuts and text.count("\n") <= MAX_FIELDS:
+    if shortcuts and not cut and text.count("\n") <= MAX_FIELDS:
         fields = _unfolded(text.replace("\r\n", "\n").removesuffix("\n"))
         if fields is not None:
             return made_of(fields, clean=True), body
-    return _Walk(text, terminated=terminated).read(start, body)
+    return _Walk(text, terminated=terminated, cut=cut).read(start, body)
 
 
 def near_end(raw: bytes, start: int, end: int) -> int:
@@ -233,8 +235,9 @@ def _field(line: str) -> Field | None:
 class _Walk:
     """The same line by line, tolerating what a block should not hold."""
 
-    def __init__(self, text: str, *, terminated: bool) -> None:
+    def __init__(self, text: str, *, terminated: bool, cut: bool) -> None:
         self._text = text
+        self._cut = cut
         self._fields: list[Field] = []
         self._clean = True
         #: The field that continuation lines belong to; None: what came before them is not kept.
@@ -261,10 +264,14 @@ class _Walk:
             ended = self._line(position, stop)
             if ended is not None:
                 body = start + ended
+                self._cut = False
                 break
             position = stop
+        else:
+            self._cut = True
+        self._cut |= len(self._fields) >= MAX_FIELDS and position < size
         self._close()
-        return made_of(self._fields, clean=self._clean), body
+        return made_of(self._fields, clean=self._clean, cut=self._cut), body
 
     def _line(self, position: int, stop: int) -> int | None:
         """Takes one line; where the body begins if the block ends here."""

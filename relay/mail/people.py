@@ -7,12 +7,14 @@ from typing import Final, TypeAlias
 
 from relay.core.address import BadAddress, domain_of
 from relay.core.memo import memoised
-from relay.mail import mailbox
+from relay.mail import encoded_word, mailbox
 from relay.mail.mailbox import Mailbox, MailboxList
 from relay.mail.message import Fault, Unusable
 
 #: Fields beside From that say who sent a message (RFC 5322 sections 3.6.2 and 3.6.6).
 SENDER_FIELDS: Final = frozenset(("sender", "resent-from", "resent-sender"))
+#: Where one of these is, there may be an address.
+_NOT_A_NAME: Final = frozenset("@<>\uff20")
 #: Characters of From and Reply-To that are remembered.
 _REMEMBERED: Final = 512
 
@@ -79,7 +81,7 @@ class People:
     def _name_alone(self) -> str:
         """The name in the only From field; empty where there is anything beside it."""
         views = self._values.get("from", ())
-        if len(views) != 1 or "@" in views[0] or "<" in views[0]:
+        if len(views) != 1 or not _NOT_A_NAME.isdisjoint(views[0] + encoded_word.decode(views[0])):
             return ""
         # Whatever the name is, an address behind it is read as one with a name.
         found = self._read(f"{views[0]} <name@of.invalid>")

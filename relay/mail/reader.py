@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from relay.mail import body, charset, encoded_word, header_block, opensend_fields, stored_headers, structure
 from relay.mail.header_block import Field, Head
-from relay.mail.message import Limits, Message
+from relay.mail.message import Fault, Limits, Message, Unusable
 from relay.mail.part import Part
 from relay.mail.people import SENDER_FIELDS, People
 
@@ -42,6 +42,8 @@ def read(raw: bytes, limits: Limits, *, reverse_path: str = "", shortcuts: bool 
     """`parse`; without `shortcuts` everything takes the long way, which must lead to the same message."""
     root, parser = structure.read(raw, limits, shortcuts=shortcuts)
     head = _legible(raw, root)
+    if head.cut:
+        raise Unusable(Fault.HEADER_TOO_LARGE, "more header fields, lines or octets than are read")
     values = head.values
     people = People(values, limits.allow_utf8_local_parts, shortcuts=shortcuts)
     sender, from_addresses, reply_to = people.correspondents(reverse_path)
@@ -82,7 +84,7 @@ def _legible(raw: bytes, root: Part) -> Head:
         return head
     label = _charset_label(root)
     fields = [Field(key, name, charset.utf_8_view(view, label)) for key, name, view in head.fields]
-    return header_block.made_of(fields, clean=head.clean)
+    return header_block.made_of(fields, clean=head.clean, cut=head.cut)
 
 
 def _charset_label(part: Part) -> str:

@@ -24,11 +24,11 @@ _MEDIA_TYPE: Final = "message/rfc822"
 _BLANKS: Final = b" \t"
 
 
-def parse_header(raw: bytes, limits: Limits) -> Message:
+def parse_header(raw: bytes, limits: Limits, reverse_path: str = "") -> Message:
     """As `relay.mail.parse`, for the header; raises Unusable for the same reasons."""
     header, body = _divided(raw)
     envelope, content = _sorted(header)
-    message = parse(b"".join(envelope) + b"\r\n", limits)
+    message = parse(b"".join(envelope) + b"\r\n", limits, reverse_path)
     attached = b"".join(content) + b"\r\n" + body
     if transfer_encoding.encoded_size(len(attached)) > limits.max_attachment_octets:
         raise Unusable(Fault.ATTACHMENTS_TOO_LARGE, "attachments are too large")

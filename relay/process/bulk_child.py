@@ -11,7 +11,6 @@ import contextlib
 import resource
 import signal
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -23,7 +22,7 @@ from config.settings import Settings
 from relay import __version__
 from relay.core.errors import RedisUnavailable
 from relay.intake import footprint
-from relay.intake.acceptor import AcceptOptions, Acceptor
+from relay.intake.acceptor import AcceptOptions, Acceptor, Parse
 from relay.intake.bulk_protocol import (
     ForeignVersion,
     Order,
@@ -106,8 +105,8 @@ def _answer(settings: Settings, channel: socket.socket, head: bytes, body: Body)
     seconds = PARSE_SECONDS + PARSE_SECONDS_PER_OCTET * body.size
     parse_in_time = _within(seconds, order.reading)
 
-    def parse_and_tell(raw: bytes, limits: Limits) -> Message:
-        message = parse_in_time(raw, limits)
+    def parse_and_tell(raw: bytes, limits: Limits, reverse_path: str) -> Message:
+        message = parse_in_time(raw, limits, reverse_path)
         send_message(channel, encode_report(Uses(footprint.after_parsing(message))))
         return message
 
@@ -131,14 +130,14 @@ def _accept(acceptor: Acceptor, order: Order) -> Verdict:
         return Verdict(replies.TRY_LATER, "failed")
 
 
-def _within(seconds: float, reading: Reading) -> Callable[[bytes, Limits], Message]:
+def _within(seconds: float, reading: Reading) -> Parse:
     """The parser that is asked for; it ends the process when it takes more CPU time than that."""
     read = parse if reading is Reading.WHOLE else parse_header
 
-    def parse_in_time(raw: bytes, limits: Limits) -> Message:
+    def parse_in_time(raw: bytes, limits: Limits, reverse_path: str) -> Message:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            return read(raw, limits)
+            return read(raw, limits, reverse_path)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0.0)
 

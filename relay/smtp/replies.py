@@ -79,25 +79,24 @@ def helo(hostname: str) -> Reply:
     return _reply(250, "", hostname)
 
 
-def queued(email_id: str, left_out: int = 0) -> Reply:
-    """The row is committed; its job is or will be published. `left_out`: entries that nobody can send to."""
-    return _reply(250, "2.0.0", f"Ok: queued as {email_id}{_but_for(left_out)}")
+def queued(email_id: str) -> Reply:
+    """The row is committed; its job is or will be published."""
+    return _reply(250, "2.0.0", f"Ok: queued as {email_id}")
 
 
-def already_queued(email_id: str, left_out: int = 0) -> Reply:
+def already_queued(email_id: str) -> Reply:
     """A repeat: everyone in it has this message already, under the id that is named."""
-    return _reply(250, "2.0.0", f"Ok: already queued as {email_id}{_but_for(left_out)}")
+    return _reply(250, "2.0.0", f"Ok: already queued as {email_id}")
 
 
-def _but_for(left_out: int) -> str:
-    if not left_out:
-        return ""
-    entries = (
-        "entry in To, Cc and Bcc was no address and was"
-        if left_out == 1
-        else "entries in To, Cc and Bcc were not addresses and were"
-    )
-    return f" ({left_out} {entries} left out)"
+def left_out(reply: Reply, count: int) -> Reply:
+    """The same reply, and how many entries of the header's recipients nobody can send to."""
+    if not count:
+        return reply
+    what = "entry in To, Cc and Bcc was no address" if count == 1 else "entries in To, Cc and Bcc were not addresses"
+    *lines, last = reply.lines
+    text = f"{last} ({count} {what} and {'was' if count == 1 else 'were'} left out)"
+    return Reply(reply.code, reply.enhanced, (*lines, text), reply.closes)
 
 
 def challenge(text: str = "") -> Reply:

@@ -341,7 +341,14 @@ class Session:
         transaction, login = self._transaction, self._login
         if transaction is None or login is None:
             raise AssertionError("data without a transaction")
-        submission = Submission(login, transaction.recipients, self._rule, transaction.open_body(), self._connection_id)
+        submission = Submission(
+            login,
+            transaction.recipients,
+            self._rule,
+            transaction.open_body(),
+            self._connection_id,
+            transaction.reverse_path,
+        )
         return self._conclude(self._services.submit(submission))
 
     def _conclude(self, verdict: Verdict) -> Reply:

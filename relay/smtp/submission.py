@@ -23,7 +23,7 @@ class Login:
 
 @frozen
 class Submission:
-    """A complete message with its envelope. The reverse-path is left out: SES makes its own."""
+    """A complete message with its envelope."""
 
     login: Login
     #: Forward-paths in their order, in the stored form (relay.core.address), each once.
@@ -32,6 +32,9 @@ class Submission:
     body: Body
     #: For the log.
     connection_id: str
+    #: Local part, without its quotes, and domain, as they were given; both empty for the null path. SES makes its own:
+    #: this one is for a From that holds a name alone.
+    reverse_path: tuple[str, str] = ("", "")
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.core.address import BadAddress, comparison_form, normalise
+from relay.core.address import BadAddress, comparison_form, domain_of, normalise
 from relay.smtp import replies
 from relay.smtp.options import Options
 from relay.smtp.path import Path, parse_path
@@ -13,7 +13,9 @@ from relay.smtp.spool import Body
 class Transaction:
     """From MAIL to the end of data (RFC 5321 section 3.3)."""
 
-    def __init__(self, options: Options, *, smtputf8: bool, announced_size: int = 0) -> None:
+    def __init__(self, options: Options, reverse_path: tuple[str, str], *, smtputf8: bool, announced_size: int) -> None:
+        #: Local part, without its quotes, and domain, as they were given; both empty for the null path.
+        self.reverse_path = reverse_path
         self._options = options
         self._announced_size = announced_size
         self._smtputf8 = smtputf8
@@ -28,7 +30,7 @@ class Transaction:
     def begin(cls, argument: str, options: Options, *, extended: bool) -> Transaction | Reply:
         """The transaction that MAIL opens with this argument, or why it doesn't. `extended`: the client sent EHLO.
 
-        The reverse-path is only looked at: SES makes its own.
+        SES makes a reverse-path of its own.
         """
         path = _path_behind("FROM:", argument)
         if path is None:
@@ -40,7 +42,8 @@ class Transaction:
         smtputf8 = "SMTPUTF8" in path.parameters
         if not smtputf8 and not path.local.isascii():
             return replies.UTF8_NOT_ANNOUNCED
-        return cls(options, smtputf8=smtputf8, announced_size=int(path.parameters.get("SIZE", 0)))
+        announced_size = int(path.parameters.get("SIZE", 0))
+        return cls(options, (path.local, path.domain), smtputf8=smtputf8, announced_size=announced_size)
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -72,6 +75,9 @@ class Transaction:
             address = normalise(path.local, path.domain, allow_utf8_local_part=self._options.allow_utf8_local_parts)
         except BadAddress as error:
             return replies.UTF8_LOCAL_PART if error.utf8_local_part else replies.BAD_RECIPIENT
+        if "." not in domain_of(address):
+            # SES refuses all of a mail for it.
+            return replies.BAD_RECIPIENT
         mailbox = comparison_form(address)
         if mailbox not in self._recipients and len(self._recipients) >= self._options.max_recipients:
             return replies.TOO_MANY_RECIPIENTS

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from email.utils import getaddresses
+
 import idna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relay.core.address import MAX_ADDRESS_LENGTH, BadAddress, comparison_form, domain_of, normalise, normalise_domain
+from relay.smtp.path import parse_path
 
 
 @pytest.mark.parametrize(
@@ -98,3 +103,46 @@ def test_a_label_is_measured_in_its_composed_form() -> None:
     # 40 syllables of Hangul, three characters each before they are composed.
     assert normalise_domain("\u1112\u1161\u11ab" * 40 + ".example").startswith("xn--")
     assert normalise_domain("b\u00fc" * 20 + "\uff61example") == normalise_domain("bu\u0308" * 20 + ".example")
+
+
+@pytest.mark.parametrize(
+    ("local", "address"),
+    [
+        ("jörg", "jörg@d.example"),
+        ("jörg.müller+x", "jörg.müller+x@d.example"),
+        ("é <gone@x.example>", '"é <gone@x.example>"@d.example'),
+        ("é,gone@x.example", '"é,gone@x.example"@d.example'),
+        ("é gone", '"é gone"@d.example'),
+        ("é..x", '"é..x"@d.example'),
+        ('é"x\\y', '"é\\"x\\\\y"@d.example'),
+    ],
+)
+def test_a_local_part_in_utf_8_is_quoted_where_the_grammar_needs_it(local: str, address: str) -> None:
+    assert normalise(local, "d.example", allow_utf8_local_part=True) == address
+
+
+@pytest.mark.parametrize(
+    "local", ["é\u2028x", "é\u202ex", "é\u00a0x", "é\uff20gone", "é\uff0cgone", "é\ufe64x\ufe65", "é,\uff02x"]
+)
+def test_a_local_part_that_may_be_read_as_another_is_no_address(local: str) -> None:
+    with pytest.raises(BadAddress) as caught:
+        normalise(local, "d.example", allow_utf8_local_part=True)
+    assert not caught.value.utf8_local_part
+
+
+_CHARACTERS = st.text(st.sampled_from("aé漢.\"\\ <>@,;:()[]'\uff20\u3000"), min_size=1, max_size=12)
+
+
+@settings(max_examples=600)
+@given(_CHARACTERS)
+def test_any_parser_reads_a_stored_address_as_the_one_that_was_judged(local: str) -> None:
+    try:
+        address = normalise(local, "d.example", allow_utf8_local_part=True)
+    except BadAddress:
+        return
+    assert domain_of(address) == "d.example"
+    # Another parser, and our own: one address, and this one.
+    assert [found for _, found in getaddresses([address]) if found] == [address]
+    (path,) = [parse_path(f"<{address}>")]
+    assert path is not None
+    assert normalise(path.local, path.domain, allow_utf8_local_part=True) == address

@@ -34,7 +34,7 @@ def burn(seconds: float) -> None:
 def given_up(clock: ParseClock, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> float | None:
     """The CPU time after which that work was given up in place of a parse; None: it was not."""
 
-    def parse(_raw: bytes, _limits: Limits) -> Message:
+    def parse(_raw: bytes, _limits: Limits, _reverse_path: str) -> Message:
         work()
         return MESSAGE
 
