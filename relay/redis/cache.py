@@ -159,7 +159,7 @@ class Cache:
         """Everything there is to know about a message, in one round trip up to SLICE recipients. None: Redis is silent.
 
         Unless somebody is known to be suppressed, its recipients are claimed and the intents noted. When Redis is
-        silent, or somebody in a later slice is suppressed, that may have happened or not.
+        silent, or somebody in another slice is suppressed, that may have happened or not: `release` undoes it.
         """
         if len(recipients) <= SLICE:
             return self._screen(token_hash, user_id, recipients, claim, intents)
@@ -170,8 +170,6 @@ class Cache:
             if found is None:
                 return None
             screened.append(found)
-            if found.suppressed:
-                claim, intents = None, ()
         found = self._screen(token_hash, user_id, last, claim, intents)
         return None if found is None else _together([*screened, found])
 
