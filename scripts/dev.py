@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -19,7 +20,7 @@ import psycopg2
 from scripts.certificate import ensure_certificate
 from scripts.database import NewApiKey, apply_schema, ensure_api_key
 from scripts.logview import LogView
-from scripts.services import Postgres, Relay, ServiceFailed, Valkey, start_together
+from scripts.services import Delivery, Postgres, Relay, ServiceFailed, Valkey, start_together
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".dev"
@@ -28,7 +29,7 @@ DEFAULT_PORT = 2587
 #: Any name does, the key alone counts (contract section 1).
 USER_NAME = "opensend"
 #: What a reset removes. The locks stay: another process may hold them.
-DATA = ("postgres", "valkey", "relay", "tls", "api-key", "environment")
+DATA = ("postgres", "valkey", "relay", "delivery", "mails", "tls", "api-key", "environment")
 
 _COLOURS = {"bold": "1", "dim": "2", "green": "32", "yellow": "33", "red": "31"}
 
@@ -132,6 +133,7 @@ def _run(options: argparse.Namespace, screen: Screen, wish: Wish) -> int:
     postgres = Postgres(STATE / "postgres")
     valkey = Valkey(STATE / "valkey", persistent=True)
     relay = _relay(options.port, postgres, valkey)
+    delivery = _delivery(postgres)
     try:
         if not (STATE / "environment").exists():
             screen.say("Making a database, an API key and a certificate in .dev/ …")
@@ -147,20 +149,27 @@ def _run(options: argparse.Namespace, screen: Screen, wish: Wish) -> int:
         relay.log_path.unlink(missing_ok=True)
         relay.start()
         wish.relay = relay
+        delivery.log_path.unlink(missing_ok=True)
+        delivery.start()
         _welcome(screen, options.port, key, time.monotonic() - began)
-        view = LogView(relay.log_path, screen.paint)
-        _watch(screen, wish, relay, view)
+        views = [
+            LogView(relay.log_path, screen.paint),
+            LogView(delivery.log_path, screen.paint, (STATE / "mails" / "new").relative_to(ROOT)),
+        ]
+        _watch(screen, wish, (relay, delivery), views)
     finally:
         wish.stop = True  # from here on a signal is the second one
         if relay.running:
             screen.say("Stopping …")
         relay.stop()
+        delivery.stop()
         wish.relay = None
         valkey.stop()
         postgres.stop()
         os.close(lock)
-    for line in view.new_lines():  # what the relay still did while it ended
-        screen.say(line)
+    for view in views:
+        for line in view.new_lines():  # what was still done in the end
+            screen.say(line)
     return 0
 
 
@@ -199,6 +208,16 @@ def _reset() -> None:
 
 def _relay(port: int, postgres: Postgres, valkey: Valkey) -> Relay:
     return Relay(STATE / "relay", {"DATABASE_URL": postgres.url(), "REDIS_URL": valkey.url, "PORT": None}, port)
+
+
+def _delivery(postgres: Postgres) -> Delivery:
+    settings = {
+        "DATABASE_URL": postgres.url(),
+        "SMTP_RELAY_PROVIDER": "maildir",
+        "SMTP_RELAY_MAILDIR": str(STATE / "mails"),
+        "PORT": None,
+    }
+    return Delivery(STATE / "delivery", settings)
 
 
 def _write_environment(postgres: Postgres, valkey: Valkey, key: NewApiKey, port: int) -> None:
@@ -244,17 +263,21 @@ def _welcome(screen: Screen, port: int, key: NewApiKey, seconds: float) -> None:
     screen.say()
     screen.say(python)
     screen.say()
-    screen.say(screen.paint("Rows wait in Postgres; .dev/environment says how to get there. Ctrl-C stops all.", "dim"))
+    screen.say(
+        screen.paint("What is sent becomes a file in .dev/mails/new and goes nowhere else. Ctrl-C stops all.", "dim")
+    )
     screen.say()
 
 
-def _watch(screen: Screen, wish: Wish, relay: Relay, view: LogView) -> None:
-    """Shows the relay's log until someone asks for the end. Raises Refused when the relay ends by itself."""
+def _watch(screen: Screen, wish: Wish, services: Sequence[Relay | Delivery], views: Sequence[LogView]) -> None:
+    """Shows the logs until someone asks for the end. Raises Refused when one of the services ends by itself."""
     while not wish.stop:
-        for line in view.new_lines():
-            screen.say(line)
-        if not relay.running:
-            raise Refused(f"The relay ended by itself; its log is {relay.log_path}.")
+        for view in views:
+            for line in view.new_lines():
+                screen.say(line)
+        for service in services:
+            if not service.running:
+                raise Refused(f"{service.name} ended by itself; its log is {service.log_path}.")
         time.sleep(0.1)
 
 

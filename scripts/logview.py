@@ -17,8 +17,9 @@ _SHOWN_APART = frozenset(("event", "level", "timestamp", "traceback"))
 class LogView:
     """Follows a log file of JSON lines that another process appends to."""
 
-    def __init__(self, path: Path, paint: Callable[[str, str], str]) -> None:
-        """`paint(text, style)` colours; the file may not be there yet."""
+    def __init__(self, path: Path, paint: Callable[[str, str], str], mails: Path | None = None) -> None:
+        """`paint(text, style)` colours; the file may not be there yet. `mails`: where delivered mails become files."""
+        self._mails = mails
         self._path = path
         self._paint = paint
         self._offset = 0
@@ -49,6 +50,11 @@ class LogView:
         if event == "message refused":
             what = self._paint("refused ", "yellow")
             return f"{time}  {what}  {entry.get('code')}  {_size(entry)}, {_recipients(entry)}{_outcome(entry)}"
+        if event == "delivery":
+            outcome = str(entry.get("outcome"))
+            what = self._paint(f"{outcome:<8}", "green" if outcome == "sent" else "yellow")
+            file = self._mails / f"{entry.get('email_id')}.eml" if self._mails is not None else ""
+            return f"{time}  {what}  {entry.get('email_id')}  {file}".rstrip()
         fields = " ".join(f"{name}={value}" for name, value in entry.items() if name not in _SHOWN_APART)
         return f"{time}  {self._paint(event, _STYLES.get(level, 'dim'))}  {fields}".rstrip()
 

@@ -9,10 +9,21 @@ kernel can arrange that (Linux); what is left over all the same, the next start 
 """
 
 from scripts.services.postgres import Postgres
-from scripts.services.relay import Relay
+from scripts.services.relay import Delivery, Relay
 from scripts.services.server import Server, ServiceFailed, free_port, start_together
 from scripts.services.ses import Ses
 from scripts.services.sqs import Sqs
 from scripts.services.valkey import Valkey
 
-__all__ = ["Postgres", "Relay", "Server", "ServiceFailed", "Ses", "Sqs", "Valkey", "free_port", "start_together"]
+__all__ = [
+    "Delivery",
+    "Postgres",
+    "Relay",
+    "Server",
+    "ServiceFailed",
+    "Ses",
+    "Sqs",
+    "Valkey",
+    "free_port",
+    "start_together",
+]

@@ -79,3 +79,31 @@ class Relay(Server):
         said = self.log_path.read_bytes()[self._log_start :].decode(errors="replace")
         lines = [line for line in said.splitlines() if line and not line.startswith("{")]
         return lines[-1] if lines else super()._last_words()
+
+
+class Delivery(Server):
+    """`python -m relay.delivery`. It listens nowhere; what it logs is in `server.log`, one JSON object a line."""
+
+    name = "The delivery worker"
+
+    def __init__(self, directory: Path, settings: Mapping[str, str | None]) -> None:
+        """`settings` as for `Relay`."""
+        super().__init__(directory)
+        self._given = dict(settings)
+
+    def command(self) -> list[str]:
+        """See Server."""
+        return [sys.executable, "-m", "relay.delivery"]
+
+    def working_directory(self) -> Path:
+        """See Server."""
+        return ROOT
+
+    def environment(self) -> dict[str, str]:
+        """See Server."""
+        wanted = {**super().environment(), "SMTP_RELAY_LOG_FORMAT": "json", **self._given}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def answers(self) -> bool:
+        """Whether it has said that it takes work."""
+        return self.log_path.exists() and '"delivery_ready"' in self.log_path.read_text(errors="replace")

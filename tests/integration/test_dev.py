@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,15 +102,23 @@ def start(checkout: Path) -> Iterator[Callable[..., Dev]]:
             dev.stop(signal.SIGTERM)
 
 
-def test_the_printed_lines_send_mail_and_the_next_start_finds_it(start: Callable[..., Dev]) -> None:
+def test_the_printed_lines_send_mail_and_the_next_start_finds_it(start: Callable[..., Dev], checkout: Path) -> None:
     first = start("--reset")
     first.send("python3")
     if shutil.which("curl"):
         first.send("printf")
     sent = first.subjects()
     assert len(sent) == (2 if shutil.which("curl") else 1)
+    mails = checkout / ".dev" / "mails" / "new"
+    limit = time.monotonic() + 30
+    while len(list(mails.glob("*.eml"))) < len(sent):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
     assert first.stop() == 0
     assert first.left_running() == []
+    assert len(
+        re.findall(r"  sent +[0-9a-f-]{36}  \.dev/mails/new/[0-9a-f-]{36}\.eml$", first.printed, re.MULTILINE)
+    ) == (len(sent))
     accepted = re.findall(
         r"^\d\d:\d\d:\d\d  accepted  [0-9a-f-]{36}  \d+ octets, 1 recipient$", first.printed, re.MULTILINE
     )
