@@ -113,6 +113,9 @@ ENTRIES_LEFT_OUT: Final = Family(
 REFUSALS: Final = Family("smtp_relay_refusals", "Replies from 400 on", Counter, ("code", "enhanced"))
 LIMITED: Final = Family("smtp_relay_limited", "What a limit on clients refused", Counter, ("limit",))
 PARSED: Final = Family("smtp_relay_parsed", "Messages by parser: flanker, or why not", Counter, ("parser",))
+DROPPED_PARTS: Final = Family(
+    "smtp_relay_dropped_parts", "Parts that are in no form of a message: AMP for Email", Counter
+).labels()
 PARSE_OVERRUNS: Final = Family("smtp_relay_parse_overruns", "Parses given up: worker, child", Counter, ("where",))
 STAGE_SECONDS: Final = Family("smtp_relay_stage_seconds", "Time in parse, screen, store, reply", Histogram, ("stage",))
 HUB_LAG: Final = Family("smtp_relay_hub_lag_seconds", "How late timers were", Histogram).labels()

@@ -135,6 +135,8 @@ class Acceptor:
         message = self._parsed(raw, submission)
         _PARSE_SECONDS.observe(time.monotonic() - began)
         metrics.PARSED.labels(message.parser).inc()
+        if message.dropped_parts:
+            metrics.DROPPED_PARTS.inc(message.dropped_parts)
         message = policy.without_foreign_senders(message, submission.login.key)
         if message.dropped_headers:
             _log_dropped(submission, message.dropped_headers)

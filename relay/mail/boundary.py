@@ -16,7 +16,7 @@ _MAX_GUESSES = 500
 _WINDOW = 8192
 
 #: Behind the end of a multipart anything may stand that could not belong to a longer boundary (RFC 2046 section 5.1.1).
-_LINE_END = re.compile(rb"(--)?[ \t]*+(?:\r?\n|\r?\Z)|(--)[^\s0-9A-Za-z'()+_,./:=?-][^\n]{0,1000}+(?:\n|\Z)")
+_LINE_END = re.compile(rb"(--)?[ \t]*+\r*+(?:\n|\Z)|(--)[^\s0-9A-Za-z'()+_,./:=?-][^\n]{0,1000}+(?:\n|\Z)")
 _DASHED_LINE = re.compile(rb"(?:\A|\n)--([^\r\n]{1,250})(?:\r?\n|\Z)(?=([A-Za-z-]{0,30}))")
 _WHITE_SPACE = re.compile(r"\s+", re.ASCII)
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from functools import lru_cache
 
+from relay.core.memo import memoised
 from relay.mail import charset_detection, charset_labels
 
 #: Labels of no registry that mail has; an empty name says nothing about the octets.
@@ -36,6 +36,7 @@ _UNREGISTERED: dict[str, str] = {
     )
     for label in labels.split(" ")
 }
+_UTF_8 = frozenset(("utf-8", "utf8", "csutf8", "utf-8mb4", "utf8mb4", "unicode-1-1-utf-8"))
 _LABELS = {**_UNREGISTERED, **charset_labels.CODECS}
 #: Characters of a label. What is longer is none, and is not remembered.
 _LONGEST_LABEL = 60
@@ -74,7 +75,7 @@ def codec(label: str) -> str | None:
     return _codec(label) if label and len(label) <= _LONGEST_LABEL else None
 
 
-@lru_cache(maxsize=512)
+@memoised(entries=512, octets=_LONGEST_LABEL + 80)
 def _codec(label: str) -> str | None:
     label = label.strip(" \t'\"").lower()
     if label in _LABELS:
@@ -96,7 +97,7 @@ def _codec(label: str) -> str | None:
     return name if _TEXT_CODECS.fullmatch(name) else None
 
 
-@lru_cache(maxsize=512)
+@memoised(entries=512, octets=_LONGEST_LABEL + 80)
 def _is_ascii_superset(name: str) -> bool:
     try:
         return b"\r\n".decode(name) == "\r\n"
@@ -110,6 +111,11 @@ def is_ascii_superset(label: str) -> bool:
     """
     name = codec(label)
     return name is None or _is_ascii_superset(name)
+
+
+def is_said(label: str) -> bool:
+    """Whether a label says what octets above 127 are: one of ASCII, or of nothing that is known, does not."""
+    return codec(label) is not None or label.strip(" \t'\"").lower() in _UTF_8
 
 
 def decode(octets: bytes, label: str = "") -> str:
@@ -149,7 +155,7 @@ def utf_8_view(view: str, label: str = "") -> str:
     pieces = _ENCODED_WORD.split(view) if "=?" in view else [view]
     # One charset for all: a short piece tells less than all of them.
     raw = "\n".join([piece.replace("\n", " ") for piece in pieces[::2]]).encode("latin-1")
-    if b"\x1b" not in raw and _is_utf_8(raw):
+    if b"\x1b" not in raw and is_utf_8(raw):
         return view
     text = _decode_undeclared(raw, _of_raw_text(label)).replace("\0", "")
     converted = text.encode("utf-8", "ignore").decode("latin-1").split("\n")
@@ -242,7 +248,8 @@ def _decode_unescaped(octets: bytes, hint: str | None) -> str:
     return octets.decode("ascii") if octets.isascii() else _decode_undeclared(octets.replace(b"\x1b", b""), hint)
 
 
-def _is_utf_8(octets: bytes) -> bool:
+def is_utf_8(octets: bytes) -> bool:
+    """Whether all of it is UTF-8 (ASCII is, too)."""
     try:
         octets.decode("utf-8")
     except UnicodeDecodeError:
@@ -256,7 +263,7 @@ def _is_utf_8_after_all(octets: bytes, declared: str, label: str) -> bool:
     """
     if not declared.startswith("iso8859") and not (declared.startswith("cp") and _HAS_CONTROLS.search(label)):
         return False
-    if not _is_utf_8(octets):
+    if not is_utf_8(octets):
         return False
     return len(octets) - len(octets.translate(None, _LEADS)) >= 2 and _C1.search(octets) is not None
 

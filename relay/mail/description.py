@@ -11,11 +11,23 @@ from relay.mail import charset, filename, header_block, parameters, transfer_enc
 from relay.mail.header_block import Head
 from relay.mail.parameters import Parameters
 
+#: A form of the message for mail programs that run it (AMP for Email); the recipient gets the other forms.
+AMP: Final = "text/x-amp-html"
+
 #: Octets of a block that is remembered: the few lines above a part are the same in one mail after another.
 _REMEMBERED = 256
-_MAX_CONTENT_ID = 255
 
-_BODY_TYPES = frozenset(("text/plain", "text/html", "message/delivery-status"))
+#: What is text for a reader, and what among `text/…` is for a program (an invitation, a contact, a table).
+_PLAIN_TYPES = frozenset(("text/plain", "message/delivery-status"))
+_FOR_PROGRAMS = frozenset(
+    (
+        *("text/calendar", "text/x-vcalendar", "text/vcard", "text/x-vcard", "text/directory", "text/csv"),
+        *("text/comma-separated-values", "text/tab-separated-values", "text/rfc822-headers", "text/rtf"),
+        AMP,
+    )
+)
+#: Values that name half a media type.
+_SHORTENED = {"html": "text/html"}
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}/[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}\Z")
 _NOT_IN_CONTENT_ID = re.compile(r"[\x00-\x20\x7f<>]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,100}\Z")
@@ -36,8 +48,10 @@ class Description:
     content_type: Parameters
     multipart: bool
     encoding: str
-    #: Whether a reader is shown the body, and where it has a name, whether that is so if it is all of the message.
-    is_shown: bool
+    #: What a reader is shown: `plain` or `html`, `text` for a text/… of another kind; empty for what is attached.
+    form: str
+    #: Whether its disposition says that it is attached (RFC 2183 section 2.8: any that is unknown does).
+    is_attachment: bool
     filename: str
     charset_label: str
     #: Whether line ends can be found in the octets, before the charset is applied.
@@ -50,11 +64,11 @@ class Description:
 
     @property
     def content_id(self) -> str | None:
-        """The Content-ID without angle brackets."""
+        """The Content-ID without angle brackets, whole: `cid:` links name it."""
         value = self.head.first("content-id")
         if not value:
             return None
-        return _NOT_IN_CONTENT_ID.sub("", charset.decode_view(value))[:_MAX_CONTENT_ID] or None
+        return _NOT_IN_CONTENT_ID.sub("", charset.decode_view(value)) or None
 
     @property
     def stored_type(self) -> str:
@@ -73,33 +87,49 @@ def of(head: Head, default: Parameters = TEXT) -> Description:
     """What a header block says; `default` is the Content-Type where there is none, and text/plain an invalid one."""
     value = head.first("content-type")
     if not value:
-        return assumed(head, default)
+        return assumed(head, default, typeless=default is TEXT)
     parsed = parameters.parse(value)
     if not _MEDIA_TYPE.match(parsed.value):
-        parsed = Parameters("text/plain", parsed.texts, parsed.views)
+        kind = _SHORTENED.get(parsed.value, "text/plain")
+        return assumed(head, Parameters(kind, parsed.texts, parsed.views), typeless=not parsed.value)
     return assumed(head, parsed)
 
 
-def assumed(head: Head, content_type: Parameters) -> Description:
-    """The same with that Content-Type, whatever the block says."""
+def assumed(head: Head, content_type: Parameters, *, typeless: bool = False) -> Description:
+    """The same with that Content-Type, whatever the block says; where the block names no type (`typeless`), a file name
+    may.
+    """
     kind, texts = content_type.value, content_type.texts
     if kind.startswith("multipart/"):
         # It has no body of its own.
-        return Description(head, content_type, True, "", False, "", "", True)
+        return Description(head, content_type, True, "", "", False, "", "", True)
     value = head.first("content-disposition")
     disposition = parameters.parse(value) if value else _NOTHING
     encoding = head.first("content-transfer-encoding")
     label = texts.get("charset", "")
+    name = filename.clean(disposition.texts.get("filename", "")) or filename.clean(texts.get("name", ""))
+    if typeless and name and (named := filename.media_type(name)):
+        kind, content_type = named, Parameters(named, texts, content_type.views)
+    is_attachment = disposition.value not in ("", "inline")
     return Description(
         head=head,
         content_type=content_type,
         multipart=False,
         encoding=transfer_encoding.name(encoding) if encoding else "",
-        is_shown=disposition.value in ("", "inline") and kind in _BODY_TYPES,
-        filename=filename.clean(disposition.texts.get("filename", "")) or filename.clean(texts.get("name", "")),
+        form="" if is_attachment else _form(kind),
+        is_attachment=is_attachment,
+        filename=name,
         charset_label=label,
         has_ascii_lines=charset.is_ascii_superset(label),
     )
+
+
+def _form(kind: str) -> str:
+    if kind == "text/html":
+        return "html"
+    if kind in _PLAIN_TYPES:
+        return "plain"
+    return "text" if kind.startswith("text/") and kind not in _FOR_PROGRAMS else ""
 
 
 def of_block(block: bytes) -> Description | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from mimetypes import MimeTypes
 
 #: Characters, extension included (contract section 3).
 MAX_LENGTH = 255
@@ -69,6 +70,30 @@ _EXTENSIONS = {
     "video/mp4": ".mp4",
     "video/quicktime": ".mov",
 }
+
+
+#: What an extension tells, whatever this machine knows of others; text says nothing about its charset, so it is not
+#: told.
+_TYPES = {
+    **{extension: kind for extension, kind in MimeTypes().types_map[True].items() if not kind.startswith("text/")},
+    **{
+        extension: kind
+        for kind, extension in _EXTENSIONS.items()
+        if extension not in (".txt", ".bin", ".dat", ".eml", ".asc", ".tif") and not kind.startswith("text/")
+    },
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".tif": "image/tiff",
+    ".wav": "audio/wav",
+    ".p7m": "application/pkcs7-mime",
+    ".p7s": "application/pkcs7-signature",
+}
+
+
+def media_type(name: str) -> str:
+    """The media type that the extension of a name tells; empty where it tells none, or text."""
+    _, dot, extension = name.rpartition(".")
+    return _TYPES.get(f".{extension.lower()}", "") if dot and len(extension) <= _MAX_EXTENSION else ""
 
 
 def clean(name: str) -> str:

@@ -18,6 +18,10 @@ _MAX_LINES = 200_000
 #: Octets of a message or part in which the shortcut looks for the end of its header block.
 _NEAR = 32_768
 
+#: What some programs put before the first octet of a text file (Unicode section 23.8), and its latin-1 view.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MARK_VIEW = "\xef\xbb\xbf"
+
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _FIELD_LINE = re.compile(r"([!-9;-~]+)[ \t]*:(.*)\Z", re.DOTALL)
 _DOUBTFUL_LINE = re.compile(r"[^:\x00-\x1f\x7f]{0,200}:")
@@ -25,6 +29,7 @@ _DOUBTFUL_LINE = re.compile(r"[^:\x00-\x1f\x7f]{0,200}:")
 _PARAMETER_LINE = re.compile(
     r"(?:boundary|charset|name|filename|format|type|report-type|protocol)(?:\*[0-9*]*)?[ \t]*=", re.I
 )
+_LINE_END = re.compile(rb"\r?\n")
 _FOLD = re.compile(r"\n([ \t]+)")
 _BLANK_LINE = re.compile(r"\n[ \t]+(?:\n|\Z)")
 _NOT_BLANK = re.compile(r"^[^ \t\r\n]|^[ \t\r]+[^ \t\r\n]", re.MULTILINE)
@@ -140,6 +145,15 @@ def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> tuple[H
         fields = split(raw[start:stop])
         if fields is not None:
             return made_of(fields, clean=True), stop + 4
+    if raw.startswith(_BYTE_ORDER_MARK, start, end):
+        while raw.startswith(_BYTE_ORDER_MARK, start, end):
+            start += len(_BYTE_ORDER_MARK)
+        line_end = _LINE_END.match(raw, start, end)
+        behind = line_end.end() if line_end else end
+        if _KNOWN_LINE.match(raw[behind : behind + _MAX_REMEMBERED_LINE].decode("latin-1")):
+            start = behind
+        head, body = read(raw, start, end, shortcuts=shortcuts)
+        return Head(head.fields, head.values, False), body
     if raw.startswith(b"\r\n", start, end):
         return Head([], {}, True), start + 2
     if raw.startswith(b"\n", start, end):
@@ -288,11 +302,15 @@ class _Walk:
             # Blanks before the first field continue nothing.
             self._clean = False
             position, line = len(line) - len(line.lstrip(" \t")), line.lstrip(" \t")
+        if not self._fields and self._values is None and line.startswith(_MARK_VIEW):
+            # Behind an mbox line.
+            self._clean = False
+            line = line[len(_MARK_VIEW) :]
         written = _FIELD_LINE.match(line)
         if written is None:
             return self._junk(line, position, stop)
         self._close()
-        self._clean = self._clean and self._text[position + len(written[1])] == ":" and "\r" not in line
+        self._clean = self._clean and line[len(written[1])] == ":" and "\r" not in line
         self._name, self._values, self._doubtful = written[1], [written[2]], None
         return None
 

@@ -48,6 +48,8 @@ class Message:
     #: By lower-case name, whom Sender, Resent-From and Resent-Sender name, in the stored form; none where that is not
     #: certain. A key that is restricted to a domain keeps such a header only where all of them are in it.
     header_senders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Parts that nobody is shown: AMP for Email, beside other forms of the same text. Counted.
+    dropped_parts: int = 0
 
 
 @frozen

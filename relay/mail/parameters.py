@@ -14,13 +14,19 @@ _MAX_PARAMETERS = 200
 #: Characters of one value that are looked at.
 _MAX_LENGTH = 32_768
 
+#: Words between slashes of one value.
+_MAX_WORDS = 3
+
 #: Characters of a value that is remembered.
 _REMEMBERED = 80
 
 _ONE_PARAMETER = re.compile(
     r"([!#$%&'*+./0-9A-Z^_`a-z{|}~-]++);[ \t]*([A-Za-z-]{1,100})=(?:\"([ !#-\[\]-~]*+)\"|([!#-'*+\--:<-\[\]-~]++))\Z"
 )
-_VALUE = re.compile(r"[^;,\s(]*", re.ASCII)
+#: A word of the value. A `=` behind it makes it the name of a parameter, so that there is no value.
+_WORD = re.compile(r"[^;,\s(/\"=]*", re.ASCII)
+_SLASH = re.compile(r"/*", re.ASCII)
+_IS_NAME = re.compile(r"(?:\*[0-9*]*)?[ \t]*=", re.ASCII)
 _BLANKS = re.compile(r"[\s;,]*", re.ASCII)
 _NAME = re.compile(r"([^\s=;\"]{1,100})\s*=\s*", re.ASCII)
 #: A backslash that ends a value behind an octet above 127 is the second half of a character: it escapes nothing.
@@ -88,10 +94,7 @@ def _parse(view: str) -> Parameters:
 
 
 def _parse_octets(view: str) -> Parameters:
-    position = _skip_comments(view, 0)
-    match = _VALUE.match(view, position)
-    value = match[0] if match else ""
-    position += len(value)
+    value, position = _value(view)
     plain: dict[str, str] = {}
     sections: dict[str, dict[int, tuple[str, bool]]] = {}
     for name, text in _pairs(view, position):
@@ -109,6 +112,34 @@ def _parse_octets(view: str) -> Parameters:
         text = charset.decode(octets, label)
         texts[name] = encoded_word.decode(views[name]) if not label and "=?" in text else text
     return Parameters(value.lower(), texts, views)
+
+
+def _value(view: str) -> tuple[str, int]:
+    """What stands before the parameters, and where it ends; blanks and comments around its slash, and quotes around all
+    of it, are none of it. It is empty where the first parameter stands first.
+    """
+    start = _skip_comments(view, 0)
+    if view.startswith('"', start):
+        quoted, stop = _quoted(view, start)
+        # The quotes may hold the parameters too.
+        inner, _, rest = quoted.partition(";")
+        return inner.strip(" \t"), stop if not rest else start + 1 + len(inner)
+    position = start
+    words: list[str] = []
+    while len(words) < _MAX_WORDS:
+        word = _WORD.match(view, position)
+        text = word[0] if word else ""
+        end = position + len(text)
+        if not words and _IS_NAME.match(view, end):
+            return "", start
+        words.append(text)
+        position = end
+        beyond = _skip_comments(view, end)
+        if not view.startswith("/", beyond):
+            break
+        slashes = _SLASH.match(view, beyond)
+        position = _skip_comments(view, slashes.end() if slashes else beyond + 1)
+    return "/".join(words), position
 
 
 def _pairs(view: str, position: int) -> list[tuple[str, str]]:

@@ -71,6 +71,7 @@ def read(raw: bytes, limits: Limits, *, reverse_path: str = "", shortcuts: bool 
         parser,
         people.left_out,
         {} if SENDER_FIELDS.isdisjoint(values) else people.header_senders(),
+        content.dropped_parts,
     )
 
 

@@ -28,9 +28,8 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> tuple[Part, s
     held against the delimiter lines in the octets; where it raises, or took a line for what it isn't, the tolerant
     reading stands, and the cause is counted.
     """
-    head, body = header_block.read(raw, 0, len(raw), shortcuts=shortcuts)
-    about = description.of(head)
-    if shortcuts and head.clean:
+    about, body = _described(raw, 0, len(raw), description.TEXT, shortcuts=shortcuts)
+    if shortcuts and about.head.clean:
         root = structure_shortcut.read(raw, about, body, limits)
         if root is not None:
             return root, "shortcut"
@@ -39,6 +38,23 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> tuple[Part, s
         return _Reading(raw, limits, shortcuts=shortcuts).root(about, body, span), "flanker"
     except Unfit as unfit:
         return _Reading(raw, limits, shortcuts=shortcuts).root(about, body, None), f"fallback:{unfit.cause}"
+
+
+def _described(raw: bytes, start: int, end: int, default: Parameters, *, shortcuts: bool) -> tuple[Description, int]:
+    """What the header block says that begins at `start`, and where the body begins.
+
+    A delimiter line of the boundary that the block itself declares ends it, even without an empty line before.
+    """
+    head, body = header_block.read(raw, start, end, shortcuts=shortcuts)
+    about = description.of(head, default)
+    if about.multipart and raw.find(b"\n--", start, body) >= 0:
+        for value in boundary.candidates(about.content_type.views.get("boundary", "")):
+            lines = boundary.find(raw, start, body, value, 1)
+            if lines and lines[0].start > start:
+                body = raw.index(b"--", lines[0].start)
+                head, _ = header_block.read(raw, start, body, shortcuts=shortcuts)
+                return description.of(header_block.made_of(head.fields, clean=False), default), body
+    return about, body
 
 
 class _Reading:
@@ -71,12 +87,12 @@ class _Reading:
         if span is None:
             lines = self._delimiters(part)
             if all(line.closes for line in lines):
-                return self._unsplit(part)
+                return self._unsplit(part, lines)
             self._split(part, lines, depth)
         else:
             self._split_as(part, span, depth)
         # Empty parts leave nothing of a multipart.
-        return part if part.children else self._as_text(part, end)
+        return part if part.children else self._as_text(part, end, end)
 
     def _delimiters(self, part: Part) -> list[Delimiter]:
         """The delimiter lines of a multipart, by its boundary or, where that one isn't there, by one that the body
@@ -118,18 +134,27 @@ class _Reading:
 
     def _add(self, part: Part, start: int, end: int, depth: int, span: Span | None) -> None:
         default = description.MESSAGE if part.media_type == "multipart/digest" else description.TEXT
-        head, body = header_block.read(self._raw, start, end, shortcuts=self._shortcuts)
-        child = self._part(Part(description.of(head, default), start, body, end), depth + 1, span)
+        about, body = _described(self._raw, start, end, default, shortcuts=self._shortcuts)
+        child = self._part(Part(about, start, body, end), depth + 1, span)
         if child.is_multipart or child.about.head.fields or child.body < child.end or child.media_type != "text/plain":
             part.children.append(child)
 
-    def _unsplit(self, part: Part) -> Part:
-        """A multipart without a part: its body is text, unless there is nothing in it."""
-        blank = part.end - part.body < _BLANK and not self._raw[part.body : part.end].strip()
-        return self._as_text(part, part.end if blank else part.body)
+    def _unsplit(self, part: Part, lines: list[Delimiter]) -> Part:
+        """A multipart without a part: what stands between its delimiter lines is text, unless nothing is there."""
+        starts = [part.body, *(line.end for line in lines)]
+        ends = [*(line.start for line in lines), part.end]
+        stretches = [(start, max(start, end)) for start, end in zip(starts, ends, strict=True)]
+        texts = [self._as_text(part, *stretch) for stretch in stretches if not self._is_blank(*stretch)]
+        if len(texts) < 2:
+            return texts[0] if texts else self._as_text(part, part.end, part.end)
+        part.children = texts
+        return part
+
+    def _is_blank(self, start: int, end: int) -> bool:
+        return end - start < _BLANK and not self._raw[start:end].strip()
 
     @staticmethod
-    def _as_text(part: Part, body: int) -> Part:
+    def _as_text(part: Part, body: int, end: int) -> Part:
         fields = [field for field in part.about.head.fields if field.key != "content-disposition"]
         about = description.assumed(header_block.made_of(fields, clean=False), description.TEXT)
-        return Part(about, part.start, body, part.end)
+        return Part(about, part.start, body, end)

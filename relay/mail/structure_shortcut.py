@@ -48,6 +48,9 @@ def _fill(raw: bytes, part: Part, depth: int, left: int) -> int:
             return -1
         child = Part(about, start, body, end)
         if about.multipart:
+            # A delimiter line in the header block may be the end of it.
+            if raw.find(b"\n--", start, body) >= 0:
+                return -1
             left = _fill(raw, child, depth - 1, left)
             if left < 0:
                 return -1

@@ -95,35 +95,72 @@ class Model:
     raw_headers: bool
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What is seen at one place: the plain texts of it, and the HTML form, of which each text is HTML or not."""
+
+    plain: tuple[str, ...] | None
+    html: tuple[tuple[str, bool], ...] | None
+
+
 @dataclass
 class Expected:
     """What the model says of bodies and attachments."""
 
-    text: list[str] = field(default_factory=list)
-    html: list[str] = field(default_factory=list)
-    files: list[File | Forwarded] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    files: list[File | Forwarded | Body] = field(default_factory=list)
+
+    @property
+    def html(self) -> tuple[tuple[str, bool], ...]:
+        """The HTML form of all pieces, where one of them has one."""
+        if all(piece.html is None for piece in self.pieces):
+            return ()
+        forms = (piece.html or tuple((text, False) for text in piece.plain or ()) for piece in self.pieces)
+        return tuple(text for form in forms for text in form)
+
+    @property
+    def text(self) -> tuple[tuple[str, bool], ...]:
+        """The plain form of all pieces, where one of them has one; with each text whether it is HTML."""
+        if all(piece.plain is None for piece in self.pieces):
+            return ()
+        forms = (
+            tuple((text, False) for text in piece.plain) if piece.plain is not None else piece.html or ()
+            for piece in self.pieces
+        )
+        return tuple(text for form in forms for text in form)
 
 
-def _last(earlier: list[str], later: list[str]) -> list[str]:
-    return later if "".join(later).strip() or not "".join(earlier) else earlier
+def leaves(node: Node) -> list[Body | File | Forwarded]:
+    """The parts that hold no others, in their order."""
+    return [leaf for child in node.children for leaf in leaves(child)] if isinstance(node, Multipart) else [node]
 
 
 def expected(node: Node) -> Expected:
     """What should be stored of a part."""
-    found = Expected()
     if isinstance(node, Body):
-        (found.html if node.subtype == "html" else found.text).extend([node.text] if node.text else [])
-    elif isinstance(node, Multipart):
-        for below in map(expected, node.children):
-            found.files += below.files
-            if node.subtype == "alternative":
-                found.text, found.html = _last(found.text, below.text), _last(found.html, below.html)
-            else:
-                found.text += below.text
-                found.html += below.html
-    else:
-        found.files.append(node)
+        piece = Piece(None, ((node.text, True),)) if node.subtype == "html" else Piece((node.text,), None)
+        return Expected([piece] if node.text.strip() else [])
+    if not isinstance(node, Multipart):
+        return Expected([], [node])
+    below = [expected(child) for child in node.children]
+    if node.subtype == "related":
+        shown = next((number for number, child in enumerate(node.children) if _has_body(child)), None)
+        for number, child in enumerate(node.children):
+            if number != shown:
+                below[number] = Expected([], leaves(child))
+    found = Expected(
+        [piece for each in below for piece in each.pieces], [file for each in below for file in each.files]
+    )
+    if node.subtype == "alternative":
+        plain = [each for each in below if each.pieces and all(piece.plain is not None for piece in each.pieces)]
+        html = [each for each in below if each.html]
+        piece = Piece(tuple(text for text, _ in plain[-1].text) if plain else None, html[-1].html if html else None)
+        found.pieces = [piece] if plain or html else []
     return found
+
+
+def _has_body(node: Node) -> bool:
+    return any(isinstance(leaf, Body) for leaf in leaves(node))
 
 
 # --- strategies
@@ -146,7 +183,7 @@ def _files(draw: st.DrawFn) -> File:
     stem = draw(
         st.text(_VISIBLE, min_size=1, max_size=60).filter(lambda text: not set(text) & set("/\\\u061c\u200e\u200f"))
     )
-    name = " ".join((stem.strip(" .") or "file").split()) + draw(st.sampled_from([".pdf", ".txt", ".tar.gz", ""]))
+    name = (" ".join(stem.strip(" .").split()) or "file") + draw(st.sampled_from([".pdf", ".txt", ".tar.gz", ""]))
     plain = name.isascii()
     styles = ["rfc2231", "rfc2231-sections", "rfc2047", "raw"] + (["quoted"] if plain else [])
     # Text that looks like an encoded word can only be told from one by RFC 2231.
