@@ -16,6 +16,10 @@ SHORT = {
     "jobs": "tests/integration/storage/test_jobs.py",
     "accept": "tests/integration/test_accept.py",
     "environment": "tests/unit/config/test_environment.py",
+    "deliverer": "tests/integration/delivery/test_deliverer.py",
+    "process": "tests/integration/delivery/test_process.py",
+    "compose": "tests/unit/delivery/test_compose.py",
+    "tracking": "tests/unit/delivery/test_tracking.py",
 }
 
 
