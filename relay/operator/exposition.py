@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import time
@@ -27,7 +28,8 @@ LAG_INTERVAL: Final = 0.1
 
 def load() -> None:
     """Loads what `serve` needs, where the settings ask for it: 4 MB that only those pay who use it."""
-    import prometheus_client  # noqa: F401, PLC0415
+    for module in ("prometheus_client", "relay.operator.scrape_server"):
+        importlib.import_module(module)
 
 
 def serve(settings: Settings, index: int) -> None:
@@ -37,14 +39,15 @@ def serve(settings: Settings, index: int) -> None:
     """
     if settings.metrics_port is None:
         return
-    from gevent import pywsgi  # noqa: PLC0415 - what only those pay who use it
-    from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app  # noqa: PLC0415 - see load()
+
+    from relay.operator.scrape_server import ScrapeServer  # noqa: PLC0415
 
     registry = CollectorRegistry()
     registry.register(_Exposition(index))
     ProcessCollector(registry=registry)
     address = settings.metrics_host.strip("[]"), settings.metrics_port + index
-    server = pywsgi.WSGIServer(address, make_wsgi_app(registry), log=None, error_log=None)
+    server = ScrapeServer(address, make_wsgi_app(registry))
     try:
         server.start()
     except OSError as error:

@@ -12,6 +12,7 @@ import os
 import signal
 
 import gevent
+from gevent._hub_local import get_hub_if_exists
 from psycogreen.gevent import patch_psycopg
 
 patch_psycopg()
@@ -60,6 +61,11 @@ def load(settings_json: bytes) -> None:
         exposition.load()
     if settings.key_messages_per_minute or settings.address_messages_per_minute:
         import relay.limits.rates  # noqa: F401, PLC0415 - 2 MB for those who want it
+    # A library that asks at its import whether there is IPv6 opens a socket of gevent's, and with it a hub: those who
+    # are forked would all wait at the same descriptor.
+    hub = get_hub_if_exists()
+    if hub is not None:
+        hub.destroy(destroy_loop=True)
     # What is loaded stays as it is: a collection in a worker would write to each page that it shares with the others.
     gc.collect()
     gc.freeze()

@@ -45,6 +45,9 @@ _BATCH_BYTES: Final = 1_000_000
 _REPLIES: Final = 3
 #: Octets a second that commands get for their way beyond the time limit of a reply.
 _LEAST_RATE: Final = 10_000_000
+#: How long a call waits for a connection that is being made; seconds. A process that has just been forked has none yet,
+#: and on a busy machine one takes longer than an answer: to go on without Redis then would store repeats again.
+_CONNECT_PATIENCE: Final = 2.0
 #: After so long without traffic (seconds) the connection is looked at before it is used.
 _IDLE_SECONDS: Final = 0.1
 #: Commands that nobody waits for are dropped beyond this many: memory is worth more than a cache entry.
@@ -121,10 +124,10 @@ class RedisLink:
             raise RedisUnavailable("down")
         done: Handoff[list[Any]] = Handoff()
         self._send(_Errand(packed, count, done))
-        # The runner answers in time by itself, except while it makes the first connection.
+        # The runner answers in time by itself, except while it makes a connection.
         if self._exchange is not None:
             return done.get()
-        with gevent.Timeout(self._timeout, RedisUnavailable("connecting")):
+        with gevent.Timeout(max(self._timeout, _CONNECT_PATIENCE), RedisUnavailable("connecting")):
             return done.get()
 
     def post(self, commands: Sequence[Command]) -> None:

@@ -7,6 +7,7 @@ import time
 import structlog
 
 from relay.core import metrics
+from relay.server.summaries import Summaries
 from relay.smtp.replies import Reply
 from relay.smtp.submission import Verdict
 
@@ -16,9 +17,13 @@ log = structlog.get_logger("relay.smtp")
 class ConnectionLog:
     """The connection_log of one connection: see `relay.smtp.connection.ConnectionLog`."""
 
-    def __init__(self, connection_id: str) -> None:
+    def __init__(self, connection_id: str, origin: bytes, summaries: Summaries) -> None:
+        """`summaries`: for lines that a client of that `origin` can cause without logging in."""
         # Bound once: to find the logger anew takes as long as to throw a line away.
         self._log = log.bind(connection=connection_id)
+        self._once = {"connection": connection_id}
+        self._origin = origin
+        self._summaries = summaries
         self._began = time.monotonic()
 
     def opened(self) -> None:
@@ -38,7 +43,14 @@ class ConnectionLog:
         if reply.positive:
             self._log.debug("authenticated")
         else:
-            self._log.warning("authentication failed", code=reply.code, enhanced=reply.enhanced)
+            self._summaries.write(
+                log.warning,
+                "authentication failed",
+                self._origin,
+                once=self._once,
+                code=reply.code,
+                enhanced=reply.enhanced,
+            )
 
     def message(self, verdict: Verdict) -> None:
         """A message was answered."""
@@ -71,4 +83,5 @@ class ConnectionLog:
     def tls_failed(self, error: OSError) -> None:
         """A TLS handshake did not succeed."""
         metrics.TLS_FAILED.inc()
-        self._log.info("tls handshake failed", reason=type(error).__name__)
+        reason = type(error).__name__
+        self._summaries.write(log.info, "tls handshake failed", self._origin, once=self._once, reason=reason)

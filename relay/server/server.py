@@ -24,7 +24,9 @@ from relay.server.accept_loop import AcceptLoop, Reserve, turn_away
 from relay.server.certificate import CertificateStore
 from relay.server.connection_log import ConnectionLog
 from relay.server.connection_table import ConnectionTable
+from relay.server.handshakes import HandshakeTurns
 from relay.server.sockets import Listener
+from relay.server.summaries import Summaries
 from relay.server.trusted_proxies import Proxies
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Drain, Pace
@@ -82,6 +84,8 @@ class Server:
         #: Whose proxy has not named them yet.
         self._arriving: set[greenlet] = set()
         self._numbers = itertools.count(1)
+        self._handshakes = HandshakeTurns()
+        self._summaries = Summaries()
         self._draining = False
         self._drain_until = 0.0
         self._drain_begun = Event()
@@ -123,7 +127,8 @@ class Server:
                 self._converse(sock, origin, implicit_tls=implicit_tls)
             else:
                 metrics.CONNECTIONS_REFUSED.labels(origin.reason).inc()
-                log.info("client turned away", reason=origin.reason)
+                address = self._limits.origins.of(peer[0])
+                self._summaries.write(log.info, "client turned away", address, reason=origin.reason)
                 turn_away(sock, None if implicit_tls else origin.reply)
         finally:
             if slot is not None:
@@ -150,10 +155,11 @@ class Server:
 
     def _converse(self, sock: Any, origin: bytes, *, implicit_tls: bool) -> None:
         connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
-        connection_log = ConnectionLog(connection_id)
+        connection_log = ConnectionLog(connection_id, origin, self._summaries)
         guard = self._limits.of_client(origin)
         session = Session(self._options, guard, connection_id, guard.admit)
-        connection = Connection(sock, session, connection_log, self.pace, self._tls_context)
+        turn = partial(self._handshakes.turn, origin)
+        connection = Connection(sock, session, connection_log, self.pace, self._tls_context, handshake_turn=turn)
         connection.draining = self._draining
         self._clients[connection_id] = _Client(connection, gevent.getcurrent())
         connection_log.opened()
@@ -182,6 +188,7 @@ class Server:
         time_left = max(0.0, self._drain_until - time.monotonic())
         greenlets = [*self._arriving, *(client.serving for client in self._clients.values())]
         gevent.joinall(greenlets, timeout=time_left)
+        self._summaries.tell()
         if self._clients:
             log.warning("connections cut off at the end of the drain", connections=list(self._clients))
             gevent.killall([client.serving for client in self._clients.values()], timeout=self.kill_seconds)

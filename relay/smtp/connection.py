@@ -10,6 +10,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from socket import SHUT_WR
 from typing import Any, Final, Protocol
@@ -95,14 +96,17 @@ class Connection:
         pace: Pace,
         tls_context: Callable[[], ssl.SSLContext],
         wire: Callable[[Any], Wire] = PlainWire,
+        handshake_turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        """`tls_context` is called at each handshake. `wire` is what is made of a socket in the clear."""
+        """`tls_context` is called at each handshake. `wire` is what is made of a socket in the clear. `handshake_turn`
+        is entered for each step of a handshake, and may let others go first."""
         self._socket = sock
         self._session = session
         self._connection_log = connection_log
         self._pace = pace
         self._tls_context = tls_context
         self._plain_wire = wire
+        self._handshake_turn = handshake_turn
         #: The process wants to end: to be set from outside.
         self.draining = False
         self._framing = Framing(self._receive)
@@ -276,6 +280,8 @@ class Connection:
         self._close_wire()
         try:
             with Timeout(self._pace.handshake, TimeoutError):
+                # It is the client who begins, and nothing is computed or held for one who doesn't.
+                gevent.socket.wait_read(self._socket.fileno())
                 self._socket = self._tls_context().wrap_socket(
                     self._socket, server_side=True, do_handshake_on_connect=False
                 )
@@ -292,7 +298,8 @@ class Connection:
         self._socket.settimeout(0.0)
         while True:
             try:
-                self._socket.do_handshake()
+                with self._handshake_turn():
+                    self._socket.do_handshake()
             except ssl.SSLWantReadError:
                 acknowledge(self._socket)
                 gevent.socket.wait_read(self._socket.fileno())

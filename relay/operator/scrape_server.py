@@ -1,0 +1,47 @@
+"""The HTTP server for scrapers: few connections, each for a few seconds, whoever comes there.
+
+Imported only where `SMTP_RELAY_METRICS_PORT` asks for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Final
+
+import gevent
+from gevent.pywsgi import WSGIHandler, WSGIServer
+
+#: Connections at a time. One more, and the oldest is closed: a scraper that comes now is served now.
+MOST_CONNECTIONS: Final = 16
+#: For a whole connection, with all its requests; seconds. A scraper that keeps connections open makes a new one.
+CONNECTION_SECONDS: Final = 10.0
+
+
+class _Handler(WSGIHandler):
+    #: Of one request; octets.
+    MAX_REQUEST_LINE = 4096
+
+    def handle(self) -> None:
+        """The whole connection."""
+        with gevent.Timeout(CONNECTION_SECONDS, False):  # type: ignore[arg-type]  # gevent: no exception
+            super().handle()
+
+
+class ScrapeServer(WSGIServer):
+    """Serves one WSGI application."""
+
+    def __init__(self, address: tuple[str, int], application: Any) -> None:
+        super().__init__(address, application, log=None, error_log=None, handler_class=_Handler)
+        self._open: OrderedDict[Any, None] = OrderedDict()
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """One connection, in a greenlet of its own."""
+        while len(self._open) >= MOST_CONNECTIONS:
+            oldest, _ = self._open.popitem(last=False)
+            oldest.kill(block=False)
+        current = gevent.getcurrent()
+        self._open[current] = None
+        try:
+            super().handle(sock, address)
+        finally:
+            self._open.pop(current, None)
