@@ -88,6 +88,7 @@ class RedisLink:
         self._down = url is None
         self._waiting: deque[_Errand] = deque()
         self._posted = 0
+        self._dropped = 0
         self._wake = Event()
         self._runner: Supervised | None = None
         self._connection: Any = None  # redis-py's, untyped
@@ -131,10 +132,21 @@ class RedisLink:
             return done.get()
 
     def post(self, commands: Sequence[Command]) -> None:
-        """Sends commands that nobody waits for. They are lost when Redis is silent. Never blocks, never raises."""
-        if not self._down and self._posted < _MAX_POSTED:
-            self._posted += 1
-            self._send(_Errand(_packed(commands), len(commands), None))
+        """Sends commands that nobody waits for. Never blocks, never raises.
+
+        They are lost when Redis is silent, and beyond _MAX_POSTED, which is said and counted as a fault of Redis's: a
+        server that answers in time never has so many before it.
+        """
+        if self._down:
+            return
+        if self._posted >= _MAX_POSTED:
+            metrics.FAULTS.labels("redis").inc()
+            if not self._dropped:
+                _log.warning("redis_commands_dropped", waiting=self._posted)
+            self._dropped += 1
+            return
+        self._posted += 1
+        self._send(_Errand(_packed(commands), len(commands), None))
 
     def close(self) -> None:
         """Closes the connection; every later call raises RedisUnavailable."""
@@ -168,8 +180,9 @@ class RedisLink:
                     self._exchange = self._connect()
                     connected = time.monotonic()
                     if self._down:
-                        _log.info("redis_back")
+                        _log.info("redis_back", dropped=self._dropped)
                         self._down = False
+                        self._dropped = 0
                 self._wake.wait()
                 self._wake.clear()
                 if self._waiting and self._closed_while_idle():

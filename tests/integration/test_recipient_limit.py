@@ -68,7 +68,7 @@ def test_one_too_many_is_refused_before_anybody_is_asked(
         )
         assert code == 550
         assert said is not None
-        assert int(said[1]) == len({*(envelope or ["p0@x.example"]), *to, *cc, *bcc}) or len(to) > 10_000
+        assert int(said[1]) == len({*(envelope or ["p0@x.example"]), *to, *cc, *bcc})
         assert scripts_called(redis_url) == before
         assert query("SELECT count(*) FROM emails") == [{"count": 0}]
         # The connection, and Redis for everybody, are as good as before.

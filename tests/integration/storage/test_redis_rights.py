@@ -13,6 +13,7 @@ import redis
 import structlog
 from structlog.testing import LogCapture
 
+from relay.core import metrics
 from relay.core.errors import RedisUnavailable
 from relay.redis.cache import Cache
 from relay.redis.link import RedisLink
@@ -110,6 +111,19 @@ def test_a_user_who_may_do_nothing_at_all(make_link: MakeLink) -> None:
         with pytest.raises(RedisUnavailable):
             link.call("GET", "a")
     assert link.up
+
+
+def test_what_nobody_waits_for_is_bounded_and_what_is_dropped_is_counted_and_said(
+    make_link: MakeLink, administrator: redis.Redis, logged: list[Any]
+) -> None:
+    link = make_link("~*", "+@all")
+    assert link.call("SET", "a", "0") == b"OK"
+    before = metrics.FAULTS.labels("redis").value
+    for _ in range(10_025):  # no turn for the greenlet that sends them
+        link.post([("INCR", "a")])
+    assert metrics.FAULTS.labels("redis").value == before + 25
+    assert link.call("GET", "a") == b"10000"
+    assert [entry["event"] for entry in logged] == ["redis_commands_dropped"]
 
 
 # Cluster.
