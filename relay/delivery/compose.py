@@ -240,9 +240,11 @@ def _type_of(attachment: OutgoingAttachment) -> tuple[str, list[str]]:
 
 
 def _content(attachment: OutgoingAttachment) -> bytes:
-    """The octets. Raises Unsendable for what is no Base64."""
+    """The octets. Raises Unsendable for what is no Base64, and where there is none."""
+    if attachment.content is None:
+        raise Unsendable("BadAttachment", "an attachment has neither content nor path")
     try:
-        return binascii.a2b_base64(attachment.content or "")
+        return binascii.a2b_base64(attachment.content)
     except binascii.Error:
         raise Unsendable("BadAttachment", "an attachment's content is not Base64") from None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,7 +16,9 @@ import structlog
 from relay.core import metrics
 from relay.core.address import comparison_form, domain_of
 from relay.core.errors import PostgresUnavailable
+from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.delivery.compose import Unsendable, address_of, compose
+from relay.delivery.fetch import RefusedUrlError, UnavailableError, fetch
 from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
 from relay.delivery.provider import Handover, Provider
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
@@ -72,10 +76,15 @@ class Deliverer:
             return "suppressed"
         domain = self._domain(email)
         try:
+            email = email.with_attachments(_fetched(email.attachments))
             html = self._tracking.rewrite(email, domain) if self._tracking is not None else None
             composed = compose(email, html=html)
         except Unsendable as unsendable:
             return self._failed(email, Failed(Verdict.PERMANENT, unsendable.code, str(unsendable)))
+        except RefusedUrlError as refused:
+            return self._failed(email, Failed(Verdict.PERMANENT, "AttachmentRefused", str(refused)))
+        except UnavailableError as unavailable:
+            return self._failed(email, Failed(Verdict.PASSING, "AttachmentUnavailable", str(unavailable)))
         if suppressed:
             self._outgoing.record(email.id, email.user_id, _suppressed_event(email.id, suppressed))
         handover = Handover(
@@ -160,6 +169,20 @@ class Deliverer:
         event = Event("delayed", f"provider-delayed:{email.id}:{attempt}", payload)
         self._outgoing.retry(email.id, attempt, seconds, failed.code, failed.message, event)
         return "delayed"
+
+
+def _fetched(attachments: Sequence[OutgoingAttachment]) -> tuple[OutgoingAttachment, ...]:
+    """The attachments, with the content of those that name a path. Raises RefusedUrlError and UnavailableError."""
+    left = MAX_COMPOSED_OCTETS - sum(len(attachment.content or "") for attachment in attachments)
+    whole = []
+    for attachment in attachments:
+        if attachment.content is None and attachment.path is not None:
+            content = b64encode(fetch(attachment.path, max(0, left) * 3 // 4)).decode("ascii")
+            left -= len(content)
+            whole.append(replace(attachment, content=content))
+        else:
+            whole.append(attachment)
+    return tuple(whole)
 
 
 def _until_recorded(record: Callable[[], None]) -> None:

@@ -46,6 +46,10 @@ class OutgoingEmail:
         """The same mail to these."""
         return replace(self, to=to, cc=cc, bcc=bcc)
 
+    def with_attachments(self, attachments: Sequence[OutgoingAttachment]) -> OutgoingEmail:
+        """The same mail with these."""
+        return replace(self, attachments=attachments)
+
     @property
     def recipients(self) -> tuple[str, ...]:
         """Everyone that this mail goes to, To first, then Cc, then Bcc."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relay.delivery.fetch import UnavailableError
 from relay.mail import parse
 from scripts.services import Ses
 
@@ -240,3 +241,30 @@ def test_a_row_that_no_provider_takes_fails_with_a_cause(
         ("failed", "TooManyRecipients"),
         ("failed", "RefusedExtension"),
     }
+
+
+def test_an_attachment_is_fetched_from_its_path(
+    add_email: Callable[..., str],
+    deliver: Callable[..., None],
+    ses: Ses,
+    query: Query,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fetch itself is a double here: tests/unit/delivery/test_fetch.py has the real one."""
+    asked: list[str] = []
+
+    def answer(url: str, _most: int) -> bytes:
+        asked.append(url)
+        if "down" in url:
+            raise UnavailableError("HTTP503")
+        return b"fetched"
+
+    monkeypatch.setattr("relay.delivery.deliverer.fetch", answer)
+    deliver(add_email(attachments=[{"filename": "a.txt", "path": "https://files.example/a"}]))
+    (taken,) = ses.taken()
+    ((name, content),) = [(a.filename, base64.b64decode(a.content)) for a in parse(taken.octets).attachments]
+    assert (name, content, asked) == ("a.txt", b"fetched", ["https://files.example/a"])
+    later = add_email(attachments=[{"filename": "a.txt", "path": "https://files.example/down"}])
+    deliver(later)
+    row = query("SELECT status, provider_last_error_code FROM emails WHERE id = %s", later)
+    assert row == [("queued", "AttachmentUnavailable")]

@@ -1,0 +1,111 @@
+"""Fetching what a URL of a customer names, without reaching into our own network (contract sections 3 and 9).
+
+The name is resolved once, every address is looked at, and the connection goes to the address that was looked at.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+import gevent
+
+#: Seconds for the whole of it.
+FETCH_SECONDS: Final = 10.0
+_PORTS: Final = {"http": 80, "https": 443}
+_PRIVATE_SUFFIXES: Final = (".internal", ".local", ".localhost", ".cluster.local")
+#: Networks that are globally routable by their form, and lead to addresses that may not be.
+_TUNNELS: Final = tuple(map(ipaddress.ip_network, ("2002::/16", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32")))
+_READ: Final = 65_536
+
+
+class RefusedUrlError(Exception):
+    """A URL that is never fetched, whatever it would answer."""
+
+
+class UnavailableError(Exception):
+    """There was no whole answer. It may come later."""
+
+
+def fetch(url: str, most: int) -> bytes:
+    """The content of a GET, at most `most` octets. Raises RefusedUrlError and UnavailableError.
+
+    A redirect is an error, like every status but 200: it could lead anywhere.
+    """
+    parts = checked(url)
+    with gevent.Timeout(FETCH_SECONDS) as limit:
+        try:
+            return _get(parts, most)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise UnavailableError(type(error).__name__) from None
+        except gevent.Timeout as late:
+            if late is not limit:
+                raise
+            raise UnavailableError("TimeoutError") from None
+
+
+def checked(url: str) -> SplitResult:
+    """The parts of a URL that may be asked for, as far as its text tells. Raises RefusedUrlError."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError:
+        raise RefusedUrlError("not a URL") from None
+    host = (parts.hostname or "").rstrip(".").lower()
+    if parts.scheme not in _PORTS or not host:
+        raise RefusedUrlError("neither http nor https")
+    if parts.username is not None or parts.password is not None:
+        raise RefusedUrlError("user information")
+    if port is not None and port < 1024 and port not in _PORTS.values():
+        raise RefusedUrlError("a reserved port")
+    if host == "localhost" or host.endswith(_PRIVATE_SUFFIXES):
+        raise RefusedUrlError("a private name")
+    return parts
+
+
+def routable(address: str) -> bool:
+    """Whether an address may be connected to: globally routable, by whatever way it is written."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return routable(str(found.ipv4_mapped))
+        if any(found in network for network in _TUNNELS):
+            return False
+    return found.is_global and not found.is_multicast and not found.is_reserved
+
+
+def address_of(host: str, port: int) -> str:
+    """The address to connect to. Raises RefusedUrlError when one of the name's is not routable, OSError for no name."""
+    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not found or not all(map(routable, found)):
+        raise RefusedUrlError("an address that is not globally routable")
+    return found[0]
+
+
+def _get(parts: SplitResult, most: int) -> bytes:
+    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    connection = http.client.HTTPConnection(host, port, timeout=FETCH_SECONDS)
+    sock = socket.create_connection((address_of(host, port), port), timeout=FETCH_SECONDS)
+    try:
+        if parts.scheme == "https":
+            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        connection.sock = sock
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", target, headers={"User-Agent": "opensend-relay", "Accept": "*/*"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise UnavailableError(f"HTTP{response.status}")
+        pieces: list[bytes] = []
+        left = most
+        while octets := response.read(_READ):
+            pieces.append(octets)
+            left -= len(octets)
+            if left < 0:
+                raise UnavailableError("TooLarge")
+        return b"".join(pieces)
+    finally:
+        sock.close()
