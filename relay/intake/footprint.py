@@ -37,9 +37,11 @@ def after_parsing(message: Message) -> int:
 
 
 def _utf_8_octets(text: str) -> int:
-    """An upper bound, without encoding it."""
+    """Their number, or at most so many."""
     if text.isascii():
         return len(text)
     in_python = sys.getsizeof(text) / len(text)
-    # Latin-1, the Basic Multilingual Plane, and what is beyond it.
-    return len(text) * (2 if in_python < 2 else 3 if in_python < 4 else 4)
+    if in_python >= 4:
+        # One character beyond the Basic Multilingual Plane makes all others as large, so that they tell nothing.
+        return len(text.encode("utf-8", "surrogatepass"))
+    return len(text) * (2 if in_python < 2 else 3)

@@ -8,8 +8,10 @@ holds more for a thousand recipients than for one.
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -24,7 +26,7 @@ from relay.core.spellings import spellings
 _INSERT: Final = """
 INSERT INTO emails (id, "from", "to", cc, bcc, reply_to, subject, html, text, headers, attachments, tags, user_id,
                     idempotency_key)
-SELECT r.id, r."from", r."to", r.cc, r.bcc, r.reply_to, r.subject, r.html, r.text, r.headers, r.attachments, r.tags,
+SELECT r.id, r."from", r."to", r.cc, r.bcc, r.reply_to, r.subject, {html}, {text}, r.headers, r.attachments, r.tags,
        r.user_id, r.idempotency_key
   FROM json_to_recordset({rows}) AS r(
        id uuid, "from" text, "to" jsonb, cc jsonb, bcc jsonb, reply_to jsonb, subject text, html text, text text,
@@ -41,11 +43,14 @@ SELECT r.id, e."from", r."to", r.cc, r.bcc, e.reply_to, e.subject, e.html, e.tex
  WHERE e.id = '{first}'
     ON CONFLICT DO NOTHING"""
 _PREPARED_NAME: Final = "opensend_relay_insert_1"
-PREPARE: Final = f"PREPARE {_PREPARED_NAME} (json) AS {_INSERT.format(rows='$1')}"
+_WITH_TEXTS: Final = _INSERT.replace("{html}", "r.html").replace("{text}", "r.text")
+PREPARE: Final = f"PREPARE {_PREPARED_NAME} (json) AS {_WITH_TEXTS.format(rows='$1')}"
 _EXECUTE: Final = f"EXECUTE {_PREPARED_NAME}(".encode()
 #: Octets of a payload that are searched as quickly as the texts that it is made of.
 _SMALL: Final = 4096
-_HEAD, _, _TAIL = (part.encode() for part in _INSERT.partition("{rows}"))
+_HEAD, _, _TAIL = (part.encode() for part in _WITH_TEXTS.partition("{rows}"))
+#: The same around the texts and the rows.
+_AROUND: Final = [part.encode() for part in re.split(r"{html}|{text}|{rows}", _INSERT)]
 
 
 def insert(cursor: Any, payloads: Sequence[bytes]) -> int:
@@ -57,6 +62,12 @@ def insert(cursor: Any, payloads: Sequence[bytes]) -> int:
 def execute_prepared(cursor: Any, payloads: Sequence[bytes]) -> int:
     """The same in a session that has carried out PREPARE."""
     cursor.execute(_statement(_EXECUTE, payloads, b")"))
+    return int(cursor.rowcount)
+
+
+def insert_statement(cursor: Any, statement: bytes) -> int:
+    """The same for one row that `encode_statement` has made a statement of."""
+    cursor.execute(statement)
     return int(cursor.rowcount)
 
 
@@ -81,6 +92,21 @@ def encode(row: EmailRow, recipients: Collection[str]) -> bytes:
     except orjson.JSONEncodeError:
         pass
     return orjson.dumps(_storable(document))
+
+
+def encode_statement(row: EmailRow, recipients: Collection[str]) -> bytes:
+    """As `encode`, for a large row: the whole statement, with the texts in literals of their own.
+
+    They are sent as they are. In JSON a control character takes six octets, a quote or a line end two, and what takes
+    six octets here takes as many in the server, and a second copy of them.
+    """
+    html, text = (_utf_8(each) for each in (row.html, row.text))
+    rest = encode(replace(row, html="", text=""), recipients)
+    tag = _tag((html, text, rest))
+    before, between, after, end = _AROUND
+    return b"".join(
+        (before, tag, html, tag, between, tag, text, tag, after, tag, b"[", rest, b"]", tag, b"::json", end)
+    )
 
 
 def encode_further(rows: Sequence[EmailRow]) -> bytes:
@@ -119,17 +145,32 @@ def _statement(head: bytes, payloads: Sequence[bytes], tail: bytes) -> bytes:
     The server takes what is in such a literal as it is, so nobody has to look for quotes in it, which would block the
     hub for 3 ms a megabyte. The tag can't be guessed, and isn't in there.
     """
-    while True:
-        tag = b"$r%b$" % secrets.token_hex(12).encode()
-        # In most there is no dollar sign, which is found out ten times as fast.
-        if not any(b"$" in payload and tag in payload for payload in payloads):
-            break
+    tag = _tag(payloads)
     parts = [head, tag, b"["]
     for payload in payloads:
         parts += (payload, b",")
     parts[-1] = b"]"
     parts += (tag, b"::json", tail)
     return b"".join(parts)
+
+
+def _tag(texts: Sequence[bytes]) -> bytes:
+    """What begins and ends a literal, and is in none of these."""
+    while True:
+        tag = b"$r%b$" % secrets.token_hex(12).encode()
+        # In most there is no dollar sign, which is found out ten times as fast.
+        if not any(b"$" in text and tag in text for text in texts):
+            return tag
+
+
+def _utf_8(text: str) -> bytes:
+    """The octets of a text, without what Postgres can't hold."""
+    if "\0" not in text:
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            pass
+    return storable_text(text).encode()
 
 
 def _document(row: EmailRow) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gevent.lock import BoundedSemaphore
 from relay.core.deadlines import seconds_left
 from relay.core.errors import PostgresUnavailable
 from relay.postgres.database import ConnectionLost, Database, Overran, Rejected
-from relay.postgres.insert_emails import copy, insert
+from relay.postgres.insert_emails import copy, insert, insert_statement
 from relay.postgres.owner_limit import OwnerLimit
 from relay.postgres.pending_message import PendingMessage
 from relay.postgres.slow_users import SlowUsers
@@ -138,7 +138,8 @@ def _begin(cursor: Any, deadline: float) -> None:
 
 
 def _insert_together(cursor: Any, message: PendingMessage) -> bool:
-    complete = insert(cursor, [message.payload]) == 1
+    payload = message.payload
+    complete = (insert_statement(cursor, payload) if message.statement else insert(cursor, [payload])) == 1
     if complete and message.further_rows:
         complete = copy(cursor, message.ids[0], message.further_rows) == len(message.ids) - 1
     cursor.execute("COMMIT" if complete else "ROLLBACK")

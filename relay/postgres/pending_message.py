@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from relay.core.handoff import Handoff
 from relay.core.records import EmailRow
-from relay.postgres.insert_emails import encode, encode_further
+from relay.postgres.insert_emails import encode, encode_further, encode_statement
 
 #: From this size on (octets) a message takes a transaction of its own: it would hold up whoever shares a statement.
 _ALONE: Final = 1_000_000
@@ -24,7 +24,19 @@ _COPY_RATE: Final = 16_000_000
 class PendingMessage:
     """One message on its way: its rows as JSON, and the greenlet that waits for them."""
 
-    __slots__ = ("alone", "deadline", "done", "further_rows", "ids", "key", "large", "payload", "recipients", "user_id")
+    __slots__ = (
+        "alone",
+        "deadline",
+        "done",
+        "further_rows",
+        "ids",
+        "key",
+        "large",
+        "payload",
+        "recipients",
+        "statement",
+        "user_id",
+    )
 
     def __init__(self, rows: Sequence[EmailRow], recipients: Collection[str], deadline: float) -> None:
         """`deadline` is a moment of time.monotonic(); a large message gets more time, in proportion to its size."""
@@ -33,15 +45,20 @@ class PendingMessage:
         self.user_id = first.user_id
         self.key = first.idempotency_key
         self.recipients = recipients
+        weight = len(first.html) + len(first.text)
+        for attachment in first.attachments:
+            weight += len(attachment.content)
+        #: Whether the payload is a whole statement. There is one copy of tens of megabytes, then, for both tries.
+        self.statement = weight >= _ALONE
         #: The first row.
-        self.payload = encode(first, recipients)
+        self.payload = (encode_statement if self.statement else encode)(first, recipients)
         #: The others, without what they share with the first one.
         self.further_rows = encode_further(rows[1:]) if len(rows) > 1 else b""
         size = len(self.payload)
         #: Whether the message deserves care for its size.
         self.large = size >= _LARGE
         #: Whether it takes a transaction of its own: several rows come together or not at all.
-        self.alone = size >= _ALONE or len(rows) > 1
+        self.alone = self.statement or size >= _ALONE or len(rows) > 1
         self.deadline = deadline
         if self.alone:
             self.deadline += (size / _LARGE_RATE if self.large else 0.0) + size * (len(rows) - 1) / _COPY_RATE

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.core.records import EmailRow, StoredAttachment
 from relay.core.spellings import spellings
 from relay.postgres import insert_emails
-from relay.postgres.insert_emails import encode, encode_further
+from relay.postgres.insert_emails import encode, encode_further, encode_statement
 
 texts = st.text()
 hostile = st.one_of(texts, st.text(alphabet="\0\ud800\udfff\\u0$'\"r;-\n"))
@@ -77,6 +77,21 @@ def test_a_document_is_sent_once_and_further_rows_are_their_own_part() -> None:
     assert json.loads(b"[" + encode_further(further) + b"]") == [
         {"id": "id", "to": [f"{number}@x"], "cc": [], "bcc": [], "idempotency_key": f"id#{number}"} for number in (2, 3)
     ]
+
+
+@given(hostile, hostile, hostile)
+def test_a_large_row_is_a_statement_with_its_texts_as_they_are(html: str, text: str, subject: str) -> None:
+    """What Postgres makes of it: see tests/integration/storage/test_large_rows.py."""
+    statement = encode_statement(row(html=html, text=text, subject=subject, idempotency_key="key"), ["a@x"])
+    before = insert_emails._INSERT.partition("{html}")[0].encode()
+    tag = statement.removeprefix(before)[:27]
+    assert statement.startswith(before)
+    assert statement.count(tag) == 6
+    _, first, _, second, _, third, end = statement.split(tag)
+    assert (first.decode(), second.decode()) == (cleaned(html), cleaned(text))
+    (document,) = json.loads(third)
+    assert document == json.loads(encode(row(subject=subject, idempotency_key="key"), ["a@x"]))
+    assert end.startswith(b"::json) AS r(")
 
 
 @given(st.lists(st.binary(), min_size=1))
