@@ -4,7 +4,7 @@ A line for each part: `ok`, `warn` (mail flows, but something is worse than it c
 nothing fails, 1 when something does, 2 for a wrong setting. What mail does with Postgres, Redis and the queue is done
 once, by the same code: in Postgres in transactions that are rolled back, in Redis under names that are deleted again,
 at the queue as far as nothing is sent. Nothing that is printed holds a text of a library's, so no part of a URL; and it
-ends within a few seconds whatever hangs.
+ends within ten seconds whatever hangs.
 """
 
 from gevent import monkey
@@ -34,7 +34,7 @@ from relay.operator.redis_probe import RedisProbe
 from relay.server.certificate import CertificateStore, expiry_warning
 
 #: No check takes longer, in seconds.
-LIMIT: Final = 5.0
+LIMIT: Final = 10.0
 #: Time limits of what is asked, in seconds: below LIMIT, so that it can be said what was wrong.
 _ANSWER_SECONDS: Final = 4.0
 
