@@ -137,7 +137,9 @@ class Settings:
         default=None,
         form="networks",
     )
-    command_timeout_seconds: float = _seconds("SMTP_RELAY_COMMAND_TIMEOUT_SECONDS", 60.0, 1, 3600)
+    #: For the next command of a client that has authenticated (RFC 5321 section 4.5.3.2.7), and of one that has not.
+    command_timeout_seconds: float = _seconds("SMTP_RELAY_COMMAND_TIMEOUT_SECONDS", 300.0, 1, 3600)
+    login_timeout_seconds: float = _seconds("SMTP_RELAY_LOGIN_TIMEOUT_SECONDS", 60.0, 1, 3600)
     tls_handshake_seconds: float = _seconds("SMTP_RELAY_TLS_HANDSHAKE_SECONDS", 10.0, 1, 300)
     drain_seconds: float = _seconds("SMTP_RELAY_DRAIN_SECONDS", 25.0, 0, 3600)
 

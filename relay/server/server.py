@@ -75,6 +75,7 @@ class Server:
         #: How long clients may take; read at the beginning of each connection.
         self.pace = Pace(
             command=settings.command_timeout_seconds,
+            login=settings.login_timeout_seconds,
             handshake=settings.tls_handshake_seconds,
             connection=settings.connection_seconds,
             data_rate=settings.min_rate,

@@ -50,14 +50,18 @@ class _Ended(Exception):
 class Pace:
     """How long a client may take, in seconds."""
 
-    #: For the next command, from our last reply to its CRLF.
-    command: float = 60.0
+    #: For the next command, from our last reply to its CRLF (RFC 5321 section 4.5.3.2.7), once it has authenticated.
+    command: float = 300.0
+    #: The same before that, where it is less; and to take a reply at any time.
+    login: float = 60.0
     handshake: float = 10.0
     #: For a whole connection.
     connection: float = 3600.0
-    #: In message data, before the minimum rate counts.
+    #: From 354 to the first octet of message data, and for any pause in it (RFC 5321 section 4.5.3.2.5).
+    data_pause: float = 180.0
+    #: From the first octet on, before the minimum rate counts.
     data_grace: float = 30.0
-    #: Octets a second, on average over a message. Who was quick may pause, but for no longer than before a command.
+    #: Octets a second, on average over a message.
     data_rate: float = 1000.0
 
 
@@ -112,7 +116,8 @@ class Connection:
         self._framing = Framing(self._receive)
         self._unsent: list[bytes] = []
         self._end_by = time.monotonic() + pace.connection
-        self._longest_pause = max(pace.data_grace, pace.command)
+        #: Seconds for the next command as things are, and for a reply to be taken.
+        self._command_seconds = self._reply_seconds = min(pace.command, pace.login)
         #: For what the session expects; None until it has to be waited for.
         self._deadline: float | None = None
         self._in_data = False
@@ -165,7 +170,7 @@ class Connection:
             if reply is not None:
                 self._say(reply)
                 if reply.closes:
-                    self._flush(self._pace.command)
+                    self._flush(self._reply_seconds)
                     return reply is not replies.BYE or not self._framing.empty
 
     def _step(self) -> Reply | None:
@@ -208,13 +213,14 @@ class Connection:
 
     def _receive(self) -> bytes:
         if self._unsent:
-            self._flush(self._pace.command)
+            self._flush(self._reply_seconds)
         wire = self._wire
         now = time.monotonic()
+        first = self._deadline is None
         if self._deadline is None:
-            deadline = now + (self._pace.data_grace if self._in_data else self._pace.command)
+            deadline = now + (self._pace.data_pause if self._in_data else self._command_seconds)
         else:
-            deadline = min(self._deadline, now + self._longest_pause)
+            deadline = min(self._deadline, now + self._pace.data_pause) if self._in_data else self._deadline
         deadline = min(deadline, self._end_by)
         self._deadline = deadline
         if wire is None or deadline <= now:
@@ -229,7 +235,8 @@ class Connection:
             raise _Ended
         if self._in_data:
             # What arrived buys time for the rest.
-            self._deadline = deadline + len(octets) / self._pace.data_rate
+            begins = time.monotonic() + self._pace.data_grace if first else deadline
+            self._deadline = begins + len(octets) / self._pace.data_rate
         return octets
 
     # Writing
@@ -240,7 +247,7 @@ class Connection:
         if reply.code >= 400:
             self._connection_log.error_reply(reply)
         if len(unsent) >= self.most_unsent:
-            self._flush(self._pace.command)
+            self._flush(self._reply_seconds)
 
     def _flush(self, seconds: float) -> None:
         """Sends the replies that wait for it, within so many seconds."""
@@ -260,6 +267,8 @@ class Connection:
         if session.auth_reply is not None:
             self._connection_log.authenticated(session.auth_reply)
             session.auth_reply = None
+            if session.authenticated:
+                self._command_seconds = self._pace.command
         if session.verdict is not None:
             self._connection_log.message(session.verdict)
             session.verdict = None
@@ -274,7 +283,7 @@ class Connection:
     def _start_tls(self) -> None:
         """Exchanges the socket for one that speaks TLS. Raises _Ended when no handshake came about in time."""
         if self._unsent:
-            self._flush(self._pace.command)
+            self._flush(self._reply_seconds)
         # Whatever a third party wrote behind STARTTLS in the clear must not be taken for the client's (RFC 3207).
         self._framing.discard()
         self._close_wire()
@@ -292,6 +301,7 @@ class Connection:
         self._secure = True
         self._wire = Wire(self._socket)
         self._session.tls_started()
+        self._command_seconds = self._reply_seconds
 
     def _shake_hands(self) -> None:
         """The handshake, with what arrives acknowledged at once: GnuTLS sends its last two messages one by one."""

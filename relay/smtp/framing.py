@@ -19,6 +19,11 @@ from relay.smtp.spool import NoRoom
 #: A line this long is no mistake but an attack or a wrong protocol; until then it is read and thrown away.
 MAX_DISCARDED_LINE = 1_000_000
 
+#: What is over the limit is read to the end of data, so that the client hears why: up to so many times the limit, and
+#: so many octets at the least.
+_DISCARDED_LIMITS = 4
+_LEAST_DISCARDED = 100_000_000
+
 _CARRIAGE_RETURN = 13
 _LINE_END = b"\r\n"
 #: Every end of data, the true one and the false ones, has these, and few other lines do.
@@ -31,6 +36,11 @@ _STRIDE = 4096
 _FEW = 16
 #: A dot and a CR may be the beginning of an end of data; what is before them stays in sight.
 _HELD_BACK = 2
+
+
+def discarded_at_most(limit: int) -> int:
+    """Octets after which message data that is thrown away is not read any further, where `limit` may be kept."""
+    return max(_DISCARDED_LIMITS * limit, _LEAST_DISCARDED)
 
 
 class Flaw(Enum):
@@ -52,6 +62,8 @@ class DataEnd(Enum):
     TOO_LARGE = "too large"
     #: LF . LF, LF . CR LF or CR LF . LF: what follows can't be told from data or commands any more.
     FALSE_END = "false end"
+    #: So far over the limit that the rest was not read: the connection is beyond repair.
+    ENDLESS = "endless"
 
 
 # Looked up once: to find a member in its Enum takes long in Python 3.11.
@@ -154,7 +166,10 @@ class Framing:
             taken = end if verdict else max(len(window) - _HELD_BACK, len(before))
             octets = window[:taken].replace(b"\r\n.", _LINE_END)[2:] if stuffed else window[2:taken]
             size += len(octets)
-            if octets and size <= limit and sink is not None and failure is None:
+            if size > limit:
+                if size > discarded_at_most(limit):
+                    return DataEnd.ENDLESS
+            elif octets and sink is not None and failure is None:
                 try:
                     sink.write(octets)
                 except NoRoom as error:

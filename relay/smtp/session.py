@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from config.settings import RecipientRule
 from relay.smtp import replies
-from relay.smtp.framing import DataEnd, Flaw
+from relay.smtp.framing import DataEnd, Flaw, discarded_at_most
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.sasl import MECHANISMS, Challenge, Credentials, Exchange, Failure, Outcome
@@ -36,6 +36,11 @@ _FOREIGN_VERBS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS CONNECT PATCH TRAC
 _CONTROL = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f]")
 #: Replies to what no working client says, or says here.
 _NONSENSE = frozenset((500, 501, 502, 503, 504, 530, 538, 555))
+
+#: Octets of chunks that are read and thrown away for a client that has not authenticated, on one connection.
+MAX_DISCARDED_BEFORE_AUTH = 1_000_000
+#: Refused recipients that any client may have, however few recipients a transaction may have.
+_LEAST_REFUSED = 100
 
 
 class Expects(Enum):
@@ -81,6 +86,12 @@ class Session:
         self._auth_failures = 0
         self._before_auth = 0
         self._messages = 0
+        #: Recipients refused since the last message was accepted.
+        self._refused_recipients = 0
+        #: Octets of chunks that were thrown away since the transaction began.
+        self._discarded = 0
+        #: The last AUTH failed for reasons of ours.
+        self._auth_trouble = False
         self.expects = Expects.COMMAND
         #: With Expects.DATA and CHUNK: where the octets go; None where they are read and thrown away.
         self.sink: Body | None = None
@@ -96,6 +107,11 @@ class Session:
     def max_message_size(self) -> int:
         """Octets that a message may have."""
         return self._options.max_message_size
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the client has logged in."""
+        return self._login is not None
 
     def greeting(self) -> Reply:
         """The banner."""
@@ -131,9 +147,10 @@ class Session:
         elif not argument.isprintable() and _CONTROL.search(argument):
             refusal = replies.BAD_CHARACTER
         else:
-            forgiven = command is Session._rcpt and self._transaction is not None
+            if command is Session._rcpt and self._transaction is not None:
+                return self._counted_recipient(self._transaction.add_recipient(argument))
             reply = command(self, argument)
-            return reply if reply is None or reply.code < 500 or forgiven else self._counted(reply)
+            return reply if reply is None or reply.code < 500 else self._counted(reply)
         # Whatever BDAT's argument was meant to be, octets follow that must not be taken for commands.
         return replies.BDAT_SYNTAX if command is Session._bdat else self._counted(refusal)
 
@@ -148,10 +165,7 @@ class Session:
         return self._counted(replies.AUTH_LINE_TOO_LONG if in_exchange else replies.LINE_TOO_LONG)
 
     def _counted(self, reply: Reply) -> Reply:
-        """The reply, or the end of the connection when it made no sense for the umpteenth time.
-
-        Recipients that are refused are not counted: an application may well have a list of bad ones.
-        """
+        """The reply, or the end of the connection when it made no sense for the umpteenth time."""
         if reply.code not in _NONSENSE:
             return reply
         if reply is replies.MAIL_FIRST and self._excused:
@@ -159,6 +173,14 @@ class Session:
             return reply
         self._errors += 1
         return replies.TOO_MANY_ERRORS if self._errors > self._options.max_errors else reply
+
+    def _counted_recipient(self, reply: Reply) -> Reply:
+        """The same for recipients. An application may well have a list of bad ones, as long as there are good ones."""
+        if reply.code < 500:
+            return reply
+        self._refused_recipients += 1
+        most = max(self._options.max_recipients, _LEAST_REFUSED)
+        return replies.TOO_MANY_REFUSED if self._refused_recipients > most else reply
 
     def _ehlo(self, argument: str) -> Reply:
         if not argument:
@@ -200,6 +222,7 @@ class Session:
         self._secure = True
         self._greeted = self._extended = False
         self._login = None
+        self._auth_trouble = False
         self._rule = self._options.recipient_rule
         self._end_transaction()
 
@@ -230,7 +253,9 @@ class Session:
             return replies.AUTH_CANCELLED
         if not isinstance(outcome, Credentials):
             return replies.AUTH_MALFORMED
+        self._auth_trouble = True  # until it is known to be otherwise: what is raised here is trouble of ours as well
         login = self._services.authenticate(outcome.password)
+        self._auth_trouble = isinstance(login, Reply) and login.temporary
         if isinstance(login, Reply):
             self.auth_reply = login
             if not login.temporary:
@@ -255,6 +280,9 @@ class Session:
         if not self._greeted:
             return replies.HELLO_FIRST
         if self._login is None:
+            if self._auth_trouble:
+                # A client that goes on without a login must not take our passing fault for a refusal of its message.
+                return replies.NO_AUTH_FOR_NOW
             return replies.STARTTLS_REQUIRED if self._in_the_clear else replies.AUTH_REQUIRED
         if self._transaction is not None:
             return replies.NESTED_MAIL
@@ -265,6 +293,7 @@ class Session:
         if refusal is None:
             self._transaction = outcome
             self._messages += 1
+            self._discarded = 0
         return refusal
 
     def _limit(self, login: Login) -> Reply | None:
@@ -272,8 +301,9 @@ class Session:
             return replies.TOO_MANY_MESSAGES
         return None if self._admit is None else self._admit(login)
 
-    def _rcpt(self, argument: str) -> Reply:
-        return replies.MAIL_FIRST if self._transaction is None else self._transaction.add_recipient(argument)
+    def _rcpt(self, _argument: str) -> Reply:
+        # With a transaction: see `line`.
+        return replies.MAIL_FIRST
 
     def _rset(self, argument: str) -> Reply:
         if argument:
@@ -302,7 +332,10 @@ class Session:
         self.expects = Expects.COMMAND
         if end is DataEnd.COMPLETE:
             return self._submit()
-        reply = replies.FALSE_END_OF_DATA if end is DataEnd.FALSE_END else replies.TOO_LARGE
+        if end is DataEnd.FALSE_END:
+            reply = replies.FALSE_END_OF_DATA
+        else:
+            reply = replies.TOO_LARGE.closing() if end is DataEnd.ENDLESS else replies.TOO_LARGE
         return self._conclude(Verdict(reply, "refused"))
 
     def _bdat(self, argument: str) -> Reply | None:
@@ -315,7 +348,20 @@ class Session:
         self.chunk_size = int(size)
         self._chunk_is_last = bool(last)
         self.sink = None if self._transaction is None else self._transaction.open_chunk(self.chunk_size)
+        if self.sink is None:
+            self._discarded += self.chunk_size
+            most = discarded_at_most(self._options.max_message_size) if self._login else MAX_DISCARDED_BEFORE_AUTH
+            if self._discarded > most:
+                self.expects = Expects.COMMAND
+                return self._refused_chunk().closing()
         return None
+
+    def _refused_chunk(self) -> Reply:
+        """Why the octets of this chunk are thrown away."""
+        transaction = self._transaction
+        if transaction is None:
+            return replies.MAIL_FIRST
+        return replies.RCPT_FIRST if not transaction.recipient_count else transaction.refusal or replies.TOO_LARGE
 
     def no_room(self) -> Reply:
         """The data, or the octets of the chunk, have been read, but could not be kept."""
@@ -355,6 +401,8 @@ class Session:
         """The message is answered, one way or the other."""
         transaction = self._transaction
         if transaction is not None:
+            if verdict.reply.positive:
+                self._refused_recipients = 0
             verdict.size, verdict.recipients = transaction.size, transaction.recipient_count
         self.verdict = verdict
         self._end_transaction()

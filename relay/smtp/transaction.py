@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from relay.core.address import BadAddress, comparison_form, domain_of, normalise
 from relay.smtp import replies
+from relay.smtp.dsn import is_envelope_id, is_notify, is_original_recipient, is_return
 from relay.smtp.options import Options
 from relay.smtp.path import Path, parse_path
 from relay.smtp.replies import Reply
@@ -13,10 +17,19 @@ from relay.smtp.spool import Body
 class Transaction:
     """From MAIL to the end of data (RFC 5321 section 3.3)."""
 
-    def __init__(self, options: Options, reverse_path: tuple[str, str], *, smtputf8: bool, announced_size: int) -> None:
+    def __init__(
+        self,
+        options: Options,
+        reverse_path: tuple[str, str],
+        *,
+        extended: bool,
+        smtputf8: bool,
+        announced_size: int,
+    ) -> None:
         #: Local part, without its quotes, and domain, as they were given; both empty for the null path.
         self.reverse_path = reverse_path
         self._options = options
+        self._extended = extended
         self._announced_size = announced_size
         self._smtputf8 = smtputf8
         #: Forward-paths by the form in which they compare.
@@ -43,7 +56,8 @@ class Transaction:
         if not smtputf8 and not path.local.isascii():
             return replies.UTF8_NOT_ANNOUNCED
         announced_size = int(path.parameters.get("SIZE", 0))
-        return cls(options, (path.local, path.domain), smtputf8=smtputf8, announced_size=announced_size)
+        reverse_path = path.local, path.domain
+        return cls(options, reverse_path, extended=extended, smtputf8=smtputf8, announced_size=announced_size)
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -68,7 +82,9 @@ class Transaction:
         if path is None or path.null:
             return replies.RCPT_SYNTAX
         if path.parameters:
-            return replies.UNKNOWN_PARAMETER
+            refusal = self._check_recipient(path.parameters)
+            if refusal is not None:
+                return refusal
         if not self._smtputf8 and not path.local.isascii():
             return replies.UTF8_NOT_ANNOUNCED
         try:
@@ -83,6 +99,19 @@ class Transaction:
             return replies.TOO_MANY_RECIPIENTS
         self._recipients.setdefault(mailbox, address)
         return replies.RCPT_OK
+
+    def _check_recipient(self, parameters: dict[str, str]) -> Reply | None:
+        """As `_check_parameters`, of RCPT. What they ask for is not done: OpenSend tells of deliveries by webhook."""
+        for keyword, value in parameters.items():
+            if keyword == "NOTIFY" and self._extended:
+                if not is_notify(value):
+                    return replies.NOTIFY_SYNTAX
+            elif keyword == "ORCPT" and self._extended:
+                if not is_original_recipient(value, utf8=self._smtputf8):
+                    return replies.ORCPT_SYNTAX
+            else:
+                return replies.UNKNOWN_PARAMETER
+        return None
 
     def open_body(self) -> Body:
         """Where the data goes; the same for every chunk."""
@@ -123,6 +152,15 @@ def _path_behind(keyword: str, argument: str) -> Path | None:
     return parse_path(argument[len(keyword) :])
 
 
+#: Parameters of MAIL whose form is looked at and no more: what their values must be, and the reply where they aren't.
+_FORMS: Final[dict[str, tuple[Callable[[str], bool], Reply]]] = {
+    "BODY": (lambda value: value.upper() in ("7BIT", "8BITMIME"), replies.BODY_SYNTAX),
+    "SMTPUTF8": (lambda value: not value, replies.SMTPUTF8_SYNTAX),
+    "RET": (is_return, replies.RET_SYNTAX),
+    "ENVID": (is_envelope_id, replies.ENVID_SYNTAX),
+}
+
+
 def _check_parameters(parameters: dict[str, str], options: Options) -> Reply | None:
     for keyword, value in parameters.items():
         if keyword == "SIZE":
@@ -130,12 +168,10 @@ def _check_parameters(parameters: dict[str, str], options: Options) -> Reply | N
                 return replies.SIZE_SYNTAX
             if int(value) > options.max_message_size:
                 return replies.TOO_LARGE
-        elif keyword == "BODY":
-            if value.upper() not in ("7BIT", "8BITMIME"):
-                return replies.BODY_SYNTAX
-        elif keyword == "SMTPUTF8":
-            if value:
-                return replies.SMTPUTF8_SYNTAX
+        elif keyword in _FORMS:
+            is_well_formed, refusal = _FORMS[keyword]
+            if not is_well_formed(value):
+                return refusal
         elif keyword != "AUTH":
             # AUTH= (RFC 4954 section 5) names whom a trusted relay speaks for: nobody is one, it is ignored.
             return replies.UNKNOWN_PARAMETER

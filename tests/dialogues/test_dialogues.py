@@ -13,7 +13,14 @@ from tests.dialogues.stage import Stage
 
 HERE = Path(__file__).parent
 SIZES = {"max_message_size_bytes": 100_000, "spool_threshold_bytes": 30_000, "max_recipients": 5}
-HURRY = {"command": 2.0, "handshake": 2.0, "connection": 60.0, "data_grace": 2.0, "data_rate": 100_000.0}
+HURRY = {
+    "command": 2.0,
+    "handshake": 2.0,
+    "connection": 60.0,
+    "data_pause": 2.0,
+    "data_grace": 2.0,
+    "data_rate": 100_000.0,
+}
 SERVERS = {
     "open": {"settings": SIZES},
     "certified": {"settings": SIZES, "tls": True},

@@ -39,6 +39,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     """A server whose clients have SLOW_SECONDS for everything."""
     settings = {"max_connections": SLOW_CLIENTS + 20, "max_connections_per_address": SLOW_CLIENTS // len(ADDRESSES)}
     pace = {"command": SLOW_SECONDS, "connection": 600.0, "data_grace": SLOW_SECONDS, "data_rate": 1000.0}
+    pace["data_pause"] = SLOW_SECONDS
     with Stage(tmp_path, {"slow": {"settings": settings, "pace": pace}}, linger_seconds=2.0) as made:
         yield made
 

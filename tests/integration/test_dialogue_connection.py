@@ -280,7 +280,7 @@ def test_a_client_that_does_not_read_is_dropped_in_time() -> None:
 
 def test_a_farewell_does_not_wait_for_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connection, "linger_seconds", 0.1)
-    encounter = Encounter(pace=Pace(command=0.3, data_grace=0.3))
+    encounter = Encounter(pace=Pace(command=0.3, data_pause=0.3))
     encounter.send(LOGIN + ENVELOPE + b"DATA\r\n")
     settle()
     encounter.greenlet.join(20)
@@ -293,6 +293,37 @@ def test_a_connection_has_an_end_whatever_it_does(monkeypatch: pytest.MonkeyPatc
     encounter = Encounter(pace=Pace(connection=0.3))
     while not encounter.greenlet.dead:
         encounter.send(b"NOOP\r\n")
+        gevent.sleep(0.05)
+    assert lines(encounter.rest())[-1].startswith("421 4.4.2 ")
+
+
+def test_who_has_logged_in_may_take_longer_for_the_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "linger_seconds", 0.1)
+    stranger = Encounter(pace=Pace(command=600.0, login=0.3))
+    known = Encounter(pace=Pace(command=600.0, login=0.3))
+    known.send(LOGIN)
+    stranger.greenlet.join(20)
+    assert lines(stranger.rest())[-1].startswith("421 4.4.2 ")
+    gevent.sleep(0.5)
+    known.send(b"NOOP\r\n")
+    assert not known.greenlet.dead
+    known.send(b"QUIT\r\n")
+    assert lines(known.rest())[-1].startswith("221 ")
+    # And the longest that a stranger may take is never more than that.
+    hurried = Encounter(pace=Pace(command=0.3, login=600.0))
+    hurried.greenlet.join(20)
+    assert lines(hurried.rest())[-1].startswith("421 4.4.2 ")
+
+
+def test_the_first_octet_of_data_may_take_long_and_the_rest_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "linger_seconds", 0.1)
+    encounter = Encounter(pace=Pace(command=600.0, data_pause=600.0, data_grace=0.3))
+    encounter.send(LOGIN + ENVELOPE + b"DATA\r\n")
+    gevent.sleep(0.8)
+    assert not encounter.greenlet.dead
+    encounter.send(b"Subject: s\r\n")
+    while not encounter.greenlet.dead:
+        encounter.send(b"x")
         gevent.sleep(0.05)
     assert lines(encounter.rest())[-1].startswith("421 4.4.2 ")
 

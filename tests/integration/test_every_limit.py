@@ -64,6 +64,9 @@ ELSEWHERE = {
         "integration/test_slow_parsing.py::test_nobody_else_pays_for_a_child_that_is_ended"
     ),
     "wait for room in the spool": "faults/test_room.py::test_a_full_spool_is_452_and_loses_nothing",
+    "data beyond the size that is read to be refused": (
+        "unit/smtp/test_session_trouble.py::test_data_beyond_all_limits_is_not_read_to_its_end"
+    ),
     "time until the reply": (
         "unit/limits/test_attempts.py::test_each_failure_is_answered_later_than_the_one_before_up_to_a_bound"
     ),
@@ -287,9 +290,36 @@ def _(ground: Ground) -> tuple[str, Client | None]:
 
 @case("the next command, all of it", SMTP_RELAY_COMMAND_TIMEOUT_SECONDS="1")
 def _(ground: Ground) -> tuple[str, Client | None]:
-    client = ground.greeted()
+    client = ground.logged_in()
     client.socket.sendall(b"NO")
     return client.reply(), client
+
+
+@case("the next command before AUTH", SMTP_RELAY_LOGIN_TIMEOUT_SECONDS="1")
+def _(ground: Ground) -> tuple[str, Client | None]:
+    patient = ground.logged_in()
+    client = ground.greeted()
+    client.socket.sendall(b"NO")
+    reply = client.reply()
+    assert patient.say("NOOP").startswith("250")
+    return reply, client
+
+
+@case("refused recipients of one connection between two messages", SMTP_RELAY_MAX_RECIPIENTS="1")
+def _(ground: Ground) -> tuple[str, Client | None]:
+    client = ground.logged_in()
+    assert client.say("MAIL FROM:<ann@example.com>").startswith("250")
+    for _ in range(100):
+        assert client.say("RCPT TO:<nobody>").startswith("5")
+    return client.say("RCPT TO:<nobody>"), client
+
+
+@case("chunks thrown away before AUTH")
+def _(ground: Ground) -> tuple[str, Client | None]:
+    client = ground.greeted()
+    client.socket.sendall(b"BDAT 600000\r\n" + b"x" * 600_000)
+    assert client.reply().startswith("503")
+    return client.say("BDAT 99999999999999999999 LAST"), client
 
 
 @case("a whole connection", SMTP_RELAY_CONNECTION_SECONDS="2")
