@@ -77,6 +77,7 @@ KINDS: Final[dict[str, tuple[bytes, bytes, bytes]]] = {
     "base64 attachment": _attached(base64.b64encode(_NOISE) + b"\r\n", _PDF + _BASE64),
     "damaged base64": _attached(b"*" + base64.b64encode(_NOISE) + b"\r\n", _PDF + _BASE64),
     "binary attachment": _attached(_NOISE + b"\r\n", _PDF),
+    "a thousand recipients": _attached(base64.b64encode(_NOISE) + b"\r\n", _PDF + _BASE64),
     "parts": _attached(b"z" * 40_000 + b"\r\n--bb\r\nContent-Type: text/plain\r\n\r\n", b""),
 }
 
@@ -144,7 +145,9 @@ def main(url: str, size: int) -> None:
             file.write(message(kind, size))
             file.flush()
             body = Body.from_file(os.dup(file.fileno()))
-            submission = Submission(login, ("to@x.example",), RecipientRule.MERGE, body, "x")
+            many = 1000 if kind == "a thousand recipients" else 1
+            recipients = tuple(f"to{number}@x.example" for number in range(many))
+            submission = Submission(login, recipients, RecipientRule.ENVELOPE, body, "x")
             measured[kind] = _measure(settings, submission)
             body.close()
     print(json.dumps(measured))
