@@ -63,6 +63,11 @@ class Description:
         return self.content_type.value
 
     @property
+    def has_ascii_fields(self) -> bool:
+        """Whether the fields that may hold a file name are ASCII as they came."""
+        return self.head.first("content-disposition").isascii() and self.head.first("content-type").isascii()
+
+    @property
     def content_id(self) -> str | None:
         """The Content-ID without angle brackets, whole: `cid:` links name it."""
         value = self.head.first("content-id")
@@ -93,6 +98,16 @@ def of(head: Head, default: Parameters = TEXT) -> Description:
         kind = _SHORTENED.get(parsed.value, "text/plain")
         return assumed(head, Parameters(kind, parsed.texts, parsed.views), typeless=not parsed.value)
     return assumed(head, parsed)
+
+
+def filename_in(about: Description, label: str) -> str:
+    """The file name, if its raw octets may be in the charset `label`, which another part of the message declares."""
+    disposition, kind = (about.head.first(key) for key in ("content-disposition", "content-type"))
+    names = (
+        parameters.parse_in(disposition, label).texts.get("filename"),
+        parameters.parse_in(kind, label).texts.get("name"),
+    )
+    return next(filter(None, (filename.clean(name or "") for name in names)), "")
 
 
 def assumed(head: Head, content_type: Parameters, *, typeless: bool = False) -> Description:

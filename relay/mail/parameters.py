@@ -69,6 +69,11 @@ def parse(view: str, *, shortcuts: bool = True) -> Parameters:
     return _parse_again(view) if len(view) <= _REMEMBERED else _parse_short(view)
 
 
+def parse_in(view: str, label: str) -> Parameters:
+    """`parse` of a value whose raw text may be in the charset `label`, which another part declares."""
+    return _parse(view[:_MAX_LENGTH], label)
+
+
 def _parse_short(view: str) -> Parameters:
     """A value with one sound parameter as a whole, which takes a fifth of the time: a boundary is another each time."""
     match = _ONE_PARAMETER.match(view) if len(view) <= _MAX_LENGTH and "=?" not in view else None
@@ -83,13 +88,13 @@ def _parse_short(view: str) -> Parameters:
 _parse_again = memoised(entries=512, octets=_REMEMBERED + 80)(_parse_short)
 
 
-def _parse(view: str) -> Parameters:
+def _parse(view: str, label: str = "") -> Parameters:
     if view.isascii() and "\x1b" not in view:
         return _parse_octets(view)
     # Text in a charset whose characters may hold quotes and semicolons is UTF-8 before it is taken apart; a boundary
     # is compared with octets.
     octets = _parse_octets(view)
-    converted = charset.utf_8_view(view, octets.views.get("charset", ""))
+    converted = charset.utf_8_view(view, octets.views.get("charset", label))
     return octets if converted == view else Parameters(octets.value, _parse_octets(converted).texts, octets.views)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from dataclasses import field as attribute
 
+from relay.mail import charset
 from relay.mail.description import Description
 
 
@@ -22,6 +23,17 @@ class Part:
     def media_type(self) -> str:
         """`type/subtype`, lower case, valid by RFC 2045."""
         return self.about.content_type.value
+
+    @property
+    def declared_charset(self) -> str:
+        """The label of the first charset in it that says what octets above 127 are, but for UTF-8; empty without one.
+
+        Raw text in headers that isn't UTF-8 is likely to be in it.
+        """
+        label = self.about.charset_label or self.about.content_type.texts.get("charset", "")
+        if label and charset.codec(label) is not None:
+            return label
+        return next(filter(None, (child.declared_charset for child in self.children)), "")
 
     @property
     def is_multipart(self) -> bool:

@@ -83,17 +83,9 @@ def _legible(raw: bytes, root: Part) -> Head:
     octets = raw[root.start : root.body]
     if octets.isascii() and b"\x1b" not in octets:
         return head
-    label = _charset_label(root)
+    label = root.declared_charset
     fields = [Field(key, name, charset.utf_8_view(view, label)) for key, name, view in head.fields]
     return header_block.made_of(fields, clean=head.clean, cut=head.cut)
-
-
-def _charset_label(part: Part) -> str:
-    """The charset that a message declares: that of its first part which declares one."""
-    label = part.about.charset_label or part.about.content_type.texts.get("charset", "")
-    if label and charset.codec(label) is not None:
-        return label
-    return next(filter(None, map(_charset_label, part.children)), "")
 
 
 def _message_id(values: _Values) -> str | None:

@@ -31,9 +31,6 @@ _UU_BEGIN = re.compile(rb"^begin(-base64)?[ \t]++[0-7]{3,4}+[ \t]*+([^\n]{0,1000
 #: The last line of what `begin-base64` opens (POSIX uuencode).
 _UU_BASE64_END = re.compile(rb"^====", re.MULTILINE)
 
-#: Begins where the row does, and nowhere within it.
-_CARRIAGE_RETURNS = re.compile(rb"(?<!\r)\r++\n")
-
 _UUENCODE = frozenset(("x-uuencode", "uuencode", "x-uue", "uue", "x-uu"))
 
 
@@ -95,7 +92,7 @@ def decode_quoted_printable(octets: bytes) -> bytes:
 
 
 def lf_lines(octets: bytes) -> bytes:
-    """`octets` with LF for each CRLF, and for each LF that several CRs stand before.
+    """`octets` with LF for each CRLF.
 
     A search for one octet runs at the speed of memory, one for two doesn't: where each line end is CRLF, which is
     tried, it takes a quarter of the time of replacing the pairs.
@@ -103,10 +100,7 @@ def lf_lines(octets: bytes) -> bytes:
     if b"\r" not in octets:
         return octets
     lines = octets.replace(b"\r", b"")
-    if lines.replace(b"\n", b"\r\n") == octets:
-        return lines
-    lines = octets.replace(b"\r\n", b"\n")
-    return _CARRIAGE_RETURNS.sub(b"\n", lines) if b"\r\n" in lines else lines
+    return lines if lines.replace(b"\n", b"\r\n") == octets else octets.replace(b"\r\n", b"\n")
 
 
 def decode_q(octets: bytes) -> bytes:

@@ -195,6 +195,25 @@ def test_a_file_name_whose_last_octet_is_a_backslash_has_no_quote(name: str, cod
         assert parameters.parse(view).texts["filename"] == name
 
 
+def test_a_character_alone_ends_its_file_name_without_a_quote() -> None:
+    view = 'attachment; filename="\x95\\"; size=3'
+    assert parameters.parse(view).texts == {"filename": "•\\", "size": "3"}
+
+
+def test_a_raw_file_name_is_in_the_charset_that_the_message_declares() -> None:
+    head = b"From: a@b.example\r\nContent-Type: multipart/mixed; boundary=cut\r\n\r\n--cut\r\n"
+    for codec, text, name in (
+        ("koi8-r", "Привет", "счёт.pdf"),
+        ("shift_jis", "山田", "表.pdf"),
+        ("cp1250", "ł", "żółw.pdf"),
+    ):
+        body = b"Content-Type: text/plain; charset=" + codec.encode() + b"\r\n\r\n" + text.encode(codec)
+        for fields in (b'application/pdf\r\nContent-Disposition: attachment; filename="', b'application/pdf; name="'):
+            part = b"\r\n--cut\r\nContent-Type: " + fields + name.encode(codec) + b'"\r\n\r\nx\r\n--cut--'
+            (attached,) = parse(head + body + part).attachments
+            assert attached.filename == name
+
+
 def test_a_file_name_in_big5_or_gbk() -> None:
     for name, codec in (("成功許", "big5"), ("会议纪要乗", "gbk"), ("訂單功", "big5")):
         view = (b'attachment; filename="' + name.encode(codec) + b'"').decode("latin-1")

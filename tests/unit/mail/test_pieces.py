@@ -339,6 +339,15 @@ def test_what_is_made_of_one_form_for_the_other_is_counted(plain: bytes) -> None
     assert caught.value.fault is Fault.ATTACHMENTS_TOO_LARGE
 
 
+def test_what_is_made_is_counted_together() -> None:
+    html = b"Content-Type: text/html\r\n\r\n<p>x</p>"
+    one, two = (_mixed(*[b"\r\n" + b"&" * 400] * count, html) for count in (1, 2))
+    limits = Limits(max_attachment_octets=3000)
+    assert parse(one, limits).html
+    with pytest.raises(Unusable):
+        parse(two, limits)
+
+
 # --- which text is a body
 
 
@@ -359,6 +368,16 @@ def test_a_named_text_is_a_body_where_nothing_else_is() -> None:
     ):
         message = parse(raw)
         assert (message.text, [each.filename for each in message.attachments]) == (text, names)
+
+
+def test_each_child_of_an_alternative_has_a_first_text_of_its_own() -> None:
+    named = b"Content-Type: text/html; name=a.html\r\n\r\n<p>html</p>"
+    image = b"Content-Type: image/png; name=a.png\r\n\r\nx"
+    inner = (
+        b"Content-Type: multipart/mixed; boundary=in\r\n\r\n--in\r\n" + named + b"\r\n--in\r\n" + image + b"\r\n--in--"
+    )
+    message = parse(_mixed(b"\r\nplain", inner, kind=b"alternative"))
+    assert (message.text, message.html, len(message.attachments)) == ("plain", "<p>html</p>", 1)
 
 
 @pytest.mark.parametrize("subtype", ["markdown", "x-markdown", "x-log", "enriched", "x-patch", "x-unheard-of", "css"])
