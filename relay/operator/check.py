@@ -32,6 +32,7 @@ from relay.operator import postgres_probe, preflight
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
 from relay.server.certificate import CertificateStore, expiry_warning
+from relay.server.openssl_policy import dear_groups
 
 #: No check takes longer, in seconds.
 LIMIT: Final = 10.0
@@ -78,8 +79,12 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     if not (settings.tls_cert_path and settings.tls_key_path):
         yield Finding(WARN, "certificate", "none: STARTTLS is not offered, API keys travel in the clear")
         return
-    wrong_dates = expiry_warning(CertificateStore(settings.tls_cert_path, settings.tls_key_path))
-    if wrong_dates:
+    store = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
+    dear = dear_groups(store.context)
+    wrong_dates = expiry_warning(store)
+    if dear:
+        yield Finding(FAIL, "certificate", f"OpenSSL takes TLS groups that cost too much: {', '.join(dear)}")
+    elif wrong_dates:
         yield Finding(WARN, "certificate", wrong_dates)
     else:
         yield Finding(OK, "certificate", settings.tls_cert_path)

@@ -41,7 +41,7 @@ def prepare(channel: socket.socket) -> None:
         store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
         dear = openssl_policy.dear_groups(store.context)
         if dear:
-            _refuse(f"OpenSSL shakes hands with TLS groups that cost too much, whatever it is told: {', '.join(dear)}")
+            _refuse(f"OpenSSL takes TLS groups that cost too much: {', '.join(dear)}")
         warning = certificate.expiry_warning(store)
         if warning:
             sys.stderr.write(f"warning: {warning}\n")

@@ -109,6 +109,37 @@ def test_loading_starts_no_hub_and_no_thread() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+ALL_MAILS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from config.settings import Settings
+from relay.process import children
+children.load(Settings(database_url="postgres://nobody@127.0.0.1:1/none", queue_url="http://127.0.0.1:1/q").to_json())
+from relay.mail import parse
+before = set(sys.modules)
+read = 0
+for path in Path(sys.argv[1], "tests", "corpus").rglob("*"):
+    if path.is_file():
+        try:
+            parse(path.read_bytes())
+        except Exception:
+            continue  # refused
+        read += 1
+assert read > 50, read
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_no_mail_makes_a_worker_load_anything() -> None:
+    """Not even a charset of the standard library: its files may be those of another Python by then."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ALL_MAILS, str(ROOT)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == []
+
+
 # Postgres over TLS: psycopg2-binary has an OpenSSL of its own, which must not be told what ours is told.
 
 
