@@ -20,6 +20,7 @@ import gevent
 import structlog
 
 from relay.core import metrics
+from relay.core.deadlines import seconds_left
 from relay.intake import footprint
 from relay.intake.bulk_protocol import (
     MESSAGE,
@@ -36,6 +37,7 @@ from relay.intake.bulk_protocol import (
 )
 from relay.intake.memory_budget import MemoryBudget
 from relay.intake.overruns import MessageOverruns
+from relay.postgres.owner_limit import OwnerLimit
 from relay.smtp import replies
 from relay.smtp.spool import Body, NoRoom
 from relay.smtp.submission import Submission, Verdict
@@ -48,6 +50,9 @@ WORK_SECONDS: Final = 100.0
 START_SECONDS: Final = 20.0
 #: How long it may wait for its turn. Clients wait ten minutes at the final dot (RFC 5321 section 4.5.3.2.6); seconds.
 TURN_SECONDS: Final = 300.0
+#: Messages of one user that have a child or wait for memory; the others of that user wait outside, and let other users
+#: pass.
+_OF_ONE_USER: Final = 4
 #: Octets of a file that are hashed before the others have their turn.
 _SLICE: Final = 1_000_000
 
@@ -69,12 +74,14 @@ class BulkLane:
         self._channels = [socket.socket(fileno=channel) for channel in channels]
         self._budget = MemoryBudget(budget)
         self._lost = lost
+        self._users = OwnerLimit(_OF_ONE_USER)
         self._overruns = MessageOverruns()
 
     def store(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not: 452 when its turn did not come, 451 when the process failed."""
         try:
             submission.body.spool()
+            submission.body.fileno()
         except NoRoom:
             return Verdict(replies.NO_ROOM, "no_room")
         reading, digest = Reading.WHOLE, b""
@@ -86,8 +93,12 @@ class BulkLane:
                 return Verdict(replies.UNREADABLE, "unreadable")
             if times:
                 reading = Reading.HEADER
-        with self._budget.part(footprint.before_parsing(size), TURN_SECONDS) as part:
-            if not part.granted:
+        until = time.monotonic() + TURN_SECONDS
+        with (
+            self._users.place(user_id, until) as admitted,
+            self._budget.part(footprint.before_parsing(size), seconds_left(until)) as part,
+        ):
+            if not admitted or not part.granted:
                 return Verdict(replies.NO_ROOM, "no_turn")
             try:
                 end = self._in_child(submission, reading, part.shrink)

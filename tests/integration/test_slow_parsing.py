@@ -142,3 +142,49 @@ def test_a_key_that_overruns_again_and_again_is_kept_out_of_the_worker(
         assert send(bystander, mail("slow", "steps 0.6")) == 250
     given_up = slow_relay.events("message takes too long to parse, left to a child")
     assert [line["key_kept_out"] for line in given_up] == [False, False, True, False]
+
+
+def test_a_user_whose_messages_end_their_children_leaves_room_for_others(
+    tmp_path: Path, postgres_url: str, redis_url: str, make_api_key: Callable[..., NewApiKey]
+) -> None:
+    """One child at a time, and eight messages wait when the other user's comes: it is not the ninth."""
+    attacker, bystander = make_api_key(user_id="attacker"), make_api_key(user_id="bystander")
+    relay = SlowRelay(
+        tmp_path / "relay",
+        {
+            "DATABASE_URL": postgres_url,
+            "REDIS_URL": redis_url,
+            "SMTP_RELAY_DRAIN_SECONDS": "5",
+            "SMTP_RELAY_SPOOL_THRESHOLD_BYTES": "50000",
+            "SMTP_RELAY_MEMORY_BUDGET_BYTES": "20000000",
+            "SLOW_CHILD_SECONDS": "0.5",
+        },
+    )
+    relay.start()
+    codes: list[int] = []
+    ready = threading.Barrier(9)
+
+    def stuck(number: int) -> None:
+        with relay.client(attacker.token) as client:
+            message = mail(f"stuck-{number}", "steps 60", size=200_000)
+            assert client.mail("ann@example.com")[0] == 250
+            assert client.rcpt("to@x.example")[0] == 250
+            ready.wait()
+            codes.append(client.data(message)[0])
+
+    threads = [threading.Thread(target=stuck, args=(number,)) for number in range(8)]
+    try:
+        for thread in threads:
+            thread.start()
+        with relay.client(bystander.token) as client:
+            ready.wait()
+            while not processes(relay, "relay-parse"):
+                pass
+            assert send(client, mail("large", size=200_000)) == 250
+            answered = len(codes)
+        for thread in threads:
+            thread.join()
+    finally:
+        relay.stop()
+    assert codes == [451] * 8
+    assert answered < 8
