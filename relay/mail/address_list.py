@@ -21,7 +21,8 @@ _CHARACTER = r'(?<=@)\[[^\[\]\s]{0,200}\]|(?i:mailto:)|[^\s\x00-\x1f\x7f"(),:;<>
 _STRETCH: Final = re.compile(rf"(?:{_ENCODED_WORD}|{_QUOTED}|{_CHARACTER})++", re.DOTALL)
 _STRETCH_WITHOUT_QUOTES: Final = re.compile(rf"(?:{_ENCODED_WORD}|{_CHARACTER})++", re.DOTALL)
 _ALL_QUOTED: Final = re.compile(_QUOTED + r"\Z", re.DOTALL)
-_WITH_QUOTES: Final = re.compile(rf"({_ENCODED_WORD})|({_QUOTED})", re.DOTALL)
+#: A quote that nothing closes takes all of the rest: it would be looked for anew from each later one.
+_WITH_QUOTES: Final = re.compile(rf'({_ENCODED_WORD})|("((?:[^"\\]|\\.)*+)("?))', re.DOTALL)
 _COMMENT_MARK: Final = re.compile(r"\\.|[()]", re.DOTALL)
 _IN_ANGLES: Final = re.compile(r'\s*"(?:[^"\\]|\\.)*+"[^<>"]*+|[^<>]*+', re.DOTALL)
 _SEPARATOR: Final = re.compile(r"[,;]")
@@ -297,7 +298,7 @@ def _name(items: list[_Item]) -> str:
 
 
 def _unquoted(match: re.Match[str]) -> str:
-    return match[1] or _ESCAPED.sub(r"\1", match[2][1:-1])
+    return _ESCAPED.sub(r"\1", match[3]) if match[4] else match[0]
 
 
 def _comment_of(items: list[_Item]) -> str:

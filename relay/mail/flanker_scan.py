@@ -44,6 +44,9 @@ _TO_BLANKS: Final = {
     0x1F: " ",
 }
 
+#: Levels of parts that are followed: more than any setting allows, and a fifth of what Python's stack holds.
+_DEEPEST: Final = 201
+
 #: What flanker says, and the cause that is counted.
 _CAUSES: Final = (("boundary", "boundary"), ("Too many", "limits"), ("ascii", "charset"))
 
@@ -83,7 +86,7 @@ def scan(raw: bytes) -> Span:
         raise Unfit("malformed") from error
     if part is None:
         raise Unfit("malformed")
-    return _span(part, _Offsets(pieces, len(raw)))
+    return _span(part, _Offsets(pieces, len(raw)), _DEEPEST)
 
 
 def _structure(raw: bytes) -> list[tuple[int, int]]:
@@ -91,14 +94,17 @@ def _structure(raw: bytes) -> list[tuple[int, int]]:
     size = len(raw)
     pieces: list[tuple[int, int]] = []
     start = kept = 0
-    has_crlf = True
+    #: The next empty line after `start` of either kind; `size` where there is none.
+    crlf = lf = -1
     while True:
-        # A search that found nothing is not made again, and the other one goes no further than the first got: all of
-        # them together read the message once.
-        crlf = raw.find(b"\n\r\n", start) if has_crlf else -1
-        has_crlf = crlf >= 0
-        lf = raw.find(b"\n\n", start, crlf if has_crlf else size)
-        stop = lf + 2 if lf >= 0 else crlf + 3 if has_crlf else size
+        # Each is looked for again once it was passed, and only then: all searches of one kind read the message once.
+        if crlf < start:
+            found = raw.find(b"\n\r\n", start)
+            crlf = found if found >= 0 else size
+        if lf < start:
+            found = raw.find(b"\n\n", start)
+            lf = found if found >= 0 else size
+        stop = lf + 2 if lf + 2 <= crlf else min(crlf + 3, size)
         pieces.append((start, stop))
         kept += stop - start
         if kept > MAX_VIEW:
@@ -130,12 +136,15 @@ class _Offsets:
         return self._raw[index] + position - self._view[index]
 
 
-def _span(part: Any, offsets: _Offsets) -> Span:
+def _span(part: Any, offsets: _Offsets, depth: int) -> Span:
+    """The span of a part and of those in it, so many levels of them. Raises Unfit where there are more."""
+    if not depth:
+        raise Unfit("limits")
     container = part._container
     main = container.content_type.main.lower()
     return Span(
         offsets(container.start),
         offsets(container.end + 1),
         main,
-        tuple(_span(child, offsets) for child in part.parts) if main == "multipart" else (),
+        tuple(_span(child, offsets, depth - 1) for child in part.parts) if main == "multipart" else (),
     )

@@ -24,8 +24,9 @@ _PRINTABLE = re.compile(r"[ -~]+\Z")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
 _IN_ANGLES = re.compile(r"<[^<>]*+>")
-#: An address, a message id or a URL in angle brackets, with the blanks around it: never part of an encoded word.
-_REFERENCE = re.compile(r"[ \t]*+(<[!-;=?-~]*[@:][!-;=?-~]*>)[ \t]*+")
+#: An address, a message id or a URL in angle brackets, with the blanks around it: never part of an encoded word. Blanks
+#: are tried from the first of a run alone, and what is in the brackets is taken once.
+_REFERENCE = re.compile(r"(?:(?<![ \t])[ \t]++)?(<(?=[!-;=?-~]*[@:])[!-;=?-~]*+>)[ \t]*+")
 
 _COLUMNS = frozenset(
     ("from", "to", "cc", "bcc", "subject", "reply-to", "mime-version", "message-id", "date", "resent-bcc")

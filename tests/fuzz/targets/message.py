@@ -13,6 +13,7 @@ import orjson
 
 from relay.core.address import comparison_form
 from relay.core.records import EmailRow
+from relay.core.spellings import spellings
 from relay.mail import Limits, Message, Unusable
 from relay.mail.reader import read
 from relay.postgres import insert_emails
@@ -152,7 +153,7 @@ def _check_row(message: Message) -> None:
         tags=message.tags,
         idempotency_key=message.idempotency_key,
     )
-    payload = insert_emails.encode([row], row.recipients)
+    payload = insert_emails.encode(row, row.recipients)
     assert "\0" not in message.html + message.text + "".join(each.filename for each in message.attachments)
     stored = orjson.loads(payload)
     assert stored["from"] == message.sender
@@ -160,5 +161,5 @@ def _check_row(message: Message) -> None:
     assert stored["html"] == message.html
     assert stored["text"] == message.text
     assert stored["headers"] == dict(message.headers)
-    assert stored["guard"] == [*message.to, *message.cc, *message.bcc]
+    assert stored["guard"] == [form for mailbox in row.recipients for form in spellings(mailbox)]
     assert [each["content"] for each in stored["attachments"]] == [each.content for each in message.attachments]
