@@ -28,6 +28,7 @@ from relay.core.address import BadAddress, normalise_domain
 from relay.core.memo import Memo, octets_of
 from relay.mail import Unusable, header_block, parse
 from relay.smtp.path import parse_path
+from tests.security.long_messages import VALUES as PLACES
 
 LARGE = 950_000
 #: Octets that all entries of one cache may take, keys alone, and all caches together with what they hold.
@@ -140,56 +141,6 @@ def test_entries_times_octets_is_the_bound(name: str) -> None:
     assert len(memo) <= memo.entries
     assert sum(map(octets_of, memo)) <= MOST_OF_KEYS
     memo.clear()
-
-
-#: Where a client's value may stand in a message: `%s` is the value.
-PLACES = {
-    **{
-        name: f"From: a@b.example\r\n{name}: %s\r\n\r\nx"
-        for name in (
-            *("To", "Cc", "Reply-To", "Sender", "Subject", "Message-ID", "References", "Date", "MIME-Version", "X-Own"),
-            *(
-                "Content-Type",
-                "Content-Transfer-Encoding",
-                "Content-Disposition",
-                "Content-ID",
-                "List-Id",
-                "Importance",
-            ),
-            *("X-OpenSend-Tag", "Idempotency-Key", "User-Agent", "List-Unsubscribe-Post"),
-        )
-    },
-    "From": "From: %s <a@b.example>\r\n\r\nx",
-    "local part": "From: a@b.example\r\nTo: %s@b.example\r\n\r\nx",
-    "domain": "From: a@b.example\r\nTo: a@%s.example\r\n\r\nx",
-    "domain that is not ASCII": "From: a@b.example\r\nTo: a@\xc3\xbc%s.example\r\n\r\nx",
-    "domain in From": "From: a@%s.example\r\n\r\nx",
-    "name of a field": "From: a@b.example\r\nX-%s: y\r\n\r\nx",
-    "media type": "From: a@b.example\r\nContent-Type: text/%s\r\n\r\nx",
-    "charset": "From: a@b.example\r\nContent-Type: text/plain; charset=%s\r\n\r\n\xe4",
-    "charset in many spellings": "From: a@b.example\r\nContent-Type: text/plain; charset=latin-1%s\r\n\r\n\xe4",
-    "charset in quotes": 'From: a@b.example\r\nContent-Type: text/plain; charset="%s"\r\n\r\n\xe4',
-    "charset of an encoded word": "From: a@b.example\r\nSubject: =?%s?q?=e4?=\r\n\r\nx",
-    "charset of a parameter": "From: a@b.example\r\nContent-Disposition: attachment; filename*=%s''%%e4\r\n\r\nx",
-    "boundary": "From: a@b.example\r\nContent-Type: multipart/mixed; boundary=%s\r\n\r\n--%s\r\n\r\nx\r\n--%s--\r\n",
-    "boundary in quotes": 'From: a@b.example\r\nContent-Type: multipart/mixed; boundary="%s"\r\n\r\n--%s\r\n\r\nx\r\n',
-    "parameter name": "From: a@b.example\r\nContent-Type: text/plain; %s=x\r\n\r\nx",
-    "parameter of a part": (
-        "From: a@b.example\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
-        "--b\r\nContent-Type: text/plain; name=%s\r\n\r\nx\r\n--b--\r\n"
-    ),
-    "transfer encoding of a part": (
-        "From: a@b.example\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
-        "--b\r\nContent-Transfer-Encoding: %s\r\n\r\nx\r\n--b--\r\n"
-    ),
-    "field of a part": (
-        "From: a@b.example\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nX-Own: %s\r\n\r\nx\r\n--b--\r\n"
-    ),
-    "begin of uuencode": (
-        "From: a@b.example\r\nContent-Type: image/png\r\nContent-Transfer-Encoding: x-uuencode\r\n\r\n"
-        "begin 644 %s\r\n#AAAA\r\nend\r\n"
-    ),
-}
 
 
 def mail(place: str, value: str) -> bytes:
