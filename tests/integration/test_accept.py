@@ -447,6 +447,10 @@ def test_white_space_around_the_key_does_not_matter(relay: Relay, api_key: NewAp
 def test_the_shared_cache_entry_has_the_contracts_form(relay: Relay, api_key: NewApiKey, redis_url: str) -> None:
     with relay.client(api_key.token), redis.Redis.from_url(redis_url) as shared:
         name = f"auth:apikey:{hashlib.sha256(api_key.token.encode()).hexdigest()}"
+        # The reply to AUTH doesn't wait for the entry.
+        deadline = time.monotonic() + 20
+        while not shared.exists(name) and time.monotonic() < deadline:
+            time.sleep(0.02)
         entry, ttl = json.loads(shared.get(name) or b"null"), shared.ttl(name)
     assert entry == {"apiKeyId": api_key.id, "permission": "full_access", "domain": None, "userId": api_key.user_id}
     assert 0 < ttl <= 60

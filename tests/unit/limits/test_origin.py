@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
+from config.settings import Settings
+from relay.limits.client import ProcessLimits
 from relay.limits.origin import Origins
+from relay.redis.link import RedisLink
+from relay.smtp.submission import Services
 
 ORIGINS = Origins(b"secret")
 
@@ -31,3 +37,16 @@ def test_without_the_secret_nobody_finds_the_address() -> None:
     assert ORIGINS.of("192.0.2.1") != Origins(b"another").of("192.0.2.1")
     assert ORIGINS.of("192.0.2.1") == Origins(b"secret").of("192.0.2.1")
     assert len(ORIGINS.of("192.0.2.1")) == 8
+
+
+def test_each_installation_has_a_secret_of_its_own() -> None:
+    """Origins are made with what only the processes of one installation know, never with a secret that all have."""
+
+    def origin(database_url: str) -> bytes:
+        link = RedisLink(None, verify_tls=True, timeout=0.1, pause=1.0)
+        limits = ProcessLimits(Settings(database_url=database_url), link, cast(Services, None))
+        return limits.origins.of("192.0.2.1")
+
+    one, other = origin("postgres://a:one@localhost/x"), origin("postgres://a:two@localhost/x")
+    assert one == origin("postgres://a:one@localhost/x")
+    assert len({one, other, Origins(b"").of("192.0.2.1")}) == 3

@@ -17,3 +17,11 @@ def test_messages_share_a_key_exactly_when_all_three_are_the_same(
 ) -> None:
     same = (user, message_id, content) == (other_user, other_message_id, other_content)
     assert (key_of(user, message_id, content) == key_of(other_user, other_message_id, other_content)) == same
+
+
+@given(st.integers(0, 300_000))
+def test_every_octet_of_the_content_counts(position: int) -> None:
+    content = bytearray(300_001)
+    key = key_of("user", "<id>", bytes(content))
+    content[position] = 1
+    assert key_of("user", "<id>", bytes(content)) != key

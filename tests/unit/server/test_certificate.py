@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from relay.server import certificate
 from relay.server.certificate import CertificateError, CertificateStore, expiry_warning
 from tests.certificates import write_pair
 
@@ -48,6 +50,35 @@ def test_the_context_is_a_servers_of_today(tmp_path: Path) -> None:
     names = {cipher["name"] for cipher in context.get_ciphers()}
     assert names
     assert not [name for name in names if any(weak in name for weak in ("RC4", "DES", "MD5", "NULL", "EXP", "anon"))]
+
+
+def test_nobody_gets_a_ticket_to_resume_with(tmp_path: Path) -> None:
+    assert CertificateStore(*write_pair(tmp_path)).context.num_tickets == 0
+
+
+def test_a_reload_says_whether_the_pair_is_another(tmp_path: Path) -> None:
+    store = CertificateStore(*write_pair(tmp_path))
+    assert not store.reload()
+    write_pair(tmp_path)
+    assert store.reload()
+    assert not store.reload()
+
+
+def test_what_is_allowed_is_ours_to_say_and_not_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an operator's OpenSSL configuration allows anything."""
+
+    def for_old_clients(protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        context.options &= ~(ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION)
+        return context
+
+    paths = write_pair(tmp_path)
+    monkeypatch.setattr(certificate, "ssl", SimpleNamespace(**(vars(ssl) | {"SSLContext": for_old_clients})))
+    context = CertificateStore(*paths).context
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_COMPRESSION
+    assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
 def test_missing_files(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay.smtp import framing
-from relay.smtp.framing import DataEnd, Flaw, Framing
+from relay.smtp.framing import MAX_DISCARDED_LINE, DataEnd, Flaw, Framing
 from relay.smtp.spool import NoRoom
 
 #: What lines and data may end with, more often than chance would have it.
@@ -231,3 +231,34 @@ def test_nothing_that_was_consumed_is_kept() -> None:
     with pytest.raises(EndOfStream):
         [reader.line(100) for _ in range(2)]
     assert len(reader._buffer) == 0
+
+
+class Counted:
+    """Counts what it is given."""
+
+    def __init__(self) -> None:
+        self.octets = 0
+
+    def write(self, octets: bytes) -> None:
+        self.octets += len(octets)
+
+
+@pytest.mark.parametrize("size", [1, 10, 1000])
+def test_what_is_over_the_limit_is_not_kept(size: int) -> None:
+    sink = Counted()
+    data = b"x" * 5000 + b"\r\n.\r\n"
+    reader = Framing(Pieces([data[start : start + size] for start in range(0, len(data), size)]).receive)
+    assert reader.data(sink, 1000) is DataEnd.TOO_LARGE
+    assert sink.octets <= 1000
+
+
+def test_a_line_without_an_end_is_not_read_for_ever() -> None:
+    received = 0
+
+    def receive() -> bytes:
+        nonlocal received
+        received += 50_000
+        assert received <= 2 * MAX_DISCARDED_LINE
+        return b"x" * 50_000
+
+    assert Framing(receive).line(4096) is Flaw.ENDLESS
