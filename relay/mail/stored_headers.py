@@ -160,7 +160,7 @@ def _value(key: str, view: str) -> str:
     text = encoded_word.decode(view)
     if view.isascii() and not _CONTROLS.search(text):
         return _CONTROLS.sub(" ", view).strip()
-    if "@" in text and "<" in text:
+    if "@" in text:
         mailboxes = _mailboxes(view)
         if mailboxes:
             return mailboxes
