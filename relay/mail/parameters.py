@@ -128,7 +128,8 @@ def _value(view: str) -> tuple[str, int]:
         quoted, stop = _quoted(view, start)
         # The quotes may hold the parameters too.
         inner, _, rest = quoted.partition(";")
-        return inner.strip(" \t"), stop if not rest else start + 1 + len(inner)
+        value = "/".join([word.strip(" \t") for word in inner.split("/", _MAX_WORDS)])
+        return value, start + 1 + len(inner) if rest else stop
     position = start
     words: list[str] = []
     while len(words) < _MAX_WORDS:

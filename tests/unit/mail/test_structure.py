@@ -125,6 +125,7 @@ def test_a_lone_close_delimiter_is_no_text(body: bytes, text: str) -> None:
         (b"text /html;charset=utf-8", True),
         (b'"text/html"; charset=utf-8', True),
         (b'"text/html; charset=utf-8"', True),
+        (b'"text / html"; charset=utf-8', True),
         (b"text/(comment)html", True),
         (b"(comment) text/html (comment)", True),
         (b"TEXT/HTML", True),
