@@ -39,6 +39,25 @@ return redis.call('ZCARD', KEYS[1])
 """
 )
 
+# Those that may turn out to be wrong count as if they had: many at once are no way round the limit.
+_BEGIN: Final = Script(
+    """
+-- KEYS: failures and look-ups of an origin, and whether it is refused. ARGV: key, seconds that a failure counts,
+-- failures to refusal, seconds that a look-up may take. Returns whether the key may be looked up now.
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.6f', now - ARGV[4]))
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
+  local failed = redis.call('ZCOUNT', KEYS[1], string.format('%.6f', now - ARGV[2]), '+inf')
+  if failed + redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[3]) then return 0 end
+end
+redis.call('ZADD', KEYS[2], string.format('%.6f', now), ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+return 1
+"""
+)
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -50,6 +69,8 @@ KNOWN_SECONDS: Final = 86_400
 _REFRESH_SECONDS: Final = 3_600
 #: How often a refused origin's unknown key is looked at; seconds.
 LOOK_SECONDS: Final = 1
+#: A look-up that has not ended after so long (seconds) is taken for that of a process that died.
+LOOK_UP_SECONDS: Final = 10
 #: The delay doubles with each failure, up to the longest, which is reached after so many doublings.
 _DOUBLINGS: Final = 5
 #: Origins and pairs that a process remembers by itself: at most some 10 MB.
@@ -70,9 +91,12 @@ class Admission:
 
     looked_at: bool
     refused: bool
+    #: The key was good there before.
+    known: bool = field(default=False, compare=False)
 
 
 _WELCOME: Final = Admission(looked_at=True, refused=False)
+_KNOWN: Final = Admission(looked_at=True, refused=False, known=True)
 
 
 @dataclass(slots=True)
@@ -83,6 +107,8 @@ class _Record:
     failures: dict[bytes, float] = field(default_factory=dict)
     refused_until: float = 0.0
     next_look: float = 0.0
+    #: Key that is being looked up → since when.
+    look_ups: dict[bytes, float] = field(default_factory=dict)
 
 
 class Attempts:
@@ -102,12 +128,12 @@ class Attempts:
     def admit(self, candidate: Candidate) -> Admission:
         """Whether a key may be looked at now. One round trip; none for a key that was good there before."""
         if not self._most or candidate in self._known:
-            return _WELCOME
+            return _KNOWN
         refused_key = _refused_key(candidate.origin)
         try:
             refused, known = self._link.call_all([("EXISTS", refused_key), ("EXISTS", _known_key(candidate))])
             if known == 1:
-                return Admission(looked_at=True, refused=refused == 1)
+                return Admission(looked_at=True, refused=refused == 1, known=True)
             if refused != 1:
                 # What was counted while Redis could not count is not forgotten.
                 return self._admit_alone(candidate)
@@ -115,6 +141,25 @@ class Attempts:
         except RedisUnavailable:
             return self._admit_alone(candidate)
         return Admission(looked_at=looked_at is not None, refused=True)
+
+    def begin(self, candidate: Candidate) -> bool:
+        """Whether a key that is not known there may be looked up now; `end` has to follow then.
+
+        Never more at once than could fail before their origin is refused. One round trip.
+        """
+        origin = candidate.origin
+        names = [_failures_key(origin), _look_ups_key(origin), _refused_key(origin)]
+        try:
+            return bool(_BEGIN.run(self._link, names, [candidate.key, WINDOW_SECONDS, self._most, LOOK_UP_SECONDS]))
+        except RedisUnavailable:
+            return self._begin_alone(candidate)
+
+    def end(self, candidate: Candidate) -> None:
+        """The look-up has ended, and `failed` has noted it if so. Blocks nobody."""
+        self._link.post([("ZREM", _look_ups_key(candidate.origin), candidate.key)])
+        record = self._records.get(candidate.origin)
+        if record is not None:
+            record.look_ups.pop(candidate.key, None)
 
     def failed(self, candidate: Candidate) -> float:
         """Notes that a key was wrong; how many seconds after the AUTH the reply is due."""
@@ -158,6 +203,20 @@ class Attempts:
             record.next_look = now + LOOK_SECONDS
         return Admission(looked_at, refused=True)
 
+    def _begin_alone(self, candidate: Candidate) -> bool:
+        record = self._records.get(candidate.origin) or _Record()
+        _remember(self._records, candidate.origin, record)
+        now = time.monotonic()
+        record.look_ups = {key: since for key, since in record.look_ups.items() if now - since < LOOK_UP_SECONDS}
+        others = record.look_ups.keys() - {candidate.key}
+        failed = sum(now - seen < WINDOW_SECONDS for seen in record.failures.values())
+        if record.refused_until > now:
+            return False
+        if candidate.key not in record.look_ups and failed + len(others) >= self._most:
+            return False
+        record.look_ups[candidate.key] = now
+        return True
+
     def _failed_alone(self, candidate: Candidate) -> float:
         record = self._records.get(candidate.origin) or _Record()
         _remember(self._records, candidate.origin, record)
@@ -189,6 +248,10 @@ def _refused_key(origin: bytes) -> bytes:
 
 def _look_key(origin: bytes) -> bytes:
     return keys.AUTH_LOOK_PREFIX + origin.hex().encode()
+
+
+def _look_ups_key(origin: bytes) -> bytes:
+    return keys.AUTH_LOOK_UPS_PREFIX + origin.hex().encode()
 
 
 def _known_key(candidate: Candidate) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import gevent
 
@@ -18,6 +19,11 @@ from relay.smtp.submission import Login, Services, Submission, Verdict
 
 if TYPE_CHECKING:
     from relay.limits.rates import Rates
+
+
+#: How long a key waits until others of its origin have been looked up, and how often that is asked; seconds.
+TURN_SECONDS: Final = 10.0
+_TURN_INTERVAL: Final = 0.1
 
 
 class ClientLimits:
@@ -39,14 +45,25 @@ class ClientLimits:
         digest = self._origins.digest(password.strip().encode("utf-8", "surrogateescape"))
         candidate = Candidate(self._origin, digest)
         admission = self._attempts.admit(candidate)
+        counted = not (admission.known or admission.refused)
+        while counted and not self._attempts.begin(candidate):
+            if time.monotonic() - began > TURN_SECONDS:
+                return replies.AUTH_UNAVAILABLE
+            gevent.sleep(random.uniform(0.5, 1.5) * _TURN_INTERVAL)  # noqa: S311 - spreads load
+            admission = self._attempts.admit(candidate)
+            counted = not (admission.known or admission.refused)
         if admission.looked_at:
-            login = self._services.authenticate(password)
-            if isinstance(login, Login):
-                self._attempts.succeeded(candidate)
-                return login
-            if login.temporary:
-                return login
-            delay = self._attempts.failed(candidate)
+            try:
+                login = self._services.authenticate(password)
+                if isinstance(login, Login):
+                    self._attempts.succeeded(candidate)
+                    return login
+                if login.temporary:
+                    return login
+                delay = self._attempts.failed(candidate)
+            finally:
+                if counted:
+                    self._attempts.end(candidate)
             if not admission.refused:
                 _sleep_until(began + delay)
                 return login

@@ -163,10 +163,12 @@ class RedisProbe:
     def _attempts(self) -> bool:
         attempts = Attempts(self._link, most=1, refusal_seconds=_SECONDS, longest_delay=1.0)
         attempts.admit(self._candidate)
+        begun = attempts.begin(self._candidate)
         attempts.failed(self._candidate)
+        attempts.end(self._candidate)
         refused = attempts.admit(self._candidate).refused
         attempts.succeeded(Candidate(self._candidate.origin, b"good"))
-        return refused
+        return begun and refused
 
     def _rates(self) -> bool:
         from relay.limits.rates import Rate  # noqa: PLC0415 - 2 MB for those who want it
@@ -201,7 +203,7 @@ class RedisProbe:
             claim_key(self._claim),
             suppression_lists.marker_key(self._user),
             *(keys_of + origin for keys_of in (keys.AUTH_FAILURES_PREFIX, keys.AUTH_REFUSED_PREFIX)),
-            keys.AUTH_LOOK_PREFIX + origin,
+            *(keys_of + origin for keys_of in (keys.AUTH_LOOK_PREFIX, keys.AUTH_LOOK_UPS_PREFIX)),
             *(keys.AUTH_KNOWN_PREFIX + origin + key.hex().encode() for key in (self._candidate.key, b"good")),
             *(
                 suppression_lists.entry_key(suppression_lists.digest(digest_prefix, f"{name}@check.invalid"))

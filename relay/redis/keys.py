@@ -43,6 +43,8 @@ REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
 AUTH_FAILURES_PREFIX: Final = b"smtp-relay:auth:failures:"
 AUTH_REFUSED_PREFIX: Final = b"smtp-relay:auth:refused:"
 AUTH_LOOK_PREFIX: Final = b"smtp-relay:auth:look:"
+#: Keys of an origin that are being looked up, by the time (unix s) since when.
+AUTH_LOOK_UPS_PREFIX: Final = b"smtp-relay:auth:look-ups:"
 AUTH_KNOWN_PREFIX: Final = b"smtp-relay:auth:known:"
 
 #: What the `limits` library counts messages under.

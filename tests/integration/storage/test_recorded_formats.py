@@ -124,9 +124,9 @@ def write(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         writer.finish()
     outbox.settle()
     intents = Intents(cache.link)
-    intents.note([NOTED_ID])
+    intents.note([NOTED_ID], intents.now_ms())
     intents.mark_reminded([REMINDED_ID])
-    intents.hold_lock("another process", 60.0)
+    intents.hold_lock(keys.SWEEP_LOCK_KEY, "another process", 60.0)
     attempts = Attempts(cache.link, most=3, refusal_seconds=900, longest_delay=8.0)
     for number in range(2):
         attempts.failed(wrong(b"origin-1", number))
@@ -198,7 +198,7 @@ def test_what_that_format_has_left_means_the_same_here(
     intents = Intents(cache.link)
     assert {email_id for email_id, age in intents.older_than(0, skip=0, limit=9) if age < 60} == {FIRST_ID, NOTED_ID}
     assert intents.reminded([REMINDED_ID], timedelta(hours=6).total_seconds()) == {REMINDED_ID}
-    assert not intents.hold_lock("this process", 60.0)
+    assert not intents.hold_lock(keys.SWEEP_LOCK_KEY, "this process", 60.0)
     attempts = Attempts(cache.link, most=3, refusal_seconds=900, longest_delay=8.0)
     assert not attempts.admit(wrong(b"origin-1", 9)).refused
     assert attempts.failed(wrong(b"origin-1", 9)) == 1.0, "the third failure, of which the other release counted two"
