@@ -87,9 +87,9 @@ def show_stack_on_signal() -> None:
     """
     import faulthandler
 
-    from relay.process import master
+    from relay.process import roster
 
-    faulthandler.register(master.DUMP_SIGNAL, all_threads=False)
+    faulthandler.register(roster.DUMP_SIGNAL, all_threads=False)
 
 
 def serve(assignment: Assignment) -> int:

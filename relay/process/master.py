@@ -23,8 +23,9 @@ import time
 from relay.process import forking, handover
 from relay.process.absence import Absence
 from relay.process.assignment import Assignment, CertificateKeeper
-from relay.process.heartbeat import BEAT_SECONDS, Heartbeats, Watch
+from relay.process.heartbeat import BEAT_SECONDS, Heartbeats
 from relay.process.master_log import MasterLog
+from relay.process.roster import HOPELESS_AFTER, LONGEST_PAUSE, STARTED_AFTER, Roster, Worker, pause_after
 from relay.process.template import Template
 
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
@@ -40,21 +41,10 @@ if TYPE_CHECKING:
 #: Exit status: not with these settings.
 EXIT_CONFIGURATION: Final = 2
 
-#: A worker that lived this long had started; seconds.
-STARTED_AFTER: Final = 3.0
-#: The pause before a dead worker is replaced doubles with each quick death, between these bounds; seconds.
-FIRST_PAUSE: Final = 0.1
-LONGEST_PAUSE: Final = 10.0
-#: When no worker has ever started, so many quick deaths are the end: the platform sees it and tells its user.
-HOPELESS_AFTER: Final = 4
 #: Workers end their drain by themselves; they are killed so much later than that; seconds.
 KILL_GRACE: Final = 2.0
 #: A SIGINT and a SIGTERM so close together are one wish: Ctrl-C reaches all, and a parent passes it on; seconds.
 SAME_WISH: Final = 1.0
-#: A hung worker gets so long to write where it hangs, before it is killed; seconds.
-DUMP_SECONDS: Final = 1.0
-#: Makes a worker write its stack to standard error: see `relay.process.children`.
-DUMP_SIGNAL: Final = signal.SIGUSR2
 
 _ENDING: Final = frozenset((int(signal.SIGTERM), int(signal.SIGINT)))
 
@@ -109,37 +99,17 @@ def _read_signals(wakeup: int) -> bytes:
         return b""
 
 
-class _Worker:
-    """A process that serves, as the master sees it."""
-
-    def __init__(self, heartbeats: Heartbeats, index: int, pid: int) -> None:
-        self.index = index
-        self.pid = pid
-        self.forked = time.monotonic()
-        self.watch = Watch(heartbeats, index, pid)
-        #: When it is killed, if it is taken for hung.
-        self.kill_at: float | None = None
-
-
 class _Master:
     def __init__(self, received: Handover, load: Callable[[bytes], None], serve: Serve, wakeup: int) -> None:
         self._received = received
         self._load = load
         self._serve = serve
         self._wakeup = wakeup
-        #: By process id.
-        self._workers: dict[int, _Worker] = {}
-        #: index -> when it is due to be forked
-        self._due = dict.fromkeys(range(received.workers), 0.0)
-        #: index -> quick deaths in a row
-        self._quick_deaths = dict.fromkeys(range(received.workers), 0)
-        self._any_started = False
         self._first_wish: tuple[int, float] | None = None
         self._lifeline, self._lifeline_end = os.pipe()
         self._heartbeats = Heartbeats(received.workers)
+        self._roster = Roster(self._heartbeats, received.workers)
         self._next_look = time.monotonic()
-        #: The index of a hung worker, until its successor serves.
-        self._replacing: int | None = None
         self._certificate = CertificateKeeper(received.certificate)
         self._log = MasterLog(json_lines=received.json_lines)
         self._absence = Absence(received.listeners)
@@ -162,9 +132,9 @@ class _Master:
             self._wait()
             for number in _read_signals(self._wakeup):
                 if number == signal.SIGHUP:
-                    self._signal_all(signal.SIGHUP)
+                    self._roster.signal_all(signal.SIGHUP)
                 elif number in _ENDING and self._wish_to_end(number):
-                    self._log.say("warning", "ended at once by a second signal", workers=len(self._workers))
+                    self._log.say("warning", "ended at once by a second signal", workers=len(self._roster.workers))
                     return self._kill_all(1)
 
     def _turn(self) -> int | None:
@@ -177,18 +147,15 @@ class _Master:
         now = time.monotonic()
         if self._first_wish is not None:
             return self._continue_drain(now)
-        if self._code_changed and not self._workers and not (self._template and self._template.asked):
+        if self._code_changed and not self._roster.workers and not (self._template and self._template.asked):
             self._log.say("critical", "no worker left, and the code has changed since the start")
             return 1
         if now >= self._next_look:
             self._next_look = now + BEAT_SECONDS
             self._look(now)
         self._fork_due(now)
-        self._absence.attend(self._serves())
+        self._absence.attend(self._roster.serves())
         return None
-
-    def _serves(self) -> bool:
-        return any(worker.watch.served for worker in self._workers.values())
 
     def _wait(self) -> None:
         """Until something happens, or something is due."""
@@ -199,7 +166,7 @@ class _Master:
             if self._template.sending:
                 writing.append(self._template.fileno())
         ready, _, _ = select.select(reading, writing, [], self._seconds_to_next_event())
-        if self._absence.present(ready) and not self._serves():
+        if self._absence.present(ready) and not self._roster.serves():
             self._absence.turn_away(ready)
         if self._template is not None and self._template.sending:
             self._template.send()
@@ -210,7 +177,7 @@ class _Master:
         elif self._by_template and self._template is None:
             moment = self._next_look if self._code_changed else min(self._next_look, self._template_due)
         else:
-            moment = min([self._next_look, *self._due.values()])
+            moment = min([self._next_look, *self._roster.due.values()])
         return max(0.0, moment - time.monotonic())
 
     # What the outside says.
@@ -220,15 +187,15 @@ class _Master:
         now = time.monotonic()
         if self._first_wish is None:
             self._first_wish = number, now
-            self._log.say("info", "draining", workers=len(self._workers), signal=signal.Signals(number).name)
+            self._log.say("info", "draining", workers=len(self._roster.workers), signal=signal.Signals(number).name)
             self._absence.end()
             for fd, _ in self._received.listeners:
                 # Ours is the last one open once the workers closed theirs; it would take clients whom nobody serves.
                 os.close(fd)
-            self._due.clear()
+            self._roster.due.clear()
             if self._template is not None:
                 self._template.dismiss()
-            self._signal_all(signal.SIGTERM)
+            self._roster.signal_all(signal.SIGTERM)
             return False
         first_number, first_time = self._first_wish
         return first_number == number or now - first_time > SAME_WISH
@@ -239,11 +206,11 @@ class _Master:
 
     def _continue_drain(self, now: float) -> int | None:
         """An exit status when the drain is over."""
-        if not self._workers and self._template is None:
+        if not self._roster.workers and self._template is None:
             self._log.say("info", "drained")
             return 0
         if now >= self._deadline():
-            self._log.say("warning", "drain took too long, workers killed", workers=len(self._workers))
+            self._log.say("warning", "drain took too long, workers killed", workers=len(self._roster.workers))
             return self._kill_all(0)
         return None
 
@@ -284,23 +251,23 @@ class _Master:
         """The template died, and the files hold other code by now: two versions in one service would be worse than
         workers that can't be replaced."""
         self._code_changed = True
-        self._due.clear()
+        self._roster.due.clear()
         template.asked.clear()
         template.dismiss()
         self._log.say(
-            "critical", "code has changed since the start, workers can't be replaced", workers=len(self._workers)
+            "critical", "code has changed since the start, workers can't be replaced", workers=len(self._roster.workers)
         )
 
     def _begin(self, index: int, pid: int) -> None:
         """Takes note of a worker that was forked."""
-        self._workers[pid] = _Worker(self._heartbeats, index, pid)
-        if self._first_wish is not None:
+        self._roster.begin(index, pid)
+        if self._first_wish is not None and pid not in self._ended_early:
             os.kill(pid, signal.SIGTERM)
 
     def _due_again(self, index: int, error_number: int) -> None:
         self._log.say("error", "can't fork", index=index, reason=errno.errorcode.get(error_number, "unknown"))
         if self._first_wish is None:
-            self._due[index] = time.monotonic() + LONGEST_PAUSE
+            self._roster.due[index] = time.monotonic() + LONGEST_PAUSE
 
     def _template_ended(self, status: int) -> int | None:
         """An exit status when there is no point in going on."""
@@ -311,20 +278,19 @@ class _Master:
         if self._first_wish is not None or self._code_changed:
             return None
         for index in template.asked:
-            self._due[index] = 0.0
+            self._roster.due[index] = 0.0
             # It may have been forked all the same, and not have been told of.
             pid, _ = self._heartbeats.read(index)
-            if pid and pid not in self._workers and _is_child(pid):
-                del self._due[index]
+            if pid and pid not in self._roster.workers and _is_child(pid):
+                del self._roster.due[index]
                 self._begin(index, pid)
         now = time.monotonic()
         exit_code = os.waitstatus_to_exitcode(status)
         self._template_deaths = 0 if now - template.forked >= STARTED_AFTER else self._template_deaths + 1
         hopeless = exit_code == EXIT_CONFIGURATION or self._template_deaths >= HOPELESS_AFTER
         if hopeless and self._digest is None:
-            self._log.say("critical", "workers fail at start, giving up", exit_code=exit_code)
-            return self._kill_all(EXIT_CONFIGURATION if exit_code == EXIT_CONFIGURATION else 1)
-        self._template_due = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._template_deaths, 16))
+            return self._give_up(exit_code)
+        self._template_due = now + pause_after(self._template_deaths)
         self._log.say("error", "template died, will be replaced", pid=template.pid, exit_code=exit_code)
         return None
 
@@ -335,8 +301,7 @@ class _Master:
             if now >= self._template_due and not self._code_changed:
                 self._fork_template(now)
             return
-        for index in [index for index, moment in self._due.items() if moment <= now]:
-            del self._due[index]
+        for index in self._roster.take_due(now):
             if self._template is not None:
                 self._template.ask(index, self._certificate.pair)
             else:
@@ -368,32 +333,18 @@ class _Master:
         return self._serve(assignment)
 
     def _look(self, now: float) -> None:
-        """Finds a worker that has hung, and has it replaced: one at a time, since what hangs them may pass."""
+        """Finds processes that have hung."""
         if self._template is not None and self._template.look(BEAT_SECONDS):
             self._log.say("error", "template hangs, killed", pid=self._template.pid)
             os.kill(self._template.pid, signal.SIGKILL)
-        for worker in self._workers.values():
-            hung = worker.watch.look()
-            if worker.index == self._replacing and worker.kill_at is None and worker.watch.served and not hung:
-                self._replacing = None
-            if hung and worker.kill_at is None and self._replacing in (None, worker.index):
-                self._replacing = worker.index
-                worker.kill_at = now + DUMP_SECONDS
-                self._log.say(
-                    "error",
-                    "worker is silent, will be killed",
-                    index=worker.index,
-                    pid=worker.pid,
-                    seconds=worker.watch.silent_looks * BEAT_SECONDS,
-                )
-                os.kill(worker.pid, DUMP_SIGNAL)
-        for worker in self._workers.values():
-            if worker.kill_at is not None and now >= worker.kill_at:
-                os.kill(worker.pid, signal.SIGKILL)
+        hung = self._roster.look(now)
+        if hung is not None:
+            seconds = hung.watch.silent_looks * BEAT_SECONDS
+            self._log.say("error", "worker is silent, will be killed", index=hung.index, pid=hung.pid, seconds=seconds)
 
     def _reap(self) -> int | None:
         """Takes note of every process that ended. An exit status when there is no point in going on."""
-        for pid in [pid for pid in self._ended_early if pid in self._workers]:
+        for pid in [pid for pid in self._ended_early if pid in self._roster.workers]:
             give_up = self._ended(pid, self._ended_early.pop(pid))
             if give_up is not None:
                 return give_up
@@ -413,55 +364,42 @@ class _Master:
     def _ended(self, pid: int, status: int) -> int | None:
         if self._template is not None and pid == self._template.pid:
             return self._template_ended(status)
-        if pid not in self._workers:
+        if pid not in self._roster.workers:
             # The master also inherits what workers leave behind; among it a worker may be that was not told of yet.
             if self._template is not None and self._template.asked:
                 self._ended_early[pid] = status
             return None
-        worker = self._workers.pop(pid)
-        if self._first_wish is None:
-            exit_code = os.waitstatus_to_exitcode(status)
-            return self._replace(worker.index, pid, exit_code, time.monotonic() - worker.forked)
-        return None
+        worker = self._roster.workers.pop(pid)
+        return self._replace(worker, os.waitstatus_to_exitcode(status)) if self._first_wish is None else None
 
-    def _replace(self, index: int, pid: int, exit_code: int, lived: float) -> int | None:
-        if lived >= STARTED_AFTER:
-            self._any_started = True
-            self._quick_deaths[index] = 0
-        else:
-            self._quick_deaths[index] += 1
-        deaths = self._quick_deaths[index]
-        hopeless = exit_code == EXIT_CONFIGURATION or deaths >= HOPELESS_AFTER
-        if hopeless and not self._any_started and not self._elder(STARTED_AFTER):
-            self._log.say("critical", "workers fail at start, giving up", exit_code=exit_code)
-            return self._kill_all(EXIT_CONFIGURATION if exit_code == EXIT_CONFIGURATION else 1)
+    def _replace(self, worker: Worker, exit_code: int) -> int | None:
+        """An exit status when there is no point in going on."""
+        index, pid = worker.index, worker.pid
+        pause = self._roster.died(worker, at_once=exit_code == EXIT_CONFIGURATION)
+        if pause is None:
+            return self._give_up(exit_code)
         if self._code_changed:
             self._log.say("error", "worker died, can't be replaced", index=index, pid=pid, exit_code=exit_code)
             return None
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(deaths, 16))
-        self._due[index] = time.monotonic() + pause
+        self._roster.due[index] = time.monotonic() + pause
         self._log.say(
             "error", "worker died, will be replaced", index=index, pid=pid, exit_code=exit_code, pause_seconds=pause
         )
         return None
 
-    def _elder(self, age: float) -> bool:
-        now = time.monotonic()
-        return any(now - worker.forked >= age for worker in self._workers.values())
-
-    def _signal_all(self, number: signal.Signals) -> None:
-        for pid in self._workers:
-            # It can't be another process's pid yet: only the master's waitpid() sets it free.
-            os.kill(pid, number)
+    def _give_up(self, exit_code: int) -> int:
+        self._log.say("critical", "workers fail at start, giving up", exit_code=exit_code)
+        return self._kill_all(EXIT_CONFIGURATION if exit_code == EXIT_CONFIGURATION else 1)
 
     def _kill_all(self, status: int) -> int:
-        self._signal_all(signal.SIGKILL)
-        pids = list(self._workers)
+        self._roster.signal_all(signal.SIGKILL)
+        pids = list(self._roster.workers)
         if self._template is not None:
             pids.append(self._template.pid)
             os.kill(self._template.pid, signal.SIGKILL)
         for pid in pids:
-            os.waitpid(pid, 0)
+            if pid not in self._ended_early:
+                os.waitpid(pid, 0)
         return status
 
 

@@ -18,7 +18,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from relay.process import children, forking, heartbeat, master
+from relay.process import children, forking, heartbeat, master, roster
 from relay.process.assignment import Assignment
 
 BEHAVIOUR = os.environ.get("SMALL_WORKER", "good")
@@ -122,11 +122,11 @@ def serve(assignment: Assignment) -> int:
 
 
 if __name__ == "__main__":
-    master.STARTED_AFTER = float(os.environ.get("SMALL_STARTED_AFTER", "3"))
+    roster.STARTED_AFTER = master.STARTED_AFTER = float(os.environ.get("SMALL_STARTED_AFTER", "3"))
     master.KILL_GRACE = 0.2
     if "SMALL_SILENT_LOOKS" in os.environ:
         master.BEAT_SECONDS = 0.1
-        master.DUMP_SECONDS = 0.5
+        roster.DUMP_SECONDS = 0.5
         heartbeat.SILENT_LOOKS = int(os.environ["SMALL_SILENT_LOOKS"])
     if os.environ.get("SMALL_ADOPTS") == "no":
         forking.adopt_orphans = lambda: False
