@@ -243,3 +243,17 @@ def test_taking_room_costs_next_to_nothing(tmp_path: Path) -> None:
         body.write(b"x" * 11)
         body.close()
     assert (time.process_time() - began) / 5 < 0.05
+
+
+def test_nobody_passes_one_that_waits_for_much() -> None:
+    """Small messages that keep coming would otherwise keep a large one waiting for ever."""
+    disk, room = Disk(6 * MB), SpoolRoom()
+    disk.taken = 4 * MB
+    large = Arrival(room, disk, 5 * MB, 5 * MB, 65_536)
+    gevent.sleep(0.001)
+    small = Arrival(room, disk, MB, MB, 65_536)
+    gevent.sleep(0.01)
+    assert (large.arrived, small.arrived, disk.taken) == (None, None, 4 * MB)
+    disk.taken = 0
+    gevent.joinall([large.greenlet, small.greenlet])
+    assert (large.arrived, small.arrived) == (True, True)
