@@ -35,6 +35,15 @@ def test_turns_go_round_the_addresses() -> None:
     assert len(done) == 33
 
 
+def test_no_address_is_served_twice_while_another_waits() -> None:
+    turns, done = HandshakeTurns(), []  # type: ignore[var-annotated]
+    each = [gevent.spawn(shake, turns, origin, done) for origin in (b"a", b"b", b"c") for _ in range(10)]
+    gevent.joinall(each, raise_error=True)
+    # The first takes its turn before anybody waits.
+    rounds = [done[begin : begin + 3] for begin in range(1, 28, 3)]
+    assert all(sorted(round_) == [b"a", b"b", b"c"] for round_ in rounds)
+
+
 def test_others_have_the_cpu_between_two_turns() -> None:
     """Not measured by the clock: between two turns, whoever is ready has run."""
     turns, order = HandshakeTurns(), []  # type: ignore[var-annotated]
