@@ -98,6 +98,17 @@ BODIES: Final = {
     "text": _body("Content-Type: text/plain"),
     "flowed text": _body("Content-Type: text/plain; format=flowed; delsp=yes"),
     "HTML": _body("Content-Type: text/html"),
+    "byte order mark": "\xef\xbb\xbf\r\nFrom: a@b.example\r\n%s\r\n\r\nx",
+    "attribute in HTML": _HEAD + "Content-Type: text/html\r\n\r\n<p title=%s>x <a href='http://c.example/'>x</a>",
+    "charset in HTML": (
+        _HEAD + "Content-Type: text/html\r\n\r\n<meta http-equiv=content-type content='text/html; charset=gb18030%s'>"
+        "\xe1\xbb\x81"
+    ),
+    "HTML beside text": (
+        _HEAD
+        + "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b\r\nContent-Type: text/html\r\n\r\n"
+        "<p>x <a href='http://c.example/'>c.example</a> %s\r\n--b--\r\n"
+    ),
     "HTML in Base64": _body("Content-Type: text/html\r\nContent-Transfer-Encoding: base64"),
     "quoted-printable": _body("Content-Transfer-Encoding: quoted-printable"),
     "Base64 attachment": _body("Content-Type: image/png\r\nContent-Transfer-Encoding: base64"),
@@ -297,6 +308,7 @@ def for_recording() -> Iterator[bytes]:
         "begin-base64 644 a\n",
     )
     for place in PLACES:
+        yield Run(place, "", "a", "").raw(0)
         for unit in units:
             yield Run(place, "", unit, "").raw(20_000)
 

@@ -96,6 +96,8 @@ def seeds() -> Iterator[bytes]:
         auth + mail + b"DATA\r\nx\n.\nMAIL FROM:<evil@b.example>\r\n",
         auth + b"MAIL FROM:<>\r\nRCPT TO:<busy@d.example>\r\nDATA\r\n.\r\nRCPT TO:<x>\r\n",
         auth + "MAIL FROM:<ü@ü.example> SMTPUTF8\r\nRCPT TO:<ü@ü.example>\r\n".encode() + b"BDAT 9999\r\n",
+        auth + b"MAIL FROM:<a@b.example> RET=HDRS ENVID=x+2By\r\nRCPT TO:<c@d.example> ORCPT=rfc822;c+2B@d.example\r\n",
+        auth + b"MAIL FROM:<a@b.example> SMTPUTF8\r\nRCPT TO:<c@d.example> ORCPT=utf-8;c@d.example NOTIFY=NEVER\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\n",
         b"NOOP\nRSET\r\n",
         b"VRFY\r\nEXPN x\r\nHELP\r\n" + b"X\r\n" * 12,

@@ -1,13 +1,15 @@
-"""The guard in the INSERT, and the look at a user's list: every recipient, and the user's own entries alone."""
+"""The INSERT: its guard looks at every recipient, and at the user's own entries alone; its rows come together."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from relay.core.records import EmailRow
+from relay.core.errors import Unavailable
+from relay.core.records import EmailRow, StoredAttachment
 from relay.postgres.group_commit import Stored, Suppressed
 from relay.postgres.store import Store
 
@@ -40,3 +42,39 @@ def test_another_users_list_is_not_looked_at(store: Store, make_row: MakeRow, qu
     assert store.find_suppressions("user", EVERYONE) == {}
     assert store.find_suppressions("other", EVERYONE) == {EVERYONE[0]: "bounced"}
     assert store.insert([make_row(to=(EVERYONE[0],))], [EVERYONE[0]]) == Stored()
+
+
+def test_further_rows_have_all_that_the_first_has(store: Store, make_row: MakeRow, query: Query) -> None:
+    shared = {
+        "sender": "Ann <ann@example.com>",
+        "reply_to": ("r@x.example",),
+        "html": "<p>x</p>",
+        "headers": {"X-Own": "y"},
+        "attachments": (StoredAttachment("a.txt", "aGk=", "text/plain", "cid"),),
+        "tags": (("name", "value"),),
+    }
+    rows = [make_row(to=tuple(EVERYONE[start : start + 50]), **shared) for start in range(0, 120, 50)]
+    store.insert([make_row(subject="another")], [])
+    assert store.insert(rows, EVERYONE) == Stored()
+    stored = query(
+        'SELECT DISTINCT "from", reply_to, subject, html, text, headers, attachments, tags, user_id FROM emails'
+        " WHERE id = ANY (%s::uuid[])",
+        [row.id for row in rows],
+    )
+    (one,) = stored
+    assert (one["subject"], one["headers"], one["tags"]) == (
+        "Hello",
+        {"X-Own": "y"},
+        [{"name": "name", "value": "value"}],
+    )
+    assert [each["content"] for each in one["attachments"]] == ["aGk="]
+
+
+def test_a_further_row_that_does_not_go_in_takes_the_first_with_it(
+    store: Store, make_row: MakeRow, query: Query
+) -> None:
+    assert store.insert([make_row(idempotency_key="taken")], []) == Stored()
+    rows = [make_row(idempotency_key="first"), make_row(idempotency_key="taken")]
+    with contextlib.suppress(Unavailable):
+        assert store.insert(rows, []) != Stored()
+    assert query("SELECT 1 FROM emails WHERE idempotency_key = 'first'") == []

@@ -101,3 +101,9 @@ def test_no_payload_ends_its_literal_early(payloads: list[bytes]) -> None:
     tag = body[: body.index(b"$", 1) + 1]
     assert body == tag + b"[" + b",".join(payloads) + b"]" + tag
     assert body.count(tag) == 2
+
+
+def test_a_tag_that_is_in_a_text_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(("a" * 24, "b" * 24))
+    monkeypatch.setattr(insert_emails.secrets, "token_hex", lambda _size: next(names))
+    assert insert_emails._tag([b"x", b"$r" + b"a" * 24 + b"$"]) == b"$r" + b"b" * 24 + b"$"

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay.smtp import framing
-from relay.smtp.framing import MAX_DISCARDED_LINE, DataEnd, Flaw, Framing
+from relay.smtp.framing import MAX_DISCARDED_LINE, DataEnd, Flaw, Framing, discarded_at_most
 from relay.smtp.spool import NoRoom
 
 #: What lines and data may end with, more often than chance would have it.
@@ -262,3 +262,15 @@ def test_a_line_without_an_end_is_not_read_for_ever() -> None:
         return b"x" * 50_000
 
     assert Framing(receive).line(4096) is Flaw.ENDLESS
+
+
+def test_data_without_an_end_is_not_read_for_ever() -> None:
+    received = 0
+
+    def receive() -> bytes:
+        nonlocal received
+        received += 1_000_000
+        assert received <= 2 * discarded_at_most(1000)
+        return b"x" * 1_000_000
+
+    assert Framing(receive).data(None, 1000) is DataEnd.ENDLESS
