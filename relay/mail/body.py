@@ -206,7 +206,9 @@ class _Reading:
         return tuple(filter(None, texts))
 
     def _joined(self, html: tuple[tuple[str, bool], ...]) -> str:
-        return html_joining.join([text if is_html else self._escaped(text) for text, is_html in html])
+        # A byte order mark is one only at the start.
+        pieces = [(text.removeprefix("\ufeff"), is_html) for text, is_html in html]
+        return html_joining.join([text if is_html else self._escaped(text) for text, is_html in pieces])
 
     def _escaped(self, text: str) -> str:
         text = text.removesuffix("\n")
@@ -217,7 +219,7 @@ class _Reading:
         return html
 
     def _reduced(self, html: str) -> str:
-        text = html_text.reduced(html)
+        text = html_text.reduced(html.removeprefix("\ufeff"))
         self._take(len(text))
         return text
 

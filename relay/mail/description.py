@@ -96,7 +96,8 @@ def of(head: Head, default: Parameters = TEXT) -> Description:
     parsed = parameters.parse(value)
     if not _MEDIA_TYPE.match(parsed.value):
         kind = _SHORTENED.get(parsed.value, "text/plain")
-        return assumed(head, Parameters(kind, parsed.texts, parsed.views), typeless=not parsed.value)
+        shown = Parameters(kind, parsed.texts, parsed.views)
+        return assumed(head, shown, typeless=parsed.value not in _SHORTENED)
     return assumed(head, parsed)
 
 

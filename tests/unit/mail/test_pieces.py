@@ -254,6 +254,12 @@ def test_fragments_go_into_the_document_that_they_stand_around() -> None:
     assert message.text == "before\none\nafter\ntwo"
 
 
+def test_a_byte_order_mark_before_a_document_is_no_text_of_it() -> None:
+    html = b"Content-Type: text/html; charset=utf-8\r\n\r\n\xef\xbb\xbf<html><body>two</body></html>"
+    message = parse(_mixed(b"\r\none", html))
+    assert (message.html, message.text) == ("<html><body>one<br/>\ntwo</body></html>", "one\ntwo")
+
+
 def test_html_files_between_attachments_are_joined_and_make_no_text() -> None:
     html = b"Content-Type: text/html\r\n\r\n<html><body>%s</body></html>"
     message = parse(_mixed(html % b"one", b"Content-Type: application/pdf\r\n\r\nx", html % b"two"))

@@ -157,6 +157,7 @@ def test_parameters_without_a_value_before_them() -> None:
     ("fields", "kind"),
     [
         (b'Content-Disposition: inline; filename="logo.png"\r\nContent-ID: <logo>', "image/png"),
+        (b"Content-Type: png; name=logo.png", "image/png"),
         (b"Content-Type: name=logo.JPG\r\nContent-ID: <logo>", "image/jpeg"),
         (b"Content-Disposition: filename=logo.gif\r\nContent-ID: <logo>", "image/gif"),
         (b"Content-Disposition: attachment; filename=paper.pdf", "application/pdf"),
