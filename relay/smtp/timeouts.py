@@ -59,7 +59,11 @@ class Waits:
         now = time.monotonic()
         for waiter in [waiter for waiter in self._waiters if waiter.until <= now]:
             # What one does when it is woken may have moved another.
-            if waiter.until <= now:
+            if waiter.until > now:
+                continue
+            if waiter.greenlet.dead:  # thrown here, it would end this look, and each one after it
+                self._waiters.discard(waiter)
+            else:
                 waiter.greenlet.throw(Overdue)
 
 
