@@ -5,7 +5,10 @@ supersets as in the WHATWG Encoding Standard).
 from __future__ import annotations
 
 import codecs
+import encodings
+import pkgutil
 import re
+from encodings.aliases import aliases
 
 from relay.core.memo import memoised
 from relay.mail import charset_detection, charset_labels
@@ -67,6 +70,9 @@ _HAS_CONTROLS = re.compile(r"8859|latin|iso-ir|tis|819|\A[lL][15]\Z", re.IGNOREC
 _C1 = re.compile(rb"[\x80-\x9f]")
 _LEADS = bytes(range(0xC2, 0xF5))
 _ENCODED_WORD = re.compile(r"(=\?[^?\s]{1,60}\?[bBqQ]\?[^?]*+\?=)")
+#: All names that Python has for encodings. It is asked for no other: it looks for a module of each name that it is
+#: given, and keeps each of them for ever, known or not, so that a client's labels would fill the memory.
+_PYTHON_NAMES = frozenset((*aliases, *(module.name for module in pkgutil.iter_modules(encodings.__path__))))
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -87,6 +93,9 @@ def _codec(label: str) -> str | None:
     if label in _LABELS:
         return _LABELS[label] or None
     if not label.isascii():
+        return None
+    label = encodings.normalize_encoding(label).replace(".", "_")
+    if label not in _PYTHON_NAMES:
         return None
     try:
         name = codecs.lookup(label).name

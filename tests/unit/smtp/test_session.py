@@ -180,6 +180,12 @@ def test_refused_data(services: Services, end: DataEnd, reply: Reply) -> None:
     assert services.messages == []
 
 
+def test_data_without_an_end_ends_the_connection(services: Services) -> None:
+    made = authenticated(services, *ENVELOPE, b"DATA")
+    reply = made.end_of_data(DataEnd.ENDLESS)
+    assert (reply.code, reply.closes) == (replies.TOO_LARGE.code, True)
+
+
 def test_a_refused_message_of_many_chunks_is_one_refused_message(services: Services) -> None:
     made = authenticated(services, *ENVELOPE)
     verdicts = []
