@@ -95,7 +95,10 @@ def _parse(view: str, label: str = "") -> Parameters:
     # is compared with octets.
     octets = _parse_octets(view)
     converted = charset.utf_8_view(view, octets.views.get("charset", label))
-    return octets if converted == view else Parameters(octets.value, _parse_octets(converted).texts, octets.views)
+    if converted == view:
+        return octets
+    texts = _parse_octets(converted).texts
+    return Parameters(octets.value, {name: texts.get(name, text) for name, text in octets.texts.items()}, octets.views)
 
 
 def _parse_octets(view: str) -> Parameters:

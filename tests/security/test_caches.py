@@ -197,7 +197,8 @@ def test_many_values_are_kept_in_no_other_cache(place: str) -> None:
 
     read(mail(place, "warm"))
     emptied()
-    assert kept_by(work) < 2000 * 16
+    # What is kept of each value would be some hundred octets. Less than 32 is the allocator's.
+    assert kept_by(work) < 2000 * 32
 
 
 def containers() -> Iterator[tuple[str, Any]]:

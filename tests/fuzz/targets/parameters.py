@@ -96,8 +96,14 @@ def _check_name(text: str) -> None:
 
 
 def _check_written(view: str) -> None:
-    """A value that was quoted as RFC 2045 has it is read as it was."""
+    """A value that was quoted as RFC 2045 has it is read as it was.
+
+    But where an octet above 127 stands before an escaped quote and that before a semicolon: there the backslash may be
+    the second octet of a character, and the quote the end.
+    """
     value = re.sub(r"[\r\n]", "", view)
+    if re.search(r'[\x80-\xff]"[ \t]*(?:;|\Z)', value):
+        return
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     found = parameters.parse(f'text/plain; x="{quoted}"; y=z')
     assert found.value == "text/plain"
