@@ -49,8 +49,6 @@ _TEXT_CODECS = re.compile(
     r"big5|big5hkscs|euc_[a-z0-9]+|euc_kr|gb18030|gbk|gb2312|hz|johab|shift_jis[a-z0-9_]*|shift_jisx0213|"
     r"tis-620|ptcp154|kz1048|hp-roman8|palmos"
 )
-#: Names of Python's codecs, as its own search has them.
-_PYTHON_NAMES = frozenset((*aliases, *(module.name for module in pkgutil.iter_modules(encodings.__path__))))
 _CODE_PAGE = re.compile(r"(?:x-)?(?:cp|win|windows|ibm|ansi|dos)[-_ ]?(\d{3,5})")
 _ISO_8859 = re.compile(r"(?:x-)?(?:iso)?[-_ ]?8859[-_ ]?(\d{1,2})")
 _ESCAPED = re.compile("[\udc80-\udcff]+")
@@ -94,12 +92,9 @@ def _codec(label: str) -> str | None:
         label = f"iso-8859-{int(match[1])}"
     if label in _LABELS:
         return _LABELS[label] or None
-    # Python remembers each name that it was ever asked for: so only those that it has are asked for, in one spelling.
-    python_name = encodings.normalize_encoding(label).lower() if label.isascii() else ""
+    # In one spelling, for the same reason.
+    python_name = encodings.normalize_encoding(label).lower().replace(".", "_") if label.isascii() else ""
     if python_name not in _PYTHON_NAMES:
-        return None
-    label = encodings.normalize_encoding(label).replace(".", "_")
-    if label not in _PYTHON_NAMES:
         return None
     try:
         name = codecs.lookup(python_name).name
