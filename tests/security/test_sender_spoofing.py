@@ -221,7 +221,8 @@ def test_end_to_end(
                 client.connect(relay.host, relay.port)
                 client.ehlo("client.example")
                 client.login("any", client.password)
-            client.mail(GOOD)
+            # A name without an address takes the reverse-path, which is judged like a From (docs/mime.md).
+            client.mail(EVIL if lines == ("From: good.example",) else GOOD)
             client.rcpt("to@x.example")
             raw = fields(*lines)
             # The client library would repair line ends.
