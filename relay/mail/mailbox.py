@@ -111,6 +111,8 @@ def _plain(view: str, found: MailboxList) -> int:
         if match is None:
             break
         quoted, plain, local, domain, bare_local, bare_domain = match.groups()
+        if quoted and not quoted.isascii():
+            break  # what is invisible at the ends of a name is none of it, which the long way knows
         if local is None:
             mailbox = Mailbox("", bare_local, bare_domain)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import smtplib
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -200,9 +201,13 @@ def test_end_to_end(name: str, relay: Relay, api_key: NewApiKey, query: Callable
     with relay.client(api_key.token) as client:
         client.sock.settimeout(60)
         for _ in range(2):
-            client.sendmail("ann@example.com", ["to@x.example"], bomb)
+            if name == "a million parameters":  # more octets than are read of a header
+                with pytest.raises(smtplib.SMTPDataError, match="552"):
+                    client.sendmail("ann@example.com", ["to@x.example"], bomb)
+            else:
+                client.sendmail("ann@example.com", ["to@x.example"], bomb)
         client.sendmail("ann@example.com", ["to@x.example"], one(b"Subject: next"))
     (row,) = query("SELECT count(*) AS count FROM emails")
-    assert row["count"] == 3
+    assert row["count"] == (1 if name == "a million parameters" else 3)
     processes = [psutil.Process(relay.pid), *psutil.Process(relay.pid).children(recursive=True)]
     assert sum(process.memory_info().rss for process in processes) < 400 * MILLION
