@@ -367,7 +367,7 @@ def test_small_replies_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> Non
     class Recorder:
         idle = False
 
-        def __init__(self, sock: Any, *_: Any) -> None:
+        def __init__(self, sock: Any, *_: Any, **__: Any) -> None:
             self._socket = sock
 
         def run(self, **_: Any) -> None:

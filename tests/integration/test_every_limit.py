@@ -64,6 +64,9 @@ ELSEWHERE = {
     "time for a message that is parsed elsewhere": (
         "integration/test_slow_parsing.py::test_nobody_else_pays_for_a_child_that_is_ended"
     ),
+    "messages of one user that are parsed elsewhere, or wait for memory, in one worker": (
+        "integration/test_slow_parsing.py::test_a_user_whose_messages_end_their_children_leaves_room_for_others"
+    ),
     "wait for room in the spool": "faults/test_room.py::test_a_full_spool_is_452_and_loses_nothing",
     "data beyond the size that is read to be refused": (
         "unit/smtp/test_session_trouble.py::test_data_beyond_all_limits_is_not_read_to_its_end"

@@ -90,7 +90,7 @@ def test_nothing_of_a_session_is_in_the_log(
         assert refused(message(From=f"eve@{PLANTED}.evil.example")) == 550
         assert refused(message(To=f"gone@{PLANTED}.example")) == 550
         assert refused(message(**{"X-OpenSend-Tag": f"{PLANTED} x={PLANTED}"})) == 550
-        assert refused(message(From=PLANTED)) == 550
+        assert refused(message(From=f"@{PLANTED}.example")) == 550
         assert refused(message(To=f"{PLANTED}\xfc@x.example")) == 553
         client.docmd(f"RCPT TO:<{PLANTED}")
         client.docmd(PLANTED)
