@@ -14,9 +14,10 @@ import idna
 import structlog
 
 from relay.core import metrics
-from relay.core.address import comparison_form, domain_of
+from relay.core.address import domain_of
 from relay.core.errors import PostgresUnavailable
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS
+from relay.core.spellings import mailbox_of
 from relay.delivery.compose import Unsendable, address_of, compose
 from relay.delivery.fetch import RefusedUrlError, UnavailableError, fetch
 from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
@@ -106,15 +107,16 @@ class Deliverer:
         """The mail without those who must not get it by now, and who they are: they may have been added since."""
         if not email.user_id:
             return email, {}
-        mailboxes = {comparison_form(address_of(address)) for address in email.recipients}
-        suppressed = self._outgoing.suppressed(email.user_id, mailboxes)
+        # Rows of REST may spell a domain otherwise than the relay's do.
+        mailboxes = {address: mailbox_of(address_of(address)) for address in email.recipients}
+        suppressed = self._outgoing.suppressed(email.user_id, set(mailboxes.values()))
         if not suppressed:
             return email, {}
-        left = {
-            name: tuple(a for a in getattr(email, name) if comparison_form(address_of(a)) not in suppressed)
-            for name in ("to", "cc", "bcc")
-        }
-        return email.with_recipients(**left), suppressed
+
+        def left(addresses: Sequence[str]) -> tuple[str, ...]:
+            return tuple(address for address in addresses if mailboxes[address] not in suppressed)
+
+        return email.with_recipients(to=left(email.to), cc=left(email.cc), bcc=left(email.bcc)), suppressed
 
     def _domain(self, email: OutgoingEmail) -> SendingDomain | None:
         """The sender's domain; its name may be stored as U-label while From has A-labels."""

@@ -11,6 +11,7 @@ import orjson
 
 from relay.core import deadlines
 from relay.core.frozen import frozen
+from relay.postgres import suppressions
 from relay.postgres.database import Database
 
 _T = TypeVar("_T")
@@ -170,17 +171,9 @@ class Outgoing:
 
         return self._use(select)
 
-    def suppressed(self, user_id: str, emails: Collection[str]) -> dict[str, str]:
+    def suppressed(self, user_id: str, mailboxes: Collection[str]) -> dict[str, str]:
         """Who of these (comparison form) must get no mail by now → reason."""
-
-        def select(cursor: Any) -> dict[str, str]:
-            cursor.execute(
-                "SELECT email, reason FROM email_suppressions WHERE user_id = %s AND email = ANY (%s)",
-                (user_id, list(emails)),
-            )
-            return dict(cursor.fetchall())
-
-        return self._use(select)
+        return self._use(lambda cursor: suppressions.find(cursor, user_id, mailboxes))
 
     def sent(self, email_id: str, event: Event | None) -> None:
         """The provider has the mail. A status that an event of SES has moved on stays."""

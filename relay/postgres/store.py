@@ -18,8 +18,7 @@ from relay.core import deadlines
 from relay.core.api_keys import KeyRecord, restriction
 from relay.core.errors import PostgresUnavailable
 from relay.core.records import ApiKey, EmailRow
-from relay.core.spellings import spellings
-from relay.postgres import message_parts
+from relay.postgres import message_parts, suppressions
 from relay.postgres.database import Database
 from relay.postgres.group_commit import GroupCommit, Outcome, Repeated, Stored, Suppressed
 from relay.postgres.insert_emails import storable_text
@@ -95,16 +94,7 @@ class Store:
 
     def find_suppressions(self, user_id: str, emails: Collection[str]) -> dict[str, str]:
         """Which of these addresses (comparison form) are suppressed for this user, however spelled → reason."""
-        spelled = {spelling: email for email in emails for spelling in spellings(email)}
-
-        def select(cursor: Any) -> dict[str, str]:
-            cursor.execute(
-                "SELECT email, coalesce(reason, '') FROM email_suppressions WHERE user_id = %s AND email = ANY (%s)",
-                (user_id, list(spelled)),
-            )
-            return {spelled[found]: reason for found, reason in cursor if found in spelled}
-
-        return self._use(select, user_id)
+        return self._use(lambda cursor: suppressions.find(cursor, user_id, emails), user_id)
 
     def insert(self, rows: Sequence[EmailRow], recipients: Collection[str]) -> Outcome:
         """Commits the rows of one message together, or none. `recipients`: all of the message's, comparison form.

@@ -182,6 +182,31 @@ def test_who_is_suppressed_by_now_is_left_out(
 
 
 @pytest.mark.parametrize(
+    "suppressed", ["gone@b\u00fccher.example", "gone@xn--bcher-kva.example", "gone@b\u00fccher.example."]
+)
+@pytest.mark.parametrize(
+    "recipient", ["gone@b\u00fccher.example", "Gone@XN--BCHER-KVA.example", "gone@xn--bcher-kva.example."]
+)
+def test_who_is_suppressed_is_left_out_however_the_domain_is_spelled(
+    add_email: Callable[..., str],
+    deliver: Callable[..., None],
+    ses: Ses,
+    query: Query,
+    recipient: str,
+    suppressed: str,
+) -> None:
+    query(
+        "INSERT INTO email_suppressions (id, user_id, email, reason) VALUES (%s, 'user', %s, 'bounced')",
+        str(uuid.uuid4()),
+        suppressed,
+    )
+    email_id = add_email(to=[recipient])
+    deliver(email_id)
+    assert ses.taken() == []
+    assert status(query, email_id) == "suppressed"
+
+
+@pytest.mark.parametrize(
     ("recipient", "last", "kinds"),
     [
         ("delivered+a@resend.dev", "delivered", {"sent", "delivered"}),
