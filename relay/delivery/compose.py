@@ -150,8 +150,10 @@ def _root(email: OutgoingEmail, html: str) -> _Part:
         extension = refused_extension(attachment.filename)
         if extension is not None:
             raise Unsendable("RefusedExtension", f"attachments that end in .{extension} are refused")
-    named = [attachment for attachment in attachments if _is_inline(attachment, html)]
-    others = [attachment for attachment in attachments if attachment not in named]
+    named: list[OutgoingAttachment] = []
+    others: list[OutgoingAttachment] = []
+    for attachment in attachments:
+        (named if _is_inline(attachment, html) else others).append(attachment)
     parts = _alternatives(email.text, html, [_content(a) for a in others if _is_calendar(a)])
     boundaries = _Boundaries(email.id)
     content, root_type = parts[0], "text/html"
@@ -190,7 +192,8 @@ def _text_part(subtype: str, text: str) -> _Part:
 def _is_inline(attachment: OutgoingAttachment, html: str) -> bool:
     """Whether the HTML shows it: by its content id, whatever its disposition was."""
     content_id = (attachment.content_id or "").strip().strip("<>")
-    return bool(content_id) and f"cid:{content_id}" in html
+    # Not where it is only the beginning of another one's.
+    return bool(content_id) and re.search(rf"cid:{re.escape(content_id)}(?![\w.@+-])", html) is not None
 
 
 def _is_calendar(attachment: OutgoingAttachment) -> bool:

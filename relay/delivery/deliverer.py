@@ -32,13 +32,15 @@ log = structlog.get_logger(__name__)
 DEFAULT_REGION: Final = "us-east-1"
 #: Seconds for which it is tried to record that a provider has a mail. Below the age at which a claim is given up.
 RECORDING_SECONDS: Final = 600.0
+#: Seconds in which all attachments of one mail must have begun to be fetched: no claim may grow old by that.
+FETCHING_SECONDS: Final = 60.0
 
 
 class Deliverer:
     """Delivers claimed rows, for any number of greenlets.
 
-    `max_attempts`: how often a mail is tried that fails in a way that may pass. `ours_unless_set`: whether `sent` is
-    recorded here also where SES would (a configuration set is named, and SES's events come back).
+    `max_attempts`: how often a mail is tried that fails in a way that may pass. `records_sent`: whether an event `sent`
+    is recorded here for a mail of this domain. `pause`: called with the seconds for which nothing should be tried.
     """
 
     def __init__(
@@ -62,9 +64,8 @@ class Deliverer:
         """Sends the mail and records what became of it. Raises PostgresUnavailable where that can't be recorded."""
         began = time.monotonic()
         outcome = self._outcome(email)
-        if outcome is not None:
-            metrics.DELIVERIES.labels(outcome).inc()
-            log.info("delivery", email_id=email.id, outcome=outcome, seconds=round(time.monotonic() - began, 4))
+        metrics.DELIVERIES.labels(outcome).inc()
+        log.info("delivery", email_id=email.id, outcome=outcome, seconds=round(time.monotonic() - began, 4))
 
     def _outcome(self, email: OutgoingEmail) -> str:
         simulation = simulation_of(email)
@@ -86,6 +87,10 @@ class Deliverer:
             return self._failed(email, Failed(Verdict.PERMANENT, "AttachmentRefused", str(refused)))
         except UnavailableError as unavailable:
             return self._failed(email, Failed(Verdict.PASSING, "AttachmentUnavailable", str(unavailable)))
+        except Exception as error:
+            # A bug, and nothing has been handed over: the attempts run out, or the row would be tried for ever.
+            log.exception("unexpected_error", email_id=email.id)
+            return self._failed(email, Failed(Verdict.PASSING, "InternalError", type(error).__name__))
         if suppressed:
             self._outgoing.record(email.id, email.user_id, _suppressed_event(email.id, suppressed))
         handover = Handover(
@@ -176,9 +181,12 @@ class Deliverer:
 def _fetched(attachments: Sequence[OutgoingAttachment]) -> tuple[OutgoingAttachment, ...]:
     """The attachments, with the content of those that name a path. Raises RefusedUrlError and UnavailableError."""
     left = MAX_COMPOSED_OCTETS - sum(len(attachment.content or "") for attachment in attachments)
+    until = time.monotonic() + FETCHING_SECONDS
     whole = []
     for attachment in attachments:
         if attachment.content is None and attachment.path is not None:
+            if time.monotonic() > until:
+                raise UnavailableError("TimeoutError")
             content = b64encode(fetch(attachment.path, max(0, left) * 3 // 4)).decode("ascii")
             left -= len(content)
             whole.append(replace(attachment, content=content))

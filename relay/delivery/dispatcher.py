@@ -24,7 +24,6 @@ from relay.core import metrics
 from relay.core.errors import PostgresUnavailable, QueueUnavailable
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.deliverer import Deliverer, email_of
-from relay.delivery.row import OutgoingEmail
 from relay.postgres.outgoing import Outgoing, Waiting
 
 log = structlog.get_logger(__name__)
@@ -54,6 +53,7 @@ class Dispatcher:
         self._receiver = receiver
         self._concurrency = concurrency
         self._slots = gevent.lock.BoundedSemaphore(concurrency)
+        #: The user of each row that was found in Postgres and is on its way.
         self._in_flight: dict[str, str | None] = {}
         self._not_before = 0.0
         self._draining = False
@@ -79,27 +79,29 @@ class Dispatcher:
         for loop in self._loops:
             loop.stop()
         until = time.monotonic() + seconds
-        while self._in_flight and time.monotonic() < until:
+        while self._busy() and time.monotonic() < until:
             gevent.sleep(0.05)
-        return len(self._in_flight)
+        return self._busy()
+
+    def _busy(self) -> int:
+        """How many places are taken, each from before a claim until what became of the mail is recorded."""
+        return self._concurrency - self._slots.counter
 
     # The queue.
 
     def _receive(self, receiver: QueueReceiver) -> None:
         while True:
             self._wait_for_leave()
-            self._slots.acquire()
-            self._slots.release()
-            free = self._concurrency - len(self._in_flight)
-            most = 1 if receiver.fifo else max(1, min(MAX_MESSAGES, free))
+            self._slots.wait()
+            most = 1 if receiver.fifo else max(1, min(MAX_MESSAGES, self._slots.counter))
             try:
                 for received in receiver.receive(most, visibility_seconds=_VISIBILITY_SECONDS):
                     self._slots.acquire()
+                    job = run_once("delivery_job", self._job, receiver, received)
                     if receiver.fifo:
-                        # All mail is one group: while this one is in flight, the queue has nothing else to give.
-                        self._job(receiver, received)
-                    else:
-                        run_once("delivery_job", self._job, receiver, received)
+                        # All mail is one group: while this one is in flight, the queue has nothing else to give. It is
+                        # waited for and not done here: the end of this loop must not be the end of a mail half sent.
+                        job.join()
             except QueueUnavailable as unavailable:
                 metrics.FAULTS.labels("sqs").inc()
                 log.warning("queue_unavailable", code=unavailable.code)
@@ -115,7 +117,7 @@ class Dispatcher:
             kind, email_id = job
             if kind == "email.send":
                 with _Extending(receiver, received):
-                    self._deliver([email_id])
+                    self._deliver(email_id)
             receiver.delete(received)
         except PostgresUnavailable:
             # The message stays in flight and comes back; on a FIFO queue nothing may wait for that.
@@ -176,13 +178,17 @@ class Dispatcher:
                 break
             if self._share_is_used(waiting.user_id):
                 continue
-            self._slots.acquire()
-            self._in_flight[waiting.email_id] = waiting.user_id
-            run_once("delivery_row", self._row, waiting.email_id)
+            self._begin(waiting)
             begun += 1
             if begun >= self._concurrency:
                 break
         return begun
+
+    def _begin(self, waiting: Waiting) -> None:
+        """Delivers a row in a greenlet of its own, once there is a place."""
+        self._slots.acquire()
+        self._in_flight[waiting.email_id] = waiting.user_id
+        run_once("delivery_row", self._row, waiting.email_id)
 
     def _share_is_used(self, user_id: str | None) -> bool:
         """Whether a user has all but one of the places: the last one is for somebody else."""
@@ -190,7 +196,7 @@ class Dispatcher:
 
     def _row(self, email_id: str) -> None:
         try:
-            self._deliver([email_id])
+            self._deliver(email_id)
         except PostgresUnavailable:
             metrics.DELIVERIES.labels("unrecorded").inc()
         finally:
@@ -209,28 +215,22 @@ class Dispatcher:
 
     def scan(self) -> None:
         """One look for what no job will come for. Raises PostgresUnavailable."""
-        abandoned = self._outgoing.abandoned(ABANDONED_AFTER, _WINDOW)
+        abandoned = self._outgoing.put_back_abandoned(ABANDONED_AFTER, _WINDOW)
         if abandoned:
-            metrics.DELIVERIES.labels("abandoned").inc(len(abandoned))
-            log.warning("abandoned_claims", count=len(abandoned))
-            self._outgoing.put_back(abandoned, 0.0)
+            metrics.DELIVERIES.labels("abandoned").inc(abandoned)
+            log.warning("abandoned_claims", count=abandoned)
         for waiting in self._outgoing.scheduled(_WINDOW):
-            self._slots.acquire()
-            self._in_flight[waiting.email_id] = waiting.user_id
-            run_once("delivery_row", self._row, waiting.email_id)
+            if waiting.email_id not in self._in_flight:
+                self._begin(waiting)
         lost = datetime.now(UTC) - _LOST_AFTER
         self._look(lambda waiting: waiting.due and (waiting.retried or waiting.created_at < lost))
 
     # One row.
 
-    def _deliver(self, ids: Sequence[str]) -> None:
-        for row in self._outgoing.claim(ids):
-            email: OutgoingEmail = email_of(row)
-            self._in_flight[email.id] = email.user_id
-            try:
-                self._deliverer.deliver(email)
-            finally:
-                self._in_flight.pop(email.id, None)
+    def _deliver(self, email_id: str) -> None:
+        """Claims a row and delivers it; nothing where another has it, or it is not due."""
+        for row in self._outgoing.claim([email_id]):
+            self._deliverer.deliver(email_of(row))
 
     def _wait_for_leave(self) -> None:
         while (pause := self._not_before - time.monotonic()) > 0:

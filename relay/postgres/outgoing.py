@@ -144,18 +144,22 @@ class Outgoing:
         """Scheduled rows that are due."""
         return self._select(_SCHEDULED, {"limit": limit})
 
-    def abandoned(self, older_than: timedelta, limit: int) -> list[str]:
-        """Rows that a claim of this kind made `processing` so long ago that whoever claimed them has died."""
+    def put_back_abandoned(self, older_than: timedelta, limit: int) -> int:
+        """Makes rows `queued` again that a claim made `processing` so long ago; how many.
 
-        def select(cursor: Any) -> list[str]:
+        One statement looks and changes: a row that somebody has put back and claimed anew meanwhile is left alone.
+        """
+
+        def update(cursor: Any) -> int:
             cursor.execute(
-                "SELECT id FROM emails"
-                " WHERE status = 'processing' AND provider_last_attempted_at < now() - %s LIMIT %s",
+                "UPDATE emails SET status = 'queued', provider_next_retry_at = now() WHERE id IN (SELECT id FROM emails"
+                " WHERE status = 'processing' AND provider_last_attempted_at < now() - %s"
+                " LIMIT %s FOR UPDATE SKIP LOCKED)",
                 (older_than, limit),
             )
-            return [str(email_id) for (email_id,) in cursor]
+            return int(cursor.rowcount)
 
-        return self._use(select)
+        return self._use(update)
 
     def sending_domain(self, user_id: str, names: Sequence[str]) -> SendingDomain | None:
         """The user's domain of one of these names (lower case; A-label and U-label form of one)."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from relay.delivery.fetch import UnavailableError
 from relay.mail import parse
+from relay.postgres.outgoing import Outgoing
 from scripts.services import Ses
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -293,3 +295,33 @@ def test_an_attachment_is_fetched_from_its_path(
     deliver(later)
     row = query("SELECT status, provider_last_error_code FROM emails WHERE id = %s", later)
     assert row == [("queued", "AttachmentUnavailable")]
+
+
+def test_a_bug_uses_up_the_attempts_of_its_mail_alone(
+    add_email: Callable[..., str],
+    deliver: Callable[..., None],
+    ses: Ses,
+    query: Query,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("relay.delivery.deliverer.compose", broken)
+        deliver(add_email())
+        last = add_email(provider_retry_count=2)
+        deliver(last)
+    assert status(query, last) == "failed"
+    assert set(query("SELECT provider_last_error_code FROM emails")) == {("InternalError",)}
+    deliver(add_email())
+    assert len(ses.taken()) == 1
+
+
+def test_an_abandoned_claim_is_put_back_once(add_email: Callable[..., str], outgoing: Outgoing, query: Query) -> None:
+    """Whoever comes second finds the row claimed anew, and leaves it."""
+    email_id = add_email(status="processing", provider_last_attempted_at="2020-01-01T00:00:00Z")
+    assert outgoing.put_back_abandoned(timedelta(minutes=15), 10) == 1
+    assert len(outgoing.claim([email_id])) == 1
+    assert outgoing.put_back_abandoned(timedelta(minutes=15), 10) == 0
+    assert status(query, email_id) == "processing"

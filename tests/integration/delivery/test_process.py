@@ -183,3 +183,30 @@ def test_one_users_many_rows_do_not_keep_anothers_waiting(
     until(lambda: query("SELECT status FROM emails WHERE id = %s", mine) == [("sent",)])
     assert query("SELECT count(*) > 0 FROM emails WHERE status = 'queued'") == [(True,)]
     query("UPDATE emails SET status = 'canceled' WHERE status = 'queued'")
+
+
+@pytest.mark.parametrize("suffix", ["", ".fifo", None])
+def test_the_end_of_the_service_waits_for_a_mail_that_is_half_sent(
+    start: Start,
+    add_email: Callable[..., str],
+    ses: Ses,
+    sqs: Sqs,
+    queue: Callable[[str], str],
+    query: Query,
+    suffix: str | None,
+) -> None:
+    """A mail that is cut off while the provider takes it would be sent once more."""
+    settings = {}
+    email_id = add_email()
+    if suffix is not None:
+        url = queue(suffix)
+        settings = of_queue(sqs, url)
+        send(sqs, url, job(email_id))
+    ses.answer({"seconds": 3.0})
+    process = start(**settings)
+    until(lambda: query("SELECT status FROM emails") == [("processing",)])
+    time.sleep(0.5)  # the call to the provider is on its way
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+    assert query("SELECT status FROM emails") == [("sent",)]
+    assert [taken.email_id for taken in ses.taken()] == [email_id]

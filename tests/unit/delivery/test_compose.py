@@ -177,6 +177,7 @@ def test_images_that_the_html_names_are_related_and_invitations_an_alternative()
     stored = row(
         html='<img src="cid:logo@x">',
         attachments=(
+            OutgoingAttachment("l.png", base64.b64encode(b"png").decode(), None, "image/png", "logo"),
             OutgoingAttachment("logo.png", base64.b64encode(b"png").decode(), None, "image/png", "logo@x"),
             OutgoingAttachment("other.png", base64.b64encode(b"png").decode(), None, "image/png", "other@x"),
             OutgoingAttachment("i.ics", base64.b64encode(invitation).decode(), None, "text/calendar", None),
@@ -192,6 +193,7 @@ def test_images_that_the_html_names_are_related_and_invitations_an_alternative()
         ("text/html", None),
         ("text/calendar", None),
         ("image/png", "inline"),
+        ("image/png", "attachment"),  # its id is the beginning of the other's alone
         ("image/png", "attachment"),
         ("text/calendar", "attachment"),
     ]
