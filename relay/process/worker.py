@@ -56,7 +56,7 @@ COLLECT_AFTER = 10_000
 
 
 #: What other modules import when a mail first needs it.
-_ON_DEMAND = ("chardet", "idna.uts46data", "encodings.idna")
+_ON_DEMAND = ("chardet", "idna.uts46data", "encodings.idna", "importlib.readers")
 #: Codecs of Python that exist on Windows alone.
 _NOT_HERE = ("mbcs", "oem")
 

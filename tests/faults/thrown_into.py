@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from config.settings import Settings
 from relay import __main__
 from relay.process import children
 
@@ -18,13 +19,20 @@ _serve = children.serve
 
 
 def serve(*arguments: Any) -> int:
-    """A worker that opens the door before it begins to serve."""
+    """A worker that opens the door before it begins to serve, and behind its fork of the process for large messages."""
     sys.modules["rich"] = None  # type: ignore[assignment] # as in relay.__main__
 
-    from relay.process import worker  # noqa: F401 - patches the standard library, and comes first
+    from relay.process import worker  # patches the standard library, and comes first
     from gevent.server import StreamServer  # isort: skip
 
-    StreamServer(("127.0.0.1", int(os.environ["THROWN_INTO_PORT"])), _obey).start()
+    start = worker.bulk.start
+
+    def start_and_open(settings: Settings) -> Any:
+        channels = start(settings)
+        StreamServer(("127.0.0.1", int(os.environ["THROWN_INTO_PORT"])), _obey).start()
+        return channels
+
+    worker.bulk.start = start_and_open
     return _serve(*arguments)
 
 
