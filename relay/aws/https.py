@@ -62,15 +62,11 @@ class HttpsClient:
         #: With the moment (time.monotonic()) when each was last used, the latest at the end.
         self._idle: deque[tuple[float, _Connection]] = deque()
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """Status and content of the response. `headers` are all but Content-Length.
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """The response. `headers` are all but Content-Length.
 
         Raises any of CALL_ERRORS: NotSentError where the other side can't have got the request.
         """
-        return self.ask(body, headers)[:2]
-
-    def ask(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """The response, with AWS's name of an error. Otherwise as `post`."""
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"POST {self._path} HTTP/1.1\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
         deadline = time.monotonic() + self._call_seconds

@@ -48,7 +48,6 @@ class Unsendable(Exception):
 class Composed:
     """A mail ready to hand over: `recipients` are its envelope, `octets` its content with CRLF line ends."""
 
-    email_id: str
     sender: str
     recipients: tuple[str, ...]
     octets: bytes
@@ -76,7 +75,7 @@ def compose(email: OutgoingEmail, *, html: str | None = None) -> Composed:
     octets = b"".join((*_header(email), root.fields, b"\r\n", root.body, end))
     if len(octets) > MAX_COMPOSED_OCTETS:
         raise Unsendable("MessageTooLarge", "the mail is larger than 40 MB once it is encoded")
-    return Composed(email.id, address_of(email.sender), email.recipients, octets)
+    return Composed(address_of(email.sender), email.recipients, octets)
 
 
 def address_of(mailbox: str) -> str:

@@ -6,6 +6,7 @@ import base64
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -325,3 +326,34 @@ def test_an_abandoned_claim_is_put_back_once(add_email: Callable[..., str], outg
     assert len(outgoing.claim([email_id])) == 1
     assert outgoing.put_back_abandoned(timedelta(minutes=15), 10) == 0
     assert status(query, email_id) == "processing"
+
+
+def test_without_credentials_a_mail_waits_and_leaves_once_they_are_there(
+    add_email: Callable[..., str],
+    deliver: Callable[..., None],
+    ses: Ses,
+    query: Query,
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A program that hangs, prints rubbish or is missing is no fault of the mail, and is asked again."""
+    program = tmp_path / "credentials"
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    email_id = add_email()
+    for number, content in enumerate((None, "#!/bin/sh\nexit 1\n", "#!/bin/sh\necho rubbish\n"), start=1):
+        if content is not None:
+            program.write_text(content)
+            program.chmod(0o755)
+        deliver(email_id)
+        assert query("SELECT status, provider_retry_count FROM emails") == [("queued", 0)]
+        assert len(pauses) == number
+        query("UPDATE emails SET provider_next_retry_at = NULL")
+    keys = '{"Version": 1, "AccessKeyId": "test", "SecretAccessKey": "test"}'
+    program.write_text(f"#!/bin/sh\necho '{keys}'\n")
+    deliver(email_id)
+    assert status(query, email_id) == "sent"

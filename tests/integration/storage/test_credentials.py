@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from relay.aws.service import AwsService
 from relay.aws.sqs import Queue
 from relay.core.errors import QueueUnavailable
 
@@ -147,7 +148,7 @@ def test_keys_that_aws_refuses_are_looked_up_again(
     program(printing(AccessKeyId="another"))
     assert code_of(queue) == "InvalidClientTokenId"
     assert code_of(queue) == "InvalidClientTokenId"
-    monkeypatch.setattr(Queue, "trust_seconds", -1.0)
+    monkeypatch.setattr(AwsService, "trust_seconds", -1.0)
     assert code_of(queue) == "InvalidClientTokenId"
     assert send(queue) == {}
     queue.close()

@@ -74,7 +74,7 @@ def calls(url: str, call_seconds: float = 20.0) -> HttpsClient:
 
 def test_one_connection_serves_one_call_after_another(endpoint: Endpoint) -> None:
     made = calls(endpoint.url)
-    assert [made.post(b"%d" % number, {"X-Number": str(number)}) for number in range(3)] == [
+    assert [made.post(b"%d" % number, {"X-Number": str(number)})[:2] for number in range(3)] == [
         (200, b"0"),
         (200, b"1"),
         (200, b"2"),
@@ -96,7 +96,7 @@ def test_what_comes_unasked_is_never_the_answer_to_the_next_call(endpoint: Endpo
     made = calls(endpoint.url)
     answers = []
     for number in range(3):
-        answers.append(made.post(b"%d" % number, {}))
+        answers.append(made.post(b"%d" % number, {})[:2])
         assert made._idle[0][1].sock.recv(1, socket.MSG_PEEK) == b"H"  # it has arrived
     assert answers == [(200, b"0"), (200, b"1"), (200, b"2")]
     assert endpoint.connections == 3
@@ -107,7 +107,7 @@ def test_a_connection_that_the_server_left_is_not_used_again(endpoint: Endpoint)
     made = calls(endpoint.url)
     made.post(b"x", {})
     made._idle[0][1].sock.shutdown(socket.SHUT_RD)
-    assert made.post(b"y", {}) == (200, b"y")
+    assert made.post(b"y", {})[:2] == (200, b"y")
     assert endpoint.connections == 2
     made.close()
 
@@ -147,7 +147,7 @@ class Script:
     def call(self, call_seconds: float = 20.0) -> tuple[int, bytes]:
         made = calls(self.url, call_seconds)
         try:
-            return made.post(b"ask", {"Host": host_field(self.url)})
+            return made.post(b"ask", {"Host": host_field(self.url)})[:2]
         finally:
             made.close()
             self._thread.join()

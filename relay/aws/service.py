@@ -1,0 +1,237 @@
+"""One AWS service in one region: who we are there, where it is, and signed calls to it, one try each.
+
+boto3 finds credentials and endpoint, and botocore signs. The calls are made by `relay.aws.https`, for a fraction of the
+CPU that botocore's session or a boto3 client takes; boto3's clients would also try three times by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import boto3
+import gevent
+import orjson
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSPreparedRequest, AWSRequest
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ProxyConnectionError,
+)
+from botocore.exceptions import SSLError as BotoSSLError
+from botocore.httpsession import URLLib3Session, get_cert_path
+from botocore.utils import get_environ_proxies
+from gevent.lock import RLock
+
+from relay.aws import credentials
+from relay.aws.https import CALL_ERRORS, Answer, HttpsClient, NotSentError, host_field
+from relay.core.frozen import frozen
+
+#: What services sign their calls as, where that is another name than boto3's.
+_SIGNED_AS: Final = {"sesv2": "ses"}
+
+
+class CallError(Exception):
+    """A call got no answer. `code`: a word for why. `unclear`: the service may have done what it was asked for."""
+
+    def __init__(self, code: str, *, unclear: bool = False) -> None:
+        super().__init__(code)
+        self.code = code
+        self.unclear = unclear
+
+
+@frozen
+class Response:
+    """What a service answered. `code`: its name of the error, or `HTTP` and the status; of no meaning for a success."""
+
+    status: int
+    document: dict[str, Any]
+    code: str
+
+
+@frozen
+class _Opened:
+    """What calls need: who we are, and where they go."""
+
+    credentials: Any
+    region: str
+    url: str
+    host: str
+    client: HttpsClient | _ProxiedClient
+    #: The moment of time.monotonic().
+    since: float
+
+
+class AwsService:
+    """Calls one service. Nothing is asked of anybody before the first call, nor in vain for ever: each call finds out
+    anew what the one before could not, and what AWS no longer accepts is looked up again."""
+
+    #: Seconds from one look-up to the next where AWS refuses what it found.
+    trust_seconds = 60.0
+
+    def __init__(
+        self, name: str, region: str, *, path: str, open_seconds: float, connect_seconds: float, call_seconds: float
+    ) -> None:
+        """`name`: boto3's; `path`: of all its calls. `open_seconds`: for credentials and endpoint, of which a program
+        or a service may have to be asked; `connect_seconds`: for a connection to one address; `call_seconds`: for a
+        whole call beside all that."""
+        self.open_seconds, self.connect_seconds, self.call_seconds = open_seconds, connect_seconds, call_seconds
+        self._name = name
+        self._region = region
+        self._path = path
+        self._opening = RLock()
+        self._opened: _Opened | None = None
+
+    def open(self, seconds: float) -> None:
+        """Looks up credentials and endpoint ahead of the first call, which takes 0.1 s of CPU.
+
+        Raises CallError, after so many seconds at the latest; then a call does it.
+        """
+        with _limited(seconds):
+            self._open()
+
+    def call(self, body: bytes, fields: Mapping[str, str]) -> Response:
+        """POSTs `body` with these header fields, signed. Raises CallError."""
+        with _limited(self.open_seconds):
+            opened = self._open()
+            try:
+                keys = opened.credentials.get_frozen_credentials()
+            except Exception as error:  # noqa: BLE001 - as in _open
+                expected = isinstance(error, (BotoCoreError, ClientError, OSError))
+                if not expected or time.monotonic() - opened.since > self.trust_seconds:
+                    # What these credentials were made of may not be there any more.
+                    self._opened = None
+                raise CallError(_word(error)) from None
+        # botocore would find out the two of our own by itself, at length.
+        headers = {"Host": opened.host, **fields, "X-Amz-Content-SHA256": sha256(body).hexdigest()}
+        request = AWSRequest("POST", opened.url, data=body, headers=headers)
+        try:
+            SigV4Auth(keys, _SIGNED_AS.get(self._name, self._name), opened.region).add_auth(request)
+        except BotoCoreError as error:
+            raise CallError(_word(error)) from None
+        try:
+            answer = opened.client.post(body, request.headers)
+        except NotSentError as error:
+            raise CallError(error.code) from None
+        except CALL_ERRORS as error:
+            raise CallError(type(error).__name__, unclear=True) from None
+        document = _object(answer.content)
+        response = Response(answer.status, document, _code(answer, document))
+        doubted = response.status in (401, 403) or "Token" in response.code
+        if doubted and time.monotonic() - opened.since > self.trust_seconds:
+            # A key that was replaced, in a file or by a program that is asked once: the next call looks again.
+            self._opened = None
+            opened.client.close()
+        return response
+
+    def close(self) -> None:
+        """Closes the connections that are idle."""
+        if self._opened is not None:
+            self._opened.client.close()
+
+    def _open(self) -> _Opened:
+        with self._opening:
+            if self._opened is None:
+                try:
+                    self._opened = self._look_up()
+                except Exception as error:  # noqa: BLE001 - botocore asks files, programs and services of others
+                    raise CallError(_word(error)) from None
+            return self._opened
+
+    def _look_up(self) -> _Opened:
+        credentials.bound_programs()
+        session = boto3.session.Session(region_name=self._region)
+        found = session.get_credentials()
+        if found is None:
+            raise CallError("NoCredentials")
+        # Only to learn where it would go: AWS_ENDPOINT_URL and its kin, profiles, FIPS, dual stack.
+        client = session.client(
+            self._name,
+            config=Config(connect_timeout=self.connect_seconds, read_timeout=self.call_seconds),
+        )
+        url = client.meta.endpoint_url.rstrip("/") + self._path
+        region = client.meta.region_name
+        client.close()
+        bundle = session._session.get_config_variable("ca_bundle")
+        proxies = get_environ_proxies(url)
+        calls: HttpsClient | _ProxiedClient
+        if url.partition(":")[0] in proxies:
+            calls = _ProxiedClient(url, proxies, bundle, (self.connect_seconds, self.call_seconds))
+        else:
+            calls = HttpsClient(
+                url,
+                cafile=bundle or get_cert_path(True),
+                connect_seconds=self.connect_seconds,
+                call_seconds=self.call_seconds,
+            )
+        return _Opened(found, region, url, host_field(url), calls, time.monotonic())
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """A time limit for the body: past it, CallError."""
+    with gevent.Timeout(seconds) as limit:
+        try:
+            yield
+        except gevent.Timeout as late:
+            if late is not limit:
+                raise
+            raise CallError("TimeoutError") from None
+
+
+class _ProxiedClient:
+    """The same as HttpsClient through an HTTP proxy, by botocore's own session, which knows proxies of every kind."""
+
+    def __init__(self, url: str, proxies: Mapping[str, str], bundle: str | None, seconds: tuple[float, float]) -> None:
+        self._url = url
+        self._call_seconds = seconds[1]
+        self._session = URLLib3Session(verify=bundle or True, proxies=dict(proxies), timeout=seconds)
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """As HttpsClient's."""
+        with gevent.Timeout(self._call_seconds) as limit:
+            try:
+                response = self._session.send(AWSPreparedRequest("POST", self._url, headers, body, False))
+                return Answer(response.status_code, response.content, response.headers.get("x-amzn-errortype", ""))
+            except (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError) as error:
+                raise NotSentError(type(error).__name__) from None
+            except (HTTPClientError, BotoSSLError) as error:
+                raise ConnectionAbortedError(type(error).__name__) from None
+            except gevent.Timeout as late:
+                if late is not limit:
+                    raise
+                raise TimeoutError("no whole answer in time") from None
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _word(error: BaseException) -> str:
+    """A word for what went wrong: a service's own code where it gave one, else the name of the error."""
+    if isinstance(error, CallError):
+        return error.code
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "ClientError"))
+    return type(error).__name__
+
+
+def _code(answer: Answer, document: Mapping[str, Any]) -> str:
+    """AWS's name of an error: in a field of REST services, in the document of JSON ones; without what stands around."""
+    name = answer.error_type or str(document.get("__type", f"HTTP{answer.status}"))
+    return name.rpartition("#")[2].partition(":")[0]
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
