@@ -28,7 +28,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.dialogues.stage import Accepted, Stage
+from tests.support.dialogue_stage import Accepted, Stage
 
 #: name → server of the stage, how to connect
 TRANSPORTS = {

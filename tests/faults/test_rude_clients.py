@@ -16,11 +16,11 @@ import pytest
 
 from scripts.database import query
 from scripts.services import free_port
-from tests.certificates import write_pair
 from tests.faults.load import Conversation, Fate, Lost, make_mail, plain, unverified
-from tests.faults.proxy import Proxy
 from tests.faults.stage import Servers, Stage, wait_until
-from tests.sockets import read_to_end, say_no_more
+from tests.support.certificates import write_pair
+from tests.support.proxy import Proxy
+from tests.support.sockets import read_to_end, say_no_more
 
 _RST = struct.pack("ii", 1, 0)
 

@@ -21,8 +21,8 @@ from relay.smtp.connection import Connection, Drain, Pace
 from relay.smtp.spool import Body
 from relay.smtp.submission import Submission, Verdict
 from relay.smtp.transport import PlainWire
-from tests.dialogues.encounter import Encounter
-from tests.dialogues.encounter import Services as ServicesDouble
+from tests.support.encounter import Encounter
+from tests.support.encounter import Services as ServicesDouble
 
 LOGIN = b"EHLO client.example\r\nAUTH PLAIN " + base64.b64encode(b"\0any\0good") + b"\r\n"
 ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.dialogues.stage import Stage
+from tests.support.dialogue_stage import Stage
 
 LOGIN = b"EHLO client.example\r\nAUTH PLAIN AGFueQBnb29k\r\n"
 ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"

@@ -21,9 +21,9 @@ import pytest
 from scripts.certificate import ensure_certificate
 from scripts.database import NewApiKey, create_api_key, create_database
 from scripts.services import Postgres, Valkey, free_port
-from tests.integration.raw_client import PATIENCE, Client
-from tests.integration.relay_process import Relay
-from tests.sockets import say_no_more
+from tests.support.raw_client import PATIENCE, Client
+from tests.support.relay_process import Relay
+from tests.support.sockets import say_no_more
 
 Start = Callable[..., Relay]
 

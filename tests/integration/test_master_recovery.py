@@ -17,8 +17,8 @@ import pytest
 from relay.process.absence import REPLY
 from relay.process.template import NAME
 from scripts.services import free_port
-from tests.certificates import write_pair
-from tests.integration.test_master import PATIENCE, Service, der, eventually, gone, served_certificate
+from tests.support.certificates import write_pair
+from tests.support.service_process import PATIENCE, Service, der, eventually, gone, served_certificate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are the master's own children")
 

@@ -15,8 +15,7 @@ import pytest
 
 from relay.mail.unread import NOTE
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
-from tests.integration.test_bulk import processes
+from tests.support.relay_process import Relay, processes
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -26,7 +25,7 @@ class SlowRelay(Relay):
 
     def command(self) -> list[str]:
         """See Server."""
-        return [sys.executable, "-m", "tests.integration.slow_service"]
+        return [sys.executable, "-m", "tests.support.slow_service"]
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The lines of its log that say so."""

@@ -14,7 +14,7 @@ import pytest
 
 from scripts.database import NewApiKey
 from scripts.services import Valkey, free_port
-from tests.integration.relay_process import Relay, frozen
+from tests.support.relay_process import Relay, frozen
 
 Start = Callable[..., Relay]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.database import NewApiKey
-from tests.certificates import write_pair
-from tests.integration.relay_process import Relay
-from tests.sockets import read_to_end, say_no_more
+from tests.support.certificates import write_pair
+from tests.support.relay_process import Relay
+from tests.support.sockets import read_to_end, say_no_more
 
 #: What must be nowhere: in a part of its own for each place it is planted in.
 PLANTED = "planted7d1c"

@@ -19,9 +19,9 @@ import pytest
 
 from scripts.database import NewApiKey
 from scripts.services import free_port
-from tests.certificates import write_pair
-from tests.integration.relay_process import Relay, plain
-from tests.sockets import read_to_end, say_no_more
+from tests.support.certificates import write_pair
+from tests.support.relay_process import Relay, plain
+from tests.support.sockets import read_to_end, say_no_more
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
-from tests.unit.config.test_sentry import Endpoint
+from tests.support.relay_process import Relay
+from tests.support.sentry_endpoint import Endpoint
 
 #: In every part of a mail, and in the envelope.
 PLANTED = "planted5e1f"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from config import sentry
+from tests.support.sentry_endpoint import Endpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
@@ -36,38 +33,6 @@ config.logging.configure(settings)
 config.sentry.init(settings, "0.0.0")
 log = structlog.get_logger("test")
 """
-
-
-class Endpoint:
-    """Takes envelopes as Sentry does."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        bodies = self.bodies
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.dsn = f"http://public@127.0.0.1:{self.server.server_port}/1"
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        found = []
-        for body in self.bodies:
-            lines = body.split(b"\n")
-            for header, payload in zip(lines[1::2], lines[2::2], strict=False):
-                if header and json.loads(header).get("type") == "event":
-                    found.append(json.loads(payload))
-        return found
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from relay.server import certificate
 from relay.server.certificate import CertificateError, CertificateStore, expiry_warning
-from tests.certificates import write_pair
+from tests.support.certificates import write_pair
 
 
 def refusal(cert_path: str, key_path: str) -> str:

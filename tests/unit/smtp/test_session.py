@@ -13,7 +13,7 @@ from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.session import Expects, Session
 from relay.smtp.submission import Verdict
-from tests.dialogues.encounter import OPTIONS, Services
+from tests.support.encounter import OPTIONS, Services
 
 GOOD = b"AUTH PLAIN AGFueQBnb29k"
 BAD = b"AUTH PLAIN AGFueQBiYWQ="

@@ -1,6 +1,6 @@
 """The relay's server and dialogue in a process of their own, with a double for the rest of the house.
 
-`python -m tests.dialogues.dialogue_server DIRECTORY` reads its servers from DIRECTORY/servers.json, writes where they
+`python -m tests.support.dialogue_server DIRECTORY` reads its servers from DIRECTORY/servers.json, writes where they
 listen to DIRECTORY/listening.json, appends what it accepts to DIRECTORY/accepted.jsonl and what it logs to standard
 output. A line `drain NAME` on standard input drains one server; the end of standard input ends the process.
 
