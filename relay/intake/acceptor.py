@@ -318,7 +318,7 @@ class _Attempt:
 def _log_dropped(submission: Submission, names: Sequence[str]) -> None:
     """SES takes no more headers, or not these (contract section 3): their names are logged, never their values."""
     log.info(
-        "headers dropped", connection=submission.connection_id, count=len(names), names=list(names[:_LOGGED_NAMES])
+        "headers_dropped", connection=submission.connection_id, count=len(names), names=list(names[:_LOGGED_NAMES])
     )
 
 
@@ -326,7 +326,7 @@ def _with_left_out(submission: Submission, verdict: Verdict, count: int) -> Verd
     """The verdict on a message of which entries of To, Cc or Bcc were no addresses. The client is told how many."""
     if verdict.reply.positive:
         metrics.ENTRIES_LEFT_OUT.inc(count)
-        log.info("entries left out", connection=submission.connection_id, count=count)
+        log.info("entries_left_out", connection=submission.connection_id, count=count)
         verdict.reply = replies.left_out(verdict.reply, count)
     return verdict
 

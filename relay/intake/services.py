@@ -80,7 +80,7 @@ class IntakeServices:
             _OVERRUNS.inc()
             kept_out = self._overruns.note(submission.login.key.id)
             log.warning(
-                "message takes too long to parse, left to a child",
+                "parse_left_to_child",
                 connection=submission.connection_id,
                 octets=submission.body.size,
                 key_kept_out=kept_out,

@@ -189,7 +189,7 @@ class Attempts:
         return self.longest_delay / (1 << max(0, _DOUBLINGS - (count - 1)))
 
     def _report(self) -> None:
-        log.warning("too many failed authentications from one origin", refused_seconds=self._refusal_seconds)
+        log.warning("origin_refused", refused_seconds=self._refusal_seconds)
 
     # Without Redis
 

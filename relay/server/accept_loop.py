@@ -118,7 +118,7 @@ class AcceptLoop(StreamServer):
         now = time.monotonic()
         if now >= self._report_next:
             self._report_next = now + self.report_seconds
-            log.error("can't accept clients", reason=errno.errorcode.get(error.errno or 0, "unknown"))
+            log.error("accept_failed", reason=errno.errorcode.get(error.errno or 0, "unknown"))
 
 
 def turn_away(sock: Any, reply: Reply | None) -> None:

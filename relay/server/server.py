@@ -129,7 +129,7 @@ class Server:
             else:
                 metrics.CONNECTIONS_REFUSED.labels(origin.reason).inc()
                 address = self._limits.origins.of(peer[0])
-                self._summaries.write(log.info, "client turned away", address, reason=origin.reason)
+                self._summaries.write(log.info, "client_turned_away", address, reason=origin.reason)
                 turn_away(sock, None if implicit_tls else origin.reply)
         finally:
             if slot is not None:
@@ -143,7 +143,7 @@ class Server:
             try:
                 client = self._proxies.client_of(sock)
             except NotProxied as error:
-                log.debug("no header from a proxy", reason=str(error))
+                log.debug("proxy_header_refused", reason=str(error))
                 return _NOT_PROXIED
             finally:
                 self._arriving.remove(gevent.getcurrent())
@@ -191,7 +191,7 @@ class Server:
         gevent.joinall(greenlets, timeout=time_left)
         self._summaries.tell()
         if self._clients:
-            log.warning("connections cut off at the end of the drain", connections=list(self._clients))
+            log.warning("connections_cut_off", connections=list(self._clients))
             gevent.killall([client.serving for client in self._clients.values()], timeout=self.kill_seconds)
 
 

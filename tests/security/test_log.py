@@ -121,7 +121,7 @@ def test_nothing_of_a_session_is_in_the_log(
             assert secret.lower() not in text, [line for line in text.split("\n") if secret.lower() in line][:3]
         assert "os_live_" not in text
         assert "@" not in text
-    assert any(line["event"] == "headers dropped" for line in lines(relay))
+    assert any(line["event"] == "headers_dropped" for line in lines(relay))
 
 
 def test_nobody_writes_a_line_of_his_own(

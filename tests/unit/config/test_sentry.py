@@ -83,16 +83,16 @@ def test_nothing_personal_leaves(endpoint: Endpoint) -> None:
     try:
         deliver(ADDRESS)
     except RuntimeError:
-        log.exception("unexpected error", sender=ADDRESS, note=f"from {ADDRESS}", token=KEY)
+        log.exception("unexpected_error", sender=ADDRESS, note=f"from {ADDRESS}", token=KEY)
     gevent.spawn(deliver, ADDRESS).join()
-    log.error("certificate not reloaded", reason=f"path of {ADDRESS}")
+    log.error("certificate_not_reloaded", reason=f"path of {ADDRESS}")
     """
     run(endpoint.dsn, code, "--argument", KEY)
     sent = b"\n".join(endpoint.bodies).decode()
     for planted in (KEY, KEY[:12], ADDRESS, ADDRESS.split("@", maxsplit=1)[0], PASSWORD, "AUTH PLAIN"):
         assert planted not in sent
     messages = [event["logentry"]["message"] for event in endpoint.events]
-    assert messages == ["unexpected error", "uncaught error in a greenlet", "certificate not reloaded"]
+    assert messages == ["unexpected_error", "uncaught_error", "certificate_not_reloaded"]
     inner, outer = endpoint.events[0]["exception"]["values"]
     assert (inner["type"], outer["type"]) == ("ValueError", "RuntimeError")
     assert (inner["value"], outer["value"]) == ("", "")
@@ -123,18 +123,18 @@ def test_the_same_fault_is_reported_once_in_a_while(endpoint: Endpoint) -> None:
         try:
             {}[number]
         except KeyError:
-            log.exception("unexpected error")
+            log.exception("unexpected_error")
     log.error("another")
     """
     shown = run(endpoint.dsn, code)
     assert len(shown.splitlines()) == 51
-    assert [event["logentry"]["message"] for event in endpoint.events] == ["unexpected error", "another"]
+    assert [event["logentry"]["message"] for event in endpoint.events] == ["unexpected_error", "another"]
 
 
 def test_the_error_that_ends_a_process_is_reported(endpoint: Endpoint) -> None:
     run(endpoint.dsn, "raise ValueError(KEY)", status=1)
     (event,) = endpoint.events
-    assert event["logentry"]["message"] == "uncaught error"
+    assert event["logentry"]["message"] == "uncaught_error"
     assert event["exception"]["values"][0]["type"] == "ValueError"
     assert KEY not in str(endpoint.bodies)
 
