@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from relay.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Sent:
     """The provider has the mail. `message_id`: the name by which it knows the mail."""
 
@@ -41,7 +42,7 @@ class Scope(Enum):
     SENDER = "sender"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """The provider does not have the mail, or nobody knows. `code`: the SDK's name of the error."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Final, Self
@@ -21,6 +21,7 @@ from config.settings import Settings
 from relay.core import deadlines, metrics
 from relay.core.address import BadAddress, normalise
 from relay.core.errors import Unavailable, Unstorable
+from relay.core.frozen import frozen
 from relay.core.ids import new_email_id
 from relay.core.records import ApiKey, EmailRow
 from relay.intake import policy, refusals
@@ -52,7 +53,7 @@ _STORE_SECONDS: Final = metrics.STAGE_SECONDS.labels("store")
 Parse = Callable[[bytes, Limits, str], Message]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AcceptOptions:
     """What the operator decided, as far as accepting goes."""
 

@@ -6,11 +6,12 @@ Nothing is written to find out: the catalogue knows columns, types, keys and wha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+from relay.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Column:
     """One column as the relay uses it. `uses`: S(elect), I(nsert), U(pdate)."""
 
@@ -120,7 +121,7 @@ SELECT array_agg(a.attname::text ORDER BY a.attname)
  GROUP BY i.indexrelid"""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Found:
     type: str
     limit: int | None

@@ -7,7 +7,6 @@ import os
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
@@ -19,6 +18,7 @@ from greenlet import greenlet
 
 from config.settings import Settings
 from relay.core import metrics
+from relay.core.frozen import frozen
 from relay.limits.client import ProcessLimits
 from relay.server.accept_loop import AcceptLoop, Reserve, turn_away
 from relay.server.certificate import CertificateStore
@@ -195,13 +195,13 @@ class Server:
             gevent.killall([client.serving for client in self._clients.values()], timeout=self.kill_seconds)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Client:
     connection: Connection
     serving: greenlet
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Refusal:
     """Why a client is turned away: for the metric, and for the client."""
 

@@ -11,13 +11,13 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from socket import SHUT_WR
 from typing import Any, Final, Protocol
 
 import gevent.socket
 from gevent import Timeout
 
+from relay.core.frozen import frozen
 from relay.smtp import replies
 from relay.smtp.framing import DataEnd, Flaw, Framing
 from relay.smtp.replies import Reply
@@ -46,7 +46,7 @@ class _Ended(Exception):
         self.farewell = farewell
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pace:
     """How long a client may take, in seconds."""
 

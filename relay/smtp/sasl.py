@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from relay.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Credentials:
     """What a client proved itself with. Only the password counts (contract section 1)."""
 
@@ -24,7 +25,7 @@ class Failure(Enum):
     MALFORMED = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Challenge:
     """What to ask for next: Base64, as it goes into a 334 reply."""
 
