@@ -11,6 +11,7 @@ The state is that of one process: each finds out for itself.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -145,9 +146,17 @@ class Regions:
         state.rests_until = now + state.rest
         self._count()
         alone = doubtful and len(state.failed) == 1
-        level = log.warning if alone or failed.kind == "throttled" else log.error
+        level = logging.WARNING if alone or failed.kind == "throttled" else logging.ERROR
         more = {"action": failed.action} if failed.action else {}
-        level("region_paused", **_named(key), kind=failed.kind, code=failed.code, seconds=round(state.rest), **more)
+        log.log(
+            level,
+            "region_paused",
+            **_named(key),
+            kind=failed.kind,
+            code=failed.code,
+            seconds=round(state.rest),
+            **more,
+        )
         return state.rest
 
     def _passed(self, key: Key, email_id: str, now: float, *, witness: bool) -> None:
