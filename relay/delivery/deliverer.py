@@ -110,6 +110,11 @@ class Deliverer:
             region=region,
             configuration_set=configuration_set,
         )
+        if not self._outgoing.may_hand_over(email.id):
+            # It took too long, or this process stood still: another worker may have the row soon, or has it already.
+            log.warning("claim_too_old", email_id=email.id)
+            self._outgoing.put_back([email.id], 0.0)
+            return "put_back"
         rest = self._regions.admit(handover)
         if rest:
             return self._put_back(email, rest)
