@@ -34,6 +34,7 @@ from relay.smtp.options import Options
 from relay.smtp.proxy_protocol import NotProxied
 from relay.smtp.replies import Reply
 from relay.smtp.session import Session
+from relay.smtp.submission import Services
 
 log = structlog.get_logger(__name__)
 
@@ -49,13 +50,15 @@ class Server:
     def __init__(
         self,
         settings: Settings,
+        services: Services,
         limits: ProcessLimits,
         certificate: CertificateStore | None,
         table: ConnectionTable | None = None,
     ) -> None:
-        """`limits`: what clients ask for what they want. `table` counts the connections of all workers; None: there are
-        no others."""
+        """`services`: what clients get, as far as `limits` let them. `table` counts the connections of all workers;
+        None: there are no others."""
         self._settings = settings
+        self._services = services
         self._limits = limits
         self._certificate = certificate
         self._table = ConnectionTable(None, 0, 1, settings.max_connections) if table is None else table
@@ -157,8 +160,7 @@ class Server:
     def _converse(self, sock: Any, origin: bytes, *, implicit_tls: bool) -> None:
         connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
         connection_log = ConnectionLog(connection_id, origin, self._summaries)
-        guard = self._limits.of_client(origin)
-        session = Session(self._options, guard, connection_id, guard.admit)
+        session = Session(self._options, self._services, self._limits.of_client(origin), connection_id)
         turn = partial(self._handshakes.turn, origin)
         connection = Connection(sock, session, connection_log, self.pace, self._tls_context, handshake_turn=turn)
         connection.draining = self._draining

@@ -19,9 +19,10 @@ from gevent import Timeout
 
 from relay.core.frozen import frozen
 from relay.smtp import replies
+from relay.smtp.command import LINE_LIMIT
 from relay.smtp.framing import DataEnd, Flaw, Framing
 from relay.smtp.replies import Reply
-from relay.smtp.session import LINE_LIMIT, Expects, Session
+from relay.smtp.session import Expects, Session
 from relay.smtp.spool import NoRoom
 from relay.smtp.submission import Verdict
 from relay.smtp.timeouts import Overdue
@@ -171,7 +172,8 @@ class Connection:
                 self._say(reply)
                 if reply.closes:
                     self._flush(self._reply_seconds)
-                    return reply is not replies.BYE or not self._framing.empty
+                    # A positive reply that closes is the one to QUIT.
+                    return not reply.positive or not self._framing.empty
 
     def _step(self) -> Reply | None:
         """Reads what the session expects, and has it answered."""

@@ -37,6 +37,7 @@ TRANSPORTS = {
     "hurried-clear": ("certified-hurried", "clear"),
     "hurried-implicit": ("certified-hurried", "implicit"),
     "full": ("full", "clear"),
+    "scarce": ("scarce", "clear"),
     "clear": ("certified", "clear"),
     "starttls": ("certified", "starttls"),
     "implicit": ("certified", "implicit"),

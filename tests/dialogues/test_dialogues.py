@@ -27,6 +27,7 @@ SERVERS = {
     "hurried": {"settings": SIZES, "pace": HURRY},
     "certified-hurried": {"settings": SIZES, "pace": HURRY, "tls": True},
     "full": {"settings": {**SIZES, "spool_dir": "/nowhere"}},
+    "scarce": {"settings": {**SIZES, "key_messages_per_minute": 1}},
 }
 
 
