@@ -123,6 +123,12 @@ JOBS: Final = Family("smtp_relay_jobs", "Send jobs by result: published, refused
 JOBS_PENDING: Final = Family("smtp_relay_jobs_pending", "Send jobs not yet taken by the queue", Gauge).labels()
 DELIVERIES: Final = Family("smtp_relay_deliveries", "Delivery attempts by what became of them", Counter, ("outcome",))
 DELIVERY_FAILURES: Final = Family("smtp_relay_delivery_failures", "Failed attempts by class", Counter, ("kind",))
+DELIVERY_JOBS: Final = Family(
+    "smtp_relay_delivery_jobs",
+    "Messages of the queue: done, left, deleted",
+    Counter,
+    ("type", "result"),
+)
 DELIVERY_IN_FLIGHT: Final = Family("smtp_relay_delivery_in_flight", "Mails being delivered now", Gauge).labels()
 DELIVERY_PAUSED_REGIONS: Final = Family(
     "smtp_relay_delivery_paused_regions", "Regions, configuration sets and domains that rest now", Gauge
