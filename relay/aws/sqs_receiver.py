@@ -47,7 +47,7 @@ class QueueReceiver:
         )
         messages = answer.get("Messages") or ()
         return [
-            Received(str(m["ReceiptHandle"]), str(m.get("Body", "")), _count(m))
+            Received(receipt=str(m["ReceiptHandle"]), body=str(m.get("Body", "")), count=_count(m))
             for m in messages
             if "ReceiptHandle" in m
         ]

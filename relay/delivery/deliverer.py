@@ -162,7 +162,7 @@ class Deliverer:
         event = None
         if self._records_sent(domain):
             payload = {"email_id": email.id, "provider": self._provider.name, "message_id": sent.message_id}
-            event = Event("sent", f"provider-sent:{email.id}", payload)
+            event = Event(type="sent", source_id=f"provider-sent:{email.id}", payload=payload)
         _until_recorded(lambda: self._outgoing.sent(email.id, event))
         return "sent"
 
@@ -187,7 +187,7 @@ class Deliverer:
                 "attempt_count": attempt,
                 "last_error": error,
             }
-            event = Event("failed", f"provider-dead-letter:{email.id}:{attempt}", payload)
+            event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
             self._outgoing.fail(email.id, attempt, failed.code, failed.message, event)
             return "failed"
         seconds = float(min(900, 2 ** min(attempt + 1, 6)))
@@ -200,7 +200,7 @@ class Deliverer:
             "next_retry_at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "last_error": error,
         }
-        event = Event("delayed", f"provider-delayed:{email.id}:{attempt}", payload)
+        event = Event(type="delayed", source_id=f"provider-delayed:{email.id}:{attempt}", payload=payload)
         self._outgoing.retry(email.id, attempt, seconds, failed.code, failed.message, event)
         return "delayed"
 
@@ -247,7 +247,7 @@ def _suppressed_event(email_id: str, suppressed: dict[str, str]) -> Event:
         "recipients": [{"email": address, "reason": reason} for address, reason in suppressed.items()],
         "recipient_count": len(suppressed),
     }
-    return Event("suppressed", f"suppressed:{email_id}", payload)
+    return Event(type="suppressed", source_id=f"suppressed:{email_id}", payload=payload)
 
 
 def email_of(row: tuple[Any, ...]) -> OutgoingEmail:

@@ -171,8 +171,13 @@ class Acceptor:
             reply = replies.too_many_recipients(len(mailboxes), self._options.max_recipients)
             raise _Refused(reply, "too_many_recipients")
         ids = [new_email_id() for _ in everyone.portions()]
-        claim = Claim(key, login.key.user_id, ids[0], self._options.dedupe_seconds) if key else None
-        attempt = _Attempt(self._lookups, claim, mailboxes, ids if self._options.publishes else ())
+        claim = (
+            Claim(key, user_id=login.key.user_id, email_id=ids[0], seconds=self._options.dedupe_seconds)
+            if key
+            else None
+        )
+        intents = ids if self._options.publishes else ()
+        attempt = _Attempt(self._lookups, claim, mailboxes=mailboxes, intents=intents)
         try:
             began = time.monotonic()
             screening = attempt.screen(login.token_hash, login.key.user_id)
@@ -294,7 +299,9 @@ class Acceptor:
 class _Attempt:
     """One transaction's hold on a message: what it has claimed in Redis, to be given back unless a row comes of it."""
 
-    def __init__(self, lookups: Lookups, claim: Claim | None, mailboxes: Sequence[str], intents: Sequence[str]) -> None:
+    def __init__(
+        self, lookups: Lookups, claim: Claim | None, *, mailboxes: Sequence[str], intents: Sequence[str]
+    ) -> None:
         self._lookups = lookups
         self._claim = claim
         self._mailboxes = mailboxes
@@ -338,8 +345,10 @@ def _require_domain(key: ApiKey, message: Message) -> None:
 
 
 def _queued(rows: Sequence[EmailRow]) -> Verdict:
-    return Verdict(replies.queued(rows[0].id), "queued", rows[0].id, tuple([row.id for row in rows]))
+    return Verdict(
+        replies.queued(rows[0].id), outcome="queued", email_id=rows[0].id, stored=tuple([row.id for row in rows])
+    )
 
 
 def _repeated(first_id: str) -> Verdict:
-    return Verdict(replies.already_queued(first_id), "repeated", first_id)
+    return Verdict(replies.already_queued(first_id), outcome="repeated", email_id=first_id)

@@ -44,7 +44,7 @@ class ClientLimits:
         """
         began = time.monotonic()
         digest = self._origins.digest(password.strip().encode("utf-8", "surrogateescape"))
-        candidate = Candidate(self._origin, digest)
+        candidate = Candidate(origin=self._origin, key=digest)
         admission = self._attempts.admit(candidate)
         counted = not (admission.known or admission.refused)
         while counted and not self._attempts.begin(candidate):

@@ -76,7 +76,7 @@ class Rate:
             size = min(2 * last.size if now - last.taken < QUICK_SECONDS else last.size, self._largest_lot)
         if not self._hit(identifier, size):
             size = 1 if size > 1 and self._hit(identifier, 1) else 0
-        lot = self._lots[identifier] = _Lot(size, size, now)
+        lot = self._lots[identifier] = _Lot(left=size, size=size, taken=now)
         self._lots.move_to_end(identifier)
         if len(self._lots) > MOST_LOTS:
             self._lots.popitem(last=False)

@@ -44,7 +44,8 @@ class Leases:
     def note(self, email_id: str, mark: datetime, began: tuple[float, float]) -> None:
         """A row has been claimed. `began`: `clocks()` before the statement was sent."""
         self._leases.pop(email_id, None)
-        self._leases[email_id] = _Lease(mark, *began)
+        monotonic, wall = began
+        self._leases[email_id] = _Lease(mark, monotonic=monotonic, wall=wall)
         while next(iter(self._leases.values())).age() > _KEPT_LEASES * LEASE.total_seconds():
             self._leases.popitem(last=False)
 

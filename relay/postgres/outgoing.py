@@ -194,7 +194,18 @@ class Outgoing:
                 (user_id, list(names)),
             )
             row = cursor.fetchone()
-            return None if row is None else SendingDomain(*row)
+            if row is None:
+                return None
+            domain_id, region, configuration_set, clicks, opens, subdomain, name = row
+            return SendingDomain(
+                id=domain_id,
+                region=region,
+                configuration_set=configuration_set,
+                track_clicks=clicks,
+                track_opens=opens,
+                tracking_subdomain=subdomain,
+                name=name,
+            )
 
         return self._use(select)
 
@@ -326,7 +337,10 @@ class Outgoing:
     def _select(self, statement: str, values: Mapping[str, Any]) -> list[Waiting]:
         def select(cursor: Any) -> list[Waiting]:
             cursor.execute(statement, values)
-            return [Waiting(str(email_id), *rest) for email_id, *rest in cursor]
+            return [
+                Waiting(email_id=str(email_id), user_id=user_id, created_at=created_at, due=due, retried=retried)
+                for email_id, user_id, created_at, due, retried in cursor
+            ]
 
         return self._use(select)
 

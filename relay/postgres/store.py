@@ -219,7 +219,7 @@ def readable_keys(rows: Iterable[tuple[str, str, str, str, str | None, str | Non
     """What rows of `KEY_COLUMNS` mean: token hash and key. One that can't be read is left out, and stops no other."""
     for token_hash, key_id, user_id, permission, column, found_name in rows:
         try:
-            key = ApiKey(key_id, user_id, permission, restriction(column, found_name))
+            key = ApiKey(id=key_id, user_id=user_id, permission=permission, domain=restriction(column, found_name))
         except Exception:  # whatever it is, it is this row's alone
             log.exception("row_unreadable", table="api_keys", id=key_id)
         else:

@@ -326,7 +326,12 @@ class _Master:
             signal.signal(number, signal.SIG_IGN)
         forking.unblock_signals()
         assignment = Assignment(
-            index, self._received, certificate, self._lifeline, self._heartbeats, self._certificate.workers_end
+            index,
+            self._received,
+            certificate=certificate,
+            lifeline=self._lifeline,
+            heartbeats=self._heartbeats,
+            keeper=self._certificate.workers_end,
         )
         return self._serve(assignment)
 

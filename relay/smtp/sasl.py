@@ -60,7 +60,7 @@ class Plain:
         parts = response.split("\0")
         if len(parts) != 3:
             return Failure.MALFORMED
-        return Credentials(parts[1], parts[2])
+        return Credentials(username=parts[1], password=parts[2])
 
 
 class LoginMechanism:
@@ -81,7 +81,7 @@ class LoginMechanism:
         if self._username is None:
             self._username = response
             return _ASK_PASSWORD
-        return Credentials(self._username, response)
+        return Credentials(username=self._username, password=response)
 
 
 MECHANISMS: dict[str, type[Plain] | type[LoginMechanism]] = {"PLAIN": Plain, "LOGIN": LoginMechanism}
