@@ -121,7 +121,12 @@ class Server:
         self._drain_begun.set()
 
     def _accept_loop(self, listener: Listener, reserve: Reserve) -> AcceptLoop:
-        return AcceptLoop(listener, partial(self._handle, listener.implicit_tls), reserve)
+        return AcceptLoop(listener, partial(self._handle, listener.implicit_tls), reserve, self._replace_process)
+
+    def _replace_process(self) -> None:
+        """A process that can't accept clients ends as if it had been told to: its successor gets the sockets anew."""
+        log.critical("listener_lost")
+        self.drain()
 
     def _handle(self, implicit_tls: bool, sock: Any, peer: tuple[Any, ...]) -> None:
         slot = self._table.enter()
