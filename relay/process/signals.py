@@ -105,6 +105,6 @@ class _Renewal:
             return
         try:
             os.write(self._keeper, pair.encode())
-        except BlockingIOError:
-            return
+        except OSError:
+            return  # the next look tries again
         self._kept = pair
