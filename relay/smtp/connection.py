@@ -26,7 +26,7 @@ from relay.smtp.session import Expects, Session
 from relay.smtp.spool import NoRoom
 from relay.smtp.submission import Verdict
 from relay.smtp.timeouts import Overdue
-from relay.smtp.transport import COMMAND_SIZE, RECEIVE_SIZE, PlainWire, Wire, acknowledge
+from relay.smtp.transport import COMMAND_SIZE, RECEIVE_SIZE, PlainWire, TlsWire, Wire, acknowledge
 
 # By names of their own: in Python 3.11 it takes six times as long to find a member in its Enum, twenty times a mail.
 _COMMAND: Final = Expects.COMMAND
@@ -301,7 +301,7 @@ class Connection:
             self._connection_log.tls_failed(error)
             raise _Ended from error
         self._secure = True
-        self._wire = Wire(self._socket)
+        self._wire = TlsWire(self._socket)
         self._session.tls_started()
         self._command_seconds = self._reply_seconds
 
