@@ -13,7 +13,7 @@ from relay.core.errors import RedisUnavailable
 from relay.jobs.intents import Intents
 from relay.jobs.publisher import Publisher
 from relay.jobs.sender import JobSender
-from tests.unit.jobs.queue_double import LOST, REFUSED, QueueDouble
+from tests.support.queue_double import LOST, REFUSED, QueueDouble
 
 
 class IntentsDouble:

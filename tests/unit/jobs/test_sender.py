@@ -18,7 +18,7 @@ from relay.aws.sqs import Queue
 from relay.core.errors import QueueUnavailable
 from relay.jobs.job import BATCH_SIZE, Job
 from relay.jobs.sender import JobSender
-from tests.unit.jobs.queue_double import LOST, REFUSED, QueueDouble
+from tests.support.queue_double import LOST, REFUSED, QueueDouble
 
 
 class World:
