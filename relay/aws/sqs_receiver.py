@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from relay.aws.sqs import Queue
@@ -16,11 +15,10 @@ MAX_MESSAGES: Final = 10
 
 @frozen
 class Received:
-    """A message in flight. `receipt` names this delivery of it, `count` is the how manieth it is, from 1 on."""
+    """A message in flight. `receipt` names this delivery of it."""
 
     receipt: str
     body: str
-    count: int = 1
 
 
 class QueueReceiver:
@@ -42,15 +40,10 @@ class QueueReceiver:
                 "MaxNumberOfMessages": min(most, MAX_MESSAGES),
                 "WaitTimeSeconds": wait_seconds,
                 "VisibilityTimeout": visibility_seconds,
-                "AttributeNames": ["ApproximateReceiveCount"],
             },
         )
         messages = answer.get("Messages") or ()
-        return [
-            Received(receipt=str(m["ReceiptHandle"]), body=str(m.get("Body", "")), count=_count(m))
-            for m in messages
-            if "ReceiptHandle" in m
-        ]
+        return [Received(str(m["ReceiptHandle"]), str(m.get("Body", ""))) for m in messages if "ReceiptHandle" in m]
 
     def delete(self, received: Received) -> None:
         """The message is done with."""
@@ -68,8 +61,3 @@ class QueueReceiver:
     def close(self) -> None:
         """Closes the connections that are idle."""
         self._queue.close()
-
-
-def _count(message: Mapping[str, Any]) -> int:
-    count = str((message.get("Attributes") or {}).get("ApproximateReceiveCount", ""))
-    return max(1, int(count)) if count.isascii() and count.isdigit() else 1

@@ -25,7 +25,7 @@ _FULL_STOPS: Final = (".", "\u3002", "\uff0e", "\uff61")
 _MAX_COMBINATIONS: Final = 27
 #: A dot-atom at a domain without A-labels and without a final full stop: most are so.
 _CANONICAL: Final = re.compile(
-    r"[a-z0-9!#$%&'*+/=?^_`{|}~-]++(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]++)*+@(?![^@]*xn--)[a-z0-9_.-]*+(?<!\.)"
+    r"[a-z0-9!#$%&'*+/=?^_`{|}~-]++(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]++)*@(?![^@]*xn--)[a-z0-9_.-]*+(?<!\.)"
 )
 _QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
 

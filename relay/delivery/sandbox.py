@@ -55,10 +55,10 @@ def simulation_of(email: OutgoingEmail) -> Simulation | None:
             details["complainedRecipients"] = [{"emailAddress": address} for address in to]
         case _:
             details |= {"recipients": to, "reason": "recipient_suppressed"}
-            return Simulation(status="suppressed", events=(_event(email, "suppressed", details),), reason=None)
+            return Simulation("suppressed", (_event(email, "suppressed", details),), None)
     sent = _event(email, "sent", {"sandbox": True, "provider": PROVIDER, "recipients": to})
     reason = outcome if outcome in ("bounced", "complained") else None
-    return Simulation(status=outcome, events=(sent, _event(email, outcome, details)), reason=reason)
+    return Simulation(outcome, (sent, _event(email, outcome, details)), reason)
 
 
 def _outcome(address: str) -> str | None:
@@ -67,7 +67,7 @@ def _outcome(address: str) -> str | None:
 
 
 def _event(email: OutgoingEmail, kind: str, payload: dict[str, Any]) -> Event:
-    return Event(type=kind, source_id=f"sandbox:{kind}:{email.id}", payload=payload)
+    return Event(kind, f"sandbox:{kind}:{email.id}", payload)
 
 
 def _now() -> str:

@@ -21,7 +21,6 @@ from typing import Final, TypeVar
 import structlog
 
 from relay.core.errors import RedisUnavailable
-from relay.core.frozen import frozen
 from relay.redis import keys
 from relay.redis.link import RedisLink, Script
 
@@ -78,7 +77,7 @@ _DOUBLINGS: Final = 5
 MOST_REMEMBERED: Final = 5_000
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A key that somebody presents: whence, and what it is known by here. Both are digests of `relay.limits.origin`."""
 
@@ -86,7 +85,7 @@ class Candidate:
     key: bytes
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Admission:
     """Whether a key is looked at, and whether its origin is refused as far as unknown keys go."""
 
@@ -190,7 +189,7 @@ class Attempts:
         return self.longest_delay / (1 << max(0, _DOUBLINGS - (count - 1)))
 
     def _report(self) -> None:
-        log.warning("origin_refused", refused_seconds=self._refusal_seconds)
+        log.warning("too many failed authentications from one origin", refused_seconds=self._refusal_seconds)
 
     # Without Redis
 

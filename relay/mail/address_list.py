@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple, TypeAlias
 
-from relay.mail import address_spec
+from relay.mail import address_spec, quoted_string
 from relay.mail.address_spec import AddrSpec
 
 #: Words, brackets and separators of one field that are looked at.
@@ -14,21 +14,22 @@ MAX_STEPS: Final = 400_000
 _DEPTH: Final = 3
 
 _ENCODED_WORD = r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?]*+\?="
-_QUOTED = r'"(?:[^"\\]|\\.)*+"'
-_CHARACTER = r'(?<=@)\[[^\[\]\s]{0,200}\]|(?i:mailto:)|[^\s\x00-\x1f\x7f"(),:;<>]'
-#: What stands together without a blank: an encoded word is part of it whatever specials were left in it, and so is a
-#: domain literal.
-_STRETCH: Final = re.compile(rf"(?:{_ENCODED_WORD}|{_QUOTED}|{_CHARACTER})++", re.DOTALL)
-_STRETCH_WITHOUT_QUOTES: Final = re.compile(rf"(?:{_ENCODED_WORD}|{_CHARACTER})++", re.DOTALL)
-_ALL_QUOTED: Final = re.compile(_QUOTED + r"\Z", re.DOTALL)
-#: A quote that nothing closes takes all of the rest: it would be looked for anew from each later one.
-_WITH_QUOTES: Final = re.compile(rf'({_ENCODED_WORD})|("((?:[^"\\]|\\.)*+)("?))', re.DOTALL)
+_SPECIALS = r'\s\x00-\x1f\x7f"(),:;<>'
+#: What stands together without a blank, apart from what is in quotes, some pieces at a time: the engine remembers each
+#: piece until the match is done. An encoded word is part of it whatever specials were left in it, and so is a domain
+#: literal.
+_PIECES: Final = re.compile(
+    rf"(?:[^{_SPECIALS}=\[mM]++|{_ENCODED_WORD}|(?<=@)\[[^\[\]\s]{{0,200}}\]|(?i:mailto:)|[^{_SPECIALS}]){{1,100}}"
+)
+_ENCODED_WORD_OR_QUOTE: Final = re.compile(rf'{_ENCODED_WORD}|"')
 _COMMENT_MARK: Final = re.compile(r"\\.|[()]", re.DOTALL)
-_IN_ANGLES: Final = re.compile(r'\s*"(?:[^"\\]|\\.)*+"[^<>"]*+|[^<>]*+', re.DOTALL)
+_COMMENT_MARK_OR_QUOTE: Final = re.compile(r"\\.|[()\"]", re.DOTALL)
+_OPENING_QUOTE: Final = re.compile(r'\s*+"')
+_TO_ANGLE: Final = re.compile(r"[^<>]*+")
+_TO_ANGLE_OR_QUOTE: Final = re.compile(r'[^<>"]*+')
 _SEPARATOR: Final = re.compile(r"[,;]")
 _SEPARATORS: Final = re.compile(r"[,;\s]++")
 _BETWEEN: Final = re.compile(r'[">\s]++')
-_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 _BRACKET: Final = re.compile(r"[()\[\]{}]")
 _QUOTES: Final = ("'", "`")
@@ -67,7 +68,8 @@ class AddressList:
         self._items: list[_Item] = []
         #: Names between commas that an angle may still follow.
         self._names_before: list[str] = []
-        self._stretch = _STRETCH
+        #: Whether there may be a quote that something closes.
+        self._quotes = True
 
     def read(self) -> None:
         """Reads the field, up to what is too much."""
@@ -84,10 +86,9 @@ class AddressList:
         text, position = self._text, self._position
         if position >= len(text):
             return False
-        stretch = self._stretch.match(text, position)
-        if stretch:
-            self._items.append(("stretch", stretch[0]))
-            self._position = stretch.end()
+        self._position = self._end_of_stretch(position)
+        if self._position > position:
+            self._items.append(("stretch", text[position : self._position]))
             return True
         character = text[position]
         if character == "<":
@@ -108,10 +109,24 @@ class AddressList:
                 self.doubtful = True
                 if '"' in blanks:
                     # Nothing closes it, nor any later one.
-                    self._stretch = _STRETCH_WITHOUT_QUOTES
+                    self._quotes = False
             if self._items:
                 self._items.append(("blank", " " if blanks.isspace() else " > "))
         return True
+
+    def _end_of_stretch(self, position: int) -> int:
+        text = self._text
+        while True:
+            pieces = _PIECES.match(text, position)
+            if pieces:
+                position = pieces.end()
+            elif self._quotes and text.startswith('"', position):
+                closing = quoted_string.closing_quote(text, position + 1)
+                if closing == len(text):
+                    return position
+                position = closing + 1
+            else:
+                return position
 
     def _comment(self, position: int) -> None:
         depth = 0
@@ -127,8 +142,7 @@ class AddressList:
         self.doubtful = True
 
     def _angle(self, position: int) -> None:
-        content = _IN_ANGLES.match(self._text, position + 1)
-        stop = content.end() if content else position + 1
+        stop = _end_of_angle(self._text, position + 1)
         if self._text.startswith(">", stop):
             self._items.append(("angle", self._text[position + 1 : stop]))
             self._position = stop + 1
@@ -178,7 +192,8 @@ class AddressList:
             elif kind == "angle" or text.strip():
                 self.doubtful = True
         self.doubtful |= len(found) > 1
-        self.doubtful |= any("@" in text for kind, text in items if kind == "stretch" and not _ALL_QUOTED.match(text))
+        stretches = [text for kind, text in items if kind == "stretch"]
+        self.doubtful |= any("@" in text and not quoted_string.is_whole(text) for text in stretches)
         if not found:
             self.left_out += 1
             return
@@ -203,8 +218,8 @@ class AddressList:
         if whole:
             self.found.append(Found(_comment_of(items), whole))
             return
-        if len(stretches) == 1 and _ALL_QUOTED.match(stretches[0]):
-            self._within(_ESCAPED.sub(r"\1", stretches[0][1:-1]))
+        if len(stretches) == 1 and quoted_string.is_whole(stretches[0]):
+            self._within(quoted_string.unescaped(stretches[0][1:-1]))
             return
         specs = {text: spec for text in stretches if (spec := address_spec.read(text, sentence=True))}
         if len(specs) == len(set(stretches)):
@@ -212,7 +227,7 @@ class AddressList:
             self.found += [Found("", spec) for spec in specs.values()]
             return
         # A name in quotes is no address.
-        usable = [spec for text, spec in specs.items() if not _ALL_QUOTED.match(text)]
+        usable = [spec for text, spec in specs.items() if not quoted_string.is_whole(text)]
         if not usable:
             self.left_out += 1
             return
@@ -246,6 +261,18 @@ class AddressList:
         self._names_before = []
 
 
+def _end_of_angle(text: str, position: int) -> int:
+    """The offset of the bracket at which what begins behind an angle bracket ends: those in quotes, where quotes begin
+    it, are none.
+    """
+    opening = _OPENING_QUOTE.match(text, position)
+    if opening:
+        closing = quoted_string.closing_quote(text, opening.end())
+        if closing < len(text):
+            return _TO_ANGLE_OR_QUOTE.match(text, closing + 1).end()  # type: ignore[union-attr]
+    return _TO_ANGLE.match(text, position).end()  # type: ignore[union-attr]
+
+
 def _in_angles(text: str) -> list[AddrSpec]:
     """The address between angle brackets, or all that are listed there; empty where any of it is none."""
     text = _without_comments(text)
@@ -264,18 +291,22 @@ def _without_comments(text: str) -> str:
         return text
     kept: list[str] = []
     depth = position = 0
-    for match in re.finditer(rf"{_QUOTED}|\\.|[()]", text, re.DOTALL):
-        if match[0] not in ("(", ")"):
-            continue
-        if match[0] == "(":
+    behind = 0
+    while (mark := _COMMENT_MARK_OR_QUOTE.search(text, behind)) is not None:
+        behind = mark.end()
+        if mark[0] == "(":
             if not depth:
-                kept.append(text[position : match.start()])
+                kept.append(text[position : mark.start()])
             depth += 1
-        else:
+        elif mark[0] == ")":
             depth -= 1
             if depth < 0:
                 return text
-            position = match.end()
+            position = behind
+        elif mark[0] == '"':
+            closing = quoted_string.closing_quote(text, behind)
+            if closing < len(text):
+                behind = closing + 1
     return "".join([*kept, text[position:]]) if not depth else text
 
 
@@ -293,17 +324,30 @@ def _joined(items: list[_Item]) -> str:
 
 def _name(items: list[_Item]) -> str:
     """The words of a display name, without quotes and escapes."""
-    words = (_WITH_QUOTES.sub(_unquoted, text) for kind, text in items if kind == "stretch")
+    words = (_without_quotes(text) for kind, text in items if kind == "stretch")
     return address_spec.trimmed(" ".join(words))
 
 
-def _unquoted(match: re.Match[str]) -> str:
-    return _ESCAPED.sub(r"\1", match[3]) if match[4] else match[0]
+def _without_quotes(text: str) -> str:
+    """`text` with what its quotes say in their places; a quote in an encoded word is none, nor is one that nothing
+    closes.
+    """
+    kept: list[str] = []
+    position = behind = 0
+    while (mark := _ENCODED_WORD_OR_QUOTE.search(text, behind)) is not None:
+        behind = mark.end()
+        if mark[0] == '"':
+            closing = quoted_string.closing_quote(text, behind)
+            if closing == len(text):
+                break
+            kept += [text[position : mark.start()], quoted_string.unescaped(text[behind:closing])]
+            position = behind = closing + 1
+    return "".join([*kept, text[position:]])
 
 
 def _comment_of(items: list[_Item]) -> str:
     """The first comment, which is the name where there is no other."""
-    return next((_ESCAPED.sub(r"\1", text).strip() for kind, text in items if kind == "comment"), "")
+    return next((quoted_string.unescaped(text).strip() for kind, text in items if kind == "comment"), "")
 
 
 def _without_list_brackets(text: str) -> str:

@@ -8,8 +8,12 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-#: Format characters that nobody sees: zero-width ones, marks of direction, the byte order mark, the soft hyphen.
-INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
+from relay.mail import quoted_string
+
+#: Format characters that nobody sees and no domain has: marks of direction, the byte order mark, the soft hyphen.
+_UNUSABLE: Final = "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
+#: Those and the joiners, which are part of some scripts.
+INVISIBLE: Final = _UNUSABLE + "\u200c\u200d"
 #: Quotation marks and brackets that aren't ASCII.
 TYPOGRAPHIC: Final = (
     "\u00ab\u00b4\u00bb\u2018-\u201f\u2032\u2033\u2039\u203a\u3008-\u3011\uff02\uff07-\uff09\uff1c\uff1e\uff3b\uff3d"
@@ -17,11 +21,12 @@ TYPOGRAPHIC: Final = (
 #: What begins with one of these is half of something: no local part of the world does.
 _HALF: Final = rf"(?!['`{{|{TYPOGRAPHIC}{INVISIBLE}])"
 LOCAL: Final = re.compile(rf'{_HALF}[^\s\x00-\x20\x7f"(),:;<>@\[\]\\]++\Z')
+#: Letters, digits, hyphens and low lines of any script, and full stops.
 _DOMAIN: Final = re.compile(
-    rf"(?![{TYPOGRAPHIC}{INVISIBLE}])[A-Za-z0-9\u0080-\U0010ffff](?:[A-Za-z0-9_-]|(?![{TYPOGRAPHIC}]|(?![\u200c\u200d])[{INVISIBLE}])[\u0080-\U0010ffff]|\.(?!\.))*+\.*+\Z"
+    rf"(?![{TYPOGRAPHIC}{INVISIBLE}])[A-Za-z0-9\u0080-\U0010ffff]"
+    rf"[^\x00-,/:-@\[-^`{{-\x7f{TYPOGRAPHIC}{_UNUSABLE}]*+\Z"
 )
-_QUOTED_LOCAL: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"\s?@\s?', re.DOTALL)
-_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_BEHIND_QUOTED_LOCAL: Final = re.compile(r'"\s?@\s?')
 #: Brackets and quotes that can't be part of an unquoted address, and what may follow one at the end of a sentence.
 _BEFORE: Final = re.compile(rf'[<>()\[\]"{TYPOGRAPHIC}]')
 _AFTER: Final = re.compile(rf'[<>()\[\]"{TYPOGRAPHIC}.!?,\\\u2026\u3002]')
@@ -87,9 +92,10 @@ def _peeled(text: str) -> str:
 
 def exact(text: str, *, sentence: bool = False) -> AddrSpec | None:
     """`local@domain`, blanks around the at sign and around full stops."""
-    quoted = _QUOTED_LOCAL.match(text)
-    if quoted:
-        local, domain = _ESCAPED.sub(r"\1", quoted[1]), text[quoted.end() :]
+    stop = quoted_string.closing_quote(text, 1) if text.startswith('"') else 0
+    between = _BEHIND_QUOTED_LOCAL.match(text, stop) if stop else None
+    if between:
+        local, domain = quoted_string.unescaped(text[1:stop]), text[between.end() :]
     else:
         local, at, domain = text.partition("@")
         if not at:
@@ -100,9 +106,11 @@ def exact(text: str, *, sentence: bool = False) -> AddrSpec | None:
         if not LOCAL.match(local) or ("=?" in text and "?=" in text):
             return None
     domain = _without_blanks(domain, sentence=sentence)
-    if not local or not _DOMAIN.match(domain):
+    # Any number of full stops at the end, and one at a time before.
+    bare = domain.rstrip(".")
+    if not local or not _DOMAIN.match(domain) or ".." in bare:
         return None
-    return AddrSpec(local, domain.rstrip("."))
+    return AddrSpec(local, bare)
 
 
 def _without_blanks(text: str, *, sentence: bool) -> str:

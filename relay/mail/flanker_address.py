@@ -24,7 +24,7 @@ _FOREIGN = re.compile(r"[^ -~]|[():;\[\]]|=\?")
 #: Of what the grammar takes for an address, what is one: apostrophes and braces around it are not.
 _ADDRESS = re.compile(r"(?!['`{|]).*@[A-Za-z0-9._-]+\Z")
 #: To the end where nothing closes it, which the grammar takes for no name: all of them are found in one pass.
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"?')
+_QUOTED = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*)"?')
 _ESCAPED = re.compile(r"\\(.)")
 
 

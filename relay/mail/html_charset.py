@@ -11,7 +11,7 @@ from relay.mail import charset, html_tokens
 _FAR: Final = 8192
 
 _XML = re.compile(r"""<\?xml\s[^>]{0,200}?\bencoding\s*=\s*["']([^"'>]{1,60})["']""", re.IGNORECASE)
-_IN_CONTENT = re.compile(r"charset\s*+=\s*+(?:[\"']\s*+)?+([^\s\"';,>]{1,60})", re.IGNORECASE)
+_IN_CONTENT = re.compile(r"charset\s*+=\s*+(?:[\"']\s*+)?([^\s\"';,>]{1,60})", re.IGNORECASE)
 #: Codecs of several octets a character, whose short texts may look like UTF-8 of two.
 _SEVERAL_OCTETS: Final = frozenset(("gb18030", "big5hkscs", "cp932", "cp949", "euc_jp"))
 _LONG_LEADS = re.compile(rb"[\xe1-\xf4]")

@@ -13,16 +13,21 @@ from typing import Final, NamedTuple
 #: Elements whose content is no markup.
 RAW_TEXT: Final = frozenset(("script", "style", "title", "textarea", "xmp", "iframe", "noembed", "noframes"))
 
-#: Each alternative takes all that it can and gives nothing back, so that no octet is gone through twice.
+#: A value of an attribute and what stands behind it, up to the next one.
+_VALUE = r"=\s*+(?:\"[^\"]*+\"|'[^']*+')?[^=>]*+"
+#: Each alternative takes all that it can and can't fail later, so that no octet is gone through twice. It is the
+#: beginning of a comment that is not empty. The engine remembers each value until the match is done, so they have a
+#: bound.
 _MARKUP = re.compile(
     r"<(?:"
-    r"!--(?:-?>|(?:[^-]++|-(?!-!?>))*+(?:(?P<comment_end>--!?>)|\Z))"
-    r"|(?P<close>/?)(?P<name>[A-Za-z][^\s/>]*+)"
-    r"(?P<attributes>(?:[^=>]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?+)*+)(?P<tag_end>>|\Z)"
-    r"|[!?/][^>]*+(?P<other_end>>|\Z)"
+    r"(?P<comment>!--(?P<empty>-?>)?)"
+    rf"|(?P<close>/?)(?P<name>[A-Za-z][^\s/>]*+)(?P<attributes>[^=>]*+(?:{_VALUE}){{0,100}})(?P<tag_end>>?)"
+    r"|[!?/][^>]*+>?"
     r")"
 )
-_ATTRIBUTE = re.compile(r"([^\s\"'<>/=]++)(?:\s*+=\s*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\s\"'>]*+)))?+")
+_MORE_ATTRIBUTES = re.compile(rf"(?:{_VALUE}){{1,100}}")
+_COMMENT_END = re.compile(r"--!?>")
+_ATTRIBUTE = re.compile(r"([^\s\"'<>/=]++)(?:\s*+=\s*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\s\"'>]*+)))?")
 _RAW_TEXT_ENDS = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in RAW_TEXT}
 _MAX_ATTRIBUTES = 50
 
@@ -53,21 +58,32 @@ class Markup:
         position = 0
         while (match := _MARKUP.search(html, position)) is not None:
             start, position = match.span()
-            name, end = match["name"], match.end()
+            name = match["name"]
             if name is None:
-                comment = html.startswith("<!--", start)
-                if comment and not html.endswith(">", start, end):
-                    self.closer = "-->"
-                yield Token("" if comment else "!", start, end, "")
+                if not match["comment"]:
+                    yield Token("!", start, position, "")
+                    continue
+                if not match["empty"]:
+                    comment_end = _COMMENT_END.search(html, position)
+                    if comment_end is None:
+                        self.closer = "-->"
+                    position = comment_end.end() if comment_end else len(html)
+                yield Token("", start, position, "")
                 continue
+            attributes = match["attributes"]
             if not match["tag_end"]:
-                self.text_from = start
-                return
+                while (more := _MORE_ATTRIBUTES.match(html, position)) is not None:
+                    position = more.end()
+                if position == len(html):
+                    self.text_from = start
+                    return
+                attributes = html[match.start("attributes") : position]
+                position += 1
             name = name.lower()
             if match["close"]:
-                yield Token("/" + name, start, end, "")
+                yield Token("/" + name, start, position, "")
                 continue
-            yield Token(name, start, end, match["attributes"])
+            yield Token(name, start, position, attributes)
             if name in RAW_TEXT:
                 closing = _RAW_TEXT_ENDS[name].search(html, position)
                 if closing is None:

@@ -15,8 +15,9 @@ from relay.mail.address_list import AddressList
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _LABEL = "[A-Za-z0-9][A-Za-z0-9-]*+"
 #: A local part that begins with one of these may be half of something in quotes or brackets. A domain without a full
-#: stop is no recipient's.
-_ADDR_SPEC = rf"(?!['`{{|])([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@({_LABEL}(?:\.{_LABEL})++\.?)"
+#: stop is no recipient's. What has more full stops is longer than any address (RFC 1035 section 2.3.4): the engine
+#: would remember each of them until the match is done.
+_ADDR_SPEC = rf"(?!['`{{|])([{_ATEXT}]++(?:\.[{_ATEXT}]++){{0,255}})@({_LABEL}(?:\.{_LABEL}){{1,127}}\.?)"
 _ELEMENT = re.compile(
     rf'[ \t]*+(?:(?:"([^"\\]*+)"[ \t]*+|([{_ATEXT} \t.]*+))<{_ADDR_SPEC}>|{_ADDR_SPEC})[ \t]*+(?:[,;][ \t]*+|\Z)'
 )
@@ -27,7 +28,7 @@ _MAX_LOOKALIKES = 1000
 
 #: An encoded word is one word, whatever specials were left in it.
 _ENCODED_WORD = re.compile(r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?]{0,500}\?=", re.ASCII)
-_ENCODED_WORDS = re.compile(r"(?:=\?[^?\s]{1,60}\?[bBqQ]\?[^?]*+\?=[ \t]*+)++\Z", re.ASCII)
+_ENCODED_WORDS = re.compile(r"(?:=\?[^?\s]{1,60}\?[bBqQ]\?[^?]*+\?=[ \t]*+){1,100}", re.ASCII)
 _NOT_IN_ADDRESS = re.compile(rf"[\s\x00-\x1f<>()\"',:;\\\[\]{address_spec.TYPOGRAPHIC}]+")
 _INVISIBLE = re.compile(f"[{address_spec.INVISIBLE}]+")
 _PLAIN_NAME = re.compile(rf"[{_ATEXT} ]+\Z")
@@ -81,9 +82,9 @@ def parse(view: str, *, shortcuts: bool = True) -> MailboxList:
     mailboxes = [Mailbox(_view(name), _view(spec.local), _view(spec.domain)) for name, spec in reading.found]
     return MailboxList(
         mailboxes[:_MAX_MAILBOXES],
-        doubtful=reading.doubtful,
-        left_out=reading.left_out,
-        cut=reading.cut or len(mailboxes) > _MAX_MAILBOXES,
+        reading.doubtful,
+        reading.left_out,
+        reading.cut or len(mailboxes) > _MAX_MAILBOXES,
     )
 
 
@@ -93,7 +94,10 @@ def _encoded_mailbox(view: str) -> Mailbox | None:
 
     RFC 2047 section 5 forbids it, and some libraries encode a field as a whole.
     """
-    if not _ENCODED_WORDS.match(view):
+    position = 0
+    while (words := _ENCODED_WORDS.match(view, position)) is not None:
+        position = words.end()
+    if position < len(view):
         return None
     text = encoded_word.decode(view)
     if "<" not in text or "=?" in text or _NAME_CONTROLS.search(text):

@@ -30,7 +30,7 @@ _IS_NAME = re.compile(r"(?:\*[0-9*]*)?[ \t]*=", re.ASCII)
 _BLANKS = re.compile(r"[\s;,]*", re.ASCII)
 _NAME = re.compile(r"([^\s=;\"]{1,100})\s*=\s*", re.ASCII)
 #: A backslash that ends a value behind an octet above 127 is the second half of a character: it escapes nothing.
-_QUOTED = re.compile(r'(?:[^"\\]|(?<=[\x81-\xfe])\\(?="[ \t]*(?:;|\Z))|\\.)*+', re.DOTALL)
+_QUOTED = re.compile(r'[^"\\]*+(?:\\(?:(?<=[\x81-\xfe]\\)(?="[ \t]*(?:;|\Z))|.)[^"\\]*+)*', re.DOTALL)
 _TO_SEMICOLON = re.compile(r"[^;]*")
 _ESCAPED = re.compile(r'\\(["\\])')
 _SECTION = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?\Z")
@@ -81,7 +81,7 @@ def _parse_short(view: str) -> Parameters:
         return _parse(view[:_MAX_LENGTH])
     value, name, quoted, text = match.groups()
     texts = {name.lower(): text if quoted is None else quoted}
-    return Parameters(value.lower(), texts=texts, views=texts)
+    return Parameters(value.lower(), texts, texts)
 
 
 #: Nobody changes what it returns.
@@ -98,9 +98,7 @@ def _parse(view: str, label: str = "") -> Parameters:
     if converted == view:
         return octets
     texts = _parse_octets(converted).texts
-    return Parameters(
-        octets.value, texts={name: texts.get(name, text) for name, text in octets.texts.items()}, views=octets.views
-    )
+    return Parameters(octets.value, {name: texts.get(name, text) for name, text in octets.texts.items()}, octets.views)
 
 
 def _parse_octets(view: str) -> Parameters:
@@ -121,7 +119,7 @@ def _parse_octets(view: str) -> Parameters:
         views[name] = octets.decode("latin-1")
         text = charset.decode(octets, label)
         texts[name] = encoded_word.decode(views[name]) if not label and "=?" in text else text
-    return Parameters(value.lower(), texts=texts, views=views)
+    return Parameters(value.lower(), texts, views)
 
 
 def _value(view: str) -> tuple[str, int]:

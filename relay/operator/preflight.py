@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 
 from config import environment
@@ -15,9 +14,6 @@ from relay.server.certificate import CertificateError, CertificateStore
 
 def load() -> Settings:
     """The settings of the environment. Raises WrongSettings for each that is wrong, alone or together with others."""
-    if sys.version_info < (3, 11, 5):
-        # Possessive repetitions in their `re` cut the last character of texts (cpython issue 106052).
-        raise WrongSettings("Python is older than 3.11.5: should be 3.11.5 to 3.14")
     settings = environment.load()
     problems = list(_contradictions(settings))
     if problems:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-from relay.core.frozen import frozen
 from relay.operator.outbox import Outbox
 from relay.postgres.snapshot import Snapshot
 from relay.redis import suppression_lists
@@ -25,7 +24,7 @@ from relay.redis.suppression_lists import ListWriter
 LIST_SECONDS: Final = 86_400
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Selection:
     """What to warm."""
 

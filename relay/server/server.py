@@ -7,6 +7,7 @@ import os
 import ssl
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
@@ -18,7 +19,6 @@ from greenlet import greenlet
 
 from config.settings import Settings
 from relay.core import metrics
-from relay.core.frozen import frozen
 from relay.limits.client import ProcessLimits
 from relay.server.accept_loop import AcceptLoop, Reserve, turn_away
 from relay.server.certificate import CertificateStore
@@ -34,7 +34,6 @@ from relay.smtp.options import Options
 from relay.smtp.proxy_protocol import NotProxied
 from relay.smtp.replies import Reply
 from relay.smtp.session import Session
-from relay.smtp.submission import Services
 
 log = structlog.get_logger(__name__)
 
@@ -50,15 +49,13 @@ class Server:
     def __init__(
         self,
         settings: Settings,
-        services: Services,
         limits: ProcessLimits,
         certificate: CertificateStore | None,
         table: ConnectionTable | None = None,
     ) -> None:
-        """`services`: what clients get, as far as `limits` let them. `table` counts the connections of all workers;
-        None: there are no others."""
+        """`limits`: what clients ask for what they want. `table` counts the connections of all workers; None: there are
+        no others."""
         self._settings = settings
-        self._services = services
         self._limits = limits
         self._certificate = certificate
         self._table = ConnectionTable(None, 0, 1, settings.max_connections) if table is None else table
@@ -121,12 +118,7 @@ class Server:
         self._drain_begun.set()
 
     def _accept_loop(self, listener: Listener, reserve: Reserve) -> AcceptLoop:
-        return AcceptLoop(listener, partial(self._handle, listener.implicit_tls), reserve, self._replace_process)
-
-    def _replace_process(self) -> None:
-        """A process that can't accept clients ends as if it had been told to: its successor gets the sockets anew."""
-        log.critical("listener_lost")
-        self.drain()
+        return AcceptLoop(listener, partial(self._handle, listener.implicit_tls), reserve)
 
     def _handle(self, implicit_tls: bool, sock: Any, peer: tuple[Any, ...]) -> None:
         slot = self._table.enter()
@@ -137,7 +129,7 @@ class Server:
             else:
                 metrics.CONNECTIONS_REFUSED.labels(origin.reason).inc()
                 address = self._limits.origins.of(peer[0])
-                self._summaries.write(log.info, "client_turned_away", address, reason=origin.reason)
+                self._summaries.write(log.info, "client turned away", address, reason=origin.reason)
                 turn_away(sock, None if implicit_tls else origin.reply)
         finally:
             if slot is not None:
@@ -151,7 +143,7 @@ class Server:
             try:
                 client = self._proxies.client_of(sock)
             except NotProxied as error:
-                log.debug("proxy_header_refused", reason=str(error))
+                log.debug("no header from a proxy", reason=str(error))
                 return _NOT_PROXIED
             finally:
                 self._arriving.remove(gevent.getcurrent())
@@ -165,7 +157,8 @@ class Server:
     def _converse(self, sock: Any, origin: bytes, *, implicit_tls: bool) -> None:
         connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
         connection_log = ConnectionLog(connection_id, origin, self._summaries)
-        session = Session(self._options, self._services, self._limits.of_client(origin), connection_id)
+        guard = self._limits.of_client(origin)
+        session = Session(self._options, guard, connection_id, guard.admit)
         turn = partial(self._handshakes.turn, origin)
         connection = Connection(sock, session, connection_log, self.pace, self._tls_context, handshake_turn=turn)
         connection.draining = self._draining
@@ -198,17 +191,17 @@ class Server:
         gevent.joinall(greenlets, timeout=time_left)
         self._summaries.tell()
         if self._clients:
-            log.warning("connections_cut_off", connections=list(self._clients))
+            log.warning("connections cut off at the end of the drain", connections=list(self._clients))
             gevent.killall([client.serving for client in self._clients.values()], timeout=self.kill_seconds)
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class _Client:
     connection: Connection
     serving: greenlet
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class _Refusal:
     """Why a client is turned away: for the metric, and for the client."""
 

@@ -13,9 +13,9 @@ _MAX_ENVELOPE_ID = 100
 _MAX_ORIGINAL_RECIPIENT = 500
 
 #: Section 4, xtext: printable ASCII but `+` and `=`, and `+` with two hexadecimal digits.
-_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-Fa-f]{2})*+")
+_XTEXT = re.compile(r"[!-*,-<>-~]*+(?:\+[0-9A-Fa-f]{2}[!-*,-<>-~]*+)*")
 #: RFC 6533 section 3, utf-8-addr-unitext: besides what xtext has, characters that aren't ASCII, and `=`.
-_UNITEXT = re.compile(r"(?:[!-*,-~]|\+[0-9A-Fa-f]{2}|[^\x00-\x7f])*+")
+_UNITEXT = re.compile(r"[!-*,-~\x80-\U0010ffff]*+(?:\+[0-9A-Fa-f]{2}[!-*,-~\x80-\U0010ffff]*+)*")
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9-]++")
 _NOTIFICATIONS = frozenset(("SUCCESS", "FAILURE", "DELAY"))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from config.settings import RecipientRule
-from relay.core.frozen import frozen
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Options:
     """What the operator decided, as far as the dialogue goes."""
 

@@ -15,7 +15,7 @@ _PATH = re.compile(
     [ \t]*+
     (?P<open><[ \t]*+)?
     (?:@[^:<>"\s]*+:)?
-    (?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<dotted>[^\s<>"@,:;()\[\]\\]*+))
+    (?:"(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*)"|(?P<dotted>[^\s<>"@,:;()\[\]\\]*+))
     (?P<at>@(?P<domain>[^\s<>@"]*+))?
     (?P<close>[ \t]*+>)?
     (?=[ \t]|\Z)""",
@@ -65,4 +65,4 @@ def parse_path(argument: str) -> Path | None:
             if not _KEYWORD.match(keyword) or keyword in parameters:
                 return None
             parameters[keyword] = value
-    return Path(local=local or "", domain=domain or "", parameters=parameters)
+    return Path(local or "", domain or "", parameters)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from relay.core.frozen import frozen
 
-
-@frozen
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """What a client proved itself with. Only the password counts (contract section 1)."""
 
@@ -25,7 +24,7 @@ class Failure(Enum):
     MALFORMED = auto()
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Challenge:
     """What to ask for next: Base64, as it goes into a 334 reply."""
 
@@ -60,7 +59,7 @@ class Plain:
         parts = response.split("\0")
         if len(parts) != 3:
             return Failure.MALFORMED
-        return Credentials(username=parts[1], password=parts[2])
+        return Credentials(parts[1], parts[2])
 
 
 class LoginMechanism:
@@ -81,13 +80,14 @@ class LoginMechanism:
         if self._username is None:
             self._username = response
             return _ASK_PASSWORD
-        return Credentials(username=self._username, password=response)
+        return Credentials(self._username, response)
 
 
 MECHANISMS: dict[str, type[Plain] | type[LoginMechanism]] = {"PLAIN": Plain, "LOGIN": LoginMechanism}
 
-#: RFC 4648 section 4, with its padding and nothing else: Python's own checks differ between versions.
-_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+#: RFC 4648 section 4, with its padding and nothing else, where the length is a multiple of four: Python's own checks
+#: differ between versions.
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*+={0,2}")
 _ASK_USERNAME = Challenge(base64.b64encode(b"Username:").decode("ascii"))
 _ASK_PASSWORD = Challenge(base64.b64encode(b"Password:").decode("ascii"))
 
@@ -97,7 +97,7 @@ def _decode(line: bytes) -> str | Failure:
         return Failure.CANCELLED
     if line == b"=":
         return ""
-    if not _BASE64.fullmatch(line):
+    if len(line) % 4 or not _BASE64.fullmatch(line):
         return Failure.MALFORMED
     # What isn't UTF-8 can't be a key of ours; kept apart from every valid text, it is refused as a wrong one.
     return base64.b64decode(line).decode("utf-8", "surrogateescape")

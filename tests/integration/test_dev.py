@@ -198,4 +198,4 @@ def test_without_a_fit_python_it_says_so(tmp_path: Path, script: str | None, fou
         check=False,
     )
     assert ended.returncode == 1
-    assert ended.stderr == f"This needs Python 3.11.5 to 3.14 on the PATH; found: {found}.\n"
+    assert ended.stderr == f"This needs Python 3.11 to 3.14 on the PATH; found: {found}.\n"

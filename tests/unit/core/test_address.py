@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import email.utils
 from email.utils import getaddresses
+from typing import Any
 
 import idna
 import pytest
@@ -133,6 +135,10 @@ def test_a_local_part_that_may_be_read_as_another_is_no_address(local: str) -> N
 _CHARACTERS = st.text(st.sampled_from("aé漢.\"\\ <>@,;:()[]'\uff20\u3000"), min_size=1, max_size=12)
 
 
+#: The strict reading of later versions, and of what distributions took from them, takes no bracket even in quotes.
+_LENIENT: dict[str, Any] = {"strict": False} if hasattr(email.utils, "supports_strict_parsing") else {}
+
+
 @settings(max_examples=600)
 @given(_CHARACTERS)
 def test_any_parser_reads_a_stored_address_as_the_one_that_was_judged(local: str) -> None:
@@ -142,7 +148,7 @@ def test_any_parser_reads_a_stored_address_as_the_one_that_was_judged(local: str
         return
     assert domain_of(address) == "d.example"
     # Another parser, and our own: one address, and this one.
-    assert [found for _, found in getaddresses([address]) if found] == [address]
+    assert [found for _, found in getaddresses([address], **_LENIENT) if found] == [address]
     (path,) = [parse_path(f"<{address}>")]
     assert path is not None
     assert normalise(path.local, path.domain, allow_utf8_local_part=True) == address
