@@ -190,7 +190,7 @@ class LineLogger:
     def _tell(cls) -> None:
         """Says how many lines were lost since this was said last, now that there is room for it."""
         count, cls._told = cls.lost - cls._told, cls.lost
-        log.warning("log lines were lost", count=count)
+        log.warning("log_lines_lost", count=count)
 
 
 # From a line's fields to its octets.
@@ -302,8 +302,8 @@ class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         # The template is the library's source, its arguments may be anything.
-        event = str(record.msg) if _tells(message) else message
-        log.log(record.levelno, event, logger=record.name, exc_info=record.exc_info)
+        detail = str(record.msg) if _tells(message) else message
+        log.log(record.levelno, "library_message", logger=record.name, detail=detail, exc_info=record.exc_info)
 
 
 def _bridge_standard_logging() -> None:
@@ -325,18 +325,18 @@ def _catch_uncaught() -> None:
     hub = gevent.get_hub()
     hub.print_exception = _uncaught_in_greenlet  # type: ignore[method-assign,assignment]  # what gevent documents
     sys.excepthook = _uncaught
-    threading.excepthook = lambda args: _log_uncaught("uncaught error in a thread", args.exc_value)
-    sys.unraisablehook = lambda args: _log_uncaught("uncaught error in a destructor", args.exc_value)
+    threading.excepthook = lambda args: _log_uncaught(args.exc_value, "thread")
+    sys.unraisablehook = lambda args: _log_uncaught(args.exc_value, "destructor")
 
 
 def _uncaught_in_greenlet(context: object, kind: object, error: BaseException | None, traceback: object) -> None:
-    _log_uncaught("uncaught error in a greenlet", error)
+    _log_uncaught(error, "greenlet")
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    _log_uncaught("uncaught error", error)
+    _log_uncaught(error, "main")
     sentry.flush()  # it is the end of the process
 
 
-def _log_uncaught(event: str, error: BaseException | None) -> None:
-    log.critical(event, exc_info=error)
+def _log_uncaught(error: BaseException | None, where: str) -> None:
+    log.critical("uncaught_error", where=where, exc_info=error)

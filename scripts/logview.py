@@ -44,10 +44,10 @@ class LogView:
             event, level = str(entry["event"]), str(entry["level"])
         except (ValueError, KeyError, TypeError):
             return line  # not one of the relay's own: shown as it is
-        if event == "message accepted":
+        if event == "message_accepted":
             what = self._paint("accepted", "green")
             return f"{time}  {what}  {entry.get('email')}  {_size(entry)}, {_recipients(entry)}{_outcome(entry)}"
-        if event == "message refused":
+        if event == "message_refused":
             what = self._paint("refused ", "yellow")
             return f"{time}  {what}  {entry.get('code')}  {_size(entry)}, {_recipients(entry)}{_outcome(entry)}"
         if event == "delivery":

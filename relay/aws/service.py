@@ -172,7 +172,7 @@ class AwsService:
                 connect_seconds=self.connect_seconds,
                 call_seconds=self.call_seconds,
             )
-        return _Opened(found, region, url, host_field(url), calls, time.monotonic())
+        return _Opened(found, region=region, url=url, host=host_field(url), client=calls, since=time.monotonic())
 
 
 @contextlib.contextmanager

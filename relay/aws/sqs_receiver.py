@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from relay.aws.sqs import Queue
@@ -15,10 +16,11 @@ MAX_MESSAGES: Final = 10
 
 @frozen
 class Received:
-    """A message in flight. `receipt` names this delivery of it."""
+    """A message in flight. `receipt` names this delivery of it, `count` is the how manieth it is, from 1 on."""
 
     receipt: str
     body: str
+    count: int = 1
 
 
 class QueueReceiver:
@@ -40,10 +42,15 @@ class QueueReceiver:
                 "MaxNumberOfMessages": min(most, MAX_MESSAGES),
                 "WaitTimeSeconds": wait_seconds,
                 "VisibilityTimeout": visibility_seconds,
+                "AttributeNames": ["ApproximateReceiveCount"],
             },
         )
         messages = answer.get("Messages") or ()
-        return [Received(str(m["ReceiptHandle"]), str(m.get("Body", ""))) for m in messages if "ReceiptHandle" in m]
+        return [
+            Received(receipt=str(m["ReceiptHandle"]), body=str(m.get("Body", "")), count=_count(m))
+            for m in messages
+            if "ReceiptHandle" in m
+        ]
 
     def delete(self, received: Received) -> None:
         """The message is done with."""
@@ -61,3 +68,8 @@ class QueueReceiver:
     def close(self) -> None:
         """Closes the connections that are idle."""
         self._queue.close()
+
+
+def _count(message: Mapping[str, Any]) -> int:
+    count = str((message.get("Attributes") or {}).get("ApproximateReceiveCount", ""))
+    return max(1, int(count)) if count.isascii() and count.isdigit() else 1

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import Final
 
 from relay.core.address import BadAddress, normalise_domain
+from relay.core.frozen import frozen
 from relay.core.records import ApiKey
 
 #: A restriction that no domain can meet: `!` is in none. For keys whose `domain` names nothing that we can find.
 NO_DOMAIN: Final = "!"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyRecord:
     """An API key as Postgres has it: for use, and as the shared cache entry of contract section 4 holds it."""
 

@@ -122,6 +122,24 @@ HUB_LAG: Final = Family("smtp_relay_hub_lag_seconds", "How late timers were", Hi
 JOBS: Final = Family("smtp_relay_jobs", "Send jobs by result: published, refused, swept", Counter, ("result",))
 JOBS_PENDING: Final = Family("smtp_relay_jobs_pending", "Send jobs not yet taken by the queue", Gauge).labels()
 DELIVERIES: Final = Family("smtp_relay_deliveries", "Delivery attempts by what became of them", Counter, ("outcome",))
+DELIVERY_FAILURES: Final = Family("smtp_relay_delivery_failures", "Failed attempts by class", Counter, ("kind",))
+DELIVERY_JOBS: Final = Family(
+    "smtp_relay_delivery_jobs",
+    "Messages of the queue: done, left, deleted",
+    Counter,
+    ("type", "result"),
+)
+DELIVERY_IN_FLIGHT: Final = Family("smtp_relay_delivery_in_flight", "Mails being delivered now", Gauge).labels()
+DELIVERY_PAUSED_REGIONS: Final = Family(
+    "smtp_relay_delivery_paused_regions", "Regions, configuration sets and domains that rest now", Gauge
+).labels()
+DELIVERY_CLAIM_SECONDS: Final = Family("smtp_relay_delivery_claim_seconds", "Time of a claim", Histogram).labels()
+DELIVERY_SEND_SECONDS: Final = Family(
+    "smtp_relay_delivery_send_seconds", "Time of a call to the provider", Histogram, ("result",)
+)
+DELIVERY_OLDEST_DUE: Final = Family(
+    "smtp_relay_delivery_oldest_due_seconds", "For how long the oldest row has waited that is due", Gauge
+).labels()
 CACHE: Final = Family("smtp_relay_cache", "Cache look-ups by kind and result: hit, miss", Counter, ("kind", "result"))
 FAULTS: Final = Family("smtp_relay_faults", "Failed calls to postgres, redis, sqs", Counter, ("service",))
 LOG_LINES_LOST: Final = Family("smtp_relay_log_lines_lost", "Log lines that could not be written", Counter).labels()

@@ -21,7 +21,7 @@ import structlog
 
 from relay.core import metrics
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 #: Every supervised greenlet of this process that has neither been stopped nor done its work.
 RUNNING: Final[set[Supervised]] = set()
@@ -81,12 +81,12 @@ class Supervised:
             self._work()
             self._done = self._ends
             if not self._done and not self._stopped:
-                _log.error("greenlet_ended", greenlet=self.name, failures=self._failures + 1)
+                log.error("greenlet_ended", greenlet=self.name, failures=self._failures + 1)
         except (SystemExit, KeyboardInterrupt):
             raise  # the process is to end
-        except BaseException as error:  # noqa: BLE001 - a gevent.Timeout of somebody else's ends it as well
+        except BaseException as error:  # a gevent.Timeout of somebody else's ends it as well
             if not self._stopped:
-                _log.error("greenlet_failed", greenlet=self.name, failures=self._failures + 1, exc_info=error)
+                log.error("greenlet_failed", greenlet=self.name, failures=self._failures + 1, exc_info=error)
         finally:
             self._gauge.value -= 1
 
@@ -133,6 +133,6 @@ def _run_once(name: str, work: Callable[..., object], arguments: tuple[Any, ...]
         work(*arguments)
     except (gevent.GreenletExit, SystemExit, KeyboardInterrupt):
         raise
-    except BaseException as error:  # noqa: BLE001 - as above
+    except BaseException as error:  # as above
         metrics.GREENLET_FAILURES.labels(name).inc()
-        _log.error("greenlet_failed", greenlet=name, failures=1, exc_info=error)
+        log.error("greenlet_failed", greenlet=name, failures=1, exc_info=error)

@@ -22,6 +22,7 @@ from relay.delivery.compose import Unsendable, address_of, compose
 from relay.delivery.fetch import RefusedUrlError, UnavailableError, fetch
 from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
 from relay.delivery.provider import Handover, Provider
+from relay.delivery.regions import Regions
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.delivery.sandbox import simulation_of
 from relay.delivery.tracking import Tracking
@@ -59,6 +60,7 @@ class Deliverer:
         self._records_sent = records_sent
         self._tracking = tracking
         self._pause = pause
+        self._regions = Regions()
 
     def deliver(self, email: OutgoingEmail) -> None:
         """Sends the mail and records what became of it. Raises PostgresUnavailable where that can't be recorded."""
@@ -72,11 +74,16 @@ class Deliverer:
         if simulation is not None:
             self._outgoing.simulate(email.id, email.user_id, simulation.status, simulation.events, simulation.reason)
             return f"simulated_{simulation.status}"
+        domain = self._domain(email)
+        region = domain.region if domain is not None else DEFAULT_REGION
+        configuration_set = domain.configuration_set if domain is not None else None
+        rest = self._regions.wait(email.id, region, configuration_set, address_of(email.sender))
+        if rest:
+            return self._put_back(email, rest)
         email, suppressed = self._without_suppressed(email)
         if suppressed and not email.recipients:
             self._outgoing.suppress(email.id, _suppressed_event(email.id, suppressed))
             return "suppressed"
-        domain = self._domain(email)
         try:
             email = email.with_attachments(_fetched(email.attachments))
             html = self._tracking.rewrite(email, domain) if self._tracking is not None else None
@@ -100,13 +107,28 @@ class Deliverer:
             cc=tuple(map(address_of, email.cc)),
             bcc=tuple(map(address_of, email.bcc)),
             octets=composed.octets,
-            region=domain.region if domain is not None else DEFAULT_REGION,
-            configuration_set=domain.configuration_set if domain is not None else None,
+            region=region,
+            configuration_set=configuration_set,
         )
-        outcome: Outcome = self._provider.send(handover)
+        if not self._outgoing.may_hand_over(email.id):
+            # It took too long, or this process stood still: another worker may have the row soon, or has it already.
+            log.warning("claim_too_old", email_id=email.id)
+            self._outgoing.put_back([email.id], 0.0)
+            return "put_back"
+        rest = self._regions.admit(handover)
+        if rest:
+            return self._put_back(email, rest)
+        outcome = self._regions.judge(handover, self._send(handover))
         if isinstance(outcome, Failed):
             return self._failed(email, outcome)
         return self._sent(email, outcome, domain)
+
+    def _send(self, handover: Handover) -> Outcome:
+        began = time.monotonic()
+        outcome = self._provider.send(handover)
+        result = "failed" if isinstance(outcome, Failed) else "sent"
+        metrics.DELIVERY_SEND_SECONDS.labels(result).observe(time.monotonic() - began)
+        return outcome
 
     def _without_suppressed(self, email: OutgoingEmail) -> tuple[OutgoingEmail, dict[str, str]]:
         """The mail without those who must not get it by now, and who they are: they may have been added since."""
@@ -140,17 +162,22 @@ class Deliverer:
         event = None
         if self._records_sent(domain):
             payload = {"email_id": email.id, "provider": self._provider.name, "message_id": sent.message_id}
-            event = Event("sent", f"provider-sent:{email.id}", payload)
+            event = Event(type="sent", source_id=f"provider-sent:{email.id}", payload=payload)
         _until_recorded(lambda: self._outgoing.sent(email.id, event))
         return "sent"
 
+    def _put_back(self, email: OutgoingEmail, seconds: float) -> str:
+        """The mail waits, for no fault of its own; where none can leave, nothing else is looked for either."""
+        rest = self._regions.all_rest()
+        if rest:
+            self._pause(rest)
+        self._outgoing.put_back([email.id], seconds)
+        return "put_back"
+
     def _failed(self, email: OutgoingEmail, failed: Failed) -> str:
-        if failed.pause:
-            self._pause(failed.pause)
+        metrics.DELIVERY_FAILURES.labels(failed.kind or failed.verdict.value).inc()
         if failed.verdict is Verdict.NOT_THIS_MAIL:
-            log.warning("provider_unavailable", provider=self._provider.name, code=failed.code, seconds=failed.pause)
-            self._outgoing.put_back([email.id], failed.pause)
-            return "put_back"
+            return self._put_back(email, failed.pause)
         attempt = email.retries + 1
         error = {"code": failed.code, "message": failed.message[:1000]}
         if failed.verdict is Verdict.PERMANENT or attempt >= self._max_attempts:
@@ -160,7 +187,7 @@ class Deliverer:
                 "attempt_count": attempt,
                 "last_error": error,
             }
-            event = Event("failed", f"provider-dead-letter:{email.id}:{attempt}", payload)
+            event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
             self._outgoing.fail(email.id, attempt, failed.code, failed.message, event)
             return "failed"
         seconds = float(min(900, 2 ** min(attempt + 1, 6)))
@@ -173,7 +200,7 @@ class Deliverer:
             "next_retry_at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "last_error": error,
         }
-        event = Event("delayed", f"provider-delayed:{email.id}:{attempt}", payload)
+        event = Event(type="delayed", source_id=f"provider-delayed:{email.id}:{attempt}", payload=payload)
         self._outgoing.retry(email.id, attempt, seconds, failed.code, failed.message, event)
         return "delayed"
 
@@ -220,7 +247,7 @@ def _suppressed_event(email_id: str, suppressed: dict[str, str]) -> Event:
         "recipients": [{"email": address, "reason": reason} for address, reason in suppressed.items()],
         "recipient_count": len(suppressed),
     }
-    return Event("suppressed", f"suppressed:{email_id}", payload)
+    return Event(type="suppressed", source_id=f"suppressed:{email_id}", payload=payload)
 
 
 def email_of(row: tuple[Any, ...]) -> OutgoingEmail:

@@ -9,27 +9,27 @@ A claim decides who delivers a row, so a row that two of these name leaves once.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import gevent
+import gevent.event
 import gevent.lock
-import orjson
 import structlog
 
-from relay.aws.sqs_receiver import MAX_MESSAGES, QueueReceiver, Received
+from relay.aws.sqs_receiver import QueueReceiver
 from relay.core import metrics
-from relay.core.errors import PostgresUnavailable, QueueUnavailable
+from relay.core.errors import PostgresUnavailable
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.queue_jobs import QueueJobs
 from relay.postgres.outgoing import Outgoing, Waiting
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for which a message in flight is nobody else's; extended while its mail is being sent.
-_VISIBILITY_SECONDS: Final = 120
 #: A claim that is older has been left behind by a worker that died: no send takes nearly so long.
 ABANDONED_AFTER: Final = timedelta(minutes=15)
 #: A queued row that is older has lost its job.
@@ -59,12 +59,20 @@ class Dispatcher:
         self._draining = False
         self._cursor: tuple[datetime, str] | None = None
         self._loops: list[Supervised] = []
-        self._redrives: bool | None = None
+        self._scan_asked = gevent.event.Event()
 
     def start(self) -> None:
         """Begins to take work."""
         if self._receiver is not None:
-            self._loops.append(supervise("delivery_queue", self._receive, self._receiver))
+            jobs = QueueJobs(
+                self._receiver,
+                self._slots,
+                deliver=self._deliver,
+                scan=self._scan_asked.set,
+                wait_for_leave=self._wait_for_leave,
+                ask_postgres=lambda: self._outgoing.newest(1),
+            )
+            self._loops.append(supervise("delivery_queue", jobs.receive))
         else:
             self._loops.append(supervise("delivery_poll", self._poll))
         self._loops.append(supervise("delivery_scan", self._scan))
@@ -86,71 +94,6 @@ class Dispatcher:
     def _busy(self) -> int:
         """How many places are taken, each from before a claim until what became of the mail is recorded."""
         return self._concurrency - self._slots.counter
-
-    # The queue.
-
-    def _receive(self, receiver: QueueReceiver) -> None:
-        while True:
-            self._wait_for_leave()
-            self._slots.wait()
-            most = 1 if receiver.fifo else max(1, min(MAX_MESSAGES, self._slots.counter))
-            try:
-                for received in receiver.receive(most, visibility_seconds=_VISIBILITY_SECONDS):
-                    self._slots.acquire()
-                    job = run_once("delivery_job", self._job, receiver, received)
-                    if receiver.fifo:
-                        # All mail is one group: while this one is in flight, the queue has nothing else to give. It is
-                        # waited for and not done here: the end of this loop must not be the end of a mail half sent.
-                        job.join()
-            except QueueUnavailable as unavailable:
-                metrics.FAULTS.labels("sqs").inc()
-                log.warning("queue_unavailable", code=unavailable.code)
-                gevent.sleep(1.0)
-
-    def _job(self, receiver: QueueReceiver, received: Received) -> None:
-        """One message; its slot has been taken."""
-        try:
-            job = _job_of(received.body)
-            if job is None:
-                self._poison(receiver, received)
-                return
-            kind, email_id = job
-            if kind == "email.send":
-                with _Extending(receiver, received):
-                    self._deliver(email_id)
-            receiver.delete(received)
-        except PostgresUnavailable:
-            # The message stays in flight and comes back; on a FIFO queue nothing may wait for that.
-            if receiver.fifo:
-                self._give_back(receiver, received)
-        except QueueUnavailable as unavailable:
-            log.warning("queue_unavailable", code=unavailable.code)
-        finally:
-            self._slots.release()
-
-    def _give_back(self, receiver: QueueReceiver, received: Received) -> None:
-        try:
-            receiver.extend(received, 0)
-        except QueueUnavailable as unavailable:
-            log.warning("queue_unavailable", code=unavailable.code)
-
-    def _poison(self, receiver: QueueReceiver, received: Received) -> None:
-        """A message that is no job. The redrive policy has it put aside; a FIFO queue without one would stand still."""
-        metrics.DELIVERIES.labels("poison").inc()
-        if receiver.fifo and not self._knows_redrive(receiver):
-            receiver.delete(received)
-            log.error("poison", deleted=True)
-        else:
-            receiver.extend(received, 0 if receiver.fifo else _VISIBILITY_SECONDS)
-            log.error("poison", deleted=False)
-
-    def _knows_redrive(self, receiver: QueueReceiver) -> bool:
-        if self._redrives is None:
-            try:
-                self._redrives = receiver.redrives()
-            except QueueUnavailable:
-                return False
-        return self._redrives
 
     # Postgres.
 
@@ -207,11 +150,12 @@ class Dispatcher:
 
     def _scan(self) -> None:
         while True:
-            gevent.sleep(self.scan_seconds)
-            try:
+            asked = self._scan_asked.wait(self.scan_seconds)
+            self._scan_asked.clear()
+            with contextlib.suppress(PostgresUnavailable):
                 self.scan()
-            except PostgresUnavailable:
-                continue
+            if asked:
+                gevent.sleep(1.0)  # however many jobs ask for one
 
     def scan(self) -> None:
         """One look for what no job will come for. Raises PostgresUnavailable."""
@@ -237,30 +181,6 @@ class Dispatcher:
             gevent.sleep(min(pause, 1.0))
 
 
-class _Extending:
-    """Keeps a message in flight for as long as its mail is being sent."""
-
-    def __init__(self, receiver: QueueReceiver, received: Received) -> None:
-        self._receiver = receiver
-        self._received = received
-        self._loop: Supervised | None = None
-
-    def __enter__(self) -> None:
-        self._loop = supervise("delivery_visibility", self._extend)
-
-    def __exit__(self, *_: object) -> None:
-        if self._loop is not None:
-            self._loop.stop()
-
-    def _extend(self) -> None:
-        while True:
-            gevent.sleep(_VISIBILITY_SECONDS / 2)
-            try:
-                self._receiver.extend(self._received, _VISIBILITY_SECONDS)
-            except QueueUnavailable:
-                continue
-
-
 def _fair(rows: Sequence[Waiting]) -> list[Waiting]:
     """The rows in turns: each user's first, then each user's second, and so on."""
     turns: dict[str | None, int] = {}
@@ -270,25 +190,3 @@ def _fair(rows: Sequence[Waiting]) -> list[Waiting]:
         ranked.append((turn, position, waiting))
     ranked.sort(key=lambda entry: entry[:2])
     return [waiting for _, _, waiting in ranked]
-
-
-def _job_of(body: str) -> tuple[str, str] | None:
-    """Type and email id of a job; None for what is none of the four types of contract section 5."""
-    try:
-        document: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(document, dict):
-        return None
-    kind = document.get("type")
-    if kind == "email.send":
-        email_id = document.get("emailId")
-        return (kind, email_id) if isinstance(email_id, str) and _is_uuid(email_id) else None
-    if kind in ("webhook.dispatch", "scheduled-email.scan", "webhook-delivery.scan"):
-        return str(kind), ""
-    return None
-
-
-def _is_uuid(text: str) -> bool:
-    digits = text.replace("-", "")
-    return len(text) == 36 and len(digits) == 32 and all(digit in "0123456789abcdefABCDEF" for digit in digits)

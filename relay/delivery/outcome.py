@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from enum import Enum
 from typing import Final
 
+from relay.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Sent:
     """The provider has the mail. `message_id`: the name by which it knows the mail."""
 
@@ -21,62 +23,193 @@ class Verdict(Enum):
     PERMANENT = "permanent"
     #: This mail's, and may pass: one more attempt is used up.
     PASSING = "passing"
-    #: The account's, the region's or the network's: no attempt is used up, the process slows down.
+    #: The account's, the region's or the network's: no attempt is used up, the region rests.
     NOT_THIS_MAIL = "not_this_mail"
-    #: Nobody knows whether the provider has the mail: the answer was lost after the mail had been handed over.
+    #: This mail's or the region's: what becomes of other mails of the region tells (`relay.delivery.regions`).
+    EITHER = "either"
+    #: As EITHER, and nobody knows whether the provider has the mail: the answer was lost after it was handed over.
     UNCLEAR = "unclear"
 
 
-@dataclass(frozen=True, slots=True)
+class Scope(Enum):
+    """What rests after a failure that is not about one mail."""
+
+    #: Everything that goes to the region.
+    REGION = "region"
+    #: What names the same configuration set there.
+    CONFIGURATION_SET = "configuration_set"
+    #: The domain of the sender, where other domains' mails pass; else the region.
+    SENDER = "sender"
+
+
+@frozen
 class Failed:
     """The provider does not have the mail, or nobody knows. `code`: the SDK's name of the error."""
 
     verdict: Verdict
     code: str
     message: str
-    #: Seconds for which nothing else should be tried with this account; 0: go on.
+    #: Seconds of the first rest; each further one without a success between is twice as long. 0: go on.
     pause: float = 0.0
+    #: The class of the failure for metrics and logs, one of KINDS; empty: that of the verdict.
+    kind: str = ""
+    scope: Scope = Scope.REGION
+    #: The right that is missing, as IAM names it, such as `ses:SendRawEmail`.
+    action: str = ""
 
 
 Outcome = Sent | Failed
 
-#: Seconds.
+#: Every class of a failure that a provider reports.
+KINDS: Final = (
+    "rejected",
+    "unknown",
+    "throttled",
+    "quota",
+    "paused",
+    "suspended",
+    "denied",
+    "credentials",
+    "configuration_set",
+    "server_error",
+    "unreachable",
+    "unanswered",
+)
+
+#: Seconds of the first rest.
 _THROTTLED: Final = 1.0
 _QUOTA: Final = 900.0
 _PAUSED: Final = 60.0
 _AWAY: Final = 5.0
+#: Longer, since each further try may be a copy.
+_UNCLEAR: Final = 30.0
 
-_ACCOUNT_CODES: Final = frozenset(
+_THROTTLING_CODES: Final = frozenset(
     (
-        "AccountSuspendedException",
-        "SendingPausedException",
-        "AccessDeniedException",
-        "UnrecognizedClientException",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "SignatureDoesNotMatch",
-        "ExpiredTokenException",
-        "MissingAuthenticationTokenException",
-        "IncompleteSignature",
-        "OptInRequired",
+        "TooManyRequestsException",
+        "ThrottlingException",
+        "Throttling",
+        "ThrottledException",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestLimitExceeded",
+        "BandwidthLimitExceeded",
+        "SlowDown",
     )
 )
+_PAUSED_CODES: Final = frozenset(
+    ("SendingPausedException", "AccountSendingPausedException", "ConfigurationSetSendingPausedException")
+)
+_DENIED_CODES: Final = frozenset(("AccessDeniedException", "AccessDenied", "UnauthorizedOperation"))
+_CREDENTIAL_CODES: Final = frozenset(
+    (
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteSignature",
+        "IncompleteSignatureException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "InvalidToken",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "NotAuthorized",
+        "OptInRequired",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    )
+)
+_SET_CODES: Final = frozenset(
+    ("NotFoundException", "ConfigurationSetDoesNotExist", "ConfigurationSetDoesNotExistException")
+)
+#: The mail itself is refused, and always would be.
+_REJECTING_CODES: Final = frozenset(
+    (
+        "BadRequestException",
+        "MessageRejected",
+        "MailFromDomainNotVerifiedException",
+        "MailFromDomainNotVerified",
+        "InvalidParameterValue",
+        "InvalidParameterValueException",
+        "InvalidParameterCombination",
+        "SerializationException",
+        "ValidationError",
+        "ValidationException",
+    )
+)
+
+#: Where the words of SES's own text end: what follows may quote the mail, whose sender would choose the verdict on all.
+_QUOTED: Final = re.compile(r"[.:;<\"'`(]")
+_ACTION: Final = re.compile(r"to perform:?\s*[`'\"]?(ses:[A-Za-z]{1,60})\b|\b(ses:[A-Z][A-Za-z]{1,60})\b")
+#: What raw content needs (the action that SES names where it names one).
+_RAW_ACTION: Final = "ses:SendRawEmail"
 
 
 def of_ses_error(status: int, code: str, message: str) -> Failed:
     """What an error of SES's API (version 2) says: code and text decide together, as SES documents them."""
-    text = message.lower()
-    if "daily message quota exceeded" in text:
-        return Failed(Verdict.NOT_THIS_MAIL, code, message, _QUOTA)
-    if status == 429 or code in ("TooManyRequestsException", "ThrottlingException", "Throttling"):
-        return Failed(Verdict.NOT_THIS_MAIL, code, message, _THROTTLED)
-    if code in _ACCOUNT_CODES or "sending paused" in text or "account is suspended" in text:
-        return Failed(Verdict.NOT_THIS_MAIL, code, message, _PAUSED)
+    by_text = _of_text(code, message) if code == "MessageRejected" or code in _THROTTLING_CODES else None
+    if by_text is not None:
+        return by_text
     if code == "LimitExceededException":
-        return Failed(Verdict.NOT_THIS_MAIL, code, message, _QUOTA)
-    if code == "NotFoundException":
-        # No such configuration set: the operator's mistake, for all mail of the domain.
-        return Failed(Verdict.PASSING, code, message)
+        return _account(code, message, _QUOTA, "quota")
+    if status == 429 or code in _THROTTLING_CODES:
+        return _account(code, message, _THROTTLED, "throttled")
+    if code in _PAUSED_CODES:
+        of_set = code.startswith("ConfigurationSet") or "configuration set" in _own_words(message)
+        scope = Scope.CONFIGURATION_SET if of_set else Scope.REGION
+        return _account(code, message, _PAUSED, "paused", scope)
+    if code == "AccountSuspendedException":
+        return _account(code, message, _PAUSED, "suspended")
+    if code in _DENIED_CODES:
+        named = _ACTION.search(message)
+        action = (named[1] or named[2]) if named else _RAW_ACTION
+        return Failed(Verdict.NOT_THIS_MAIL, code, message, _PAUSED, "denied", Scope.SENDER, action)
+    if code in _CREDENTIAL_CODES or status in (401, 403):
+        return _account(code, message, _PAUSED, "credentials")
+    if code in _SET_CODES:
+        # The operator's mistake, for all mail of the domain; once it is mended they can leave.
+        return _account(code, message, _PAUSED, "configuration_set", Scope.CONFIGURATION_SET)
     if status >= 500:
-        return Failed(Verdict.PASSING, code, message, _AWAY)
-    return Failed(Verdict.PERMANENT, code, message)
+        return Failed(Verdict.EITHER, code, message, _AWAY, "server_error")
+    if code in _REJECTING_CODES:
+        return Failed(Verdict.PERMANENT, code, message, kind="rejected")
+    if 200 <= status < 300:
+        # A yes without a name for the mail: cut off on the way, or from somebody else.
+        return Failed(Verdict.UNCLEAR, code, message or "a success without a MessageId", _UNCLEAR, "unanswered")
+    if code.startswith("HTTP"):
+        # No error of SES's: a proxy's, or of whoever else answers at the endpoint.
+        return _account(code, message or "no answer of SES", _AWAY, "unreachable")
+    return Failed(Verdict.PASSING, code, message, kind="unknown")
+
+
+def of_silence(code: str, message: str, *, began: bool) -> Failed:
+    """What it means that SES did not answer. `began`: it may have got the mail."""
+    if began:
+        return Failed(Verdict.UNCLEAR, code, message, _UNCLEAR, "unanswered")
+    # No mail can be the cause where nothing of one was sent.
+    return Failed(Verdict.NOT_THIS_MAIL, code, message, _AWAY, "unreachable")
+
+
+def _of_text(code: str, message: str) -> Failed | None:
+    """What the text of an error says that one code has for several causes."""
+    words = _own_words(message)
+    if "quota exceeded" in words:
+        return _account(code, message, _QUOTA, "quota")
+    if "sending rate exceeded" in words:
+        return _account(code, message, _THROTTLED, "throttled")
+    if "sending paused" in words:
+        scope = Scope.CONFIGURATION_SET if "configuration set" in words else Scope.REGION
+        return _account(code, message, _PAUSED, "paused", scope)
+    if "account" in words and "suspended" in words:
+        return _account(code, message, _PAUSED, "suspended")
+    return None
+
+
+def _own_words(message: str) -> str:
+    return _QUOTED.split(message.strip(), maxsplit=1)[0].lower()
+
+
+def _account(code: str, message: str, pause: float, kind: str, scope: Scope = Scope.REGION) -> Failed:
+    return Failed(Verdict.NOT_THIS_MAIL, code, message, pause, kind, scope)

@@ -55,10 +55,10 @@ def simulation_of(email: OutgoingEmail) -> Simulation | None:
             details["complainedRecipients"] = [{"emailAddress": address} for address in to]
         case _:
             details |= {"recipients": to, "reason": "recipient_suppressed"}
-            return Simulation("suppressed", (_event(email, "suppressed", details),), None)
+            return Simulation(status="suppressed", events=(_event(email, "suppressed", details),), reason=None)
     sent = _event(email, "sent", {"sandbox": True, "provider": PROVIDER, "recipients": to})
     reason = outcome if outcome in ("bounced", "complained") else None
-    return Simulation(outcome, (sent, _event(email, outcome, details)), reason)
+    return Simulation(status=outcome, events=(sent, _event(email, outcome, details)), reason=reason)
 
 
 def _outcome(address: str) -> str | None:
@@ -67,7 +67,7 @@ def _outcome(address: str) -> str | None:
 
 
 def _event(email: OutgoingEmail, kind: str, payload: dict[str, Any]) -> Event:
-    return Event(kind, f"sandbox:{kind}:{email.id}", payload)
+    return Event(type=kind, source_id=f"sandbox:{kind}:{email.id}", payload=payload)
 
 
 def _now() -> str:

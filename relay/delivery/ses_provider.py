@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from relay.aws.ses import Ses, SesError
-from relay.delivery.outcome import Failed, Outcome, Sent, Verdict, of_ses_error
+from relay.delivery.outcome import Outcome, Sent, of_ses_error, of_silence
 from relay.delivery.provider import Handover
-
-#: Seconds for which a region rests that can't be reached.
-_AWAY: float = 5.0
 
 
 class SesProvider:
@@ -38,9 +35,7 @@ class SesProvider:
         except SesError as error:
             if error.status:
                 return of_ses_error(error.status, error.code, error.message)
-            if error.began:
-                return Failed(Verdict.UNCLEAR, error.code, error.message)
-            return Failed(Verdict.NOT_THIS_MAIL, error.code, error.message, _AWAY)
+            return of_silence(error.code, error.message, began=error.began)
 
     def close(self) -> None:
         """Closes the connections that are idle."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Final, Self
@@ -21,6 +21,7 @@ from config.settings import Settings
 from relay.core import deadlines, metrics
 from relay.core.address import BadAddress, normalise
 from relay.core.errors import Unavailable, Unstorable
+from relay.core.frozen import frozen
 from relay.core.ids import new_email_id
 from relay.core.records import ApiKey, EmailRow
 from relay.intake import policy, refusals
@@ -52,7 +53,7 @@ _STORE_SECONDS: Final = metrics.STAGE_SECONDS.labels("store")
 Parse = Callable[[bytes, Limits, str], Message]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AcceptOptions:
     """What the operator decided, as far as accepting goes."""
 
@@ -170,8 +171,13 @@ class Acceptor:
             reply = replies.too_many_recipients(len(mailboxes), self._options.max_recipients)
             raise _Refused(reply, "too_many_recipients")
         ids = [new_email_id() for _ in everyone.portions()]
-        claim = Claim(key, login.key.user_id, ids[0], self._options.dedupe_seconds) if key else None
-        attempt = _Attempt(self._lookups, claim, mailboxes, ids if self._options.publishes else ())
+        claim = (
+            Claim(key, user_id=login.key.user_id, email_id=ids[0], seconds=self._options.dedupe_seconds)
+            if key
+            else None
+        )
+        intents = ids if self._options.publishes else ()
+        attempt = _Attempt(self._lookups, claim, mailboxes=mailboxes, intents=intents)
         try:
             began = time.monotonic()
             screening = attempt.screen(login.token_hash, login.key.user_id)
@@ -293,7 +299,9 @@ class Acceptor:
 class _Attempt:
     """One transaction's hold on a message: what it has claimed in Redis, to be given back unless a row comes of it."""
 
-    def __init__(self, lookups: Lookups, claim: Claim | None, mailboxes: Sequence[str], intents: Sequence[str]) -> None:
+    def __init__(
+        self, lookups: Lookups, claim: Claim | None, *, mailboxes: Sequence[str], intents: Sequence[str]
+    ) -> None:
         self._lookups = lookups
         self._claim = claim
         self._mailboxes = mailboxes
@@ -318,7 +326,7 @@ class _Attempt:
 def _log_dropped(submission: Submission, names: Sequence[str]) -> None:
     """SES takes no more headers, or not these (contract section 3): their names are logged, never their values."""
     log.info(
-        "headers dropped", connection=submission.connection_id, count=len(names), names=list(names[:_LOGGED_NAMES])
+        "headers_dropped", connection=submission.connection_id, count=len(names), names=list(names[:_LOGGED_NAMES])
     )
 
 
@@ -326,7 +334,7 @@ def _with_left_out(submission: Submission, verdict: Verdict, count: int) -> Verd
     """The verdict on a message of which entries of To, Cc or Bcc were no addresses. The client is told how many."""
     if verdict.reply.positive:
         metrics.ENTRIES_LEFT_OUT.inc(count)
-        log.info("entries left out", connection=submission.connection_id, count=count)
+        log.info("entries_left_out", connection=submission.connection_id, count=count)
         verdict.reply = replies.left_out(verdict.reply, count)
     return verdict
 
@@ -337,8 +345,10 @@ def _require_domain(key: ApiKey, message: Message) -> None:
 
 
 def _queued(rows: Sequence[EmailRow]) -> Verdict:
-    return Verdict(replies.queued(rows[0].id), "queued", rows[0].id, tuple([row.id for row in rows]))
+    return Verdict(
+        replies.queued(rows[0].id), outcome="queued", email_id=rows[0].id, stored=tuple([row.id for row in rows])
+    )
 
 
 def _repeated(first_id: str) -> Verdict:
-    return Verdict(replies.already_queued(first_id), "repeated", first_id)
+    return Verdict(replies.already_queued(first_id), outcome="repeated", email_id=first_id)

@@ -103,12 +103,12 @@ class BulkLane:
             try:
                 end = self._in_child(submission, reading, part.shrink)
             except (OSError, EOFError, ForeignVersion, _Silent) as error:
-                log.error("process for large messages failed", reason=type(error).__name__)
+                log.error("large_lane_failed", reason=type(error).__name__)
                 return Verdict(replies.TRY_LATER, "bulk_unavailable")
         if isinstance(end, Verdict):
             return end
         log.error(
-            "child for a large message died",
+            "large_lane_child_died",
             connection=submission.connection_id,
             signal=_name(end.signal),
             octets=size,
@@ -173,7 +173,7 @@ class BulkLane:
         """From now on its successor takes the messages, and forks one of its own."""
         if process not in self._channels:
             return
-        log.error("process for large messages is gone", left=len(self._channels) - 1)
+        log.error("large_lane_gone", left=len(self._channels) - 1)
         self._channels.remove(process)
         process.close()
         if self._channels:

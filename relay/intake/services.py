@@ -11,11 +11,10 @@ import structlog
 
 from relay.core import metrics
 from relay.core.errors import Unavailable
+from relay.core.outcomes import LoginFailure
 from relay.intake.lookups import Lookups
 from relay.intake.overruns import KeyOverruns
 from relay.intake.parse_clock import ParseOverrun
-from relay.smtp import replies
-from relay.smtp.replies import Reply
 from relay.smtp.submission import Login, Submission, Verdict
 
 log = structlog.get_logger(__name__)
@@ -45,18 +44,18 @@ class IntakeServices:
         self._publish = publish
         self._overruns = KeyOverruns()
 
-    def authenticate(self, password: str) -> Login | Reply:
-        """The login that an API key opens: 535 where there is none, 454 where that can't be told now."""
+    def authenticate(self, password: str) -> Login | LoginFailure:
+        """The login that an API key opens: WRONG_KEY where there is none, UNAVAILABLE where that can't be told now."""
         token = password.strip()
         if not token:
-            return replies.BAD_KEY
+            return LoginFailure.WRONG_KEY
         token_hash = sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
         try:
             key = self._lookups.api_key(token_hash)
         except Unavailable:
-            return replies.AUTH_UNAVAILABLE
+            return LoginFailure.UNAVAILABLE
         if key is None:
-            return replies.BAD_KEY
+            return LoginFailure.WRONG_KEY
         self._lookups.used(key)
         return Login(token_hash, key)
 
@@ -80,7 +79,7 @@ class IntakeServices:
             _OVERRUNS.inc()
             kept_out = self._overruns.note(submission.login.key.id)
             log.warning(
-                "message takes too long to parse, left to a child",
+                "parse_left_to_child",
                 connection=submission.connection_id,
                 octets=submission.body.size,
                 key_kept_out=kept_out,

@@ -16,7 +16,7 @@ from relay.core.frozen import frozen
 if TYPE_CHECKING:
     from relay.aws.sqs import Queue
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 #: Jobs a SendMessageBatch. Ten of ours are 8 KB, far below the 256 KB that it may have.
 BATCH_SIZE: Final = 10
 #: Characters. Keeps ten jobs far below what a call may hold.
@@ -75,5 +75,5 @@ def send_jobs(queue: Queue, jobs: Sequence[Job]) -> list[Job]:
     fifo = queue.fifo
     refused = queue.send([job.entry(position, fifo=fifo) for position, job in enumerate(jobs)])
     if refused:
-        _log.warning("jobs_refused", jobs=len(refused), codes=sorted(set(refused.values())))
+        log.warning("jobs_refused", jobs=len(refused), codes=sorted(set(refused.values())))
     return [jobs[int(entry_id.partition("_")[0])] for entry_id in refused]

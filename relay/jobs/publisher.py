@@ -21,7 +21,7 @@ from relay.jobs.intents import Intents
 from relay.jobs.job import BATCH_SIZE, Job
 from relay.jobs.sender import JobSender
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 _PUBLISHED: Final = metrics.JOBS.labels("published")
 _REFUSED: Final = metrics.JOBS.labels("refused")
@@ -169,13 +169,13 @@ class Publisher:
         self._waiting.extend(job for job in again if job.attempts < _ATTEMPTS)
         given_up = sum(job.attempts >= _ATTEMPTS for job in again)
         if given_up:
-            _log.error("jobs_given_up", jobs=given_up, note="left to the sweep")
+            log.error("jobs_given_up", jobs=given_up, note="left to the sweep")
         if again:
             self._not_before = time.monotonic() + random.uniform(0.5, 1.0) * _REFUSED_PAUSE  # noqa: S311
 
     def _tell_dropped(self) -> None:
         if self._dropped:
-            _log.warning("jobs_left_to_sweep", jobs=self._dropped)
+            log.warning("jobs_left_to_sweep", jobs=self._dropped)
             self._dropped = 0
 
     def _keep_intents(self) -> None:

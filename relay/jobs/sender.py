@@ -21,7 +21,7 @@ from relay.jobs.job import BATCH_SIZE, Job, send_jobs
 if TYPE_CHECKING:
     from relay.aws.sqs import Queue
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 _FAULTS: Final = metrics.FAULTS.labels("sqs")
 
 
@@ -90,10 +90,10 @@ class JobSender:
             error.unclear = asked and error.unclear
             self._failed(error.code, lost=error.unclear, finding_out=finding_out)
             raise
-        except Exception as error:  # noqa: BLE001 - it must lead to a pause, or the same jobs come back at once
+        except Exception as error:  # it must lead to a pause, or the same jobs come back at once
             code = type(error).__name__
             if code not in self._codes:
-                _log.exception("publishing_failed")
+                log.exception("publishing_failed")
             self._failed(code, lost=asked, finding_out=finding_out)
             raise QueueUnavailable(code, unclear=asked) from None
         finally:
@@ -116,7 +116,7 @@ class JobSender:
         _FAULTS.inc()
         if code not in self._codes:
             self._codes.add(code)
-            _log.warning("queue_unavailable", code=code)
+            log.warning("queue_unavailable", code=code)
         now = time.monotonic()
         if not self._failing or now >= self._not_before:  # not for each of the calls that failed together
             pause = self.last_pause if self._hurried else self._pause
@@ -128,7 +128,7 @@ class JobSender:
 
     def _succeeded(self) -> None:
         if self._failing:
-            _log.info("queue_back")
+            log.info("queue_back")
         self._failing = self._unclear = False
         self._codes.clear()
         self._pause = self.first_pause

@@ -29,7 +29,7 @@ from relay.jobs.sender import JobSender
 from relay.postgres.store import Store
 from relay.redis.keys import REMIND_LOCK_KEY, SWEEP_LOCK_KEY
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 _SWEPT: Final = metrics.JOBS.labels("swept")
 
 _PAGE: Final = 200
@@ -85,7 +85,7 @@ class Sweep:
             try:
                 look()
             except Unavailable as unavailable:
-                _log.info("sweep_postponed", service=unavailable.service, code=unavailable.code)
+                log.info("sweep_postponed", service=unavailable.service, code=unavailable.code)
             gevent.sleep(interval * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
 
     def publish_forgotten(self) -> int:
@@ -106,7 +106,7 @@ class Sweep:
                     break
         finally:
             if published:
-                _log.info("forgotten_jobs_published", jobs=published)
+                log.info("forgotten_jobs_published", jobs=published)
         self._intents.leave_lock(SWEEP_LOCK_KEY, self._token)
         return published
 
@@ -126,7 +126,7 @@ class Sweep:
             if self._seen_to is None:
                 break
         if published:
-            _log.warning("overdue_jobs_published", jobs=published)
+            log.warning("overdue_jobs_published", jobs=published)
         with contextlib.suppress(RedisUnavailable):
             self._intents.leave_lock(REMIND_LOCK_KEY, self._token)
         return published
@@ -140,7 +140,7 @@ class Sweep:
         young = {email_id for email_id in missing if ages[email_id] < _HOPELESS_SECONDS}
         forgotten = {email_id for email_id in queued if ages[email_id] > _FORGET_SECONDS}
         if forgotten:
-            _log.error("intents_dropped", rows=len(forgotten))
+            log.error("intents_dropped", rows=len(forgotten))
         dropped = [email_id for email_id in ids if email_id in forgotten or email_id not in queued | young]
         if dropped:
             self._intents.drop(dropped)

@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 import structlog
 
 from relay.core.errors import RedisUnavailable
+from relay.core.frozen import frozen
 from relay.redis import keys
 from relay.redis.link import RedisLink, Script
 
@@ -77,7 +78,7 @@ _DOUBLINGS: Final = 5
 MOST_REMEMBERED: Final = 5_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """A key that somebody presents: whence, and what it is known by here. Both are digests of `relay.limits.origin`."""
 
@@ -85,7 +86,7 @@ class Candidate:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Admission:
     """Whether a key is looked at, and whether its origin is refused as far as unknown keys go."""
 
@@ -189,7 +190,7 @@ class Attempts:
         return self.longest_delay / (1 << max(0, _DOUBLINGS - (count - 1)))
 
     def _report(self) -> None:
-        log.warning("too many failed authentications from one origin", refused_seconds=self._refusal_seconds)
+        log.warning("origin_refused", refused_seconds=self._refusal_seconds)
 
     # Without Redis
 

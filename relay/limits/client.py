@@ -1,25 +1,26 @@
-"""How much one client may: stands between its dialogue and the services, and knows where the client comes from."""
+"""How much one client may, wherever it speaks to us: the limits of its origin."""
 
 from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import gevent
 
 from config.settings import Settings
 from relay.core import metrics
+from relay.core.outcomes import LoginFailure, MessageLimit
 from relay.limits.attempts import Attempts, Candidate
 from relay.limits.origin import Origins
 from relay.redis.link import RedisLink
-from relay.smtp import replies
-from relay.smtp.replies import Reply
-from relay.smtp.submission import Login, Services, Submission, Verdict
 
 if TYPE_CHECKING:
     from relay.limits.rates import Rates
 
+#: What a look-up finds where the key is valid.
+Found = TypeVar("Found")
 
 #: How long a key waits until others of its origin have been looked up, and how often that is asked; seconds.
 TURN_SECONDS: Final = 10.0
@@ -27,67 +28,62 @@ _TURN_INTERVAL: Final = 0.1
 
 
 class ClientLimits:
-    """The services of one client (`relay.smtp.submission.Services`), as far as its origin may use them."""
+    """The limits of one client: see `relay.smtp.submission.Limits`."""
 
-    def __init__(self, services: Services, origin: bytes, origins: Origins, attempts: Attempts, rates: Rates | None):
-        self._services = services
+    def __init__(self, origin: bytes, origins: Origins, attempts: Attempts, rates: Rates | None) -> None:
         self._origin = origin
         self._origins = origins
         self._attempts = attempts
         self._rates = rates
 
-    def authenticate(self, password: str) -> Login | Reply:
-        """As Services has it, or 421 for a key that is not known to an origin that is refused.
+    def authenticate(self, password: str, look_up: Callable[[str], Found | LoginFailure]) -> Found | LoginFailure:
+        """What `look_up` says of a password, or TOO_MANY_FAILURES for one that is not known to an origin that is
+        refused.
 
-        Whatever is wrong with a key, the reply comes after the same time: it depends on earlier failures alone.
+        Whatever is wrong with a key, the answer comes after the same time: it depends on earlier failures alone.
         """
         began = time.monotonic()
         digest = self._origins.digest(password.strip().encode("utf-8", "surrogateescape"))
-        candidate = Candidate(self._origin, digest)
+        candidate = Candidate(origin=self._origin, key=digest)
         admission = self._attempts.admit(candidate)
         counted = not (admission.known or admission.refused)
         while counted and not self._attempts.begin(candidate):
             if time.monotonic() - began > TURN_SECONDS:
-                return replies.AUTH_UNAVAILABLE
+                return LoginFailure.UNAVAILABLE
             gevent.sleep(random.uniform(0.5, 1.5) * _TURN_INTERVAL)  # noqa: S311 - spreads load
             admission = self._attempts.admit(candidate)
             counted = not (admission.known or admission.refused)
         if admission.looked_at:
             try:
-                login = self._services.authenticate(password)
-                if isinstance(login, Login):
+                found = look_up(password)
+                if not isinstance(found, LoginFailure):
                     self._attempts.succeeded(candidate)
-                    return login
-                if login.temporary:
-                    return login
+                    return found
+                if found is not LoginFailure.WRONG_KEY:
+                    return found
                 delay = self._attempts.failed(candidate)
             finally:
                 if counted:
                     self._attempts.end(candidate)
             if not admission.refused:
                 _sleep_until(began + delay)
-                return login
+                return found
         metrics.LIMITED.labels("auth").inc()
         _sleep_until(began + self._attempts.longest_delay)
-        return replies.AUTH_REFUSED
+        return LoginFailure.TOO_MANY_FAILURES
 
-    def submit(self, submission: Submission) -> Verdict:
-        """As Services has it."""
-        return self._services.submit(submission)
-
-    def admit(self, login: Login) -> Reply | None:
-        """Counts a message that is about to be sent; why it can't be now, if so."""
-        refusal = None if self._rates is None else self._rates.refusal(login.key.id, self._origin)
-        if refusal is not None:
+    def admit(self, key_id: str) -> MessageLimit | None:
+        """Counts a message that is about to be sent with this API key; which limit keeps it from that, if one does."""
+        limit = None if self._rates is None else self._rates.take(key_id, self._origin)
+        if limit is not None:
             metrics.LIMITED.labels("messages").inc()
-        return refusal
+        return limit
 
 
 class ProcessLimits:
     """Makes the limits of each client of a process; what they count is counted together."""
 
-    def __init__(self, settings: Settings, link: RedisLink, services: Services) -> None:
-        self._services = services
+    def __init__(self, settings: Settings, link: RedisLink) -> None:
         # All processes of an installation have this in common, and who reads Redis alone doesn't know it.
         self.origins = Origins(settings.database_url.encode("utf-8", "surrogateescape"))
         self._attempts = Attempts(
@@ -106,7 +102,7 @@ class ProcessLimits:
 
     def of_client(self, origin: bytes) -> ClientLimits:
         """The limits of a client from there."""
-        return ClientLimits(self._services, origin, self.origins, self._attempts, self._rates)
+        return ClientLimits(origin, self.origins, self._attempts, self._rates)
 
 
 def _sleep_until(moment: float) -> None:

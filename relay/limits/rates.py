@@ -2,7 +2,7 @@
 
 Only imported where the settings ask for such a limit. Counting in Redis for every message would cost a round trip each,
 so a process takes several messages' worth at once from whoever sends many, and hands them out itself: never more than
-a fiftieth of the limit, and for a second at most. Small limits are therefore exact.
+a fiftieth of the limit, and for LOT_SECONDS at most. Small limits are therefore exact.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from limits.typing import RedisClient
 
 from relay.core.errors import RedisUnavailable
+from relay.core.outcomes import MessageLimit
 from relay.redis.keys import RATE_PREFIX
 from relay.redis.link import RedisLink, Script
 from relay.redis.protocol import Argument
-from relay.smtp import replies
-from relay.smtp.replies import Reply
 
 #: A lot is at most this part of a limit.
 _LOTS: Final = 50
@@ -77,7 +76,7 @@ class Rate:
             size = min(2 * last.size if now - last.taken < QUICK_SECONDS else last.size, self._largest_lot)
         if not self._hit(identifier, size):
             size = 1 if size > 1 and self._hit(identifier, 1) else 0
-        lot = self._lots[identifier] = _Lot(size, size, now)
+        lot = self._lots[identifier] = _Lot(left=size, size=size, taken=now)
         self._lots.move_to_end(identifier)
         if len(self._lots) > MOST_LOTS:
             self._lots.popitem(last=False)
@@ -97,12 +96,12 @@ class Rates:
         self._per_key = Rate(link, "smtp-key", per_key) if per_key else None
         self._per_origin = Rate(link, "smtp-origin", per_origin) if per_origin else None
 
-    def refusal(self, key_id: str, origin: bytes) -> Reply | None:
-        """Takes one message of this key from this origin, or says why not now."""
+    def take(self, key_id: str, origin: bytes) -> MessageLimit | None:
+        """Takes one message of this key from this origin, or says which limit has none left."""
         if self._per_origin is not None and not self._per_origin.take(origin.hex()):
-            return replies.ADDRESS_TOO_BUSY
+            return MessageLimit.ORIGIN
         if self._per_key is not None and not self._per_key.take(key_id):
-            return replies.KEY_TOO_BUSY
+            return MessageLimit.KEY
         return None
 
 

@@ -84,10 +84,10 @@ class _Reading:
             # import parse; raw = b'From: a@b.example\r\n\r\nx'" "parse(raw)"
             text = self._text(root)
             text, html = ("", text) if form == "html" else (text, "")
-            return Content("" if text.isspace() else text, "" if html.isspace() else html, ())
+            return Content(text="" if text.isspace() else text, html="" if html.isspace() else html, attachments=())
         text, html = self._forms(self._read_for_itself(root))
         attachments = tuple([self._attachment(part) for part in self._attached])
-        return Content(text, html, attachments, self._dropped)
+        return Content(text=text, html=html, attachments=attachments, dropped_parts=self._dropped)
 
     def _read_for_itself(self, part: Part) -> list[_Piece]:
         """The pieces of a part whose text may be of any kind if it is the only one in it."""

@@ -31,10 +31,10 @@ _SHORTENED = {"html": "text/html"}
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}/[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}\Z")
 _NOT_IN_CONTENT_ID = re.compile(r"[\x00-\x20\x7f<>]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,100}\Z")
-_NOTHING = Parameters("", {}, {})
+_NOTHING = Parameters("", texts={}, views={})
 
-TEXT: Final = Parameters("text/plain", {}, {})
-MESSAGE: Final = Parameters("message/rfc822", {}, {})
+TEXT: Final = Parameters("text/plain", texts={}, views={})
+MESSAGE: Final = Parameters("message/rfc822", texts={}, views={})
 
 
 @frozen
@@ -96,7 +96,7 @@ def of(head: Head, default: Parameters = TEXT) -> Description:
     parsed = parameters.parse(value)
     if not _MEDIA_TYPE.match(parsed.value):
         kind = _SHORTENED.get(parsed.value, "text/plain")
-        shown = Parameters(kind, parsed.texts, parsed.views)
+        shown = Parameters(kind, texts=parsed.texts, views=parsed.views)
         return assumed(head, shown, typeless=parsed.value not in _SHORTENED)
     return assumed(head, parsed)
 
@@ -118,14 +118,24 @@ def assumed(head: Head, content_type: Parameters, *, typeless: bool = False) -> 
     kind, texts = content_type.value, content_type.texts
     if kind.startswith("multipart/"):
         # It has no body of its own.
-        return Description(head, content_type, True, "", "", False, "", "", True)
+        return Description(
+            head,
+            content_type,
+            multipart=True,
+            encoding="",
+            form="",
+            is_attachment=False,
+            filename="",
+            charset_label="",
+            has_ascii_lines=True,
+        )
     value = head.first("content-disposition")
     disposition = parameters.parse(value) if value else _NOTHING
     encoding = head.first("content-transfer-encoding")
     label = texts.get("charset", "")
     name = filename.clean(disposition.texts.get("filename", "")) or filename.clean(texts.get("name", ""))
     if typeless and name and (named := filename.media_type(name)):
-        kind, content_type = named, Parameters(named, texts, content_type.views)
+        kind, content_type = named, Parameters(named, texts=texts, views=content_type.views)
     is_attachment = disposition.value not in ("", "inline")
     return Description(
         head=head,

@@ -12,9 +12,9 @@ from __future__ import annotations
 import logging
 import warnings
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import Any, Final
 
+from relay.core.frozen import frozen
 from relay.mail import boundary
 
 # flanker prints grammar warnings through logging's last resort, and old spellings in it warn on newer Pythons.
@@ -59,7 +59,7 @@ class Unfit(Exception):
         self.cause = cause
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Span:
     """One part: its octets with its headers. `main` is the first half of its media type; `parts` is empty but for a
     multipart.

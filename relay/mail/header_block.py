@@ -132,7 +132,7 @@ def made_of(fields: list[Field], *, clean: bool, cut: bool = False) -> Head:
         values = {}
         for key, _, value in fields:
             values.setdefault(key, []).append(value)
-    return Head(fields, values, clean, cut)
+    return Head(fields, values, clean=clean, cut=cut)
 
 
 def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> tuple[Head, int]:

@@ -82,9 +82,9 @@ def parse(view: str, *, shortcuts: bool = True) -> MailboxList:
     mailboxes = [Mailbox(_view(name), _view(spec.local), _view(spec.domain)) for name, spec in reading.found]
     return MailboxList(
         mailboxes[:_MAX_MAILBOXES],
-        reading.doubtful,
-        reading.left_out,
-        reading.cut or len(mailboxes) > _MAX_MAILBOXES,
+        doubtful=reading.doubtful,
+        left_out=reading.left_out,
+        cut=reading.cut or len(mailboxes) > _MAX_MAILBOXES,
     )
 
 

@@ -81,7 +81,7 @@ def _parse_short(view: str) -> Parameters:
         return _parse(view[:_MAX_LENGTH])
     value, name, quoted, text = match.groups()
     texts = {name.lower(): text if quoted is None else quoted}
-    return Parameters(value.lower(), texts, texts)
+    return Parameters(value.lower(), texts=texts, views=texts)
 
 
 #: Nobody changes what it returns.
@@ -98,7 +98,9 @@ def _parse(view: str, label: str = "") -> Parameters:
     if converted == view:
         return octets
     texts = _parse_octets(converted).texts
-    return Parameters(octets.value, {name: texts.get(name, text) for name, text in octets.texts.items()}, octets.views)
+    return Parameters(
+        octets.value, texts={name: texts.get(name, text) for name, text in octets.texts.items()}, views=octets.views
+    )
 
 
 def _parse_octets(view: str) -> Parameters:
@@ -119,7 +121,7 @@ def _parse_octets(view: str) -> Parameters:
         views[name] = octets.decode("latin-1")
         text = charset.decode(octets, label)
         texts[name] = encoded_word.decode(views[name]) if not label and "=?" in text else text
-    return Parameters(value.lower(), texts, views)
+    return Parameters(value.lower(), texts=texts, views=views)
 
 
 def _value(view: str) -> tuple[str, int]:

@@ -17,7 +17,7 @@ _DEEPEST = 200
 _BLANK = 1000
 
 #: What lies beyond a limit, and is kept as it is.
-_REST = description.assumed(Head([], {}, True), Parameters("application/octet-stream", {}, {}))
+_REST = description.assumed(Head([], {}, True), Parameters("application/octet-stream", texts={}, views={}))
 
 
 def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> tuple[Part, str]:

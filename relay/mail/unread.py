@@ -32,7 +32,9 @@ def parse_header(raw: bytes, limits: Limits, reverse_path: str = "") -> Message:
     attached = b"".join(content) + b"\r\n" + body
     if transfer_encoding.encoded_size(len(attached)) > limits.max_attachment_octets:
         raise Unusable(Fault.ATTACHMENTS_TOO_LARGE, "attachments are too large")
-    attachment = StoredAttachment(_FILENAME, b2a_base64(attached, newline=False).decode("ascii"), _MEDIA_TYPE)
+    attachment = StoredAttachment(
+        filename=_FILENAME, content=b2a_base64(attached, newline=False).decode("ascii"), content_type=_MEDIA_TYPE
+    )
     return replace(message, text=NOTE, html="", attachments=(attachment,), parser=UNREAD)
 
 

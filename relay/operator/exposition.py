@@ -51,7 +51,7 @@ def serve(settings: Settings, index: int) -> None:
     try:
         server.start()
     except OSError as error:
-        log.error("metrics are not exposed", port=address[1], reason=os.strerror(error.errno or 0))
+        log.error("metrics_not_exposed", port=address[1], reason=os.strerror(error.errno or 0))
         return
     supervise("hub-lag", _watch_the_hub)
 

@@ -44,8 +44,8 @@ class RedisProbe:
         token = secrets.token_hex(16)
         self._token_hash = token * 2
         self._user = f"check:{token}"
-        self._claim = Claim(secrets.token_bytes(32), self._user, str(uuid.uuid4()), _SECONDS)
-        self._candidate = Candidate(secrets.token_bytes(8), secrets.token_bytes(8))
+        self._claim = Claim(secrets.token_bytes(32), user_id=self._user, email_id=str(uuid.uuid4()), seconds=_SECONDS)
+        self._candidate = Candidate(origin=secrets.token_bytes(8), key=secrets.token_bytes(8))
 
     def findings(self) -> Iterator[Finding]:
         """What is wrong, a line for each operation; or one that says that nothing is. Never raises for Redis's sake."""
@@ -118,7 +118,10 @@ class RedisProbe:
         return bool(self._link.call("EVAL", "return 1", 0) == 1)
 
     def _keys(self) -> bool:
-        record = KeyRecord(ApiKey(str(uuid.uuid4()), self._user, "full_access", "check.invalid"), "check.invalid")
+        record = KeyRecord(
+            ApiKey(id=str(uuid.uuid4()), user_id=self._user, permission="full_access", domain="check.invalid"),
+            "check.invalid",
+        )
         self._cache.store_key(self._token_hash, record)
         stored = self._cache.find_key(self._token_hash).key == record.key
         self._cache.forget_keys([self._token_hash])
@@ -127,7 +130,10 @@ class RedisProbe:
 
     def _claims(self) -> bool:
         people = ["a@check.invalid", "b@check.invalid"]
-        mine, other = self._claim, Claim(self._claim.key, self._user, str(uuid.uuid4()), _SECONDS)
+        mine, other = (
+            self._claim,
+            Claim(self._claim.key, user_id=self._user, email_id=str(uuid.uuid4()), seconds=_SECONDS),
+        )
         intents = [mine.email_id] if self._settings.queue_url is not None else []
         first = self._cache.screen(self._token_hash, self._user, people, mine, intents)
         second = self._cache.screen(self._token_hash, self._user, people, other, ())
@@ -167,7 +173,7 @@ class RedisProbe:
         attempts.failed(self._candidate)
         attempts.end(self._candidate)
         refused = attempts.admit(self._candidate).refused
-        attempts.succeeded(Candidate(self._candidate.origin, b"good"))
+        attempts.succeeded(Candidate(origin=self._candidate.origin, key=b"good"))
         return begun and refused
 
     def _rates(self) -> bool:

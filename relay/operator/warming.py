@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
+from relay.core.frozen import frozen
 from relay.operator.outbox import Outbox
 from relay.postgres.snapshot import Snapshot
 from relay.redis import suppression_lists
@@ -24,7 +25,7 @@ from relay.redis.suppression_lists import ListWriter
 LIST_SECONDS: Final = 86_400
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Selection:
     """What to warm."""
 

@@ -26,7 +26,7 @@ from relay.core.errors import PostgresUnavailable, Unstorable
 from relay.postgres.owner_limit import OwnerLimit
 
 _T = TypeVar("_T")
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 _FAULTS: Final = metrics.FAULTS.labels("postgres")
 
 #: SQLSTATE classes and codes that say "not now", whatever the statement was: connection exceptions, transaction
@@ -122,7 +122,7 @@ class Database:
         finally:
             self._probing = False
         if self._failures:
-            _log.info("postgres_back", failures=self._failures)
+            log.info("postgres_back", failures=self._failures)
             self._failures = 0
         return connection
 
@@ -176,7 +176,7 @@ class Database:
         except ConnectionLost:
             raise PostgresUnavailable() from None
         except Rejected as rejected:
-            _log.error("query_rejected", sqlstate=rejected.sqlstate)
+            log.error("query_rejected", sqlstate=rejected.sqlstate)
             raise rejected.consequence() from None
 
     def close(self) -> None:
@@ -250,7 +250,7 @@ class Database:
         pause = min(self.longest_pause, self.first_pause * 2**self._failures)
         self._not_before = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
         if self._failures == 0:
-            _log.warning("postgres_unavailable", cause=type(error).__name__, sqlstate=getattr(error, "pgcode", None))
+            log.warning("postgres_unavailable", cause=type(error).__name__, sqlstate=getattr(error, "pgcode", None))
         self._failures = min(self._failures + 1, 30)
 
     @staticmethod
@@ -263,7 +263,7 @@ class Database:
             connection.close()
             return ConnectionLost(unclear=True)
         if code == _READ_ONLY or code[:2] in _PASSING_CLASSES:
-            _log.warning("postgres_refused", sqlstate=code)
+            log.warning("postgres_refused", sqlstate=code)
             if code[:2] != "40":
                 connection.close()  # after a failover or a shutdown another server answers under the same name
             return ConnectionLost(unclear=False)

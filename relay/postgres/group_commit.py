@@ -23,7 +23,7 @@ from relay.postgres.pending_message import PendingMessage
 from relay.postgres.slow_users import SlowUsers
 
 _T = TypeVar("_T")
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @frozen
@@ -160,8 +160,8 @@ class GroupCommit:
                 session.in_hand = batch
                 try:
                     self._store(session, batch)
-                except Exception:  # noqa: BLE001 - a writer that dies takes every later message with it
-                    _log.exception("group_commit_failed", messages=len(batch))
+                except Exception:  # a writer that dies takes every later message with it
+                    log.exception("group_commit_failed", messages=len(batch))
                 finally:
                     for message in session.in_hand:
                         if not message.done.settled:
@@ -258,7 +258,7 @@ class GroupCommit:
     def _split(self, session: _Session, batch: list[PendingMessage], rejected: Rejected) -> None:
         """One message that the server refuses must not fail its neighbours."""
         if len(batch) == 1:
-            _log.error("row_rejected", email_id=batch[0].ids[0], sqlstate=rejected.sqlstate)
+            log.error("row_rejected", email_id=batch[0].ids[0], sqlstate=rejected.sqlstate)
             batch[0].done.fail(rejected.consequence())
             return
         half = len(batch) // 2

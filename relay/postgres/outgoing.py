@@ -13,6 +13,7 @@ from relay.core import deadlines
 from relay.core.frozen import frozen
 from relay.postgres import suppressions
 from relay.postgres.database import Database
+from relay.postgres.leases import Leases, clocks
 
 _T = TypeVar("_T")
 
@@ -27,10 +28,17 @@ _COLUMNS: Final = (
     " e.attachments, e.provider_retry_count, e.created_at"
 )
 
+#: Rows that somebody else is claiming are passed over, and nobody is waited for. The lock holds what was looked at
+#: until it is changed. `clock_timestamp`: two claims of one row never have the same mark.
 _CLAIM: Final = f"""
-UPDATE emails e SET status = 'processing', provider_last_attempted_at = now()
- WHERE e.id = ANY (%(ids)s::uuid[]) AND {_DUE}
-RETURNING {_COLUMNS}"""  # noqa: S608 - fixed texts
+WITH free AS (
+  SELECT e.id FROM emails e WHERE e.id = ANY (%(ids)s::uuid[]) AND {_DUE} FOR UPDATE SKIP LOCKED)
+UPDATE emails e SET status = 'processing', provider_last_attempted_at = clock_timestamp()
+  FROM free WHERE e.id = free.id
+RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed texts
+
+#: The row is as this process's claim left it: nobody has given the claim up, and claimed it anew.
+_OURS: Final = "status = 'processing' AND provider_last_attempted_at = %(mark)s"
 
 #: The next rows from one end of the queue, as far as their ids: the index (status, created_at) gives them in order.
 _WAITING: Final = f"""
@@ -71,6 +79,11 @@ _FINISH: Final = (
     )
 )
 
+_SIMULATED: Final = (
+    "UPDATE emails SET status = %(status)s,"  # noqa: S608 - fixed texts
+    " sent_at = CASE WHEN %(status)s = 'suppressed' THEN sent_at ELSE now() END, provider_next_retry_at = NULL"
+    f' WHERE id = %(id)s AND {_OURS} RETURNING "to"'
+)
 
 #: An event of a row whose status does not change with it.
 _RECORD: Final = "WITH " + _EVENT.format(
@@ -121,6 +134,7 @@ class Outgoing:
     def __init__(self, database: Database, *, deadline: float = 5.0) -> None:
         self._database = database
         self._deadline = deadline
+        self._leases = Leases()
 
     def claim(self, ids: Collection[str]) -> list[tuple[Any, ...]]:
         """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`."""
@@ -129,7 +143,16 @@ class Outgoing:
             cursor.execute(_CLAIM, {"ids": list(ids)})
             return cursor.fetchall()  # type: ignore[no-any-return]
 
-        return self._use(update)
+        began = clocks()
+        rows = []
+        for *row, mark in self._use(update):
+            self._leases.note(str(row[0]), mark, began)
+            rows.append(tuple(row))
+        return rows
+
+    def may_hand_over(self, email_id: str) -> bool:
+        """Whether the claim of this row is young enough for a call to the provider, to be asked right before it."""
+        return self._leases.allows_handover(email_id)
 
     def waiting(self, limit: int, after: tuple[datetime, str] | None = None) -> list[Waiting]:
         """The oldest queued rows behind `after`, due or not."""
@@ -171,7 +194,18 @@ class Outgoing:
                 (user_id, list(names)),
             )
             row = cursor.fetchone()
-            return None if row is None else SendingDomain(*row)
+            if row is None:
+                return None
+            domain_id, region, configuration_set, clicks, opens, subdomain, name = row
+            return SendingDomain(
+                id=domain_id,
+                region=region,
+                configuration_set=configuration_set,
+                track_clicks=clicks,
+                track_opens=opens,
+                tracking_subdomain=subdomain,
+                name=name,
+            )
 
         return self._use(select)
 
@@ -180,13 +214,16 @@ class Outgoing:
         return self._use(lambda cursor: suppressions.find(cursor, user_id, mailboxes))
 
     def sent(self, email_id: str, event: Event | None) -> None:
-        """The provider has the mail. A status that an event of SES has moved on stays."""
+        """The provider has the mail. A status that an event of SES has moved on stays.
+
+        `queued`: the claim was given up meanwhile; it is not to be sent once more.
+        """
         self._finish(
             email_id,
-            "status = CASE status WHEN 'processing' THEN 'sent' ELSE status END, sent_at = now(),"
+            "status = CASE WHEN status IN ('processing', 'queued') THEN 'sent' ELSE status END, sent_at = now(),"
             " provider_next_retry_at = NULL, provider_dead_lettered_at = NULL,"
             " provider_last_error_code = NULL, provider_last_error_message = NULL",
-            "status IN ('processing', 'delivered', 'bounced', 'complained')",
+            "status IN ('processing', 'queued', 'delivered', 'bounced', 'complained')",
             event,
         )
 
@@ -197,8 +234,9 @@ class Outgoing:
             "status = 'queued', provider_retry_count = %(attempt)s, provider_last_attempted_at = now(),"
             " provider_next_retry_at = now() + make_interval(secs => %(seconds)s),"
             " provider_last_error_code = %(code)s, provider_last_error_message = %(message)s",
-            "status = 'processing'",
+            _OURS,
             event,
+            mark=self._leases.mark(email_id),
             attempt=attempt,
             seconds=seconds,
             code=code[:255],
@@ -212,8 +250,9 @@ class Outgoing:
             "status = 'failed', provider_retry_count = %(attempt)s, provider_last_attempted_at = now(),"
             " provider_next_retry_at = NULL, provider_dead_lettered_at = now(),"
             " provider_last_error_code = %(code)s, provider_last_error_message = %(message)s",
-            "status = 'processing'",
+            _OURS,
             event,
+            mark=self._leases.mark(email_id),
             attempt=attempt,
             code=code[:255],
             message=message[:1000],
@@ -221,7 +260,7 @@ class Outgoing:
 
     def suppress(self, email_id: str, event: Event) -> None:
         """Nobody is left who may get this mail."""
-        self._finish(email_id, "status = 'suppressed'", "status = 'processing'", event)
+        self._finish(email_id, "status = 'suppressed'", _OURS, event, mark=self._leases.mark(email_id))
 
     def simulate(
         self, email_id: str, user_id: str | None, status: str, events: Sequence[Event], reason: str | None
@@ -230,9 +269,8 @@ class Outgoing:
 
         def work(cursor: Any) -> None:
             cursor.execute(
-                "UPDATE emails SET status = %s, sent_at = CASE WHEN %s = 'suppressed' THEN sent_at ELSE now() END,"
-                " provider_next_retry_at = NULL WHERE id = %s AND status = 'processing' RETURNING \"to\"",
-                (status, status, email_id),
+                _SIMULATED,
+                {"status": status, "id": email_id, "mark": self._leases.mark(email_id)},
             )
             row = cursor.fetchone()
             for event in events if row is not None else ():
@@ -282,11 +320,13 @@ class Outgoing:
 
     def put_back(self, ids: Collection[str], seconds: float) -> None:
         """These can't be sent now, for no fault of theirs: back to `queued` in one statement, no attempt used up."""
+        marks = [self._leases.mark(email_id) for email_id in ids]
         self._use(
             lambda cursor: cursor.execute(
-                "UPDATE emails SET status = 'queued', provider_next_retry_at = now() + make_interval(secs => %s)"
-                " WHERE id = ANY (%s::uuid[]) AND status = 'processing'",
-                (seconds, list(ids)),
+                "UPDATE emails e SET status = 'queued', provider_next_retry_at = now() + make_interval(secs => %s)"
+                " FROM unnest(%s::uuid[], %s::timestamptz[]) AS claimed (id, mark)"
+                " WHERE e.id = claimed.id AND e.status = 'processing' AND e.provider_last_attempted_at = claimed.mark",
+                (seconds, list(ids), marks),
             )
         )
 
@@ -297,7 +337,10 @@ class Outgoing:
     def _select(self, statement: str, values: Mapping[str, Any]) -> list[Waiting]:
         def select(cursor: Any) -> list[Waiting]:
             cursor.execute(statement, values)
-            return [Waiting(str(email_id), *rest) for email_id, *rest in cursor]
+            return [
+                Waiting(email_id=str(email_id), user_id=user_id, created_at=created_at, due=due, retried=retried)
+                for email_id, user_id, created_at, due, retried in cursor
+            ]
 
         return self._use(select)
 

@@ -25,7 +25,7 @@ from relay.postgres.owner_limit import OwnerLimit
 from relay.postgres.pending_message import PendingMessage
 from relay.postgres.slow_users import SlowUsers
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 #: How soon the server has to show that it is there (seconds) before a message is sent.
 _GREETING_SECONDS: Final = 2.0
@@ -66,7 +66,7 @@ class OwnTransactions:
             except ConnectionLost as lost:
                 raise PostgresUnavailable(unclear=unclear or lost.unclear) from None
             except Rejected as rejected:
-                _log.error("row_rejected", email_id=message.ids[0], sqlstate=rejected.sqlstate)
+                log.error("row_rejected", email_id=message.ids[0], sqlstate=rejected.sqlstate)
                 raise rejected.consequence() from None
             gevent.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

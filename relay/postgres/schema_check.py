@@ -6,11 +6,12 @@ Nothing is written to find out: the catalogue knows columns, types, keys and wha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+from relay.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Column:
     """One column as the relay uses it. `uses`: S(elect), I(nsert), U(pdate)."""
 
@@ -20,7 +21,9 @@ class Column:
 
 def _columns(text: str) -> dict[str, Column]:
     """From lines of name, type, uses."""
-    return {name: Column(kind, uses) for name, kind, uses in (line.split() for line in text.strip().splitlines())}
+    return {
+        name: Column(type=kind, uses=uses) for name, kind, uses in (line.split() for line in text.strip().splitlines())
+    }
 
 
 TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
@@ -120,7 +123,7 @@ SELECT array_agg(a.attname::text ORDER BY a.attname)
  GROUP BY i.indexrelid"""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Found:
     type: str
     limit: int | None
@@ -149,7 +152,7 @@ def problems(cursor: Any) -> Iterator[str]:
             yield from _column_problems(f"{table}.{name}", column, found.get(name))
         if any("I" in column.uses for column in columns.values()):
             for name, other in found.items():
-                if other.must_be_given and "I" not in columns.get(name, Column("", "")).uses:
+                if other.must_be_given and "I" not in columns.get(name, Column(type="", uses="")).uses:
                     yield f"{table}.{name}: not null and without a default, but the relay doesn't know it"
     for table, names, loss in UNIQUE:
         if list(names) not in _unique_sets(cursor, table):

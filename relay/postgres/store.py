@@ -28,7 +28,7 @@ from relay.postgres.owner_limit import OwnerLimit
 from relay.postgres.pending_message import PendingMessage
 
 _T = TypeVar("_T")
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 #: A row whose obstacle has gone in the meantime is offered again after so long each time; seconds.
@@ -219,9 +219,9 @@ def readable_keys(rows: Iterable[tuple[str, str, str, str, str | None, str | Non
     """What rows of `KEY_COLUMNS` mean: token hash and key. One that can't be read is left out, and stops no other."""
     for token_hash, key_id, user_id, permission, column, found_name in rows:
         try:
-            key = ApiKey(key_id, user_id, permission, restriction(column, found_name))
-        except Exception:  # noqa: BLE001 - whatever it is, it is this row's alone
-            _log.exception("row_unreadable", table="api_keys", id=key_id)
+            key = ApiKey(id=key_id, user_id=user_id, permission=permission, domain=restriction(column, found_name))
+        except Exception:  # whatever it is, it is this row's alone
+            log.exception("row_unreadable", table="api_keys", id=key_id)
         else:
             yield token_hash, KeyRecord(key, column)
 

@@ -16,6 +16,8 @@ PATIENCE_SECONDS: Final = 3.0
 REPLY: Final = b"421 4.3.2 Service not available, try again later\r\n"
 #: Clients that are answered at one turn.
 _AT_ONCE: Final = 200
+#: Nobody is answered for so long after the system would not let us: what waits stays ready for select(); seconds.
+REST_SECONDS: Final = 1.0
 
 
 class Absence:
@@ -25,6 +27,7 @@ class Absence:
         """`listeners`: descriptors of non-blocking sockets, each with whether it is for implicit TLS."""
         self._listeners = listeners
         self._since: float | None = time.monotonic()
+        self._rest_until = 0.0
         #: Copies of the listeners, while there is a need for them.
         self._open: dict[int, tuple[socket.socket, bool]] = {}
 
@@ -37,13 +40,17 @@ class Absence:
 
     def descriptors(self) -> list[int]:
         """For select(): where clients wait who are to be turned away."""
-        if self._since is None or time.monotonic() - self._since < PATIENCE_SECONDS:
+        now = time.monotonic()
+        if self._since is None or now - self._since < PATIENCE_SECONDS or now < self._rest_until:
             return []
         if not self._open:
-            for descriptor, implicit_tls in self._listeners:
-                copy = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
-                copy.setblocking(False)
-                self._open[copy.fileno()] = copy, implicit_tls
+            try:
+                for descriptor, implicit_tls in self._listeners:
+                    copy = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
+                    copy.setblocking(False)
+                    self._open[copy.fileno()] = copy, implicit_tls
+            except OSError:  # no descriptor is left
+                self._rest()
         return list(self._open)
 
     def present(self, ready: Sequence[int]) -> bool:
@@ -56,13 +63,15 @@ class Absence:
             if descriptor in self._open:
                 self._turn_away(*self._open[descriptor])
 
-    @staticmethod
-    def _turn_away(listener: socket.socket, implicit_tls: bool) -> None:
+    def _turn_away(self, listener: socket.socket, implicit_tls: bool) -> None:
         for _ in range(_AT_ONCE):
             try:
                 client, _ = listener.accept()
-            except OSError:
+            except BlockingIOError:
                 return  # nobody else for now
+            except OSError:
+                self._rest()
+                return
             with client:
                 client.setblocking(False)
                 try:
@@ -70,6 +79,9 @@ class Absence:
                         client.send(REPLY)
                 except OSError:
                     continue  # gone already
+
+    def _rest(self) -> None:
+        self._rest_until = time.monotonic() + REST_SECONDS
 
     def end(self) -> None:
         """Turns nobody away any more, until `attend` hears of an absence again."""

@@ -19,7 +19,7 @@ class Assignment:
     """One worker's."""
 
     def __init__(
-        self, index: int, received: Handover, certificate: bytes, lifeline: int, heartbeats: Heartbeats, keeper: int
+        self, index: int, received: Handover, *, certificate: bytes, lifeline: int, heartbeats: Heartbeats, keeper: int
     ) -> None:
         #: Counts the workers from 0.
         self.index = index

@@ -101,7 +101,7 @@ def _answer(settings: Settings, channel: socket.socket, head: bytes, body: Body)
     try:
         order = decode_head(head, body)
     except ForeignVersion:
-        log.error("message of another version of the relay")
+        log.error("version_mismatch")
         send_message(channel, encode_report(Verdict(replies.TRY_LATER, "bulk_version")))
         return
     send_message(channel, encode_report(Started()))
@@ -134,7 +134,7 @@ def _accept(acceptor: Acceptor, order: Order) -> Verdict:
     try:
         return acceptor.store(order.submission)
     except Exception:  # the top of the process: the client hears 451
-        log.exception("unexpected error", connection=order.submission.connection_id)
+        log.exception("unexpected_error", connection=order.submission.connection_id)
         return Verdict(replies.TRY_LATER, "failed")
 
 

@@ -134,7 +134,7 @@ class _Master:
                 if number == signal.SIGHUP:
                     self._roster.signal_all(signal.SIGHUP)
                 elif number in _ENDING and self._wish_to_end(number):
-                    self._log.say("warning", "ended at once by a second signal", workers=len(self._roster.workers))
+                    self._log.say("warning", "ended_by_second_signal", workers=len(self._roster.workers))
                     return self._kill_all(1)
 
     def _turn(self) -> int | None:
@@ -148,7 +148,7 @@ class _Master:
         if self._first_wish is not None:
             return self._continue_drain(now)
         if self._code_changed and not self._roster.workers and not (self._template and self._template.asked):
-            self._log.say("critical", "no worker left, and the code has changed since the start")
+            self._log.say("critical", "no_worker_left")
             return 1
         if now >= self._next_look:
             self._next_look = now + BEAT_SECONDS
@@ -210,7 +210,7 @@ class _Master:
             self._log.say("info", "drained")
             return 0
         if now >= self._deadline():
-            self._log.say("warning", "drain took too long, workers killed", workers=len(self._roster.workers))
+            self._log.say("warning", "drain_timed_out", workers=len(self._roster.workers))
             return self._kill_all(0)
         return None
 
@@ -221,7 +221,7 @@ class _Master:
             self._template = Template(lambda: self._load(self._received.settings), self._work, self._leave_master)
         except OSError as error:
             self._template_due = now + LONGEST_PAUSE
-            self._log.say("error", "can't fork", reason=errno.errorcode.get(error.errno or 0, "unknown"))
+            self._log.say("error", "fork_failed", reason=errno.errorcode.get(error.errno or 0, "unknown"))
 
     def _leave_master(self) -> None:
         """In a child: closes what is the master's alone."""
@@ -254,9 +254,7 @@ class _Master:
         self._roster.due.clear()
         template.asked.clear()
         template.dismiss()
-        self._log.say(
-            "critical", "code has changed since the start, workers can't be replaced", workers=len(self._roster.workers)
-        )
+        self._log.say("critical", "code_changed", workers=len(self._roster.workers))
 
     def _begin(self, index: int, pid: int) -> None:
         """Takes note of a worker that was forked."""
@@ -265,7 +263,7 @@ class _Master:
             os.kill(pid, signal.SIGTERM)
 
     def _due_again(self, index: int, error_number: int) -> None:
-        self._log.say("error", "can't fork", index=index, reason=errno.errorcode.get(error_number, "unknown"))
+        self._log.say("error", "fork_failed", index=index, reason=errno.errorcode.get(error_number, "unknown"))
         if self._first_wish is None:
             self._roster.due[index] = time.monotonic() + LONGEST_PAUSE
 
@@ -291,7 +289,7 @@ class _Master:
         if hopeless and self._digest is None:
             return self._give_up(exit_code)
         self._template_due = now + pause_after(self._template_deaths)
-        self._log.say("error", "template died, will be replaced", pid=template.pid, exit_code=exit_code)
+        self._log.say("error", "template_died", pid=template.pid, exit_code=exit_code)
         return None
 
     # The workers.
@@ -328,19 +326,24 @@ class _Master:
             signal.signal(number, signal.SIG_IGN)
         forking.unblock_signals()
         assignment = Assignment(
-            index, self._received, certificate, self._lifeline, self._heartbeats, self._certificate.workers_end
+            index,
+            self._received,
+            certificate=certificate,
+            lifeline=self._lifeline,
+            heartbeats=self._heartbeats,
+            keeper=self._certificate.workers_end,
         )
         return self._serve(assignment)
 
     def _look(self, now: float) -> None:
         """Finds processes that have hung."""
         if self._template is not None and self._template.look(BEAT_SECONDS):
-            self._log.say("error", "template hangs, killed", pid=self._template.pid)
+            self._log.say("error", "template_hung", pid=self._template.pid)
             os.kill(self._template.pid, signal.SIGKILL)
         hung = self._roster.look(now)
         if hung is not None:
             seconds = hung.watch.silent_looks * BEAT_SECONDS
-            self._log.say("error", "worker is silent, will be killed", index=hung.index, pid=hung.pid, seconds=seconds)
+            self._log.say("error", "worker_hung", index=hung.index, pid=hung.pid, seconds=seconds)
 
     def _reap(self) -> int | None:
         """Takes note of every process that ended. An exit status when there is no point in going on."""
@@ -379,16 +382,14 @@ class _Master:
         if pause is None:
             return self._give_up(exit_code)
         if self._code_changed:
-            self._log.say("error", "worker died, can't be replaced", index=index, pid=pid, exit_code=exit_code)
+            self._log.say("error", "worker_not_replaced", index=index, pid=pid, exit_code=exit_code)
             return None
         self._roster.due[index] = time.monotonic() + pause
-        self._log.say(
-            "error", "worker died, will be replaced", index=index, pid=pid, exit_code=exit_code, pause_seconds=pause
-        )
+        self._log.say("error", "worker_died", index=index, pid=pid, exit_code=exit_code, pause_seconds=pause)
         return None
 
     def _give_up(self, exit_code: int) -> int:
-        self._log.say("critical", "workers fail at start, giving up", exit_code=exit_code)
+        self._log.say("critical", "start_failed", exit_code=exit_code)
         return self._kill_all(EXIT_CONFIGURATION if exit_code == EXIT_CONFIGURATION else 1)
 
     def _kill_all(self, status: int) -> int:

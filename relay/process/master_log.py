@@ -28,7 +28,7 @@ class MasterLog:
         if not self._write(level, event, fields):
             # Whoever read our log may be gone, or the disk may be full. That is no reason to give up the mail.
             self._lost += 1
-        elif self._lost and self._write("warning", "log lines were lost", {"count": self._lost}):
+        elif self._lost and self._write("warning", "log_lines_lost", {"count": self._lost}):
             self._lost = 0
 
     def _write(self, level: str, event: str, fields: dict[str, int | float | str]) -> bool:

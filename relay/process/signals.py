@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -43,7 +44,7 @@ def attend(
     def outlive_nobody() -> None:
         os.set_blocking(lifeline, False)
         gevent.socket.wait_read(lifeline)
-        log.warning("master is gone, draining")
+        log.warning("master_gone")
         drain_once()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -77,25 +78,25 @@ class _Renewal:
                 self._remind_next = time.monotonic() + REMIND_SECONDS
                 warning = expiry_warning(self._certificate)
                 if warning is not None:
-                    self._log_by_dates("certificate should be renewed", warning)
+                    log.log(self._level(), "certificate_expires", reason=warning)
 
     def reload(self, *, always: bool = True) -> None:
         """Loads the files; not `always`: nothing is said when they hold what is served already."""
         try:
             different = self._certificate.reload()
         except CertificateError as error:
-            log.error("certificate not reloaded, the old one serves on", reason=str(error))
+            log.error("certificate_not_reloaded", reason=str(error))
             return
         self._keep()
         warning = expiry_warning(self._certificate)
         if warning is not None:
-            self._log_by_dates("certificate reloaded", warning)
+            log.log(self._level(), "certificate_reloaded", reason=warning)
         elif different or always:
-            log.info("certificate reloaded")
+            log.info("certificate_reloaded")
 
-    def _log_by_dates(self, event: str, warning: str) -> None:
-        write = log.error if refused_by_clients(self._certificate) else log.warning
-        write(event, reason=warning)
+    def _level(self) -> int:
+        """The level of a line about a certificate that has expired, or soon will."""
+        return logging.ERROR if refused_by_clients(self._certificate) else logging.WARNING
 
     def _keep(self) -> None:
         """Gives the master a pair that it does not have yet. It takes it at once, or at the next look."""
@@ -104,6 +105,6 @@ class _Renewal:
             return
         try:
             os.write(self._keeper, pair.encode())
-        except BlockingIOError:
-            return
+        except OSError:
+            return  # the next look tries again
         self._kept = pair

@@ -114,7 +114,7 @@ def run(assignment: Assignment) -> int:
     small = Acceptor(lookups, store, AcceptOptions.of(settings), clock.parse)
     services = IntakeServices(lookups, small, large, _leave_to_polling if jobs is None else jobs.publisher.publish)
     connections = ConnectionTable(assignment.table, index, settings.web_concurrency, settings.max_connections)
-    server = Server(settings, ProcessLimits(settings, cache.link, services), certificate, connections)
+    server = Server(settings, services, ProcessLimits(settings, cache.link), certificate, connections)
     _collect_seldom()
     clock.start()
     signals.attend(assignment.lifeline, drain=server.drain, certificate=certificate, keeper=assignment.keeper)

@@ -208,7 +208,9 @@ class Cache:
         _ADDRESSES_UNKNOWN.inc(len(unsure))
         _ADDRESSES_KNOWN.inc(len(recipients) - len(unsure))
         key = counted(cached_key((shared, domain, unknown)))
-        return Screened(key, suppressed, listed, unsure, holders_of(recipients, held) if held else {})
+        return Screened(
+            key, suppressed, listed=listed, unknown=unsure, held=holders_of(recipients, held) if held else {}
+        )
 
     def remember(self, user_id: str, states: Mapping[str, str | None]) -> None:
         """Remembers addresses (comparison form): suppressed for a reason, or (None) not."""
@@ -257,4 +259,4 @@ def _together(parts: Sequence[Screened]) -> Screened:
         held |= part.held
     listed = [email for part in parts for email in part.listed]
     unknown = [email for part in parts for email in part.unknown]
-    return Screened(parts[-1].key, suppressed, listed, unknown, held)
+    return Screened(parts[-1].key, suppressed, listed=listed, unknown=unknown, held=held)

@@ -89,7 +89,7 @@ def cached_key(entries: tuple[bytes | None, bytes | None, bytes | None]) -> Cach
     name = checked.get("name")
     if not (name is None or isinstance(name, str)):
         return NOTHING
-    return CachedKey(ApiKey(key_id, user_id, permission, restriction(column, name)), False)
+    return CachedKey(ApiKey(id=key_id, user_id=user_id, permission=permission, domain=restriction(column, name)), False)
 
 
 def _object(document: bytes | None) -> dict[str, Any]:

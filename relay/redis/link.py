@@ -30,7 +30,7 @@ from relay.core.handoff import Handoff
 from relay.core.supervision import Supervised, supervise
 from relay.redis.protocol import Argument, Command, ErrorReply, RespConnection, pack
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 #: The server doesn't know the script whose digest it was given.
 _NO_SCRIPT: Final = "NOSCRIPT"
@@ -142,7 +142,7 @@ class RedisLink:
         if self._posted >= _MAX_POSTED:
             metrics.FAULTS.labels("redis").inc()
             if not self._dropped:
-                _log.warning("redis_commands_dropped", waiting=self._posted)
+                log.warning("redis_commands_dropped", waiting=self._posted)
             self._dropped += 1
             return
         self._posted += 1
@@ -180,7 +180,7 @@ class RedisLink:
                     self._exchange = self._connect()
                     connected = time.monotonic()
                     if self._down:
-                        _log.info("redis_back", dropped=self._dropped)
+                        log.info("redis_back", dropped=self._dropped)
                         self._down = False
                         self._dropped = 0
                 self._wake.wait()
@@ -195,7 +195,7 @@ class RedisLink:
                 metrics.FAULTS.labels("redis").inc()
                 self.failure = redaction.summary(error)
                 if not self._down:
-                    _log.warning("redis_unavailable", cause=type(error).__name__)
+                    log.warning("redis_unavailable", cause=type(error).__name__)
                 self._down = True
                 # What worked for a while may have been closed for good reasons: a restart, a failover.
                 at_once = self._exchange is not None and time.monotonic() - connected > self._pause
@@ -263,9 +263,9 @@ class RedisLink:
             return  # once a process is enough
         self.error_replies.add((code, command))
         if code == _CROSS_SLOT:
-            _log.error("redis_cluster_not_supported", effect="no cache, repeats are stored again")
+            log.error("redis_cluster_not_supported", effect="no cache, repeats are stored again")
         else:
-            _log.warning("redis_error_reply", code=code, command=command)
+            log.warning("redis_error_reply", code=code, command=command)
 
     def _disconnect(self) -> None:
         self._exchange = None

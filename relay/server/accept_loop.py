@@ -2,6 +2,8 @@
 
 gevent's server would print a traceback for each failed accept and leave the clients waiting without a word. Here who
 can't be served hears 421, thanks to a descriptor that is kept for that; when not even that works, the socket rests.
+After some errors gevent's server would close the socket for good, and the process would go on without clients. Here
+the socket is made to listen again, or the process is told that it has lost it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from gevent import monkey
 from gevent.server import StreamServer
 
 from relay.core import metrics
-from relay.server.sockets import Listener
+from relay.server.sockets import BACKLOG, Listener
 from relay.smtp import replies
 from relay.smtp.replies import Reply
 
@@ -63,8 +65,12 @@ class AcceptLoop(StreamServer):
     #: Seconds between two log lines about the same trouble.
     report_seconds = 10.0
 
-    def __init__(self, listener: Listener, handle: Callable[[Any, Any], None], reserve: Reserve) -> None:
+    def __init__(
+        self, listener: Listener, handle: Callable[[Any, Any], None], reserve: Reserve, lost: Callable[[], None]
+    ) -> None:
+        """`lost` is called, in the hub, when this process can't accept from the socket any more."""
         super().__init__(listener.socket, handle)
+        self._lost = lost
         self._implicit_tls = listener.implicit_tls
         self._reserve = reserve
         self._report_next = 0.0
@@ -75,8 +81,8 @@ class AcceptLoop(StreamServer):
             client: tuple[Any, Any] | None = super().do_read()
         except OSError as error:
             if error.errno in self.fatal_errors:
-                raise
-            if error.errno in _OUT_OF_DESCRIPTORS:
+                self._listen_again(error)
+            elif error.errno in _OUT_OF_DESCRIPTORS:
                 self._turn_one_away(error)
             elif error.errno != errno.ECONNABORTED:
                 # Out of memory, most likely.
@@ -106,6 +112,20 @@ class AcceptLoop(StreamServer):
             _close_now(descriptor)
         self._reserve.refill()
 
+    def _listen_again(self, error: OSError) -> None:
+        """Repairs a socket that was shut down, as whoever shares it can do. Other damage is beyond repair."""
+        try:
+            self.socket.listen(BACKLOG)
+            if self.socket.getsockname() != self.address:
+                # The kernel gave the port back, or it is another socket: nobody will come to this one.
+                raise error
+        except OSError as beyond_repair:
+            self.stop_accepting()
+            self._report(beyond_repair)
+            self._lost()
+        else:
+            self._rest(error)
+
     def _rest(self, error: OSError) -> None:
         """Accepts nothing for a moment: the socket stays readable, and to try again at once would be a busy loop."""
         self._reserve.refill()
@@ -118,7 +138,7 @@ class AcceptLoop(StreamServer):
         now = time.monotonic()
         if now >= self._report_next:
             self._report_next = now + self.report_seconds
-            log.error("can't accept clients", reason=errno.errorcode.get(error.errno or 0, "unknown"))
+            log.error("accept_failed", reason=errno.errorcode.get(error.errno or 0, "unknown"))
 
 
 def turn_away(sock: Any, reply: Reply | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 import time
@@ -9,8 +10,8 @@ from typing import Final, NamedTuple, NoReturn
 
 from relay.core.memory_file import memory_file
 
-#: Of one file: what changes when it is written, replaced or renamed over.
-_Signature = tuple[int, int, int]
+#: Of one file: what changes when it is written, replaced, renamed over, or becomes readable.
+_Signature = tuple[int, int, int, int]
 
 
 #: Days before its end from which a certificate is worth a warning.
@@ -26,8 +27,18 @@ _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _DATE_FAULTS: Final = {9: "is not valid yet", 10: "has expired"}
 
 
+#: What keeps a process from reading a file that is sound.
+_OUR_TROUBLE: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO))
+
+
 class CertificateError(Exception):
     """The pair can't be used. The text is one line that names the variable and the path, fit for stderr and the log."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same files may be usable the next time."""
+        cause = self.__cause__
+        return isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno in _OUR_TROUBLE
 
 
 class _PassphraseNeeded(Exception):
@@ -79,11 +90,16 @@ class CertificateStore:
         context there is.
 
         A pair that failed counts as tried: `changed` becomes true again with the next write, so that a renewal that
-        replaces one file before the other is refused once and then taken.
+        replaces one file before the other is refused once and then taken. It does not count where we are to blame.
         """
-        self._signature = self._current_signature()
-        pair = self._read()
-        self.context = _context(pair, self.cert_path, self.key_path)
+        tried_before, self._signature = self._signature, self._current_signature()
+        try:
+            pair = self._read()
+            self.context = _context(pair, self.cert_path, self.key_path)
+        except CertificateError as error:
+            if error.passing:
+                self._signature = tried_before
+            raise
         different, self.pair = pair != self.pair, pair
         return different
 
@@ -101,7 +117,7 @@ def _signature(path: str) -> _Signature | None:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _octets(variable: str, path: str) -> bytes:
@@ -183,12 +199,12 @@ def _dates(store: CertificateStore) -> tuple[str | None, float | None]:
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname = False
     client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    with memory_file(store.pair.certificate) as path:
-        client_context.load_verify_locations(path)
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(to_client, to_server)
-    server = store.context.wrap_bio(to_server, to_client, server_side=True)
     try:
+        with memory_file(store.pair.certificate) as path:
+            client_context.load_verify_locations(path)
+        client = client_context.wrap_bio(to_client, to_server)
+        server = store.context.wrap_bio(to_server, to_client, server_side=True)
         for party in (client, server, client):
             try:
                 party.do_handshake()
@@ -196,6 +212,9 @@ def _dates(store: CertificateStore) -> tuple[str | None, float | None]:
                 continue
     except ssl.SSLCertVerificationError as error:
         return _DATE_FAULTS.get(error.verify_code), None
+    except OSError:
+        # No descriptor is left, for instance: the dates are unknown for now, and the certificate serves all the same.
+        return None, None
     certificate = client.getpeercert()
     if not certificate:
         return None, None

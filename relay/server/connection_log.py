@@ -30,12 +30,12 @@ class ConnectionLog:
         """A client was accepted."""
         metrics.CONNECTIONS.inc()
         metrics.CONNECTIONS_OPEN.value += 1
-        self._log.debug("connection opened")
+        self._log.debug("connection_opened")
 
     def closed(self) -> None:
         """The socket is closed."""
         metrics.CONNECTIONS_OPEN.value -= 1
-        self._log.debug("connection closed", seconds=round(time.monotonic() - self._began, 3))
+        self._log.debug("connection_closed", seconds=round(time.monotonic() - self._began, 3))
 
     def authenticated(self, reply: Reply) -> None:
         """An AUTH ended."""
@@ -45,7 +45,7 @@ class ConnectionLog:
         else:
             self._summaries.write(
                 log.warning,
-                "authentication failed",
+                "authentication_failed",
                 self._origin,
                 once=self._once,
                 code=reply.code,
@@ -59,9 +59,9 @@ class ConnectionLog:
         if reply.positive:
             metrics.MESSAGE_BYTES.inc(verdict.size)
             metrics.RECIPIENTS.inc(verdict.recipients)
-            write, event = self._log.info, "message accepted"
+            write, event = self._log.info, "message_accepted"
         else:
-            write, event = self._log.warning, "message refused"
+            write, event = self._log.warning, "message_refused"
         write(
             event,
             email=verdict.email_id or None,
@@ -74,14 +74,14 @@ class ConnectionLog:
     def error_reply(self, reply: Reply) -> None:
         """A command was refused."""
         metrics.REFUSALS.labels(str(reply.code), reply.enhanced).inc()
-        self._log.debug("command refused", code=reply.code, enhanced=reply.enhanced)
+        self._log.debug("command_refused", code=reply.code, enhanced=reply.enhanced)
 
     def failed(self, error: Exception) -> None:
         """A bug, or trouble that nobody foresaw."""
-        self._log.error("unexpected error", exc_info=error)
+        self._log.error("unexpected_error", exc_info=error)
 
     def tls_failed(self, error: OSError) -> None:
         """A TLS handshake did not succeed."""
         metrics.TLS_FAILED.inc()
         reason = type(error).__name__
-        self._summaries.write(log.info, "tls handshake failed", self._origin, once=self._once, reason=reason)
+        self._summaries.write(log.info, "tls_handshake_failed", self._origin, once=self._once, reason=reason)

@@ -7,7 +7,6 @@ import os
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
@@ -19,6 +18,7 @@ from greenlet import greenlet
 
 from config.settings import Settings
 from relay.core import metrics
+from relay.core.frozen import frozen
 from relay.limits.client import ProcessLimits
 from relay.server.accept_loop import AcceptLoop, Reserve, turn_away
 from relay.server.certificate import CertificateStore
@@ -34,6 +34,7 @@ from relay.smtp.options import Options
 from relay.smtp.proxy_protocol import NotProxied
 from relay.smtp.replies import Reply
 from relay.smtp.session import Session
+from relay.smtp.submission import Services
 
 log = structlog.get_logger(__name__)
 
@@ -49,13 +50,15 @@ class Server:
     def __init__(
         self,
         settings: Settings,
+        services: Services,
         limits: ProcessLimits,
         certificate: CertificateStore | None,
         table: ConnectionTable | None = None,
     ) -> None:
-        """`limits`: what clients ask for what they want. `table` counts the connections of all workers; None: there are
-        no others."""
+        """`services`: what clients get, as far as `limits` let them. `table` counts the connections of all workers;
+        None: there are no others."""
         self._settings = settings
+        self._services = services
         self._limits = limits
         self._certificate = certificate
         self._table = ConnectionTable(None, 0, 1, settings.max_connections) if table is None else table
@@ -118,7 +121,12 @@ class Server:
         self._drain_begun.set()
 
     def _accept_loop(self, listener: Listener, reserve: Reserve) -> AcceptLoop:
-        return AcceptLoop(listener, partial(self._handle, listener.implicit_tls), reserve)
+        return AcceptLoop(listener, partial(self._handle, listener.implicit_tls), reserve, self._replace_process)
+
+    def _replace_process(self) -> None:
+        """A process that can't accept clients ends as if it had been told to: its successor gets the sockets anew."""
+        log.critical("listener_lost")
+        self.drain()
 
     def _handle(self, implicit_tls: bool, sock: Any, peer: tuple[Any, ...]) -> None:
         slot = self._table.enter()
@@ -129,7 +137,7 @@ class Server:
             else:
                 metrics.CONNECTIONS_REFUSED.labels(origin.reason).inc()
                 address = self._limits.origins.of(peer[0])
-                self._summaries.write(log.info, "client turned away", address, reason=origin.reason)
+                self._summaries.write(log.info, "client_turned_away", address, reason=origin.reason)
                 turn_away(sock, None if implicit_tls else origin.reply)
         finally:
             if slot is not None:
@@ -143,7 +151,7 @@ class Server:
             try:
                 client = self._proxies.client_of(sock)
             except NotProxied as error:
-                log.debug("no header from a proxy", reason=str(error))
+                log.debug("proxy_header_refused", reason=str(error))
                 return _NOT_PROXIED
             finally:
                 self._arriving.remove(gevent.getcurrent())
@@ -157,8 +165,7 @@ class Server:
     def _converse(self, sock: Any, origin: bytes, *, implicit_tls: bool) -> None:
         connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
         connection_log = ConnectionLog(connection_id, origin, self._summaries)
-        guard = self._limits.of_client(origin)
-        session = Session(self._options, guard, connection_id, guard.admit)
+        session = Session(self._options, self._services, self._limits.of_client(origin), connection_id)
         turn = partial(self._handshakes.turn, origin)
         connection = Connection(sock, session, connection_log, self.pace, self._tls_context, handshake_turn=turn)
         connection.draining = self._draining
@@ -191,17 +198,17 @@ class Server:
         gevent.joinall(greenlets, timeout=time_left)
         self._summaries.tell()
         if self._clients:
-            log.warning("connections cut off at the end of the drain", connections=list(self._clients))
+            log.warning("connections_cut_off", connections=list(self._clients))
             gevent.killall([client.serving for client in self._clients.values()], timeout=self.kill_seconds)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Client:
     connection: Connection
     serving: greenlet
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Refusal:
     """Why a client is turned away: for the metric, and for the client."""
 

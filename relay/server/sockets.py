@@ -9,9 +9,9 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from config.settings import Settings
+from relay.core.frozen import frozen
 
 #: As many clients as may wait for a worker; the kernel cuts it to net.core.somaxconn.
 BACKLOG = 4096
@@ -21,7 +21,7 @@ class CannotListen(Exception):
     """An address can't be bound. The text is one line that names the variable, fit for stderr."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listener:
     """One bound, listening, non-blocking stream socket. `implicit_tls`: the handshake comes first (RFC 8314)."""
 

@@ -11,21 +11,22 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from socket import SHUT_WR
 from typing import Any, Final, Protocol
 
 import gevent.socket
 from gevent import Timeout
 
+from relay.core.frozen import frozen
 from relay.smtp import replies
+from relay.smtp.command import LINE_LIMIT
 from relay.smtp.framing import DataEnd, Flaw, Framing
 from relay.smtp.replies import Reply
-from relay.smtp.session import LINE_LIMIT, Expects, Session
+from relay.smtp.session import Expects, Session
 from relay.smtp.spool import NoRoom
 from relay.smtp.submission import Verdict
 from relay.smtp.timeouts import Overdue
-from relay.smtp.transport import COMMAND_SIZE, RECEIVE_SIZE, PlainWire, Wire, acknowledge
+from relay.smtp.transport import COMMAND_SIZE, RECEIVE_SIZE, PlainWire, TlsWire, Wire, acknowledge
 
 # By names of their own: in Python 3.11 it takes six times as long to find a member in its Enum, twenty times a mail.
 _COMMAND: Final = Expects.COMMAND
@@ -46,7 +47,7 @@ class _Ended(Exception):
         self.farewell = farewell
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pace:
     """How long a client may take, in seconds."""
 
@@ -171,7 +172,8 @@ class Connection:
                 self._say(reply)
                 if reply.closes:
                     self._flush(self._reply_seconds)
-                    return reply is not replies.BYE or not self._framing.empty
+                    # A positive reply that closes is the one to QUIT.
+                    return not reply.positive or not self._framing.empty
 
     def _step(self) -> Reply | None:
         """Reads what the session expects, and has it answered."""
@@ -299,7 +301,7 @@ class Connection:
             self._connection_log.tls_failed(error)
             raise _Ended from error
         self._secure = True
-        self._wire = Wire(self._socket)
+        self._wire = TlsWire(self._socket)
         self._session.tls_started()
         self._command_seconds = self._reply_seconds
 

@@ -65,4 +65,4 @@ def parse_path(argument: str) -> Path | None:
             if not _KEYWORD.match(keyword) or keyword in parameters:
                 return None
             parameters[keyword] = value
-    return Path(local or "", domain or "", parameters)
+    return Path(local=local or "", domain=domain or "", parameters=parameters)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from relay.core.frozen import frozen
 
 #: Octets of a header, as far as we go along: the addresses and a generous measure of TLVs. Version 2 could say 64 KiB.
 MAX_OCTETS: Final = 4096
@@ -33,7 +34,7 @@ class NotProxied(Exception):
     """What arrived is no PROXY header, or ended before it was one. The text says why; nothing in it is the client's."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """What a proxy said. `client`: the address of the client, IPv4 or IPv6 in the usual notation. None: the connection
     is the proxy's own (LOCAL, as for a health check) or it can't tell; then the socket's address is all there is."""
@@ -41,7 +42,7 @@ class Header:
     client: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Missing:
     """The header is not complete. At least so many more octets belong to it; to read more would be to read too much."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from relay.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Credentials:
     """What a client proved itself with. Only the password counts (contract section 1)."""
 
@@ -24,7 +25,7 @@ class Failure(Enum):
     MALFORMED = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Challenge:
     """What to ask for next: Base64, as it goes into a 334 reply."""
 
@@ -59,7 +60,7 @@ class Plain:
         parts = response.split("\0")
         if len(parts) != 3:
             return Failure.MALFORMED
-        return Credentials(parts[1], parts[2])
+        return Credentials(username=parts[1], password=parts[2])
 
 
 class LoginMechanism:
@@ -80,7 +81,7 @@ class LoginMechanism:
         if self._username is None:
             self._username = response
             return _ASK_PASSWORD
-        return Credentials(self._username, response)
+        return Credentials(username=self._username, password=response)
 
 
 MECHANISMS: dict[str, type[Plain] | type[LoginMechanism]] = {"PLAIN": Plain, "LOGIN": LoginMechanism}

@@ -6,41 +6,25 @@ next, writes the replies, counts and logs.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from enum import Enum, auto
-from typing import ClassVar
+from typing import ClassVar, Final
 
-from config.settings import RecipientRule
+from relay.core.outcomes import MessageLimit
 from relay.smtp import replies
+from relay.smtp.authentication import Authentication
+from relay.smtp.command import LINE_LIMIT, Command, has_control, unknown
+from relay.smtp.error_counts import ErrorCounts
 from relay.smtp.framing import DataEnd, Flaw, discarded_at_most
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
-from relay.smtp.sasl import MECHANISMS, Challenge, Credentials, Exchange, Failure, Outcome
 from relay.smtp.spool import Body
-from relay.smtp.submission import Login, Services, Submission, Verdict
+from relay.smtp.submission import Limits, Login, Services, Submission, Verdict
 from relay.smtp.transaction import Transaction, is_size
-
-#: The user name that makes the envelope alone decide who receives, for this connection.
-ENVELOPE_USERNAME = "envelope"
-
-#: RFC 5321 section 4.5.3.1.4 asks for 512 octets; parameters add to it, and generous clients are harmless.
-COMMAND_LINE_LIMIT = 4096
-#: RFC 4954 section 4, and with it the most that any line may have, CRLF included.
-LINE_LIMIT = 12288
-
-#: First words of protocols that a browser can be made to speak to us; answering them line by line would be execution.
-#: And of the PROXY protocol, from somebody who is not trusted to speak for others.
-_FOREIGN_VERBS = frozenset(b"GET HEAD POST PUT DELETE OPTIONS CONNECT PATCH TRACE PROXY".split())
-#: Blanks apart, which tabs are.
-_CONTROL = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f]")
-#: Replies to what no working client says, or says here.
-_NONSENSE = frozenset((500, 501, 502, 503, 504, 530, 538, 555))
 
 #: Octets of chunks that are read and thrown away for a client that has not authenticated, on one connection.
 MAX_DISCARDED_BEFORE_AUTH = 1_000_000
-#: Refused recipients that any client may have, however few recipients a transaction may have.
-_LEAST_REFUSED = 100
+
+_OF_LIMIT: Final = {MessageLimit.KEY: replies.KEY_TOO_BUSY, MessageLimit.ORIGIN: replies.ADDRESS_TOO_BUSY}
 
 
 class Expects(Enum):
@@ -60,38 +44,23 @@ class Expects(Enum):
 class Session:
     """One client's dialogue."""
 
-    def __init__(
-        self,
-        options: Options,
-        services: Services,
-        connection_id: str,
-        admit: Callable[[Login], Reply | None] | None = None,
-    ) -> None:
-        """`admit` is asked at each MAIL why this login may not send another message now."""
+    def __init__(self, options: Options, services: Services, limits: Limits, connection_id: str) -> None:
         self._options = options
         self._services = services
-        self._admit = admit
+        self._limits = limits
         self._connection_id = connection_id
+        self._authentication = Authentication(options, services, limits)
+        self._errors = ErrorCounts(options)
         self._secure = False
         self._greeted = False
         #: EHLO, not HELO: extensions may be used.
         self._extended = False
-        self._login: Login | None = None
-        self._rule = options.recipient_rule
-        self._exchange: Exchange | None = None
         self._transaction: Transaction | None = None
-        #: Commands behind a refused MAIL that are no errors of their own: the client had sent them along with it.
-        self._excused = 0
-        self._errors = 0
-        self._auth_failures = 0
-        self._before_auth = 0
+        #: The reply (4xx) to a MAIL that began no transaction, or to what ended one; until MAIL, RSET, EHLO or HELO.
+        self._trouble: Reply | None = None
         self._messages = 0
-        #: Recipients refused since the last message was accepted.
-        self._refused_recipients = 0
         #: Octets of chunks that were thrown away since the transaction began.
         self._discarded = 0
-        #: The last AUTH failed for reasons of ours.
-        self._auth_trouble = False
         self.expects = Expects.COMMAND
         #: With Expects.DATA and CHUNK: where the octets go; None where they are read and thrown away.
         self.sink: Body | None = None
@@ -111,7 +80,7 @@ class Session:
     @property
     def authenticated(self) -> bool:
         """Whether the client has logged in."""
-        return self._login is not None
+        return self._authentication.login is not None
 
     def greeting(self) -> Reply:
         """The banner."""
@@ -121,66 +90,65 @@ class Session:
         """The connection is gone; what it left unfinished is let go."""
         self._end_transaction()
 
-    def fail(self, reply: Reply, outcome: str = "failed") -> Reply:
-        """Trouble of ours in the midst of something: nothing of the transaction is kept."""
+    def fail(self, reply: Reply) -> Reply | None:
+        """Trouble of ours (4xx) in the midst of something: nothing of the transaction is kept.
+
+        None: the reply is due when the chunk has been read.
+        """
+        self._authentication.abandon()
+        transaction = self._transaction
+        if transaction is not None:
+            self._conclude(Verdict(reply, "failed"))
+        if transaction is None or not transaction.submitted:
+            self._trouble = reply
+        if self.expects is Expects.CHUNK:
+            # Its octets are on their way, and must not be taken for commands.
+            self.sink = None
+            return None
         self.expects = Expects.COMMAND
-        self._exchange = None
-        return reply if self._transaction is None else self._conclude(Verdict(reply, outcome))
+        return reply
 
     # Lines
 
     def line(self, line: bytes) -> Reply | None:
         """Carries out one command, or takes one SASL response. None: the reply is due when the chunk has been read."""
-        if self._login is None:
-            self._before_auth += 1
-            if self._before_auth > self._options.max_before_auth:
-                return replies.TOO_MANY_BEFORE_AUTH
-        if self._exchange is not None:
-            return self._counted(self._advance(self._exchange.respond(line)))
+        authentication = self._authentication
+        if authentication.login is None:
+            refusal = self._errors.before_auth()
+            if refusal is not None:
+                return refusal
+            if authentication.in_progress:
+                return self._authenticated(authentication.respond(line))
         verb, _, octets = line.partition(b" ")
         command = self._COMMANDS.get(verb) or self._COMMANDS.get(verb.rstrip(b"\t").upper())
         if command is None:
-            return self._counted(_unknown(verb))
+            return self._errors.command(unknown(verb))
         argument = octets.decode("utf-8", "surrogateescape").strip(" \t")
-        if len(line) > COMMAND_LINE_LIMIT and command is not Session._auth:
+        if len(line) > command.line_limit:
             refusal = replies.LINE_TOO_LONG
-        elif not argument.isprintable() and _CONTROL.search(argument):
+        elif not argument.isprintable() and has_control(argument):
             refusal = replies.BAD_CHARACTER
         else:
-            if command is Session._rcpt and self._transaction is not None:
-                return self._counted_recipient(self._transaction.add_recipient(argument))
-            reply = command(self, argument)
-            return reply if reply is None or reply.code < 500 else self._counted(reply)
-        # Whatever BDAT's argument was meant to be, octets follow that must not be taken for commands.
-        return replies.BDAT_SYNTAX if command is Session._bdat else self._counted(refusal)
+            reply = command.carry_out(self, argument)
+            return reply if reply is None or reply.code < 500 else command.counted_as(self._errors, reply)
+        return command.malformed or self._errors.command(refusal)
 
     def flawed_line(self, flaw: Flaw) -> Reply:
         """A line that can't be carried out for its form alone."""
-        in_exchange, self._exchange = self._exchange is not None, None
+        in_exchange = self._authentication.abandon()
         self.expects = Expects.COMMAND
         if flaw is Flaw.ENDLESS:
             return replies.ENDLESS_LINE
         if flaw is Flaw.BARE_LINE_FEED:
             return replies.BARE_LINE_FEED
-        return self._counted(replies.AUTH_LINE_TOO_LONG if in_exchange else replies.LINE_TOO_LONG)
+        return self._errors.command(replies.AUTH_LINE_TOO_LONG if in_exchange else replies.LINE_TOO_LONG)
 
-    def _counted(self, reply: Reply) -> Reply:
-        """The reply, or the end of the connection when it made no sense for the umpteenth time."""
-        if reply.code not in _NONSENSE:
-            return reply
-        if reply is replies.MAIL_FIRST and self._excused:
-            self._excused -= 1
-            return reply
-        self._errors += 1
-        return replies.TOO_MANY_ERRORS if self._errors > self._options.max_errors else reply
+    def _out_of_order(self, reply: Reply) -> Reply:
+        """The reply to a command out of order: the given one, or what the client heard of the trouble that is why.
 
-    def _counted_recipient(self, reply: Reply) -> Reply:
-        """The same for recipients. An application may well have a list of bad ones, as long as there are good ones."""
-        if reply.code < 500:
-            return reply
-        self._refused_recipients += 1
-        most = max(self._options.max_recipients, _LEAST_REFUSED)
-        return replies.TOO_MANY_REFUSED if self._refused_recipients > most else reply
+        Clients send MAIL and what follows it in one go (RFC 2920), and take 5xx for the end of the message.
+        """
+        return self._trouble or reply
 
     def _ehlo(self, argument: str) -> Reply:
         if not argument:
@@ -197,7 +165,7 @@ class Session:
     def _hello(self, *, extended: bool) -> None:
         self._greeted = True
         self._extended = extended
-        self._end_transaction()
+        self._restart()
 
     # TLS
 
@@ -221,10 +189,8 @@ class Session:
         self.expects = Expects.COMMAND
         self._secure = True
         self._greeted = self._extended = False
-        self._login = None
-        self._auth_trouble = False
-        self._rule = self._options.recipient_rule
-        self._end_transaction()
+        self._authentication.forget()
+        self._restart()
 
     # AUTH
 
@@ -232,64 +198,45 @@ class Session:
         if self._in_the_clear:
             return replies.ENCRYPTION_REQUIRED
         if not self._greeted:
-            return replies.HELLO_FIRST
-        if self._login is not None:
+            return self._out_of_order(replies.HELLO_FIRST)
+        if self._authentication.login is not None:
             return replies.ALREADY_AUTHENTICATED
-        mechanism, _, response = argument.partition(" ")
-        kind = MECHANISMS.get(mechanism.upper())
-        if kind is None:
-            return replies.AUTH_MECHANISM
-        self._exchange = kind()
-        response = response.strip(" \t")
-        return self._advance(self._exchange.begin(response.encode("utf-8", "surrogateescape") if response else None))
+        return self._authenticated(self._authentication.begin(argument))
 
-    def _advance(self, outcome: Outcome) -> Reply:
-        if isinstance(outcome, Challenge):
-            self.expects = Expects.AUTH_RESPONSE
-            return replies.challenge(outcome.text)
-        self._exchange = None
-        self.expects = Expects.COMMAND
-        if outcome is Failure.CANCELLED:
-            return replies.AUTH_CANCELLED
-        if not isinstance(outcome, Credentials):
-            return replies.AUTH_MALFORMED
-        self._auth_trouble = True  # until it is known to be otherwise: what is raised here is trouble of ours as well
-        login = self._services.authenticate(outcome.password)
-        self._auth_trouble = isinstance(login, Reply) and login.temporary
-        if isinstance(login, Reply):
-            self.auth_reply = login
-            if not login.temporary:
-                self._auth_failures += 1
-            return login.closing() if self._auth_failures >= self._options.max_auth_failures else login
-        self.auth_reply = replies.AUTHENTICATED
-        self._login = login
-        if outcome.username.strip().lower() == ENVELOPE_USERNAME:
-            self._rule = RecipientRule.ENVELOPE
-        return replies.AUTHENTICATED
+    def _authenticated(self, reply: Reply) -> Reply:
+        """After a step of an exchange."""
+        self.expects = Expects.AUTH_RESPONSE if self._authentication.in_progress else Expects.COMMAND
+        self.auth_reply = self._authentication.result
+        return reply
 
     # The envelope
 
     def _mail(self, argument: str) -> Reply:
+        if self._transaction is not None:
+            return replies.NESTED_MAIL
         refusal = self._begin_transaction(argument)
+        self._restart_sequence()
         if refusal is None:
             return replies.MAIL_OK
-        self._excused = self._options.max_recipients + 1
+        if refusal.temporary:
+            self._trouble = refusal
+        else:
+            self._errors.mail_refused()
         return refusal
 
     def _begin_transaction(self, argument: str) -> Reply | None:
         if not self._greeted:
-            return replies.HELLO_FIRST
-        if self._login is None:
-            if self._auth_trouble:
+            return self._out_of_order(replies.HELLO_FIRST)
+        login = self._authentication.login
+        if login is None:
+            if self._authentication.trouble:
                 # A client that goes on without a login must not take our passing fault for a refusal of its message.
                 return replies.NO_AUTH_FOR_NOW
             return replies.STARTTLS_REQUIRED if self._in_the_clear else replies.AUTH_REQUIRED
-        if self._transaction is not None:
-            return replies.NESTED_MAIL
         outcome = Transaction.begin(argument, self._options, extended=self._extended)
         if isinstance(outcome, Reply):
             return outcome
-        refusal = self._limit(self._login)
+        refusal = self._limit(login)
         if refusal is None:
             self._transaction = outcome
             self._messages += 1
@@ -299,16 +246,18 @@ class Session:
     def _limit(self, login: Login) -> Reply | None:
         if self._options.max_messages and self._messages >= self._options.max_messages:
             return replies.TOO_MANY_MESSAGES
-        return None if self._admit is None else self._admit(login)
+        limit = self._limits.admit(login.key.id)
+        return None if limit is None else _OF_LIMIT[limit]
 
-    def _rcpt(self, _argument: str) -> Reply:
-        # With a transaction: see `line`.
-        return replies.MAIL_FIRST
+    def _rcpt(self, argument: str) -> Reply:
+        if self._transaction is None:
+            return self._out_of_order(replies.MAIL_FIRST)
+        return self._transaction.add_recipient(argument)
 
     def _rset(self, argument: str) -> Reply:
         if argument:
             return replies.NO_ARGUMENT_ALLOWED
-        self._end_transaction()
+        self._restart()
         return replies.OK
 
     # The message
@@ -318,13 +267,13 @@ class Session:
             return replies.NO_ARGUMENT_ALLOWED
         transaction = self._transaction
         if transaction is None:
-            return replies.MAIL_FIRST
+            return self._out_of_order(replies.MAIL_FIRST)
         if transaction.body is not None:
             return replies.CHUNKING_BEGUN
         if not transaction.recipient_count:
             return replies.RCPT_FIRST
-        self.expects = Expects.DATA
         self.sink = transaction.open_body()
+        self.expects = Expects.DATA
         return replies.SEND_DATA
 
     def end_of_data(self, end: DataEnd) -> Reply:
@@ -350,7 +299,9 @@ class Session:
         self.sink = None if self._transaction is None else self._transaction.open_chunk(self.chunk_size)
         if self.sink is None:
             self._discarded += self.chunk_size
-            most = discarded_at_most(self._options.max_message_size) if self._login else MAX_DISCARDED_BEFORE_AUTH
+            most = (
+                discarded_at_most(self._options.max_message_size) if self.authenticated else MAX_DISCARDED_BEFORE_AUTH
+            )
             if self._discarded > most:
                 self.expects = Expects.COMMAND
                 return self._refused_chunk().closing()
@@ -360,7 +311,7 @@ class Session:
         """Why the octets of this chunk are thrown away."""
         transaction = self._transaction
         if transaction is None:
-            return replies.MAIL_FIRST
+            return self._out_of_order(replies.MAIL_FIRST)
         return replies.RCPT_FIRST if not transaction.recipient_count else transaction.refusal or replies.TOO_LARGE
 
     def no_room(self) -> Reply:
@@ -368,29 +319,30 @@ class Session:
         if self.expects is Expects.CHUNK and self._transaction is not None:
             self._transaction.refuse(replies.NO_ROOM)
             return self.end_of_chunk()
-        return self.fail(replies.NO_ROOM, "no_room")
+        self.expects = Expects.COMMAND
+        return self._conclude(Verdict(replies.NO_ROOM, "no_room"))
 
     def end_of_chunk(self) -> Reply:
         """The octets of the announced chunk have been read into `sink`."""
         self.expects = Expects.COMMAND
         transaction = self._transaction
-        if transaction is None:
-            return self._counted(replies.MAIL_FIRST)
-        if not transaction.recipient_count:
-            return self._counted(replies.RCPT_FIRST)
+        if transaction is None or not transaction.recipient_count:
+            reply = self._refused_chunk()
+            return reply if reply.code < 500 else self._errors.sequel(reply)
         if self._chunk_is_last:
             refusal = transaction.refusal
             return self._submit() if refusal is None else self._conclude(Verdict(refusal, "refused"))
         return replies.CHUNK_OK if transaction.refusal is None else transaction.refusal
 
     def _submit(self) -> Reply:
-        transaction, login = self._transaction, self._login
+        transaction, login = self._transaction, self._authentication.login
         if transaction is None or login is None:
             raise AssertionError("data without a transaction")
+        transaction.submitted = True
         submission = Submission(
             login,
             transaction.recipients,
-            self._rule,
+            self._authentication.rule,
             transaction.open_body(),
             self._connection_id,
             transaction.reverse_path,
@@ -402,11 +354,20 @@ class Session:
         transaction = self._transaction
         if transaction is not None:
             if verdict.reply.positive:
-                self._refused_recipients = 0
+                self._errors.message_accepted()
             verdict.size, verdict.recipients = transaction.size, transaction.recipient_count
         self.verdict = verdict
         self._end_transaction()
         return verdict.reply
+
+    def _restart(self) -> None:
+        """Nothing of what was said of a message counts any more."""
+        self._restart_sequence()
+        self._end_transaction()
+
+    def _restart_sequence(self) -> None:
+        self._trouble = None
+        self._errors.sequence_restarted()
 
     def _end_transaction(self) -> None:
         self.sink = None
@@ -414,44 +375,22 @@ class Session:
             self._transaction.close()
             self._transaction = None
 
-    # The rest
-
-    def _noop(self, _argument: str) -> Reply:
-        return replies.OK
-
-    def _help(self, _argument: str) -> Reply:
-        return replies.HELP
-
-    def _vrfy(self, _argument: str) -> Reply:
-        return replies.CANNOT_VERIFY
-
-    def _not_implemented(self, _argument: str) -> Reply:
-        return replies.NOT_IMPLEMENTED
-
-    def _quit(self, _argument: str) -> Reply:
-        return replies.BYE
-
-    _COMMANDS: ClassVar[dict[bytes, Callable[[Session, str], Reply | None]]] = {
-        b"EHLO": _ehlo,
-        b"HELO": _helo,
-        b"STARTTLS": _starttls,
-        b"AUTH": _auth,
-        b"MAIL": _mail,
-        b"RCPT": _rcpt,
-        b"DATA": _data,
-        b"BDAT": _bdat,
-        b"RSET": _rset,
-        b"NOOP": _noop,
-        b"VRFY": _vrfy,
-        b"HELP": _help,
-        b"QUIT": _quit,
-        b"EXPN": _not_implemented,
-        b"ETRN": _not_implemented,
-        b"TURN": _not_implemented,
+    _COMMANDS: ClassVar[dict[bytes, Command[Session]]] = {
+        b"EHLO": Command(_ehlo),
+        b"HELO": Command(_helo),
+        b"STARTTLS": Command(_starttls),
+        b"AUTH": Command(_auth, line_limit=LINE_LIMIT),
+        b"MAIL": Command(_mail),
+        b"RCPT": Command(_rcpt, ErrorCounts.recipient),
+        b"DATA": Command(_data, ErrorCounts.sequel),
+        # Whatever its argument was meant to be, octets follow that must not be taken for commands.
+        b"BDAT": Command(_bdat, ErrorCounts.sequel, malformed=replies.BDAT_SYNTAX),
+        b"RSET": Command(_rset),
+        b"NOOP": Command.always(replies.OK),
+        b"VRFY": Command.always(replies.CANNOT_VERIFY),
+        b"HELP": Command.always(replies.HELP),
+        b"QUIT": Command.always(replies.BYE),
+        b"EXPN": Command.always(replies.NOT_IMPLEMENTED),
+        b"ETRN": Command.always(replies.NOT_IMPLEMENTED),
+        b"TURN": Command.always(replies.NOT_IMPLEMENTED),
     }
-
-
-def _unknown(verb: bytes) -> Reply:
-    if verb.upper() in _FOREIGN_VERBS:
-        return replies.NOT_SMTP
-    return replies.BAD_CHARACTER if _CONTROL.search(verb.decode("latin-1")) else replies.UNKNOWN_COMMAND

@@ -158,4 +158,4 @@ class SpoolRoom:
         now = time.monotonic()
         if now - self._last_logged >= _LOG_SECONDS:
             self._last_logged = now
-            log.warning("no room in the spool", reason=reason)
+            log.warning("spool_full", reason=reason)

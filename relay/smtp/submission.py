@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from config.settings import RecipientRule
 from relay.core.frozen import frozen
+from relay.core.outcomes import LoginFailure, MessageLimit
 from relay.core.records import ApiKey
 from relay.smtp.replies import Reply
 from relay.smtp.spool import Body
@@ -56,8 +58,18 @@ class Verdict:
 class Services(Protocol):
     """What the dialogue needs from the rest of the house. Both may block the greenlet; neither raises but for bugs."""
 
-    def authenticate(self, password: str) -> Login | Reply:
-        """The login that a password opens, or the reply that says why not: 535, or 454 when that can't be told now."""
+    def authenticate(self, password: str) -> Login | LoginFailure:
+        """The login that a password opens, or why it opens none: WRONG_KEY, or UNAVAILABLE when that can't be told."""
 
     def submit(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not. A 250 means that its row is committed."""
+
+
+class Limits(Protocol):
+    """How much one client may. Both may block the greenlet."""
+
+    def authenticate(self, password: str, look_up: Callable[[str], Login | LoginFailure]) -> Login | LoginFailure:
+        """What `look_up` says of a password, or TOO_MANY_FAILURES where it is not asked, or must not be believed."""
+
+    def admit(self, key_id: str) -> MessageLimit | None:
+        """Counts a message that is about to be sent with this API key; which limit keeps it from that, if one does."""

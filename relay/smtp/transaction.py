@@ -38,6 +38,8 @@ class Transaction:
         self.body: Body | None = None
         #: Why all further chunks are refused.
         self.refusal: Reply | None = None
+        #: Its data is complete: whatever becomes of it now is the answer to the message.
+        self.submitted = False
 
     @classmethod
     def begin(cls, argument: str, options: Options, *, extended: bool) -> Transaction | Reply:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+from abc import ABC, abstractmethod
 from typing import Any, Final
 
 import gevent
@@ -34,8 +35,8 @@ def acknowledge(sock: Any) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
 
-class Wire(Waiter):
-    """A connection under TLS, which has octets of its own in store. Used by the greenlet that made it, until `close`.
+class Wire(Waiter, ABC):
+    """A connection, in the clear or under TLS. Used by the greenlet that made it, until `close`.
 
     Both ways raise OSError when the connection is broken, and Overdue when it takes too long.
     """
@@ -72,14 +73,32 @@ class Wire(Waiter):
             gevent.sleep(1e-6)
         return octets
 
+    @abstractmethod
     def send(self, octets: bytes, seconds: float) -> None:
         """Sends all of it, within so many seconds."""
-        self._unacknowledged = False
+
+    @abstractmethod
+    def _read(self, size: int, until: float) -> bytes:
+        """As `receive`."""
+
+    def _send_all(self, octets: bytes, seconds: float) -> None:
+        """As `send`, by gevent's socket."""
         self.until = time.monotonic() + seconds
         try:
             self._socket.sendall(octets)
         finally:
             self.until = NEVER
+
+
+class TlsWire(Wire):
+    """A connection under TLS, which has octets of its own in store: gevent's socket alone knows when there are some."""
+
+    __slots__ = ()
+
+    def send(self, octets: bytes, seconds: float) -> None:
+        """As Wire."""
+        self._unacknowledged = False
+        self._send_all(octets, seconds)
 
     def _read(self, size: int, until: float) -> bytes:
         self.until = until
@@ -99,7 +118,7 @@ class PlainWire(Wire):
     this one's stays started from wait to wait. Their `sendall` asks for the size of the send buffer first.
     """
 
-    __slots__ = ("_brimful", "_descriptor", "_hub", "_started", "_watcher")
+    __slots__ = ("_descriptor", "_hub", "_started", "_unread", "_watcher")
 
     def __init__(self, sock: Any) -> None:
         """As Wire."""
@@ -108,8 +127,8 @@ class PlainWire(Wire):
         self._watcher: Any = self._hub.loop.io(self._descriptor, _READABLE)
         super().__init__(sock)
         self._started = False
-        #: There was more to read than fitted.
-        self._brimful = False
+        #: There may be more to read than was asked for.
+        self._unread = False
 
     def close(self) -> None:
         """As Wire."""
@@ -124,20 +143,20 @@ class PlainWire(Wire):
         except BlockingIOError:
             sent = 0
         if sent < len(octets):
-            super().send(octets[sent:], seconds)
+            self._send_all(octets[sent:], seconds)
         self._unacknowledged = False
 
     def _read(self, size: int, until: float) -> bytes:
         while True:
             # There is nothing to be had yet, as a rule: clients wait for the reply that has just gone out.
-            if not self._brimful:
+            if not self._unread:
                 self._wait(until)
             try:
                 octets = os.read(self._descriptor, size)
             except BlockingIOError:
-                self._brimful = False
+                self._unread = False
                 continue
-            self._brimful = len(octets) == size
+            self._unread = len(octets) == size
             return octets
 
     def _wait(self, until: float) -> None:

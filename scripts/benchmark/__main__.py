@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -48,6 +50,8 @@ def main(arguments: list[str]) -> int:
     with (STATE / "bench.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if options.before:
+                return _compare(options.before, replace(plan, rounds=options.pairs), _output(options))
             return _measure(names, plan, _output(options))
         except BlockingIOError:
             print("./scripts/bench is already running in this checkout.", file=sys.stderr)
@@ -66,6 +70,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=SCENARIOS, metavar="SCENARIO", help=f"just these: {', '.join(SCENARIOS)}"
     )
+    parser.add_argument("--before", metavar="COMMIT", help="the cost alone, in turns with the relay of another commit")
+    parser.add_argument("--pairs", type=int, default=9, help="how many turns with --before (9)")
     parser.add_argument("--soak", nargs="?", type=int, const=SOAK, help=f"with a soak of so many mails ({SOAK:,})")
     parser.add_argument("--output", type=Path, help="where to write the tables")
     return parser.parse_args(arguments)
@@ -75,7 +81,7 @@ def _output(options: argparse.Namespace) -> Path:
     """A part of the figures must not take the place of all."""
     if options.output is not None:
         return Path(options.output)
-    return STATE / "benchmarks.md" if options.quick or options.only else DOCUMENT
+    return STATE / "benchmarks.md" if options.quick or options.only or options.before else DOCUMENT
 
 
 def _measure(names: list[str], plan: Plan, output: Path) -> int:
@@ -88,6 +94,24 @@ def _measure(names: list[str], plan: Plan, output: Path) -> int:
             say(f"{name} …")
             tables += SCENARIOS[name](stage, plan)
         text = document(tables, stage.database_url, Yardstick.source, plan.name)
+    return _written(text, output, began)
+
+
+def _compare(commit: str, plan: Plan, output: Path) -> int:
+    """See `speed.compared`. The other commit's files are laid out beside the bench's own."""
+    began = time.monotonic()
+    checkout = STATE / "before"
+    shutil.rmtree(checkout, ignore_errors=True)
+    checkout.mkdir()
+    archive = subprocess.run(["git", "archive", commit, "relay", "config"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(["tar", "-x", "-C", str(checkout)], input=archive.stdout, check=True)
+    with Stage(STATE / "bench") as stage:
+        tables = speed.compared(stage, plan, checkout, commit)
+        text = document(tables, stage.database_url, Yardstick.source, plan.name)
+    return _written(text, output, began)
+
+
+def _written(text: str, output: Path, began: float) -> int:
     output.parent.mkdir(exist_ok=True)
     output.write_text(text, encoding="utf-8")
     print(text)

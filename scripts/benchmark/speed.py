@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -22,6 +23,8 @@ SESSION_GOAL: Final = 0.6
 THROUGHPUT_GOAL: Final = 2.0
 #: What publishing may add.
 PUBLISHING_GOAL: Final = 1.25
+#: What a change may cost, as a ratio to the commit before it.
+COMPARED_GOAL: Final = 1.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,7 @@ class _Kind:
 
 def cost(stage: Stage, plan: Plan) -> list[Table]:
     """What a message costs, by size, and what a connection for a single message costs."""
-    kinds = [_Kind(size, size, goal, {}) for size, goal in COST_GOALS.items()]
-    kinds.append(_Kind("connection with one 1.2 KB", "1.2 KB", SESSION_GOAL, {"per_connection": 1}))
+    kinds = _cost_kinds()
     with stage.relay() as relay, stage.yardstick() as yardstick:
         samples = _in_turns(stage, plan, kinds, _present(relay, yardstick))
     table = Table(
@@ -61,6 +63,29 @@ def cost(stage: Stage, plan: Plan) -> list[Table]:
             )
         )
     return [table, pace]
+
+
+def compared(stage: Stage, plan: Plan, checkout: Path, commit: str) -> list[Table]:
+    """CPU per message of this checkout and of the relay in another, which is at `commit`, in turns."""
+    kinds = _cost_kinds()
+    with stage.relay("now") as now, stage.relay("before", checkout) as before:
+        samples = _in_turns(stage, plan, kinds, {"now": now, "before": before})
+    table = Table(
+        f"CPU of the relay per message, beside commit {commit}",
+        ("mail", "before, ms", "now, ms", "ratio, pair by pair", "goal", ""),
+        note=f"Median of {plan.rounds} interleaved pairs; who is first changes with each.",
+    )
+    for kind in kinds:
+        ours, theirs = _cpu(samples[kind.name]["now"]), _cpu(samples[kind.name]["before"])
+        ratio = ours / theirs
+        row = (theirs.text(".3f"), ours.text(".3f"), ratio.text(".3f"), f"≤ {COMPARED_GOAL}")
+        table.rows.append((kind.name, *row, verdict(ratio.median <= COMPARED_GOAL)))
+    return [table]
+
+
+def _cost_kinds() -> list[_Kind]:
+    kinds = [_Kind(size, size, goal, {}) for size, goal in COST_GOALS.items()]
+    return [*kinds, _Kind("connection with one 1.2 KB", "1.2 KB", SESSION_GOAL, {"per_connection": 1})]
 
 
 def throughput(stage: Stage, plan: Plan) -> list[Table]:

@@ -208,8 +208,8 @@ class Stage:
         return self._sqs
 
     @contextlib.contextmanager
-    def relay(self, name: str = "relay", **settings: str) -> Iterator[Relay]:
-        """A relay as it is by default, in polling mode, but for the settings given."""
+    def relay(self, name: str = "relay", checkout: Path = ROOT, /, **settings: str) -> Iterator[Relay]:
+        """A relay as it is by default, in polling mode, but for the settings given; `checkout` holds its code."""
         ours = ("SMTP_RELAY_", "BACKGROUND_JOBS_", "AWS_")
         inherited = [variable for variable in os.environ if variable.startswith(ours)]
         environment: Mapping[str, str | None] = {
@@ -220,7 +220,7 @@ class Stage:
             "SMTP_RELAY_MAX_MESSAGES_PER_CONNECTION": "0",
             **settings,
         }
-        with Relay(self.directory / name, environment) as relay:
+        with Relay(self.directory / name, environment, checkout=checkout) as relay:
             yield relay
 
     @contextlib.contextmanager

@@ -19,10 +19,16 @@ class Relay(Server):
 
     name = "The relay"
 
-    def __init__(self, directory: Path, settings: Mapping[str, str | None], port: int | None = None) -> None:
-        """`settings` are environment variables; None takes one out of the environment that the relay inherits."""
+    def __init__(
+        self, directory: Path, settings: Mapping[str, str | None], port: int | None = None, *, checkout: Path = ROOT
+    ) -> None:
+        """`settings` are environment variables; None takes one out of the environment that the relay inherits.
+
+        `checkout` is the folder that holds the relay's code.
+        """
         super().__init__(directory, port)
         self._given = dict(settings)
+        self._checkout = checkout
 
     def set(self, variable: str, value: str | None) -> None:
         """Changes one variable for the next start."""
@@ -34,12 +40,13 @@ class Relay(Server):
 
     def working_directory(self) -> Path:
         """See Server."""
-        return ROOT
+        return self._checkout
 
     def environment(self) -> dict[str, str]:
         """See Server."""
         wanted: dict[str, str | None] = {
             **super().environment(),
+            "PYTHONPATH": str(self._checkout),
             "SMTP_RELAY_HOST": self.host,
             "SMTP_RELAY_PORT": str(self.port),
             "SMTP_RELAY_LOG_FORMAT": "json",

@@ -6,7 +6,8 @@ FOLDER/<number>.json and .eml. What it refused it prints, and why.
 
 POST /control with {"answers": [...]} sets how the next calls are answered, one entry each:
 {"status": 400, "code": "MessageRejected", "message": "…"} · {"silent": true} (nothing, without the mail) ·
-{"lost": true} (takes the mail, closes without a word) · {"seconds": 2} (answers late) · {} (as usual).
+{"lost": true} (takes the mail, closes without a word) · {"seconds": 2} (answers late) · {} (as usual) ·
+{"raw": "HTTP/1.1 …"} (takes the mail, answers with these octets and closes).
 """
 
 from __future__ import annotations
@@ -153,6 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
         message_id = self.mailbox.keep(document, octets)
         if how.get("lost"):
             self.close_connection = True
+            return
+        if "raw" in how:
+            self.close_connection = True
+            self.wfile.write(how["raw"].encode("latin-1"))
             return
         self._answer(200, {"MessageId": message_id})
 

@@ -13,7 +13,7 @@ from scripts.certificate import ensure_certificate
 from scripts.database import NewApiKey, execute
 from scripts.services import free_port
 from tests.clients.mail import Account, Security
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 
 @dataclass(frozen=True, slots=True)

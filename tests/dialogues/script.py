@@ -28,7 +28,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.dialogues.stage import Accepted, Stage
+from tests.support.dialogue_stage import Accepted, Stage
 
 #: name → server of the stage, how to connect
 TRANSPORTS = {
@@ -37,6 +37,7 @@ TRANSPORTS = {
     "hurried-clear": ("certified-hurried", "clear"),
     "hurried-implicit": ("certified-hurried", "implicit"),
     "full": ("full", "clear"),
+    "scarce": ("scarce", "clear"),
     "clear": ("certified", "clear"),
     "starttls": ("certified", "starttls"),
     "implicit": ("certified", "implicit"),

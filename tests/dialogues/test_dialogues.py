@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.dialogues.script import Mismatch, Player, Scene, check_messages, parse, parse_text
-from tests.dialogues.stage import Stage
+from tests.support.dialogue_stage import Stage
 
 HERE = Path(__file__).parent
 SIZES = {"max_message_size_bytes": 100_000, "spool_threshold_bytes": 30_000, "max_recipients": 5}
@@ -27,6 +27,7 @@ SERVERS = {
     "hurried": {"settings": SIZES, "pace": HURRY},
     "certified-hurried": {"settings": SIZES, "pace": HURRY, "tls": True},
     "full": {"settings": {**SIZES, "spool_dir": "/nowhere"}},
+    "scarce": {"settings": {**SIZES, "key_messages_per_minute": 1}},
 }
 
 
@@ -80,7 +81,7 @@ def test_dialogues_that_take_their_time(stage: Stage) -> None:
     ],
 )
 def test_player_notices(stage: Stage, steps: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.dialogues.stage.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("tests.support.dialogue_stage.PATIENCE_SECONDS", 0.5)
     with pytest.raises(Mismatch):
         Player(stage, parse_text(f"== Wrong\n{steps}\n")[0], "open").play()
 

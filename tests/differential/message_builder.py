@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import itertools
 import quopri
+import unicodedata
 from dataclasses import dataclass, field
 from email.header import Header
 from urllib.parse import quote
@@ -226,7 +227,9 @@ _LINE = st.text(_VISIBLE, max_size=80).map(lambda text: " ".join(text.split())).
 _ADDRESS = st.from_regex(
     r"[a-z0-9][a-z0-9+_-]{0,12}(\.[a-z0-9]{1,8})?@[a-z][a-z0-9-]{0,10}[a-z0-9]\.example", fullmatch=True
 )
-_MAILBOX = st.builds(Mailbox, _LINE, _ADDRESS)
+#: What nobody sees at the ends of a name is none of it (docs/mime.md, addresses).
+_PERSON = _LINE.filter(lambda name: "Cf" not in map(unicodedata.category, name[:1] + name[-1:]))
+_MAILBOX = st.builds(Mailbox, _PERSON, _ADDRESS)
 
 
 def models() -> st.SearchStrategy[Model]:

@@ -14,10 +14,21 @@ from email.header import decode_header, make_header
 from email.message import EmailMessage
 
 from hypothesis import HealthCheck, example, given, settings
-from message_builder import Body, File, Forwarded, Mailbox, Model, Multipart, build, expected, leaves, models
 
 from relay.mail import Limits, Message, html_joining, html_text
 from relay.mail.reader import read
+from tests.differential.message_builder import (
+    Body,
+    File,
+    Forwarded,
+    Mailbox,
+    Model,
+    Multipart,
+    build,
+    expected,
+    leaves,
+    models,
+)
 
 
 def _read(raw: bytes) -> Message:

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tests.faults.proxy import Proxy, Trip
 from tests.faults.stage import Stage
+from tests.support.proxy import Proxy, Trip
 
 Run = Callable[[Stage], contextlib.AbstractContextManager[None]]
 

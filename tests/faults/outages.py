@@ -14,8 +14,8 @@ from typing import Final
 import redis
 
 from tests.faults.load import Attempt, Conversation, Fate, Lost, Mail, make_mail, plain
-from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage, wait_until
+from tests.support.proxy import Proxy
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from tests.faults.by_proxy import (
     slow,
 )
 from tests.faults.outages import Fault
-from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage
+from tests.support.proxy import Proxy
 
 
 def _while_sql(begin: str, end: str, *, disconnect: bool = False) -> Run:

@@ -21,8 +21,8 @@ from tests.faults.by_proxy import (
     slow,
 )
 from tests.faults.outages import Fault
-from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage, wait_until
+from tests.support.proxy import Proxy
 
 
 def _while_redis(begin: Callable[[redis.Redis], object], end: Callable[[redis.Redis], object]) -> Run:

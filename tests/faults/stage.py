@@ -24,7 +24,7 @@ from scripts.database import NewApiKey, apply_schema, create_api_key, create_dat
 from scripts.services import Postgres, Relay, Sqs, Valkey, start_together
 from tests.faults.ledger import Books, audit, published
 from tests.faults.load import Conversation, Lost, Mail
-from tests.faults.proxy import Proxy
+from tests.support.proxy import Proxy
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 

@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from scripts.database import query
-from tests.certificates import write_pair
 from tests.faults.load import Conversation, Fate, Load, make_mail, plain
 from tests.faults.stage import Stage, greets, wait_until
-from tests.sockets import read_to_end
+from tests.support.certificates import write_pair
+from tests.support.sockets import read_to_end
 
 SetUp = Callable[..., Stage]
 

@@ -38,11 +38,11 @@ def test_mail_flows_on_when_nobody_reads_the_log(
         after = _lines(reader)
     assert fates == {Fate.ACCEPTED}
     assert query(ground.database_url, "SELECT count(*) FROM emails") == [(MAILS + 1,)]
-    told = sum(line["event"] == "message accepted" for line in before)
+    told = sum(line["event"] == "message_accepted" for line in before)
     assert 0 < told < MAILS
     # Whole lines, the number of those that are missing, and those that came later.
-    ours = [line for line in after if line["event"] in ("log lines were lost", "message accepted")]
-    assert [line["event"] for line in ours] == ["log lines were lost", "message accepted"]
+    ours = [line for line in after if line["event"] in ("log_lines_lost", "message_accepted")]
+    assert [line["event"] for line in ours] == ["log_lines_lost", "message_accepted"]
     assert ours[0]["count"] >= MAILS - told
     ground.relay.stop()
     os.close(reader)

@@ -28,7 +28,7 @@ from relay.redis.cache import Cache
 from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
 from scripts.database import NewApiKey, execute, query
-from tests.faults.proxy import Proxy
+from tests.support.proxy import Proxy
 
 RAW = b"From: ann@example.com\r\nTo: a@x.example\r\nMessage-ID: <once@example.com>\r\nSubject: s\r\n\r\nHi\r\n"
 

@@ -10,17 +10,16 @@ import struct
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from scripts.database import query
 from scripts.services import free_port
-from tests.certificates import write_pair
 from tests.faults.load import Conversation, Fate, Lost, make_mail, plain, unverified
-from tests.faults.proxy import Proxy
 from tests.faults.stage import Servers, Stage, wait_until
-from tests.sockets import read_to_end, say_no_more
+from tests.support.certificates import write_pair
+from tests.support.proxy import Proxy
+from tests.support.sockets import read_to_end, say_no_more
 
 _RST = struct.pack("ii", 1, 0)
 
@@ -124,8 +123,14 @@ def test_http_is_told_off(ground: Ground) -> None:
 
 
 def test_tls_to_the_plain_port_is_closed(ground: Ground) -> None:
-    with socket.create_connection(("127.0.0.1", ground.port), timeout=20) as client, pytest.raises(ssl.SSLError):
-        unverified().wrap_socket(client)
+    """By the relay: the client goes on to wait for an answer to its ClientHello."""
+    hello = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        unverified().wrap_bio(ssl.MemoryBIO(), hello).do_handshake()
+    with ground.connect() as client:
+        client.sendall(hello.read())
+        said = read_to_end(client)
+    assert said.startswith((b"421 ", b"500 ")), said
 
 
 def test_plain_text_to_the_tls_port_is_closed_and_counted(ground: Ground) -> None:
@@ -141,32 +146,32 @@ def test_silence_on_the_tls_port_ends(ground: Ground) -> None:
         assert read_to_end(client) == b""
 
 
-def test_renegotiation_is_refused(ground: Ground) -> None:
-    """TLS 1.2 with a ClientHello in mid-connection, which only a client's library can ask for: here by its records."""
+def test_a_record_that_was_not_made_with_the_connections_keys_ends_it(ground: Ground) -> None:
+    """A ClientHello in the clear, in mid-connection. Renegotiation itself: tests/security/test_tls_attacks.py."""
     context = unverified()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     client = Conversation(ground.port, None)
     client.command(b"STARTTLS", b"220")
     client.socket = context.wrap_socket(client.socket)
     client.command(b"EHLO c.example", b"250")
-    # A record of the right type that was not made with the connection's keys is as good as any attempt.
-    raw = socket.socket(fileno=client.socket.detach())
-    raw.settimeout(20)
-    raw.sendall(b"\x16\x03\x03\x00\x28" + bytes(40))
-    read_to_end(raw)
-    raw.close()
+    with socket.socket(fileno=client.socket.detach()) as raw:
+        raw.settimeout(20)
+        raw.sendall(b"\x16\x03\x03\x00\x28" + bytes(40))
+        said = read_to_end(raw)
+    # An alert is a record of type 21; a handshake would begin with one of type 22.
+    assert said[:1] in (b"\x15", b""), said
 
 
 def test_a_client_that_never_reads_is_cut_off(ground: Ground) -> None:
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(5)
-    client.connect(("127.0.0.1", ground.port))
-    with contextlib.suppress(OSError):
-        for _ in range(200):
-            client.sendall(b"EHLO c.example\r\n" * 1000)
-    time.sleep(0.1)
-    client.close()
+    """It stays connected and sends until nobody takes it any more: replies have filled every buffer in between."""
+    client = Conversation(ground.port, ground.stage.key.token, tls=True)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.socket.settimeout(1)
+    with contextlib.closing(client):
+        with contextlib.suppress(Lost):
+            while True:
+                client.send(b"EHLO c.example\r\n" * 1000)
+        wait_until(lambda: ground.metric("smtp_relay_connections_open") == 0, "it is cut off", seconds=20)
 
 
 def test_a_client_that_is_gone_before_the_reply_leaves_a_row_and_is_known_when_it_comes_again(ground: Ground) -> None:
@@ -190,10 +195,11 @@ def test_a_connection_that_is_reset_at_an_octet(ground: Ground, octets: int) -> 
     """By a proxy in between, which cuts the stream from the client there."""
     with Proxy(ground.port) as proxy:
         proxy.reset_after = octets
+        fates = []
         with contextlib.suppress(Lost):
             client = Conversation(proxy.port, ground.stage.key.token, tls=True)
-            client.deliver(make_mail(900_100 + octets, size=20_000))
-            client.close()
+            fates.append(client.deliver(make_mail(900_100 + octets, size=20_000)).fate)
+        assert set(fates) <= {Fate.BEFORE_DOT, Fate.AFTER_DOT}
 
 
 def test_a_client_behind_a_slow_and_lossy_line_gets_through(ground: Ground) -> None:
@@ -250,9 +256,11 @@ def test_a_good_login_split_over_many_packets(ground: Ground) -> None:
     client.close()
 
 
-def test_certificates_are_left_alone(ground: Ground, tmp_path: Path) -> None:
-    """A client that breaks off because it does not trust the certificate."""
+def test_a_client_that_does_not_trust_the_certificate_is_counted(ground: Ground) -> None:
+    """It breaks the handshake off; the connection ends without another word from either side."""
+    before = ground.metric("smtp_relay_tls_failed_total")
     client = Conversation(ground.port, None)
     client.command(b"STARTTLS", b"220")
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ssl.SSLCertVerificationError):
         ssl.create_default_context().wrap_socket(client.socket, server_hostname="localhost")
+    wait_until(lambda: ground.metric("smtp_relay_tls_failed_total") == before + 1, "it is counted")

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.dialogues.stage import Stage
-from tests.sockets import read_to_end
+from tests.support.dialogue_stage import Stage
+from tests.support.sockets import read_to_end
 
 #: How many, and from how many addresses; together they are as many as may come in, but for a few.
 SLOW_CLIENTS = 300

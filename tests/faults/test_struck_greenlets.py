@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from scripts.services import free_port
-from tests.certificates import write_pair
 from tests.faults.stage import Stage, wait_until
+from tests.support.certificates import write_pair
 
 #: What mail and jobs need, at the least. Whatever else is supervised is struck as well.
 NEEDED = {"intent-keeper", "intent-sweep", "job-collector", "overdue-sweep", "postgres-writer", "redis-link"}

@@ -12,46 +12,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from email.message import EmailMessage
 from typing import Any
 
 import pytest
 import redis
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
+from tests.support.transaction import compose, queued_id, send
 
 Query = Callable[..., list[dict[str, Any]]]
-
-
-def compose(**fields: str) -> EmailMessage:
-    mail = EmailMessage()
-    headers = {"From": "Ann <ann@example.com>", "To": "to@x.example", "Subject": "Hello"} | {
-        name.replace("_", "-"): value for name, value in fields.items() if name != "text"
-    }
-    for name, value in headers.items():
-        if value:
-            mail[name] = value
-    mail.set_content(fields.get("text", "Hi there\n"))
-    return mail
-
-
-def send(client: smtplib.SMTP, mail: EmailMessage | bytes, *recipients: str) -> tuple[int, str]:
-    """One transaction; the final reply."""
-    assert client.mail("ann@example.com")[0] == 250
-    for recipient in recipients or ("to@x.example",):
-        assert client.rcpt(recipient)[0] == 250
-    code, text = client.data(
-        mail if isinstance(mail, bytes) else mail.as_bytes(policy=mail.policy.clone(linesep="\r\n"))
-    )
-    return code, text.decode()
-
-
-def queued_id(answer: tuple[int, str]) -> str:
-    match = re.fullmatch(r"2\.0\.0 Ok: (?:already )?queued as ([0-9a-f-]{36})", answer[1])
-    assert answer[0] == 250, answer
-    assert match is not None, answer
-    return match[1]
 
 
 def everyone(rows: list[dict[str, Any]]) -> list[str]:

@@ -6,7 +6,7 @@ import smtplib
 import time
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 MESSAGE = b"From: ann@example.com\r\nTo: to@x.example\r\nSubject: s\r\n\r\n" + b"Hello\r\n" * 6 + b".\r\n"
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay, processes
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -39,18 +39,6 @@ def send(client: smtplib.SMTP) -> tuple[int, bytes]:
     assert client.mail("ann@example.com")[0] == 250
     assert client.rcpt("to@x.example")[0] == 250
     return client.data(LARGE)
-
-
-def processes(relay: Relay, name: str = "relay-large") -> list[psutil.Process]:
-    """Those below the relay that have this name."""
-    found = []
-    for process in psutil.Process(relay.pid).children(recursive=True):
-        try:
-            if process.name() == name and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

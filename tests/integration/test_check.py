@@ -24,7 +24,7 @@ import redis
 from relay import __version__
 from scripts.database import execute
 from scripts.services import Sqs, free_port
-from tests.certificates import write_pair
+from tests.support.certificates import write_pair
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

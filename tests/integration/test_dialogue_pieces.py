@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from relay.smtp.replies import Reply
 from relay.smtp.spool import Body
-from tests.dialogues.encounter import Encounter, converse
-from tests.dialogues.stage import Stage
+from tests.support.dialogue_stage import Stage
+from tests.support.encounter import Encounter, converse
 
 LINES = st.sampled_from(
     [

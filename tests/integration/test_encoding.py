@@ -15,7 +15,7 @@ from psycopg2 import sql
 from relay.postgres import schema_check
 from scripts.database import apply_schema, database_url, drop_database, execute
 from scripts.services import Postgres
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 
 @pytest.fixture(scope="module", params=["LATIN1", "WIN1252", "SQL_ASCII"])

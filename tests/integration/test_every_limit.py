@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from scripts.database import NewApiKey
-from tests.integration.raw_client import Client
-from tests.integration.relay_process import Relay, plain
+from tests.support.raw_client import Client
+from tests.support.relay_process import Relay, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 Query = Callable[..., list[dict[str, Any]]]

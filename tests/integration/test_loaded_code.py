@@ -18,9 +18,9 @@ import pytest
 
 from scripts.database import NewApiKey
 from scripts.services import free_port
-from tests.certificates import write_pair
-from tests.integration.relay_process import Relay
-from tests.integration.test_master import PATIENCE, eventually
+from tests.support.certificates import write_pair
+from tests.support.relay_process import Relay
+from tests.support.service_process import PATIENCE, eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Query = Callable[..., list[dict[str, Any]]]

@@ -17,14 +17,14 @@ import pytest
 from relay.process.absence import REPLY
 from relay.process.template import NAME
 from scripts.services import free_port
-from tests.certificates import write_pair
-from tests.integration.test_master import PATIENCE, Service, der, eventually, gone, served_certificate
+from tests.support.certificates import write_pair
+from tests.support.service_process import PATIENCE, Service, der, eventually, gone, served_certificate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are the master's own children")
 
 #: The master looks ten times a second and waits for so many looks: long enough for a busy machine.
 LOOKS = "40"
-HUNG = "worker is silent, will be killed"
+HUNG = "worker_hung"
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_workers_that_die_after_a_failed_renewal_have_successors_with_the_last_g
     good = der(pair[0])
     break_files(pair, how)
     service.signal(signal.SIGHUP)
-    refused = "certificate not reloaded, the old one serves on"
+    refused = "certificate_not_reloaded"
     eventually("both refused", lambda: len(service.events(refused)) >= 2)
     # Again and again: recovery needs nothing that a worker has.
     for _ in range(3):
@@ -206,7 +206,7 @@ def test_the_last_good_pair_is_the_renewed_one(
     workers = service.ready(2)
     write_pair(tmp_path / "pair")
     renewed = der(pair[0])
-    eventually("both reloaded", lambda: len(service.events("certificate reloaded")) >= 2)
+    eventually("both reloaded", lambda: len(service.events("certificate_reloaded")) >= 2)
     break_files(pair, "gone")
     workers = kill_all(service, workers)
     assert {served_certificate(service) for _ in range(6)} == {renewed}
@@ -223,8 +223,8 @@ def test_a_reloaded_certificate_is_judged_by_its_dates(
     service.ready(2)
     write_pair(tmp_path / "pair", days=days, starts=-30)
     service.signal(signal.SIGHUP)
-    eventually("both reloaded", lambda: len(service.events("certificate reloaded")) >= 2)
-    lines = service.events("certificate reloaded")
+    eventually("both reloaded", lambda: len(service.events("certificate_reloaded")) >= 2)
+    lines = service.events("certificate_reloaded")
     assert {line["level"] for line in lines} == {level}
     assert all(("reason" in line) == (level != "info") for line in lines)
 
@@ -319,7 +319,7 @@ def test_a_template_that_hangs_is_replaced(start: Callable[..., Service]) -> Non
     (worker,) = service.ready()
     os.kill(template_of(service), signal.SIGSTOP)
     assert kill_all(service, [worker])[0] == served_by(service)
-    assert service.events("template hangs, killed")
+    assert service.events("template_hung")
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -356,15 +356,15 @@ def test_two_versions_never_serve_together(start: Callable[..., Service], tmp_pa
     # As long as there is a template, nothing of the files matters.
     workers = kill_all(service, workers)
     os.kill(template_of(service), signal.SIGKILL)
-    changed = "code has changed since the start, workers can't be replaced"
+    changed = "code_changed"
     eventually("refused", lambda: service.events(changed))
     assert served_by(service) in workers
     os.kill(workers[0], signal.SIGKILL)
-    eventually("not replaced", lambda: service.events("worker died, can't be replaced"))
+    eventually("not replaced", lambda: service.events("worker_not_replaced"))
     assert [served_by(service) for _ in range(5)] == [workers[1]] * 5
     os.kill(workers[1], signal.SIGKILL)
     assert service.wait() == 1
-    assert service.log[-1]["event"] == "no worker left, and the code has changed since the start"
+    assert service.log[-1]["event"] == "no_worker_left"
 
 
 # Where the master can't take in orphans

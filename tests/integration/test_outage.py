@@ -15,8 +15,8 @@ import pytest
 
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database
 from scripts.services import Postgres, Sqs, free_port
-from tests.integration.relay_process import Relay, frozen, plain
-from tests.sockets import read_to_end, say_no_more
+from tests.support.relay_process import Relay, frozen, plain
+from tests.support.sockets import read_to_end, say_no_more
 
 MAIL = b"From: ann@example.com\r\nTo: to@x.example\r\nSubject: s\r\n\r\nHi\r\n"
 

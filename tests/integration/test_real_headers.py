@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 Query = Callable[..., list[dict[str, Any]]]
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 Query = Callable[..., list[dict[str, Any]]]
 MOST = 20

@@ -9,8 +9,8 @@ from typing import Any
 import redis
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
-from tests.integration.test_accept import compose, queued_id, send
+from tests.support.relay_process import Relay
+from tests.support.transaction import compose, queued_id, send
 
 
 def test_a_restriction_that_comes_after_the_login_counts_for_the_next_message(

@@ -15,8 +15,7 @@ import pytest
 
 from relay.mail.unread import NOTE
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
-from tests.integration.test_bulk import processes
+from tests.support.relay_process import Relay, processes
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -26,7 +25,7 @@ class SlowRelay(Relay):
 
     def command(self) -> list[str]:
         """See Server."""
-        return [sys.executable, "-m", "tests.integration.slow_service"]
+        return [sys.executable, "-m", "tests.support.slow_service"]
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The lines of its log that say so."""
@@ -73,7 +72,7 @@ def test_what_a_worker_gives_up_is_parsed_in_a_child(
         assert send(client, mail("slow", f"steps {burn}" if where == "steps" else "steps 0.8")) == 250
         assert send(client, mail("quick")) == 250
     assert [row["text"] for row in query("SELECT text FROM emails WHERE subject = 'slow'")] == ["Words.\n" * 12]
-    (given_up,) = slow_relay.events("message takes too long to parse, left to a child")
+    (given_up,) = slow_relay.events("parse_left_to_child")
     assert given_up["key_kept_out"] is False
 
 
@@ -98,7 +97,7 @@ def test_a_message_that_ends_its_child_is_451_once_and_then_an_attachment(
     octets = b64decode(attachment["content"])
     assert octets == b"Content-Type: text/plain\r\n\r\n" + message.partition(b"\r\n\r\n")[2]
     assert b"secret" not in octets
-    assert {line["signal"] for line in slow_relay.events("child for a large message died")} == {"SIGPROF"}
+    assert {line["signal"] for line in slow_relay.events("large_lane_child_died")} == {"SIGPROF"}
 
 
 def test_a_message_whose_header_is_the_trouble_is_refused_in_the_end(
@@ -140,7 +139,7 @@ def test_a_key_that_overruns_again_and_again_is_kept_out_of_the_worker(
     with slow_relay.client(api_key.token) as client, slow_relay.client(other.token) as bystander:
         assert [send(client, mail(f"slow-{number}", "steps 0.6")) for number in range(5)] == [250] * 5
         assert send(bystander, mail("slow", "steps 0.6")) == 250
-    given_up = slow_relay.events("message takes too long to parse, left to a child")
+    given_up = slow_relay.events("parse_left_to_child")
     assert [line["key_kept_out"] for line in given_up] == [False, False, True, False]
 
 

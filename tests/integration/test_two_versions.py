@@ -19,7 +19,7 @@ import psycopg2
 import pytest
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The commit that the last release was made of.

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.conftest import api_key, query, relay, start_relay
+from tests.support.relay_fixtures import api_key, query, relay, start_relay
 
 __all__ = ["api_key", "query", "relay", "start_relay"]

@@ -122,7 +122,7 @@ def listen() -> None:
     from relay.mail.message import Limits
     from tests.fuzz import catalogue
     from tests.security import long_messages
-    from tests.unit.mail.mail_corpus import messages
+    from tests.support.mail_corpus import messages
 
     targets = [catalogue.load(name) for name in catalogue.NAMES]
     Recorded.listening = True

@@ -14,7 +14,7 @@ import pytest
 
 from scripts.database import NewApiKey
 from scripts.services import Valkey, free_port
-from tests.integration.relay_process import Relay, frozen
+from tests.support.relay_process import Relay, frozen
 
 Start = Callable[..., Relay]
 
@@ -73,7 +73,7 @@ def test_a_guesser_is_refused_and_good_keys_are_not(kind: str, start: Start, api
     assert guess(relay, 1, "127.0.0.2") == [535]
     # No log line tells who it was.
     lines = [json.loads(line) for line in relay.log.splitlines()]
-    assert [line["event"] for line in lines].count("too many failed authentications from one origin") == 1
+    assert [line["event"] for line in lines].count("origin_refused") == 1
     assert "os_live" not in relay.log
 
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 HOSTILE = [
     b"[" * 100_000,

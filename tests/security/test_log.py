@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.database import NewApiKey
-from tests.certificates import write_pair
-from tests.integration.relay_process import Relay
-from tests.sockets import read_to_end, say_no_more
+from tests.support.certificates import write_pair
+from tests.support.relay_process import Relay
+from tests.support.sockets import read_to_end, say_no_more
 
 #: What must be nowhere: in a part of its own for each place it is planted in.
 PLANTED = "planted7d1c"
@@ -121,7 +121,7 @@ def test_nothing_of_a_session_is_in_the_log(
             assert secret.lower() not in text, [line for line in text.split("\n") if secret.lower() in line][:3]
         assert "os_live_" not in text
         assert "@" not in text
-    assert any(line["event"] == "headers dropped" for line in lines(relay))
+    assert any(line["event"] == "headers_dropped" for line in lines(relay))
 
 
 def test_nobody_writes_a_line_of_his_own(

@@ -19,7 +19,7 @@ import pytest
 
 from relay.mail import Limits, Message, Unusable, parse
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 HEAD = b"From: ann@example.com\r\nTo: to@x.example\r\nMIME-Version: 1.0\r\n"
 LIMITS = Limits()

@@ -20,7 +20,7 @@ from relay.core.records import ApiKey
 from relay.intake import policy
 from relay.mail import Unusable, parse
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 KEY = ApiKey("key", "user", "full_access", "good.example")
 EVIL = "eve@evil.example"

@@ -13,7 +13,7 @@ from relay.intake import policy
 from relay.mail import parse
 from relay.smtp.path import parse_path
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
+from tests.support.relay_process import Relay
 
 GONE = "gone+news@xn--bcher-kva.example"
 #: Values of To, Cc or Bcc that mean the suppressed mailbox to whoever delivers.

@@ -15,9 +15,9 @@ import pytest
 
 from scripts.database import NewApiKey
 from scripts.services import free_port
-from tests.certificates import write_pair
-from tests.integration.relay_process import Relay, plain
-from tests.sockets import read_to_end
+from tests.support.certificates import write_pair
+from tests.support.relay_process import Relay, plain
+from tests.support.sockets import read_to_end
 
 Start = Callable[..., Relay]
 
@@ -141,7 +141,7 @@ def test_refused_clients_do_not_fill_the_log(start_relay: Start, postgres_url: s
                 assert read_to_end(refused).startswith(b"421 ")
     relay.stop()
     lines = [json.loads(line) for line in relay.log.splitlines()[before:] if line.startswith("{")]
-    refusals = [line for line in lines if line["event"] == "client turned away"]
+    refusals = [line for line in lines if line["event"] == "client_turned_away"]
     # The summaries of the last second are written at the end.
     assert sum(line.get("more", 1) for line in refusals) == count
     assert len(refusals) < count / 4
@@ -153,6 +153,6 @@ def test_failed_handshakes_do_not_fill_the_log(relay: Relay, tls_port: int) -> N
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             read_to_end(client)
     relay.stop()
-    lines = [json.loads(line) for line in relay.log.splitlines() if "tls handshake failed" in line]
+    lines = [json.loads(line) for line in relay.log.splitlines() if "tls_handshake_failed" in line]
     assert sum(line.get("more", 1) for line in lines) == 300
     assert len(lines) < 100

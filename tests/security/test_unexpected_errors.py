@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from scripts.database import NewApiKey
-from tests.integration.relay_process import Relay
-from tests.unit.config.test_sentry import Endpoint
+from tests.support.relay_process import Relay
+from tests.support.sentry_endpoint import Endpoint
 
 #: In every part of a mail, and in the envelope.
 PLANTED = "planted5e1f"
@@ -176,7 +176,7 @@ def test_a_bug_is_451_and_nobody_learns_what_it_was_about(
     wait_for(lambda: len(endpoint.events) >= 5)
 
     events = endpoint.events
-    assert {event["logentry"]["message"] for event in events} == {"unexpected error"}
+    assert {event["logentry"]["message"] for event in events} == {"unexpected_error"}
     kinds = Counter(tuple(value["type"] for value in event["exception"]["values"]) for event in events)
     assert kinds == {
         ("KeyError", "GateBug"): 1,
@@ -189,7 +189,7 @@ def test_a_bug_is_451_and_nobody_learns_what_it_was_about(
     }
     assert {"authenticate", "recipients_of", "read", "add_recipient"} <= places
     lines = [json.loads(line) for line in relay.log.splitlines()]
-    failures = [line for line in lines if line["event"] == "unexpected error"]
+    failures = [line for line in lines if line["event"] == "unexpected_error"]
     assert len(failures) == 5
     assert all(line["error"].endswith(("Bug from KeyError", "UnicodeDecodeError")) for line in failures)
     assert all(line["traceback"] for line in failures)

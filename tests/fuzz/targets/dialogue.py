@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from relay.core.address import comparison_form
+from relay.core.outcomes import LoginFailure
 from relay.core.records import ApiKey
 from relay.smtp import replies
+from relay.smtp.command import LINE_LIMIT
 from relay.smtp.framing import Flaw, Framing
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
-from relay.smtp.session import LINE_LIMIT, Expects, Session
+from relay.smtp.session import Expects, Session
 from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
 from tests.fuzz.stream import EndOfStream, Script, Stream
+from tests.support.unlimited import Unlimited
 
 _PLAIN = b64encode(b"\0any\0good")
 TOKENS = (
@@ -61,11 +64,11 @@ class _Services:
     logins: int = 0
     accepted: list[tuple[tuple[str, ...], bytes]] = field(default_factory=list)
 
-    def authenticate(self, password: str) -> Login | Reply:
+    def authenticate(self, password: str) -> Login | LoginFailure:
         if password == "busy":
-            return replies.AUTH_UNAVAILABLE
+            return LoginFailure.UNAVAILABLE
         self.logins += password == "good"
-        return _LOGIN if password == "good" else replies.BAD_KEY
+        return _LOGIN if password == "good" else LoginFailure.WRONG_KEY
 
     def submit(self, submission: Submission) -> Verdict:
         assert self.logins
@@ -147,7 +150,7 @@ class _Talk:
 def _talk(stream: bytes, pieces: Sequence[int], options: Options) -> _Talk:
     """The loop of relay.smtp.connection, without its socket."""
     services = _Services(options)
-    session = Session(options, services, "fuzz")
+    session = Session(options, services, Unlimited(), "fuzz")
     framing = Framing(Stream(stream, pieces).receive)
     kept = Body.in_memory
     said = [_checked(session.greeting())]

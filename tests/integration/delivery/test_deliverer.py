@@ -96,17 +96,17 @@ def test_a_failure_of_this_mail_that_may_pass_is_tried_again_later(
     add_email: Callable[..., str], deliver: Callable[..., None], ses: Ses, query: Query
 ) -> None:
     email_id = add_email()
-    ses.answer({"status": 404, "code": "NotFoundException", "message": "no such set"})
+    ses.answer({"status": 400, "code": "ANewException", "message": "not now"})
     deliver(email_id)
     row = query(
         "SELECT status, provider_retry_count, provider_last_error_code, provider_last_error_message,"
         " provider_next_retry_at - now() BETWEEN '2 s' AND '4 s' FROM emails"
     )
-    assert row == [("queued", 1, "NotFoundException", "no such set", True)]
+    assert row == [("queued", 1, "ANewException", "not now", True)]
     ((kind, source, payload),) = events(query, email_id)
     assert (kind, source) == ("delayed", f"provider-delayed:{email_id}:1")
     assert payload["reason"] == "provider_retry_scheduled"
-    assert payload["last_error"] == {"code": "NotFoundException", "message": "no such set"}
+    assert payload["last_error"] == {"code": "ANewException", "message": "not now"}
     deliver(email_id)  # not due yet
     assert ses.taken() == []
 
@@ -115,7 +115,7 @@ def test_the_last_attempt_is_final(
     add_email: Callable[..., str], deliver: Callable[..., None], ses: Ses, query: Query
 ) -> None:
     email_id = add_email(provider_retry_count=2)
-    ses.answer({"status": 500, "code": "InternalFailure", "message": "broken"})
+    ses.answer({"status": 400, "code": "ANewException", "message": "not now"})
     deliver(email_id)
     assert status(query, email_id) == "failed"
     assert query("SELECT provider_dead_lettered_at IS NOT NULL, provider_retry_count FROM emails") == [(True, 3)]
@@ -137,7 +137,7 @@ def test_the_last_attempt_is_final(
         ({"status": 400, "code": "SendingPausedException", "message": "no"}, "put back"),
         ({"status": 403, "code": "AccessDeniedException", "message": "ses:SendRawEmail"}, "put back"),
         ({"status": 403, "code": "ExpiredTokenException", "message": "no"}, "put back"),
-        ({"lost": True}, "delayed"),
+        ({"status": 400, "code": "ANewException", "message": "no"}, "delayed"),
     ],
 )
 def test_what_a_failure_is_about_decides(

@@ -32,7 +32,7 @@ from relay.redis.cache import Cache
 from relay.redis.claims import Claim, Holder, key_of
 from scripts.database import NewApiKey
 from scripts.services import Valkey, free_port
-from tests.certificates import write_pair
+from tests.support.certificates import write_pair
 
 Query = Callable[..., list[dict[str, Any]]]
 MakeKey = Callable[..., NewApiKey]

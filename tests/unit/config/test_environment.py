@@ -10,7 +10,7 @@ import pytest
 from config import environment
 from config.settings import RecipientRule, Settings, Source
 from relay.operator import preflight
-from tests.certificates import write_pair
+from tests.support.certificates import write_pair
 
 DATABASE_URL = "postgres://user:hunter2@db.example:5432/mail?sslmode=require"
 

@@ -64,7 +64,7 @@ def test_no_line_is_cut_and_the_lost_are_counted(tmp_path: Path, limit: int, mod
     assert kept == sorted(kept)
     assert len(kept) < 40
     assert [line["number"] for line in found if line["event"] == "after"] == [0, 1, 2]
-    assert sum(line["count"] for line in found if line["event"] == "log lines were lost") == 40 - len(kept)
+    assert sum(line["count"] for line in found if line["event"] == "log_lines_lost") == 40 - len(kept)
 
 
 def test_several_processes_cut_nothing_of_each_other(tmp_path: Path) -> None:

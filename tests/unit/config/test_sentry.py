@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from config import sentry
+from tests.support.sentry_endpoint import Endpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
@@ -36,38 +33,6 @@ config.logging.configure(settings)
 config.sentry.init(settings, "0.0.0")
 log = structlog.get_logger("test")
 """
-
-
-class Endpoint:
-    """Takes envelopes as Sentry does."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        bodies = self.bodies
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.dsn = f"http://public@127.0.0.1:{self.server.server_port}/1"
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        found = []
-        for body in self.bodies:
-            lines = body.split(b"\n")
-            for header, payload in zip(lines[1::2], lines[2::2], strict=False):
-                if header and json.loads(header).get("type") == "event":
-                    found.append(json.loads(payload))
-        return found
 
 
 @pytest.fixture
@@ -118,16 +83,16 @@ def test_nothing_personal_leaves(endpoint: Endpoint) -> None:
     try:
         deliver(ADDRESS)
     except RuntimeError:
-        log.exception("unexpected error", sender=ADDRESS, note=f"from {ADDRESS}", token=KEY)
+        log.exception("unexpected_error", sender=ADDRESS, note=f"from {ADDRESS}", token=KEY)
     gevent.spawn(deliver, ADDRESS).join()
-    log.error("certificate not reloaded", reason=f"path of {ADDRESS}")
+    log.error("certificate_not_reloaded", reason=f"path of {ADDRESS}")
     """
     run(endpoint.dsn, code, "--argument", KEY)
     sent = b"\n".join(endpoint.bodies).decode()
     for planted in (KEY, KEY[:12], ADDRESS, ADDRESS.split("@", maxsplit=1)[0], PASSWORD, "AUTH PLAIN"):
         assert planted not in sent
     messages = [event["logentry"]["message"] for event in endpoint.events]
-    assert messages == ["unexpected error", "uncaught error in a greenlet", "certificate not reloaded"]
+    assert messages == ["unexpected_error", "uncaught_error", "certificate_not_reloaded"]
     inner, outer = endpoint.events[0]["exception"]["values"]
     assert (inner["type"], outer["type"]) == ("ValueError", "RuntimeError")
     assert (inner["value"], outer["value"]) == ("", "")
@@ -158,18 +123,18 @@ def test_the_same_fault_is_reported_once_in_a_while(endpoint: Endpoint) -> None:
         try:
             {}[number]
         except KeyError:
-            log.exception("unexpected error")
+            log.exception("unexpected_error")
     log.error("another")
     """
     shown = run(endpoint.dsn, code)
     assert len(shown.splitlines()) == 51
-    assert [event["logentry"]["message"] for event in endpoint.events] == ["unexpected error", "another"]
+    assert [event["logentry"]["message"] for event in endpoint.events] == ["unexpected_error", "another"]
 
 
 def test_the_error_that_ends_a_process_is_reported(endpoint: Endpoint) -> None:
     run(endpoint.dsn, "raise ValueError(KEY)", status=1)
     (event,) = endpoint.events
-    assert event["logentry"]["message"] == "uncaught error"
+    assert event["logentry"]["message"] == "uncaught_error"
     assert event["exception"]["values"][0]["type"] == "ValueError"
     assert KEY not in str(endpoint.bodies)
 

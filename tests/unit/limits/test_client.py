@@ -1,4 +1,4 @@
-"""What a client's guard lets through to the rest of the house, and how long it takes to say no."""
+"""What the limits of a client keep it from, and how long it takes to say no."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import gevent
 import pytest
 
 from config.settings import Settings
+from relay.core.outcomes import LoginFailure, MessageLimit
 from relay.core.records import ApiKey
-from relay.limits import client as guards
+from relay.limits import client as client_limits
 from relay.limits.client import ClientLimits, ProcessLimits
 from relay.redis.link import RedisLink
-from relay.smtp import replies
-from relay.smtp.replies import Reply
-from relay.smtp.submission import Login, Submission, Verdict
+from relay.smtp.submission import Login
 
 LOGIN = Login("0" * 64, ApiKey("key-id", "user", "full_access", None))
 HERE, ELSEWHERE = b"origin-1", b"origin-2"
@@ -41,21 +40,18 @@ class House:
         self.trouble = False
         self.asked = 0
 
-    def authenticate(self, password: str) -> Login | Reply:
+    def authenticate(self, password: str) -> Login | LoginFailure:
         self.asked += 1
         self._clock.now += self.seconds
         if self.trouble:
-            return replies.AUTH_UNAVAILABLE
-        return LOGIN if password == "good" else replies.BAD_KEY
-
-    def submit(self, submission: Submission) -> Verdict:
-        raise AssertionError
+            return LoginFailure.UNAVAILABLE
+        return LOGIN if password == "good" else LoginFailure.WRONG_KEY
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(guards, "time", clock)
+    monkeypatch.setattr(client_limits, "time", clock)
     monkeypatch.setattr(gevent, "sleep", clock.sleep)
     return clock
 
@@ -65,9 +61,9 @@ def house(clock: Clock) -> House:
     return House(clock)
 
 
-def guard(house: House, origin: bytes = HERE, **settings: int) -> ClientLimits:
+def limits_of(origin: bytes = HERE, **settings: int) -> ClientLimits:
     wanted = Settings(database_url="postgres://localhost/x", **settings)  # type: ignore[arg-type]
-    return ProcessLimits(wanted, RedisLink(None, verify_tls=True, timeout=0.1, pause=1.0), house).of_client(origin)
+    return ProcessLimits(wanted, RedisLink(None, verify_tls=True, timeout=0.1, pause=1.0)).of_client(origin)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05, 0.2])
@@ -75,67 +71,67 @@ def test_a_wrong_key_is_refused_after_the_same_time_whatever_it_took_to_find_out
     house: House, clock: Clock, seconds: float
 ) -> None:
     house.seconds = seconds
-    client = guard(house)
+    client = limits_of()
     before = clock.now
-    assert client.authenticate("unknown") is replies.BAD_KEY
+    assert client.authenticate("unknown", house.authenticate) is LoginFailure.WRONG_KEY
     assert clock.now - before == pytest.approx(0.25)
-    assert client.authenticate("revoked") is replies.BAD_KEY
+    assert client.authenticate("revoked", house.authenticate) is LoginFailure.WRONG_KEY
     assert clock.now - before == pytest.approx(0.75)
 
 
 def test_a_good_key_waits_for_nothing(house: House, clock: Clock) -> None:
-    client = guard(house)
-    client.authenticate("wrong")
+    client = limits_of()
+    client.authenticate("wrong", house.authenticate)
     before = clock.now
-    assert client.authenticate("good") is LOGIN
+    assert client.authenticate("good", house.authenticate) is LOGIN
     assert clock.now == before
 
 
 def test_our_own_trouble_is_nobodys_failure(house: House, clock: Clock) -> None:
     house.trouble = True
-    client = guard(house, max_auth_failures_per_address=2)
+    client = limits_of(max_auth_failures_per_address=2)
     before = clock.now
     for number in range(5):
-        assert client.authenticate(f"key {number}") is replies.AUTH_UNAVAILABLE
+        assert client.authenticate(f"key {number}", house.authenticate) is LoginFailure.UNAVAILABLE
     assert clock.now == before
     house.trouble = False
-    assert client.authenticate("good") is LOGIN
+    assert client.authenticate("good", house.authenticate) is LOGIN
 
 
 def test_a_refused_client_can_not_tell_whether_its_key_was_looked_at(house: House, clock: Clock) -> None:
-    client = guard(house, max_auth_failures_per_address=2)
-    assert [client.authenticate(f"wrong {number}") for number in range(2)] == [replies.BAD_KEY] * 2
+    client = limits_of(max_auth_failures_per_address=2)
+    for number in range(2):
+        assert client.authenticate(f"wrong {number}", house.authenticate) is LoginFailure.WRONG_KEY
     asked, waits = house.asked, []
     for number in range(6):
         house.seconds = 0.1 * number
         before = clock.now
-        assert client.authenticate(f"guess {number}") is replies.AUTH_REFUSED
+        assert client.authenticate(f"guess {number}", house.authenticate) is LoginFailure.TOO_MANY_FAILURES
         waits.append(clock.now - before)
     assert waits == pytest.approx([8.0] * 6)
     assert house.asked - asked < 6
-    assert replies.AUTH_REFUSED.closes
 
 
 def test_a_good_key_gets_in_beside_a_guesser(house: House) -> None:
-    client = guard(house, max_auth_failures_per_address=2)
-    client.authenticate("good")
+    client = limits_of(max_auth_failures_per_address=2)
+    client.authenticate("good", house.authenticate)
     for number in range(10):
-        client.authenticate(f"wrong {number}")
-        assert client.authenticate("good") is LOGIN
+        client.authenticate(f"wrong {number}", house.authenticate)
+        assert client.authenticate("good", house.authenticate) is LOGIN
 
 
 def test_white_space_around_a_key_makes_no_other_key(house: House, clock: Clock) -> None:
-    client = guard(house)
+    client = limits_of()
     for password in ("wrong", " wrong", "wrong\r\n"):
         before = clock.now
-        client.authenticate(password)
+        client.authenticate(password, house.authenticate)
         assert clock.now - before == pytest.approx(0.25)
 
 
 def test_messages_are_counted_by_key_and_origin(house: House) -> None:
-    client = guard(house, key_messages_per_minute=2)
-    assert [client.admit(LOGIN) for _ in range(3)] == [None, None, replies.KEY_TOO_BUSY]
-    client = guard(house, address_messages_per_minute=1)
-    assert [client.admit(LOGIN) for _ in range(2)] == [None, replies.ADDRESS_TOO_BUSY]
-    client = guard(house)
-    assert [client.admit(LOGIN) for _ in range(50)] == [None] * 50
+    client = limits_of(key_messages_per_minute=2)
+    assert [client.admit("key-id") for _ in range(3)] == [None, None, MessageLimit.KEY]
+    client = limits_of(address_messages_per_minute=1)
+    assert [client.admit("key-id") for _ in range(2)] == [None, MessageLimit.ORIGIN]
+    client = limits_of()
+    assert [client.admit("key-id") for _ in range(50)] == [None] * 50

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
 from config.settings import Settings
 from relay.limits.client import ProcessLimits
 from relay.limits.origin import Origins
 from relay.redis.link import RedisLink
-from relay.smtp.submission import Services
 
 ORIGINS = Origins(b"secret")
 
@@ -44,7 +41,7 @@ def test_each_installation_has_a_secret_of_its_own() -> None:
 
     def origin(database_url: str) -> bytes:
         link = RedisLink(None, verify_tls=True, timeout=0.1, pause=1.0)
-        limits = ProcessLimits(Settings(database_url=database_url), link, cast(Services, None))
+        limits = ProcessLimits(Settings(database_url=database_url), link)
         return limits.origins.of("192.0.2.1")
 
     one, other = origin("postgres://a:one@localhost/x"), origin("postgres://a:two@localhost/x")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from relay.core.outcomes import MessageLimit
 from relay.limits.rates import Rate, Rates
 from relay.redis.link import RedisLink
-from relay.smtp import replies
 from scripts.services import free_port
 
 
@@ -75,7 +75,7 @@ def test_without_redis_each_process_counts_for_itself(kind: str, link_to: Links)
 
 def test_redis_holds_neither_key_nor_address_for_long(redis_url: str, link_to: Links) -> None:
     rates = Rates(link_to(redis_url), per_key=2, per_origin=2)
-    assert rates.refusal("key-id", b"\x01" * 8) is None
+    assert rates.take("key-id", b"\x01" * 8) is None
     with redis.Redis.from_url(redis_url) as server:
         names = sorted(server.scan_iter())
         assert len(names) == 2
@@ -86,9 +86,7 @@ def test_redis_holds_neither_key_nor_address_for_long(redis_url: str, link_to: L
 def test_the_replies(link_to: Links) -> None:
     rates = Rates(link_to(None), per_key=2, per_origin=3)
     one, other = b"\x01" * 8, b"\x02" * 8
-    assert [rates.refusal("a", one), rates.refusal("a", one)] == [None, None]
-    assert rates.refusal("a", other) is replies.KEY_TOO_BUSY
-    assert rates.refusal("b", one) is None
-    assert rates.refusal("b", one) is replies.ADDRESS_TOO_BUSY
-    assert replies.KEY_TOO_BUSY.temporary
-    assert replies.ADDRESS_TOO_BUSY.temporary
+    assert [rates.take("a", one), rates.take("a", one)] == [None, None]
+    assert rates.take("a", other) is MessageLimit.KEY
+    assert rates.take("b", one) is None
+    assert rates.take("b", one) is MessageLimit.ORIGIN

@@ -1,7 +1,7 @@
 """Random damage to the corpus: whatever a message was turned into, it is read in bounded time and memory, and fits its
 row.
 
-    python tests/unit/mail/mutations.py --runs 100000
+    python -m tests.unit.mail.mutations --runs 100000
 
 is the full run, which inserts every accepted message into a real Postgres; the suite makes a short one. The same seed
 makes the same messages.
@@ -24,13 +24,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg2
-from mail_corpus import messages
 from psycopg2.extras import execute_values
 
 from relay.mail import Limits, Message, Unusable
 from relay.mail.reader import read
 from scripts.database import apply_schema, create_database
 from scripts.services import Postgres
+from tests.support.mail_corpus import messages
 
 #: Bounds of one message: seconds of CPU, and octets of memory for each of its own beside a fixed amount for tables and
 #: caches.

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mail_corpus import CORPUS
+from tests.support.mail_corpus import CORPUS
 
 
 def _run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:

@@ -7,11 +7,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import mail_corpus
 import pytest
 
 from relay.mail import Limits, Message, Unusable
 from relay.mail.reader import read
+from tests.support import mail_corpus
 
 
 @pytest.mark.parametrize("path", mail_corpus.messages(), ids=lambda path: path.stem)

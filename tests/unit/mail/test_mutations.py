@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mutations
+from tests.unit.mail import mutations
 
 
 def test_damaged_messages_keep_every_promise_and_can_be_inserted(postgres_url: str) -> None:

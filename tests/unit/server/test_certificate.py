@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import ssl
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +14,7 @@ import pytest
 
 from relay.server import certificate
 from relay.server.certificate import CertificateError, CertificateStore, expiry_warning
-from tests.certificates import write_pair
+from tests.support.certificates import write_pair
 
 
 def refusal(cert_path: str, key_path: str) -> str:
@@ -196,4 +199,58 @@ def test_a_vanished_file_is_an_error_once(tmp_path: Path) -> None:
     assert store.changed()
     with pytest.raises(CertificateError):
         store.reload()
+    assert not store.changed()
+
+
+@pytest.fixture
+def no_descriptors() -> Callable[[], AbstractContextManager[None]]:
+    """Within its block no file can be opened, as at the bound of open files."""
+
+    @contextmanager
+    def without() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with open(os.devnull, "rb") as lowest:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return without
+
+
+def test_a_pair_that_could_not_be_read_for_a_passing_trouble_is_tried_again(
+    tmp_path: Path, no_descriptors: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """Nobody writes the files again for that: the old certificate would be served until it expires."""
+    store = CertificateStore(*write_pair(tmp_path))
+    old = store.pair
+    write_pair(tmp_path, name="renewed.example")
+    with no_descriptors():
+        for _ in range(2):
+            assert store.changed()
+            with pytest.raises(CertificateError):
+                store.reload()
+        assert store.pair == old
+    assert store.changed()
+    assert store.reload()
+    assert not store.changed()
+
+
+def test_whether_a_certificate_expires_is_unknown_without_descriptors(
+    tmp_path: Path, no_descriptors: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """It is asked when the certificate serves already: it must not end what asks."""
+    store = CertificateStore(*write_pair(tmp_path))
+    with no_descriptors():
+        assert expiry_warning(store) is None
+
+
+def test_a_file_that_becomes_readable_is_tried_again(tmp_path: Path) -> None:
+    """Renewals write the key first and give it to the relay's user then, which changes no time of writing."""
+    store = CertificateStore(*write_pair(tmp_path))
+    assert not store.changed()
+    os.chmod(store.key_path, 0o640)
+    assert store.changed()
+    assert not store.reload()
     assert not store.changed()

@@ -6,6 +6,7 @@ import itertools
 import time
 
 import gevent
+import pytest
 from gevent import Timeout
 
 from relay.server.handshakes import HandshakeTurns
@@ -61,6 +62,22 @@ def test_others_have_the_cpu_between_two_turns() -> None:
     gevent.joinall([*(gevent.spawn(shakes) for _ in range(20)), gevent.spawn(works)], raise_error=True)
     assert order.count("turn") == 20
     assert not any(first == second == "turn" for first, second in itertools.pairwise(order[1:]))
+
+
+def test_after_a_step_the_others_have_as_much_time_as_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    pause = HandshakeTurns._pause
+
+    def noting(turns: HandshakeTurns, seconds: float) -> None:
+        pauses.append(seconds)
+        pause(turns, seconds)
+
+    monkeypatch.setattr(HandshakeTurns, "_pause", noting)
+    turns, done = HandshakeTurns(), []  # type: ignore[var-annotated]
+    steps = [0.001, 0.004, 0.016]
+    gevent.joinall([gevent.spawn(shake, turns, b"here", done, seconds) for seconds in steps], raise_error=True)
+    assert len(pauses) == 3
+    assert all(had >= took for had, took in zip(pauses, steps, strict=True))
 
 
 def test_who_gives_up_leaves_the_queue_and_holds_up_nobody() -> None:

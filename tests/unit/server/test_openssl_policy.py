@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.server import openssl_policy
-from tests.certificates import write_pair
+from tests.support.certificates import write_pair
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 

@@ -25,28 +25,28 @@ class Lines(list[tuple[str, dict[str, Any]]]):
 def test_the_first_is_written_at_once_and_the_rest_is_counted() -> None:
     lines, kept = Lines(), Summaries()
     for number in range(1000):
-        kept.write(lines.write, "client turned away", b"here", once={"connection": number}, reason="full")
-    assert lines == [("client turned away", {"connection": 0, "reason": "full"})]
+        kept.write(lines.write, "client_turned_away", b"here", once={"connection": number}, reason="full")
+    assert lines == [("client_turned_away", {"connection": 0, "reason": "full"})]
     kept.tell()
-    assert lines[1:] == [("client turned away", {"more": 999, "reason": "full"})]
+    assert lines[1:] == [("client_turned_away", {"more": 999, "reason": "full"})]
 
 
 def test_who_comes_alone_has_a_line_alone() -> None:
     lines, kept = Lines(), Summaries()
     for _ in range(3):
-        kept.write(lines.write, "client turned away", b"here", reason="full")
+        kept.write(lines.write, "client_turned_away", b"here", reason="full")
         kept.tell()
-    assert lines == [("client turned away", {"reason": "full"})] * 3
+    assert lines == [("client_turned_away", {"reason": "full"})] * 3
 
 
 def test_the_second_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summaries, "WINDOW_SECONDS", 0.02)
     lines, kept = Lines(), Summaries()
     for _ in range(5):
-        kept.write(lines.write, "client turned away", b"here")
+        kept.write(lines.write, "client_turned_away", b"here")
     while len(lines) < 2:
         gevent.sleep(0.01)
-    kept.write(lines.write, "client turned away", b"here")
+    kept.write(lines.write, "client_turned_away", b"here")
     assert [fields.get("more") for _, fields in lines] == [None, 4, None]
 
 

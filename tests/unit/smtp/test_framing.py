@@ -243,6 +243,18 @@ class Counted:
         self.octets += len(octets)
 
 
+@pytest.mark.parametrize(("over", "end"), [(-1, DataEnd.COMPLETE), (0, DataEnd.COMPLETE), (1, DataEnd.TOO_LARGE)])
+@pytest.mark.parametrize("text", [b"x" * 40, b"..dots\r\n..\r\n..more\r\nthan one\r\n", b"\r\n" * 20])
+def test_the_limit_is_met_to_the_octet(text: bytes, over: int, end: DataEnd) -> None:
+    """A message that is one octet over it must not be taken for a complete one: its last piece was thrown away."""
+    stream = text + b"\r\n.\r\n"
+    length = len(text.replace(b"\r\n.", b"\r\n").removeprefix(b".")) + 2
+    for places in ([], [5, 17], list(range(len(stream)))):
+        sink = Sink()
+        assert Framing(Pieces(cut(stream, places)).receive).data(sink, length - over) is end
+        assert len(sink.octets) == length or end is DataEnd.TOO_LARGE
+
+
 @pytest.mark.parametrize("size", [1, 10, 1000])
 def test_what_is_over_the_limit_is_not_kept(size: int) -> None:
     sink = Counted()

@@ -13,7 +13,8 @@ from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.session import Expects, Session
 from relay.smtp.submission import Verdict
-from tests.dialogues.encounter import OPTIONS, Services
+from tests.support.encounter import OPTIONS, Services
+from tests.support.unlimited import Unlimited
 
 GOOD = b"AUTH PLAIN AGFueQBnb29k"
 BAD = b"AUTH PLAIN AGFueQBiYWQ="
@@ -26,7 +27,7 @@ def services() -> Services:
 
 def session(services: Services, *lines: bytes, options: Options = OPTIONS) -> Session:
     """A session that has taken these lines."""
-    made = Session(options, services, "test")
+    made = Session(options, services, Unlimited(), "test")
     for line in lines:
         made.line(line)
     return made
@@ -159,6 +160,8 @@ def test_trouble_leaves_nothing(services: Services) -> None:
     assert made.fail(replies.TRY_LATER) is replies.TRY_LATER
     assert made.verdict == Verdict(replies.TRY_LATER, "failed", size=10, recipients=1)
     assert sink.read() == b""
+    assert made.line(b"DATA") is replies.TRY_LATER
+    made.line(b"RSET")
     assert made.line(b"DATA") is replies.MAIL_FIRST
 
 

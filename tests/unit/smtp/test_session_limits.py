@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Iterable
 
+import pytest
+
+from relay.core.outcomes import LoginFailure, MessageLimit
 from relay.core.records import ApiKey
 from relay.smtp import replies
 from relay.smtp.options import Options
-from relay.smtp.replies import Reply
 from relay.smtp.session import Session
-from relay.smtp.submission import Login, Submission, Verdict
+from relay.smtp.submission import Limits, Login, Submission, Verdict
+from tests.support.unlimited import Unlimited
 
 LOGIN = Login("0" * 64, ApiKey("key", "user", "full_access", None))
 AUTH = b"AUTH PLAIN " + base64.b64encode(b"\0user\0good")
@@ -19,15 +22,28 @@ AUTH = b"AUTH PLAIN " + base64.b64encode(b"\0user\0good")
 class House:
     """Lets everybody in and stores everything."""
 
-    def authenticate(self, password: str) -> Login | Reply:
+    def authenticate(self, password: str) -> Login | LoginFailure:
         return LOGIN
 
     def submit(self, submission: Submission) -> Verdict:
         return Verdict(replies.queued("id"), "queued", "id")
 
 
-def session(admit: Callable[[Login], Reply | None] | None = None, **options: int) -> Session:
-    return Session(Options("relay.test", 1_000_000, 100, **options), House(), "1", admit)  # type: ignore[arg-type]
+class Limited(Unlimited):
+    """Admits messages as it is told, one after the other."""
+
+    def __init__(self, answers: Iterable[MessageLimit | None]) -> None:
+        self._answers = iter(answers)
+        self.asked: list[str] = []
+
+    def admit(self, key_id: str) -> MessageLimit | None:
+        self.asked.append(key_id)
+        return next(self._answers)
+
+
+def session(limits: Limits | None = None, **options: int) -> Session:
+    decided = Options("relay.test", 1_000_000, 100, **options)  # type: ignore[arg-type]
+    return Session(decided, House(), limits or Unlimited(), "1")
 
 
 def say(client: Session, *lines: bytes) -> list[str]:
@@ -57,28 +73,22 @@ def test_messages_of_a_connection() -> None:
     assert say(client, message[0]) == ["421 4.7.0!"]
 
 
-def test_messages_that_may_not_be_sent_now() -> None:
-    refusals = [None, replies.KEY_TOO_BUSY, replies.KEY_TOO_BUSY, None]
-    asked: list[Login] = []
-
-    def admit(login: Login) -> Reply | None:
-        asked.append(login)
-        return refusals[len(asked) - 1]
-
-    client = session(admit, max_messages=2)
+@pytest.mark.parametrize("limit", MessageLimit)
+def test_messages_that_may_not_be_sent_now(limit: MessageLimit) -> None:
+    limits = Limited([None, limit, limit, None])
+    client = session(limits, max_messages=2)
     mail, recipient = b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>"
     assert say(client, b"EHLO x", AUTH) == ["250 ", "235 2.7.0"]
     assert say(client, mail, b"MAIL FROM:<a@b.example> NONSENSE", b"RSET") == ["250 2.1.0", "503 5.5.1", "250 2.0.0"]
     # A batch that is refused at its beginning is refused whole, and costs nothing of what the connection may send.
-    assert say(client, mail, recipient, b"DATA") == ["450 4.7.1", "503 5.5.1", "503 5.5.1"]
+    assert say(client, mail, recipient, b"DATA") == ["450 4.7.1", "450 4.7.1", "450 4.7.1"]
     assert say(client, mail, mail) == ["450 4.7.1", "250 2.1.0"]
-    assert asked == [LOGIN] * 4
+    assert limits.asked == ["key"] * 4
 
 
 def test_nonsense_is_not_asked_about() -> None:
-    def admit(login: Login) -> Reply | None:
-        raise AssertionError
-
-    client = session(admit)
+    limits = Limited([])
+    client = session(limits)
     assert say(client, b"EHLO x", b"MAIL FROM:<a@b.example>", AUTH) == ["250 ", "530 5.7.0", "235 2.7.0"]
     assert say(client, b"MAIL a@b.example", b"MAIL FROM:<a@b.example> X=1") == ["501 5.5.4", "555 5.5.4"]
+    assert limits.asked == []

@@ -6,13 +6,14 @@ import base64
 
 import pytest
 
+from relay.core.outcomes import LoginFailure
 from relay.core.records import ApiKey
 from relay.smtp import replies
 from relay.smtp.framing import DataEnd, Framing
 from relay.smtp.options import Options
-from relay.smtp.replies import Reply
 from relay.smtp.session import MAX_DISCARDED_BEFORE_AUTH, Expects, Session
 from relay.smtp.submission import Login, Submission, Verdict
+from tests.support.unlimited import Unlimited
 
 LOGIN = Login("0" * 64, ApiKey("key", "user", "full_access", None))
 MAIL, RCPT = b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>"
@@ -21,19 +22,19 @@ MAIL, RCPT = b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>"
 class House:
     """Lets `good` in; `away` can't be told now, `bug` raises."""
 
-    def authenticate(self, password: str) -> Login | Reply:
+    def authenticate(self, password: str) -> Login | LoginFailure:
         if password == "bug":
             raise RuntimeError
         if password == "away":
-            return replies.AUTH_UNAVAILABLE
-        return LOGIN if password == "good" else replies.BAD_KEY
+            return LoginFailure.UNAVAILABLE
+        return LOGIN if password == "good" else LoginFailure.WRONG_KEY
 
     def submit(self, submission: Submission) -> Verdict:
         return Verdict(replies.queued("id"), "queued", "id")
 
 
 def session(**options: int) -> Session:
-    made = Session(Options("relay.test", 1_000_000, 100, **options), House(), "1")  # type: ignore[arg-type]
+    made = Session(Options("relay.test", 1_000_000, 100, **options), House(), Unlimited(), "1")  # type: ignore[arg-type]
     made.line(b"EHLO x")
     return made
 

@@ -13,14 +13,16 @@ import gevent
 import gevent.socket
 
 from config.settings import RecipientRule
+from relay.core.outcomes import LoginFailure
 from relay.core.records import ApiKey
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Pace
 from relay.smtp.options import Options
 from relay.smtp.replies import Reply
 from relay.smtp.session import Session
-from relay.smtp.submission import Login, Submission, Verdict
+from relay.smtp.submission import Limits, Login, Submission, Verdict
 from relay.smtp.transport import PlainWire, Wire
+from tests.support.unlimited import Unlimited
 
 OPTIONS = Options("relay.test", max_message_size=2000, max_recipients=3, spool_threshold=1000)
 
@@ -31,10 +33,14 @@ class Services:
     def __init__(self) -> None:
         self.messages: list[tuple[tuple[str, ...], RecipientRule, bytes]] = []
 
-    def authenticate(self, password: str) -> Login | Reply:
+    def authenticate(self, password: str) -> Login | LoginFailure:
         if password == "bug":
             raise RuntimeError("a bug in authenticate")
-        return Login("0" * 64, ApiKey("key", "user", "full_access", None)) if password == "good" else replies.BAD_KEY
+        return (
+            Login("0" * 64, ApiKey("key", "user", "full_access", None))
+            if password == "good"
+            else LoginFailure.WRONG_KEY
+        )
 
     def submit(self, submission: Submission) -> Verdict:
         if submission.recipients[0].startswith("bug@"):
@@ -77,6 +83,7 @@ class Encounter:
     options: Options = OPTIONS
     pace: Pace = field(default_factory=Pace)
     draining: bool = False
+    limits: Limits = field(default_factory=Unlimited)
     #: What the connection makes of the server's socket.
     wire: Callable[[Any], Wire] = PlainWire
 
@@ -85,7 +92,7 @@ class Encounter:
         self.connection_log = ConnectionLog()
         self.client, self._server = gevent.socket.socketpair()
         self.client.settimeout(20.0)
-        session = Session(self.options, self.services, "test")
+        session = Session(self.options, self.services, self.limits, "test")
         self.connection = Connection(self._server, session, self.connection_log, self.pace, _no_certificate, self.wire)
         self.connection.draining = self.draining
         self.greenlet = gevent.spawn(self.connection.run)

@@ -1,6 +1,6 @@
 """The relay's server and dialogue in a process of their own, with a double for the rest of the house.
 
-`python -m tests.dialogues.dialogue_server DIRECTORY` reads its servers from DIRECTORY/servers.json, writes where they
+`python -m tests.support.dialogue_server DIRECTORY` reads its servers from DIRECTORY/servers.json, writes where they
 listen to DIRECTORY/listening.json, appends what it accepts to DIRECTORY/accepted.jsonl and what it logs to standard
 output. A line `drain NAME` on standard input drains one server; the end of standard input ends the process.
 
@@ -32,6 +32,7 @@ import gevent.socket
 
 import config.logging
 from config.settings import Settings
+from relay.core.outcomes import LoginFailure
 from relay.core.records import ApiKey
 from relay.limits.client import ProcessLimits
 from relay.redis.link import RedisLink
@@ -40,7 +41,6 @@ from relay.server.server import Server
 from relay.server.sockets import Listener
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Pace
-from relay.smtp.replies import Reply
 from relay.smtp.submission import Login, Submission, Verdict
 
 REFUSALS = {
@@ -56,16 +56,16 @@ class ServicesDouble:
     def __init__(self, accepted: Path) -> None:
         self._accepted = accepted
 
-    def authenticate(self, password: str) -> Login | Reply:
+    def authenticate(self, password: str) -> Login | LoginFailure:
         """As `relay.smtp.submission.Services` says."""
         if password == "unavailable":
-            return replies.AUTH_UNAVAILABLE
+            return LoginFailure.UNAVAILABLE
         if password == "bug":
             raise RuntimeError("a bug in authenticate")
         if password.startswith("slow-"):
             gevent.sleep(float(password.removeprefix("slow-")))
         elif password != "good":
-            return replies.BAD_KEY
+            return LoginFailure.WRONG_KEY
         return Login("0" * 64, ApiKey("key", "user", "full_access", None))
 
     def submit(self, submission: Submission) -> Verdict:
@@ -126,7 +126,7 @@ def main(directory: Path) -> None:
         if options.get("tls"):
             certificate = CertificateStore(str(directory / "certificate.pem"), str(directory / "key.pem"))
             listeners.append(Listener(_listening_socket(), implicit_tls=True))
-        server = servers[name] = Server(settings, ProcessLimits(settings, redis_link, services), certificate)
+        server = servers[name] = Server(settings, services, ProcessLimits(settings, redis_link), certificate)
         server.pace = Pace(**options.get("pace", {}))
         listening[name] = {
             "implicit" if listener.implicit_tls else "clear": listener.socket.getsockname()[1] for listener in listeners

@@ -48,3 +48,15 @@ def frozen(server: services.Server) -> Iterator[None]:
 def plain(token: str) -> str:
     """The initial response of AUTH PLAIN."""
     return base64.b64encode(b"\0user\0" + token.encode()).decode()
+
+
+def processes(relay: Relay, name: str = "relay-large") -> list[psutil.Process]:
+    """Those below the relay that have this name."""
+    found = []
+    for process in psutil.Process(relay.pid).children(recursive=True):
+        try:
+            if process.name() == name and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found

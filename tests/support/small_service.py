@@ -117,7 +117,7 @@ def serve(assignment: Assignment) -> int:
     beat.start(assignment.heartbeats.beat, index)
     log.info("ready", index=index, pid=os.getpid())
     drained.wait()
-    log.info("worker drained", index=index)
+    log.info("worker_drained", index=index)
     return 0
 
 

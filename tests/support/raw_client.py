@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from tests.integration.relay_process import Relay, plain
+from tests.support.relay_process import Relay, plain
 
 #: Seconds until a client gives up on an answer.
 PATIENCE = 20.0

@@ -43,7 +43,7 @@ class Stage:
         self._directory = directory
         self._log = (directory / "log.jsonl").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.dialogues.dialogue_server", str(directory)],
+            [sys.executable, "-m", "tests.support.dialogue_server", str(directory)],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,

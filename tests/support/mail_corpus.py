@@ -16,7 +16,7 @@ from typing import Any
 
 from relay.mail import Unusable, parse
 
-CORPUS = Path(__file__).resolve().parents[2] / "corpus"
+CORPUS = Path(__file__).resolve().parents[1] / "corpus"
 #: Octets of an attachment up to which it is written out rather than hashed.
 _WRITTEN_OUT = 60
 

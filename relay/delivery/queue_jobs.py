@@ -1,0 +1,257 @@
+"""Jobs of the queue: what each type asks for, and what becomes of its message (contract section 5).
+
+email.send              the row is claimed and delivered, the message deleted
+scheduled-email.scan    the worker looks at once for what no job comes for, the message is deleted
+webhook.dispatch,       not this worker's: left to another consumer of the queue, and deleted at the third look;
+webhook-delivery.scan   the deliveries are rows in Postgres (`pending`), so that nothing is lost with the message
+anything else           poison: left to the queue's redrive policy; deleted where a FIFO queue has none
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import gevent
+import gevent.lock
+import orjson
+import structlog
+
+from relay.aws.sqs_receiver import MAX_MESSAGES, QueueReceiver, Received
+from relay.core import metrics
+from relay.core.errors import PostgresUnavailable, QueueUnavailable
+from relay.core.supervision import Supervised, run_once, supervise
+
+log = structlog.get_logger(__name__)
+
+SEND: Final = "email.send"
+SCAN: Final = "scheduled-email.scan"
+WEBHOOKS: Final = ("webhook.dispatch", "webhook-delivery.scan")
+
+#: Seconds for which a message in flight is nobody else's; extended while its mail is being sent.
+VISIBILITY_SECONDS: Final = 120
+#: How often a job of another consumer's is looked at before it is deleted, and the seconds for which it is left after
+#: the first look; each further one doubles them. On a FIFO queue it comes back at once: its group would stand still.
+_LOOKS: Final = 3
+_LEFT_SECONDS: Final = 10
+#: Seconds for which it is remembered whether the queue has a redrive policy.
+_REDRIVE_SECONDS: Final = 300.0
+#: Seconds that the end of the service waits for messages to be given back.
+_GIVING_BACK_SECONDS: Final = 2.0
+#: Seconds from one look at Postgres to the next while it is away: the first and the longest.
+_AWAY: Final = (0.5, 5.0)
+
+for _kind, _result in (
+    (SEND, "done"),
+    (SCAN, "done"),
+    *((kind, result) for kind in WEBHOOKS for result in ("left", "deleted")),
+    ("poison", "left"),
+    ("poison", "deleted"),
+):
+    metrics.DELIVERY_JOBS.labels(_kind, _result)
+
+
+class Job(NamedTuple):
+    """A job, as far as it matters here. `email_id`: of `email.send`."""
+
+    kind: str
+    email_id: str = ""
+
+
+class QueueJobs:
+    """Takes messages from the queue and does what they ask for, at most as many at a time as there are slots."""
+
+    def __init__(
+        self,
+        receiver: QueueReceiver,
+        slots: gevent.lock.BoundedSemaphore,
+        *,
+        deliver: Callable[[str], None],
+        scan: Callable[[], None],
+        wait_for_leave: Callable[[], None],
+        ask_postgres: Callable[[], object],
+    ) -> None:
+        """`deliver`: claims and delivers a row; `scan`: has a scan begin soon; `wait_for_leave`: returns when work may
+        be taken. `ask_postgres` and `deliver` raise PostgresUnavailable.
+        """
+        self._receiver = receiver
+        self._slots = slots
+        self._deliver = deliver
+        self._scan = scan
+        self._wait_for_leave = wait_for_leave
+        self._ask_postgres = ask_postgres
+        self._postgres_away = False
+        self._redrives = False
+        self._redrives_until = float("-inf")
+
+    def receive(self) -> None:
+        """Works until it is killed. What was received and not begun then is given back."""
+        while True:
+            self._wait_for_postgres()
+            self._wait_for_leave()
+            self._slots.wait()
+            most = 1 if self._receiver.fifo else max(1, min(MAX_MESSAGES, self._slots.counter))
+            try:
+                messages = self._receiver.receive(most, visibility_seconds=VISIBILITY_SECONDS)
+            except QueueUnavailable as unavailable:
+                self._unavailable(unavailable)
+                gevent.sleep(1.0)
+                continue
+            try:
+                while messages:
+                    self._slots.acquire()
+                    job = run_once("delivery_job", self._job, messages.pop(0))
+                    if self._receiver.fifo:
+                        # All mail is one group: while this one is in flight, the queue has nothing else to give. It is
+                        # waited for and not done here: the end of this loop must not be the end of a mail half sent.
+                        job.join()
+            finally:
+                self._give_back_all(messages)
+
+    def _job(self, received: Received) -> None:
+        """One message; its slot has been taken."""
+        try:
+            self._do(received)
+        except PostgresUnavailable:
+            # The message comes back; on a FIFO queue nothing may wait for that.
+            self._postgres_away = True
+            if self._receiver.fifo:
+                self._give_back(received)
+        except QueueUnavailable as unavailable:
+            self._unavailable(unavailable)
+        except Exception:
+            log.exception("unexpected_error")
+            if self._receiver.fifo:
+                self._forget(received)  # its row is in Postgres, and is found there
+        finally:
+            self._slots.release()
+
+    def _do(self, received: Received) -> None:
+        job = job_of(received.body)
+        if job is None:
+            self._poison(received)
+        elif job.kind in WEBHOOKS:
+            self._leave(job.kind, received)
+        else:
+            if job.kind == SEND:
+                with _Extending(self._receiver, received):
+                    self._deliver(job.email_id)
+            else:
+                self._scan()
+            self._receiver.delete(received)
+            metrics.DELIVERY_JOBS.labels(job.kind, "done").inc()
+
+    def _leave(self, kind: str, received: Received) -> None:
+        """A job for another consumer of the queue, if there is one."""
+        if received.count >= _LOOKS:
+            self._receiver.delete(received)
+            metrics.DELIVERY_JOBS.labels(kind, "deleted").inc()
+            log.info("job_left_to_postgres", type=kind)
+        else:
+            self._receiver.extend(received, 0 if self._receiver.fifo else _LEFT_SECONDS * 2 ** (received.count - 1))
+            metrics.DELIVERY_JOBS.labels(kind, "left").inc()
+
+    def _poison(self, received: Received) -> None:
+        """A message that is no job. The redrive policy has it put aside; a FIFO queue without one would stand still."""
+        deleted = self._receiver.fifo and not self._knows_redrive()
+        if deleted:
+            self._receiver.delete(received)
+        elif self._receiver.fifo:
+            self._receiver.extend(received, 0)
+        # Elsewhere it comes back when its time in flight is over: it holds up nothing, and must not come at once.
+        metrics.DELIVERY_JOBS.labels("poison", "deleted" if deleted else "left").inc()
+        log.error("poison", deleted=deleted)
+
+    def _knows_redrive(self) -> bool:
+        """Whether the queue has a redrive policy. False where nobody may know."""
+        if time.monotonic() >= self._redrives_until:
+            try:
+                self._redrives = self._receiver.redrives()
+            except QueueUnavailable:
+                self._redrives = False
+            self._redrives_until = time.monotonic() + _REDRIVE_SECONDS
+        return self._redrives
+
+    def _wait_for_postgres(self) -> None:
+        """Takes no message that could only be given back: each time counts towards the redrive policy's limit."""
+        pause, longest = _AWAY
+        while self._postgres_away:
+            try:
+                self._ask_postgres()
+                self._postgres_away = False
+            except PostgresUnavailable:
+                gevent.sleep(pause)
+                pause = min(longest, 2 * pause)
+
+    def _give_back_all(self, messages: Sequence[Received]) -> None:
+        with gevent.Timeout(_GIVING_BACK_SECONDS) as limit:
+            try:
+                for received in messages:
+                    self._give_back(received)
+            except gevent.Timeout as late:
+                if late is not limit:
+                    raise
+
+    def _give_back(self, received: Received) -> None:
+        try:
+            self._receiver.extend(received, 0)
+        except QueueUnavailable as unavailable:
+            self._unavailable(unavailable)
+
+    def _forget(self, received: Received) -> None:
+        try:
+            self._receiver.delete(received)
+        except QueueUnavailable as unavailable:
+            self._unavailable(unavailable)
+
+    @staticmethod
+    def _unavailable(unavailable: QueueUnavailable) -> None:
+        metrics.FAULTS.labels("sqs").inc()
+        log.warning("queue_unavailable", code=unavailable.code)
+
+
+class _Extending:
+    """Keeps a message in flight for as long as its mail is being sent."""
+
+    def __init__(self, receiver: QueueReceiver, received: Received) -> None:
+        self._receiver = receiver
+        self._received = received
+        self._loop: Supervised | None = None
+
+    def __enter__(self) -> None:
+        self._loop = supervise("delivery_visibility", self._extend)
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None:
+            self._loop.stop()
+
+    def _extend(self) -> None:
+        while True:
+            gevent.sleep(VISIBILITY_SECONDS / 2)
+            try:
+                self._receiver.extend(self._received, VISIBILITY_SECONDS)
+            except QueueUnavailable:
+                continue
+
+
+def job_of(body: str) -> Job | None:
+    """The job of a message; None for what is none of the four types of contract section 5."""
+    try:
+        document: Any = orjson.loads(body)
+    except (orjson.JSONDecodeError, UnicodeError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    kind = document.get("type")
+    if kind == SEND:
+        email_id = document.get("emailId")
+        return Job(SEND, email_id) if isinstance(email_id, str) and _is_uuid(email_id) else None
+    if kind == WEBHOOKS[0]:
+        return Job(kind) if isinstance(document.get("deliveryId"), str) else None
+    return Job(kind) if kind in (SCAN, *WEBHOOKS) else None
+
+
+def _is_uuid(text: str) -> bool:
+    digits = text.replace("-", "")
+    return len(text) == 36 and len(digits) == 32 and all(digit in "0123456789abcdefABCDEF" for digit in digits)

@@ -1,0 +1,209 @@
+"""Which regions of a provider take mail now, and whose trouble a failure is that may be the mail's or the region's.
+
+SES's answer 5xx, or none, can be about one mail or about all. It counts as the mail's (an attempt is used up) only
+where another mail of the same region has passed within WITNESS_SECONDS and no other mail has failed since. Otherwise it
+is the region's trouble: the region rests, and no mail pays for it. After a rest one mail is tried, and the others
+follow if it passes; if not, the next rest is twice as long. A single mail that keeps failing does not hold up its
+region: as long as all such failures are its own, another mail may be tried at once.
+
+The state is that of one process: each finds out for itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from relay.core import metrics
+from relay.delivery.outcome import Failed, Outcome, Scope, Verdict
+from relay.delivery.provider import Handover
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for which a mail that passed shows that its region is well.
+WITNESS_SECONDS: Final = 60.0
+#: The longest rest, seconds, of what the first one is short: a region away. Longer first rests double to four times.
+LONGEST_REST: Final = 300.0
+#: A mail that is tried after a rest, and of which nothing is heard for so long (seconds), is no longer waited for.
+_PROBE_SECONDS: Final = 180.0
+#: Seconds for which others wait while one mail is tried.
+_BEHIND_PROBE: Final = 2.0
+#: A region to which nothing went for so long (seconds) is not asked whether it rests.
+_USED_SECONDS: Final = 600.0
+#: Nobody is kept from looking for mail to other regions for longer (seconds).
+LONGEST_PAUSE: Final = 15.0
+
+Key = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _State:
+    """Of a region, or of a part of it: a configuration set, a sender's domain."""
+
+    #: Moments of time.monotonic().
+    passed: float = float("-inf")
+    rests_until: float = float("-inf")
+    used: float = float("-inf")
+    rest: float = 0.0
+    #: Whether the failures behind the rest may be about their mails after all.
+    doubtful: bool = False
+    #: Two at most of the mails that failed in a way that may be the region's since one passed: one may be to blame.
+    failed: set[str] = field(default_factory=set)
+    #: The mail that is tried after a rest, and since when.
+    probe: str | None = None
+    probe_since: float = 0.0
+
+
+class Regions:
+    """The regions that one process sends to."""
+
+    def __init__(self) -> None:
+        self._states: dict[Key, _State] = {}
+
+    def wait(self, email_id: str, region: str, configuration_set: str | None, sender: str) -> float:
+        """Seconds for which this mail had better wait; 0.0: it may go now. Changes nothing.
+
+        `sender`: the address. Ask it before work is done for the mail, and `admit` when it is handed over.
+        """
+        now = time.monotonic()
+        seconds = max(_wait(self._states[key], email_id, now) for key in self._keys(region, configuration_set, sender))
+        # Spread, so that those who wait do not all come at once.
+        return seconds * random.uniform(1.0, 1.2)  # noqa: S311 - spreads load
+
+    def admit(self, handover: Handover) -> float:
+        """As `wait`; where it may go it is the one that is tried, if one is to be. `judge` has to follow then."""
+        region, configuration_set, sender = handover.region, handover.configuration_set, handover.sender
+        seconds = self.wait(handover.email_id, region, configuration_set, sender)
+        now = time.monotonic()
+        for key in self._keys(region, configuration_set, sender):
+            state = self._states[key]
+            state.used = now
+            if not seconds and state.rest:
+                state.probe, state.probe_since = handover.email_id, now
+        return seconds
+
+    def judge(self, handover: Handover, outcome: Outcome) -> Outcome:
+        """The outcome, with the verdict that the other mails of the region give; notes it for those who come."""
+        keys = list(self._keys(handover.region, handover.configuration_set, handover.sender))
+        now = time.monotonic()
+        if not isinstance(outcome, Failed) or outcome.verdict in (Verdict.PERMANENT, Verdict.PASSING):
+            # The region has answered, about this mail.
+            for key in keys:
+                self._passed(key, handover.email_id, now, witness=not isinstance(outcome, Failed))
+            return outcome
+        region = self._states[keys[0]]
+        witnessed = now - region.passed <= WITNESS_SECONDS
+        if outcome.verdict in (Verdict.EITHER, Verdict.UNCLEAR):
+            if len(region.failed) < 2:
+                region.failed.add(handover.email_id)
+            if witnessed and region.failed == {handover.email_id}:
+                self._end_probe(keys, handover.email_id)
+                return replace(outcome, verdict=Verdict.PASSING, pause=0.0)
+            # Another mail is tried first, so that one that is to blame can be told from the region.
+            seconds = self._rest(keys[0], handover.email_id, outcome, now)
+            self._end_probe(keys, handover.email_id)
+            return replace(outcome, verdict=Verdict.NOT_THIS_MAIL, pause=2 * seconds)
+        key = keys[0]
+        if outcome.scope is Scope.CONFIGURATION_SET and handover.configuration_set:
+            key = _set_key(handover.region, handover.configuration_set)
+        elif outcome.scope is Scope.SENDER and witnessed:
+            key = _sender_key(handover.region, handover.sender)
+        seconds = self._rest(key, handover.email_id, outcome, now)
+        self._end_probe(keys, handover.email_id)
+        return replace(outcome, pause=seconds)
+
+    def all_rest(self) -> float:
+        """Seconds for which no region takes mail, of those in use; LONGEST_PAUSE at most. 0.0: one does."""
+        now = time.monotonic()
+        used = [state for key, state in self._states.items() if len(key) == 1 and now - state.used < _USED_SECONDS]
+        return min(LONGEST_PAUSE, min((_wait(state, "", now) for state in used), default=0.0))
+
+    def _keys(self, region: str, configuration_set: str | None, sender: str) -> Iterator[Key]:
+        """The region's key first, then those of parts that have rested."""
+        self._states.setdefault((region,), _State())
+        yield (region,)
+        parts = [_sender_key(region, sender)]
+        if configuration_set:
+            parts.append(_set_key(region, configuration_set))
+        yield from (key for key in parts if key in self._states)
+
+    def _rest(self, key: Key, email_id: str, failed: Failed, now: float) -> float:
+        """Lets a region or a part of it rest; for how many seconds."""
+        state = self._states.setdefault(key, _State())
+        doubtful = failed.verdict is not Verdict.NOT_THIS_MAIL
+        if now < state.rests_until and state.probe != email_id:
+            state.doubtful = state.doubtful and doubtful
+            return state.rests_until - now  # one of those that were on their way when it began
+        state.doubtful = doubtful
+        longest = max(LONGEST_REST, 4 * failed.pause)
+        state.rest = min(longest, max(failed.pause, 2 * state.rest))
+        state.rests_until = now + state.rest
+        self._count()
+        alone = doubtful and len(state.failed) == 1
+        level = logging.WARNING if alone or failed.kind == "throttled" else logging.ERROR
+        more = {"action": failed.action} if failed.action else {}
+        log.log(
+            level,
+            "region_paused",
+            **_named(key),
+            kind=failed.kind,
+            code=failed.code,
+            seconds=round(state.rest),
+            **more,
+        )
+        return state.rest
+
+    def _passed(self, key: Key, email_id: str, now: float, *, witness: bool) -> None:
+        state = self._states[key]
+        if witness:
+            state.passed = now
+            state.failed.clear()
+        else:
+            state.failed.discard(email_id)
+        tried = state.probe == email_id
+        if tried:
+            state.probe = None
+        # One that was on its way when the account got into trouble says nothing about what comes after.
+        if state.rest and (tried or now >= state.rests_until or (witness and state.doubtful)):
+            state.rest, state.rests_until = 0.0, float("-inf")
+            self._count()
+            log.info("region_resumed", **_named(key))
+        if len(key) > 1 and not state.rest:
+            del self._states[key]
+
+    def _end_probe(self, keys: list[Key], email_id: str) -> None:
+        for key in keys:
+            if self._states[key].probe == email_id:
+                self._states[key].probe = None
+
+    def _count(self) -> None:
+        metrics.DELIVERY_PAUSED_REGIONS.value = sum(1 for state in self._states.values() if state.rest)
+
+
+def _wait(state: _State, email_id: str, now: float) -> float:
+    if not state.rest:
+        return 0.0
+    if state.probe is not None and state.probe != email_id and now - state.probe_since < _PROBE_SECONDS:
+        return max(_BEHIND_PROBE, state.rests_until - now)
+    if now >= state.rests_until or (state.doubtful and len(state.failed) == 1 and email_id not in state.failed):
+        return 0.0
+    return state.rests_until - now
+
+
+def _sender_key(region: str, sender: str) -> Key:
+    return (region, "domain", sender.rpartition("@")[2].lower())
+
+
+def _set_key(region: str, configuration_set: str) -> Key:
+    return (region, "configuration_set", configuration_set)
+
+
+def _named(key: Key) -> dict[str, str]:
+    """For a log line: which region, and which part of it."""
+    return {"region": key[0], "part": key[1] if len(key) > 1 else "all"}

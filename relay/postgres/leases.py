@@ -1,0 +1,68 @@
+"""Claims as leases: which rows this process has made `processing`, by which mark, and since when.
+
+The mark of a claim is the time that it wrote into `provider_last_attempted_at`. Whatever gives a row back names it, so
+that a process which stood still for longer than its lease takes nothing away from the one that has the row by now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from datetime import datetime, timedelta
+from typing import Final
+
+from relay.core.frozen import frozen
+
+#: A claim that is older has been left behind by a worker that died: it is given up, and the row is sent by another.
+LEASE: Final = timedelta(minutes=15)
+#: Seconds from a claim within which the provider must have been called. What may follow ends within the lease: the
+#: call itself (65 s), and the time for which it is tried to record what it said (600 s).
+HANDOVER_SECONDS: Final = 180.0
+#: Claims that are older than so many leases are of no use to anybody.
+_KEPT_LEASES: Final = 2
+
+
+@frozen
+class _Lease:
+    mark: datetime
+    #: When the statement that claimed the row was sent, by both clocks: the first stands still with the machine, and
+    #: the second may be set.
+    monotonic: float
+    wall: float
+
+    def age(self) -> float:
+        """Seconds, at least."""
+        return max(time.monotonic() - self.monotonic, time.time() - self.wall)
+
+
+class Leases:
+    """The claims of this process."""
+
+    def __init__(self) -> None:
+        self._leases: OrderedDict[str, _Lease] = OrderedDict()
+
+    def note(self, email_id: str, mark: datetime, began: tuple[float, float]) -> None:
+        """A row has been claimed. `began`: `clocks()` before the statement was sent."""
+        self._leases.pop(email_id, None)
+        monotonic, wall = began
+        self._leases[email_id] = _Lease(mark, monotonic=monotonic, wall=wall)
+        while next(iter(self._leases.values())).age() > _KEPT_LEASES * LEASE.total_seconds():
+            self._leases.popitem(last=False)
+
+    def mark(self, email_id: str) -> datetime | None:
+        """What the claim wrote; None where there is no claim of this process."""
+        lease = self._leases.get(email_id)
+        return None if lease is None else lease.mark
+
+    def allows_handover(self, email_id: str) -> bool:
+        """Whether the provider may still be called: later another worker may have the row before this one is done."""
+        lease = self._leases.get(email_id)
+        return lease is not None and lease.age() < HANDOVER_SECONDS
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+
+def clocks() -> tuple[float, float]:
+    """The time by both clocks."""
+    return time.monotonic(), time.time()
