@@ -1,10 +1,10 @@
 """What a worker, its process for large messages and the children of that process say to each other.
 
-    worker → process   one octet a message of the channel (SOCK_SEQPACKET), with descriptors:
-                       MESSAGE: the child's end of a socket pair, and the file with the octets
+    worker → process   one octet a message of the channel (SOCK_SEQPACKET), with a descriptor:
+                       CHILD: the child's end of a socket pair
                        SUCCESSOR: the channel of another such process, which is to be forked
-    worker → child     a head, over the socket pair
-    child → worker     any number of reports, over the same; the last one is a verdict
+    worker → child     MESSAGE with the file that has the octets, and a head, over the socket pair
+    child → worker     any number of reports, over the same; the last one is a verdict, and the child is free then
     process → worker   what ended a child that gave none, over the same
 
 Heads and reports are JSON, preceded by their length: four octets, network order. Each carries the version: both sides
@@ -14,6 +14,7 @@ are forked from one process and so have the same, but a side that meets another 
 from __future__ import annotations
 
 import json
+import os
 import socket
 from dataclasses import asdict
 from enum import StrEnum
@@ -29,9 +30,11 @@ from relay.smtp.submission import Login, Submission, Verdict
 #: Of heads and reports. To be raised with each change of them.
 VERSION: Final = 4
 
-#: Orders on the channel.
-MESSAGE: Final = b"m"
+#: Orders to the process.
+CHILD: Final = b"c"
 SUCCESSOR: Final = b"s"
+#: What comes before a head, with the descriptor.
+MESSAGE: Final = b"m"
 
 _LENGTH_OCTETS: Final = 4
 
@@ -77,6 +80,12 @@ class Died:
 
 
 Report = Started | Uses | Died | Verdict
+
+
+def leaves_child_free(verdict: Verdict) -> bool:
+    """Whether a child that gave this verdict takes another message. After anything unusual the next message gets a
+    child without a past: the child ends, and the worker expects nothing more of it."""
+    return verdict.reply.code == 250
 
 
 def encode_head(submission: Submission, reading: Reading) -> bytes:
@@ -160,6 +169,24 @@ def _decode(document: bytes) -> dict[str, Any]:
     if decoded.get("version") != VERSION:
         raise ForeignVersion
     return decoded
+
+
+def send_order(channel: socket.socket, head: bytes, file: int) -> None:
+    """A head, with the descriptor of the file that has the octets, to a child. Raises OSError."""
+    socket.send_fds(channel, [MESSAGE], [file])
+    send_message(channel, head)
+
+
+def receive_order(channel: socket.socket) -> tuple[bytes, int] | None:
+    """The next head and its file, which the caller closes; None when the other side closed. Raises OSError."""
+    _, descriptors, _, _ = socket.recv_fds(channel, len(MESSAGE), 1)
+    if not descriptors:
+        return None
+    head = receive_message(channel)
+    if head is None:
+        os.close(descriptors[0])
+        return None
+    return head, descriptors[0]
 
 
 def send_message(channel: socket.socket, octets: bytes) -> None:

@@ -43,6 +43,8 @@ class MemoryBudget:
         self._octets = octets
         self._free = octets
         self._waiting: deque[Part] = deque()
+        #: Greenlets that have been given what they wait for, and have not gone on yet.
+        self.resuming = 0
 
     @contextmanager
     def part(self, octets: int, seconds: float) -> Iterator[Part]:
@@ -54,7 +56,10 @@ class MemoryBudget:
         self._waiting.append(part)
         try:
             self._grant()
-            part._event.wait(seconds)
+            try:
+                part._event.wait(seconds)
+            finally:
+                self.resuming -= part.granted
             yield part
         finally:
             if part.granted:
@@ -63,6 +68,17 @@ class MemoryBudget:
                 self._waiting.remove(part)
             # Either way, whoever was behind it may have their turn.
             self._grant()
+
+    def has(self, octets: int) -> bool:
+        """Whether so many could be had without waiting."""
+        return not self._waiting and octets <= self._free
+
+    def take(self, octets: int) -> bool:
+        """Takes so many, for the caller to give back, if nobody has to wait for that; whether it did."""
+        if not self.has(octets):
+            return False
+        self._free -= octets
+        return True
 
     def give_back(self, octets: int) -> None:
         """Some of what was handed out is not needed any more."""
@@ -73,4 +89,5 @@ class MemoryBudget:
         while self._waiting and self._waiting[0].octets <= self._free:
             part = self._waiting.popleft()
             self._free -= part.octets
+            self.resuming += 1
             part._event.set()

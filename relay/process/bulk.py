@@ -1,4 +1,4 @@
-"""The process for large messages: it forks a child for each, and says what ended those that ended without a verdict.
+"""The process for large messages: it forks children for them, and says what ended those that ended without a verdict.
 
 A worker forks it before it starts anything else, so that it has everything loaded and nothing running: what it forks in
 turn reads no file of the program, whatever has become of those since the service started. It parses nothing, connects
@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 from gevent.monkey import get_original
 
 from config.settings import Settings
-from relay.intake.bulk_protocol import MESSAGE, SUCCESSOR, Died, encode_report, send_message
+from relay.intake.bulk_protocol import CHILD, SUCCESSOR, Died, encode_report, send_message
 from relay.process import bulk_child
 
 # gevent's own would make a hub, which the children would inherit.
@@ -33,8 +33,6 @@ _select: Final = get_original("select", "select")
 
 #: What a terminal or a platform sends to every process of a service. The worker attends to it; this one ends with it.
 _LEFT_TO_THE_WORKER: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-#: Descriptors that come with an order.
-_MOST_DESCRIPTORS: Final = 2
 #: The names of these processes where an operator looks at them, 15 octets at most.
 _NAME: Final = "relay-large"
 _CHILD_NAME: Final = "relay-parse"
@@ -119,12 +117,12 @@ class _Process:
     def _carry_out(self) -> bool:
         """One order; whether there may be more."""
         try:
-            order, descriptors, _, _ = socket.recv_fds(self._channel, 1, _MOST_DESCRIPTORS)
+            order, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
         except ConnectionError:
             return False
         try:
-            if order == MESSAGE and len(descriptors) == 2:
-                self._fork_child(*descriptors)
+            if order == CHILD and descriptors:
+                self._fork_child(descriptors[0])
             elif order == SUCCESSOR and descriptors:
                 self._fork_successor(descriptors[0])
         except OSError as error:
@@ -136,8 +134,8 @@ class _Process:
                     os.close(descriptor)
         return bool(order)
 
-    def _fork_child(self, answers: int, body: int) -> None:
-        kept: Any = _sockets.socket(fileno=os.dup(answers))
+    def _fork_child(self, channel: int) -> None:
+        kept: Any = _sockets.socket(fileno=os.dup(channel))
         try:
             pid = _fork()
         except OSError:
@@ -145,7 +143,7 @@ class _Process:
             raise
         if pid == 0:
             self._forget()
-            _run(lambda: bulk_child.store(self._settings, answers, body), (answers, body), _CHILD_NAME)
+            _run(lambda: bulk_child.serve(self._settings, channel), [channel], _CHILD_NAME)
         self._children[pid] = kept
 
     def _fork_successor(self, channel: int) -> None:

@@ -1,15 +1,15 @@
-"""What a child of the process for large messages does: it reads one message, stores it, answers, and ends.
+"""What a child of the process for large messages does: it reads a message, stores it, answers, and waits for another.
 
-Whatever a message makes of its child, nobody else pays for it. The bounds are the kernel's, so that they hold in the
-midst of a regular expression or of a library written in C: a timer of CPU time while the message is parsed, and one of
-the clock for all of it. Neither is handled, so each of them ends the process.
+It has one message at a time, so that whatever a message makes of its child, nobody else pays for it. The bounds are the
+kernel's, so that they hold in the midst of a regular expression or of a library written in C: a timer of CPU time while
+the message is parsed, and one of the clock for all of it. Neither is handled, so each of them ends the process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import resource
+import select
 import signal
 import socket
 from dataclasses import replace
@@ -28,17 +28,20 @@ from relay.intake.bulk_protocol import (
     ForeignVersion,
     Order,
     Reading,
+    Report,
     Started,
     Uses,
     decode_head,
     encode_report,
-    receive_message,
+    leaves_child_free,
+    receive_order,
     send_message,
 )
 from relay.intake.lookups import Lookups
 from relay.mail import Limits, Message, parse
 from relay.mail.unread import parse_header
 from relay.postgres.store import Store
+from relay.process.heap import Heap
 from relay.redis.cache import Cache
 from relay.smtp import replies
 from relay.smtp.spool import Body
@@ -61,24 +64,23 @@ ANSWER_SECONDS: Final = 36.0
 REDIS_SECONDS: Final = 3.0
 #: Longer than WORK_SECONDS; see `AcceptOptions.lease_seconds`.
 LEASE_SECONDS: Final = 120.0
+#: How soon a next message has to come to find the memory of the last one, if that is enough for it.
+KEPT_SECONDS: Final = 0.01
 #: Added to the score by which the kernel chooses whom to end when memory is short: a child before anybody else.
 _EXPENDABLE: Final = 500
-#: Of mallopt(3): from how many octets on memory is mapped for itself, and unmapped when it is freed.
-_M_MMAP_THRESHOLD: Final = -3
-_MAPPED_FROM: Final = 1 << 20
 
 
-def store(settings: Settings, answers: int, body: int) -> None:
-    """Carries out the order that comes over the socket `answers`; `body`: the file with the message's octets."""
+def serve(settings: Settings, descriptor: int) -> None:
+    """Carries out the orders that come over the socket `descriptor`, one after the other, until that is closed."""
     _bound()
     config.logging.configure(settings)
     config.sentry.init(settings, __version__)
-    with socket.socket(fileno=answers) as channel, contextlib.closing(Body.from_file(body)) as spooled:
-        head = receive_message(channel)
-        if head is not None:
-            # Without a worker there is nobody to tell, and the process for large messages ends its children.
-            with contextlib.suppress(ConnectionError):
-                _answer(settings, channel, head, spooled)
+    with socket.socket(fileno=descriptor) as channel:
+        child = _Child(settings, channel)
+        # Without a worker there is nobody to tell, and the process for large messages ends its children.
+        with contextlib.suppress(ConnectionError), contextlib.closing(child):
+            while child.carry_out():
+                pass
     config.sentry.flush()
 
 
@@ -86,48 +88,80 @@ def _bound() -> None:
     """What holds for all that this process does."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, WORK_SECONDS)
     # None of the deaths that are meant to happen leaves forty megabytes of somebody's mail on the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, AttributeError):
-        # What is freed goes back to the kernel at once. glibc would keep pieces of up to 32 MB for the next of them,
-        # after the first one that was freed: a quarter of the memory of a large message.
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
         score.write(str(_EXPENDABLE))
 
 
-def _answer(settings: Settings, channel: socket.socket, head: bytes, body: Body) -> None:
-    try:
-        order = decode_head(head, body)
-    except ForeignVersion:
-        log.error("version_mismatch")
-        send_message(channel, encode_report(Verdict(replies.TRY_LATER, "bulk_version")))
-        return
-    send_message(channel, encode_report(Started()))
-    postgres = Store(settings.database_url, deadline=STORE_SECONDS)
-    cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=REDIS_SECONDS)
-    options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS, answer_seconds=ANSWER_SECONDS)
-    # A key that is written to the cache is looked at once more a second later, and there is no second later here.
-    lookups = Lookups(postgres, cache, write_back_keys=False)
-    seconds = PARSE_SECONDS + PARSE_SECONDS_PER_OCTET * body.size
-    parse_in_time = _within(seconds, order.reading)
+class _Child:
+    """What is kept from one message to the next: connections, and no octet of a message."""
 
-    def parse_and_tell(raw: bytes, limits: Limits, reverse_path: str) -> Message:
-        message = parse_in_time(raw, limits, reverse_path)
-        send_message(channel, encode_report(Uses(footprint.after_parsing(message))))
-        return message
+    def __init__(self, settings: Settings, channel: socket.socket) -> None:
+        self._channel = channel
+        self._heap = Heap()
+        #: What was set aside for the last message.
+        self._octets = 0
+        self._postgres = Store(settings.database_url, deadline=STORE_SECONDS)
+        self._cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=REDIS_SECONDS)
+        self._options = replace(AcceptOptions.of(settings), lease_seconds=LEASE_SECONDS, answer_seconds=ANSWER_SECONDS)
+        # A key that is written to the cache is looked at once more a second later, and there is no second later here.
+        self._lookups = Lookups(self._postgres, self._cache, write_back_keys=False)
 
-    acceptor = Acceptor(lookups, postgres, options, parse_and_tell)
-    try:
-        verdict = _accept(acceptor, order)
-        send_message(channel, encode_report(verdict))
+    def close(self) -> None:
+        """Ends the connections."""
+        self._postgres.close()
+        self._cache.close()
+
+    def carry_out(self) -> bool:
+        """One order: whether there may be another. Raises OSError when the worker is gone."""
+        if not select.select([self._channel], [], [], KEPT_SECONDS)[0]:
+            self._heap.trim()
+        received = receive_order(self._channel)
+        if received is None:
+            return False
+        head, file = received
+        signal.setitimer(signal.ITIMER_REAL, WORK_SECONDS)
+        with contextlib.closing(Body.from_file(file)) as body:
+            verdict = self._verdict(head, body)
+        self._send(verdict)
         with contextlib.suppress(RedisUnavailable):
             # What was sent before, with nobody waiting for it, has arrived when this is answered.
-            cache.link.call("PING")
-    finally:
-        postgres.close()
-        cache.close()
+            self._cache.link.call("PING")
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        return leaves_child_free(verdict)
+
+    def _verdict(self, head: bytes, body: Body) -> Verdict:
+        try:
+            order = decode_head(head, body)
+        except ForeignVersion:
+            log.error("version_mismatch")
+            return Verdict(replies.TRY_LATER, "bulk_version")
+        octets = footprint.before_parsing(body.size)
+        if octets < self._octets:
+            self._heap.trim()
+        self._octets = octets
+        if body.size <= footprint.IN_ONE_PIECE:
+            self._heap.in_one_piece(octets)
+        else:
+            self._heap.by_pieces()
+        self._send(Started())
+        acceptor = Acceptor(self._lookups, self._postgres, self._options, self._parser(order.reading, body.size))
+        return _accept(acceptor, order)
+
+    def _parser(self, reading: Reading, size: int) -> Parse:
+        """The parser that is asked for, within its time, which tells the worker how much memory it used."""
+        parse_in_time = _within(PARSE_SECONDS + PARSE_SECONDS_PER_OCTET * size, reading)
+
+        def parse_and_tell(raw: bytes, limits: Limits, reverse_path: str) -> Message:
+            message = parse_in_time(raw, limits, reverse_path)
+            self._send(Uses(footprint.after_parsing(message, len(raw))))
+            return message
+
+        return parse_and_tell
+
+    def _send(self, report: Report) -> None:
+        send_message(self._channel, encode_report(report))
 
 
 def _accept(acceptor: Acceptor, order: Order) -> Verdict:

@@ -1,4 +1,4 @@
-"""How much memory a child takes for each kind of content. Run as a program: `child_memory.py URL SIZE`.
+"""How much memory a child takes for each kind of content. Run as a program: `child_memory.py URL SIZE pieces|whole`.
 
 Prints a JSON object: kind → octets at most while it parses and what was set aside for that, octets at most from then on
 and what the child said it uses. The figures are beyond what the process had before, as the kernel counts them.
@@ -31,11 +31,9 @@ from typing import Any, Final
 from config.settings import RecipientRule, Settings
 from relay.core.records import ApiKey
 from relay.intake import footprint
-from relay.intake.bulk_protocol import Reading, Uses, decode_report, encode_head, receive_message, send_message
+from relay.intake.bulk_protocol import Reading, Uses, decode_report, encode_head, receive_message, send_order
 from relay.mail import Message
-from relay.process import (
-    bulk_child,
-)
+from relay.process import bulk_child
 from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
 from scripts.database import create_api_key
@@ -104,24 +102,24 @@ def _measure(settings: Settings, submission: Submission) -> list[int]:
     ours, theirs = socket.socketpair()
     results, results_end = os.pipe()
     size = submission.body.size
-    descriptor = os.dup(submission.body.fileno())
     if monkey.get_original("os", "fork")() == 0:
+        ours.close()
         before = _status("VmRSS")
         _forget_peak()
         peaks: list[int] = []
-        after_parsing: Callable[[Message], int] = footprint.after_parsing
+        after_parsing: Callable[[Message, int], int] = footprint.after_parsing
 
-        def parsed(message: Message) -> int:
+        def parsed(message: Message, size: int) -> int:
             peaks.append(_status("VmHWM") - before)
             _forget_peak()
-            return after_parsing(message)
+            return after_parsing(message, size)
 
         footprint.after_parsing = parsed
-        bulk_child.store(settings, theirs.detach(), descriptor)
+        bulk_child.serve(settings, theirs.detach())
         os.write(results_end, json.dumps([*peaks, _status("VmHWM") - before]).encode())
         os._exit(0)
     theirs.close()
-    send_message(ours, encode_head(submission, Reading.WHOLE))
+    send_order(ours, encode_head(submission, Reading.WHOLE), submission.body.fileno())
     uses = 0
     while (document := receive_message(ours)) is not None:
         report = decode_report(document)
@@ -130,6 +128,7 @@ def _measure(settings: Settings, submission: Submission) -> list[int]:
         if isinstance(report, Verdict):
             assert report.reply.code == 250, report
             break
+    ours.close()
     parsing, storing = json.loads(os.read(results, 1000))
     return [parsing, footprint.before_parsing(size), storing, uses]
 
@@ -154,4 +153,6 @@ def main(url: str, size: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[3] == "pieces":
+        footprint.IN_ONE_PIECE = 0  # type: ignore[misc]
     main(sys.argv[1], int(sys.argv[2]))

@@ -80,6 +80,44 @@ def test_more_at_a_time_than_there_is_memory_for_are_all_accepted(
     assert len(processes(relay)) == 2
 
 
+def test_a_child_that_stored_its_message_takes_the_next_one(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+    seen = set()
+    with relay.client(api_key.token) as client:
+        for _ in range(5):
+            assert send(client)[0] == 250
+            (child,) = processes(relay, "relay-parse")
+            seen.add(child.pid)
+    assert len(seen) == 1
+    assert len(query("SELECT 1 FROM emails")) == 5
+    wait_for(lambda: not processes(relay, "relay-parse"), "it ends when no other message comes")
+
+
+def test_a_child_that_refused_its_message_takes_no_other(relay: Relay, api_key: NewApiKey) -> None:
+    with relay.client(api_key.token) as client:
+        assert send(client)[0] == 250
+        (first,) = processes(relay, "relay-parse")
+        client.mail("ann@example.com")
+        client.rcpt("to@x.example")
+        assert client.data(LARGE.replace(b"From:", b"X-From:"))[0] == 550
+        wait_for(lambda: not processes(relay, "relay-parse"), "the child ends")
+        assert send(client)[0] == 250
+        (second,) = processes(relay, "relay-parse")
+        assert second.pid != first.pid
+
+
+def test_a_free_child_that_dies_is_replaced_without_a_word_to_the_client(
+    relay: Relay, api_key: NewApiKey, query: Query
+) -> None:
+    with relay.client(api_key.token) as client:
+        for _ in range(4):
+            assert send(client)[0] == 250
+            (child,) = processes(relay, "relay-parse")
+            child.kill()
+            wait_for(lambda child=child: _ended(child), "it is dead")  # type: ignore[misc]
+        assert send(client)[0] == 250
+    assert len(query("SELECT 1 FROM emails")) == 5
+
+
 def test_when_a_child_dies_its_client_hears_451_and_nobody_else(relay: Relay, api_key: NewApiKey, query: Query) -> None:
     (parent, _) = processes(relay)
     with relay.client(api_key.token) as client:

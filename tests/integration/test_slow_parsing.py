@@ -15,6 +15,7 @@ import pytest
 
 from relay.mail.unread import NOTE
 from scripts.database import NewApiKey
+from tests.integration.test_bulk import wait_for
 from tests.support.relay_process import Relay, processes
 
 Query = Callable[..., list[dict[str, Any]]]
@@ -129,7 +130,7 @@ def test_nobody_else_pays_for_a_child_that_is_ended(slow_relay: SlowRelay, api_k
     assert codes == [451, 451]
     assert accepted > 0
     assert len(query("SELECT 1 FROM emails")) == 2 * accepted
-    assert len(processes(slow_relay, "relay-parse")) == 0
+    wait_for(lambda: not processes(slow_relay, "relay-parse"), "the children end")
 
 
 def test_a_key_that_overruns_again_and_again_is_kept_out_of_the_worker(

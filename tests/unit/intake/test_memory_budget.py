@@ -117,3 +117,30 @@ def test_who_has_nothing_gives_nothing_back() -> None:
     impatient.end()
     assert Message(budget, 41).granted is None
     first.end()
+
+
+def test_what_is_taken_at_once_never_passes_one_that_waits() -> None:
+    budget = MemoryBudget(100)
+    first = Message(budget, 60)
+    assert budget.has(40)
+    assert not budget.has(41)
+    assert budget.take(30)
+    assert not budget.take(20)
+    waiting = Message(budget, 50)
+    assert not budget.take(1), "somebody waits"
+    budget.give_back(30)
+    assert waiting.granted is None
+    first.end()
+    assert waiting.granted
+
+
+def test_it_tells_how_many_have_been_given_something_and_do_not_run_yet() -> None:
+    budget = MemoryBudget(100)
+    first, second = Message(budget, 100), Message(budget, 100)
+    assert budget.resuming == 0
+    first.part.shrink(0)
+    assert budget.resuming == 1
+    gevent.sleep(0)
+    gevent.sleep(0)
+    assert second.granted
+    assert budget.resuming == 0
