@@ -33,6 +33,7 @@ def test_an_error_is_raised_where_it_is_waited_for(first: bool) -> None:
     gevent.sleep(0)
     if not first:
         handoff.fail(KeyError("x"))
+    assert handoff.settled
     with pytest.raises(KeyError):
         waiting.get(timeout=10)
 
