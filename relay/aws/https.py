@@ -11,8 +11,8 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 import gevent
@@ -35,6 +35,17 @@ class NotSentError(OSError):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+class RequestBody(Protocol):
+    """A body that is too large to be held: it comes in pieces, which can be gone through more than once."""
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """All octets in order. What it raises ends the call, and goes through to the caller."""
 
 
 class Answer(NamedTuple):
@@ -62,20 +73,22 @@ class HttpsClient:
         #: With the moment (time.monotonic()) when each was last used, the latest at the end.
         self._idle: deque[tuple[float, _Connection]] = deque()
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """The response. `headers` are all but Content-Length.
+    def post(self, body: bytes | RequestBody, headers: Mapping[str, str], *, more_seconds: float = 0.0) -> Answer:
+        """The response. `headers` are all but Content-Length; `more_seconds` are added to those of a call.
 
         Raises any of CALL_ERRORS: NotSentError where the other side can't have got the request.
         """
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        head = f"POST {self._path} HTTP/1.1\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
-        deadline = time.monotonic() + self._call_seconds
+        size = len(body) if isinstance(body, bytes) else body.size
+        head = f"POST {self._path} HTTP/1.1\r\n{fields}Content-Length: {size}\r\n\r\n".encode("latin-1")
+        seconds = self._call_seconds + more_seconds
+        deadline = time.monotonic() + seconds
         connection: _Connection | None = None
         # A BaseException, so that nothing on the way takes it for an error that it knows.
-        with gevent.Timeout(self._call_seconds) as limit:
+        with gevent.Timeout(seconds) as limit:
             try:
                 connection = self._take()
-                answer = connection.exchange(head.encode("latin-1") + body, deadline)
+                answer = connection.exchange(head, body, deadline)
             except BaseException as error:
                 late = error is limit
                 if connection is None:
@@ -136,14 +149,20 @@ class _Connection:
         self._answered = self._headers_complete = self._measured = False
         self.error_type = ""
 
-    def exchange(self, request: bytes, deadline: float) -> tuple[int, bytes]:
+    def exchange(self, head: bytes, body: bytes | RequestBody, deadline: float) -> tuple[int, bytes]:
         """Status and content of the response to a request, by a moment of time.monotonic().
 
         Raises any of CALL_ERRORS, and is of no more use then.
         """
         self._begin()
         self._limit(deadline)
-        self.sock.sendall(request)
+        if isinstance(body, bytes):
+            self.sock.sendall(head + body)
+        else:
+            self.sock.sendall(head)
+            for piece in body.pieces():
+                self._limit(deadline)
+                self.sock.sendall(piece)
         received = 0
         while not self._answered:
             # Anew for each piece: a server that sends an octet now and then is not in time for that.

@@ -32,7 +32,7 @@ from botocore.utils import get_environ_proxies
 from gevent.lock import RLock
 
 from relay.aws import credentials
-from relay.aws.https import CALL_ERRORS, Answer, HttpsClient, NotSentError, host_field
+from relay.aws.https import CALL_ERRORS, Answer, HttpsClient, NotSentError, RequestBody, host_field
 from relay.core.frozen import frozen
 
 #: What services sign their calls as, where that is another name than boto3's.
@@ -98,8 +98,11 @@ class AwsService:
         with _limited(seconds):
             self._open()
 
-    def call(self, body: bytes, fields: Mapping[str, str]) -> Response:
-        """POSTs `body` with these header fields, signed. Raises CallError."""
+    def call(self, body: bytes | RequestBody, fields: Mapping[str, str], *, more_seconds: float = 0.0) -> Response:
+        """POSTs `body` with these header fields, signed. `more_seconds`: for a body that takes longer to send.
+
+        Raises CallError.
+        """
         with _limited(self.open_seconds):
             opened = self._open()
             try:
@@ -111,14 +114,14 @@ class AwsService:
                     self._opened = None
                 raise CallError(_word(error)) from None
         # botocore would find out the two of our own by itself, at length.
-        headers = {"Host": opened.host, **fields, "X-Amz-Content-SHA256": sha256(body).hexdigest()}
-        request = AWSRequest("POST", opened.url, data=body, headers=headers)
+        headers = {"Host": opened.host, **fields, "X-Amz-Content-SHA256": _digest(body)}
+        request = AWSRequest("POST", opened.url, headers=headers)
         try:
             SigV4Auth(keys, _SIGNED_AS.get(self._name, self._name), opened.region).add_auth(request)
         except BotoCoreError as error:
             raise CallError(_word(error)) from None
         try:
-            answer = opened.client.post(body, request.headers)
+            answer = opened.client.post(body, request.headers, more_seconds=more_seconds)
         except NotSentError as error:
             raise CallError(error.code) from None
         except CALL_ERRORS as error:
@@ -195,11 +198,14 @@ class _ProxiedClient:
         self._call_seconds = seconds[1]
         self._session = URLLib3Session(verify=bundle or True, proxies=dict(proxies), timeout=seconds)
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def post(self, body: bytes | RequestBody, headers: Mapping[str, str], *, more_seconds: float = 0.0) -> Answer:
         """As HttpsClient's."""
-        with gevent.Timeout(self._call_seconds) as limit:
+        sent: bytes | Iterator[bytes] = body if isinstance(body, bytes) else body.pieces()
+        if not isinstance(body, bytes):
+            headers = {**headers, "Content-Length": str(body.size)}
+        with gevent.Timeout(self._call_seconds + more_seconds) as limit:
             try:
-                response = self._session.send(AWSPreparedRequest("POST", self._url, headers, body, False))
+                response = self._session.send(AWSPreparedRequest("POST", self._url, headers, sent, False))
                 return Answer(response.status_code, response.content, response.headers.get("x-amzn-errortype", ""))
             except (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError) as error:
                 raise NotSentError(type(error).__name__) from None
@@ -212,6 +218,17 @@ class _ProxiedClient:
 
     def close(self) -> None:
         self._session.close()
+
+
+def _digest(body: bytes | RequestBody) -> str:
+    """What a signature says of the body. The hub goes on between the pieces of a large one."""
+    if isinstance(body, bytes):
+        return sha256(body).hexdigest()
+    digest = sha256()
+    for piece in body.pieces():
+        digest.update(piece)
+        gevent.sleep(0)
+    return digest.hexdigest()
 
 
 def _word(error: BaseException) -> str:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
+from relay.aws.https import RequestBody
 from relay.aws.service import AwsService, CallError
+from relay.core.frozen import frozen
 
 _PATH: Final = "/v2/email/outbound-emails"
 #: Seconds. SES takes a mail of 40 MB within some ten.
 _OPEN_SECONDS: Final = 15.0
 _CONNECT_SECONDS: Final = 5.0
 _CALL_SECONDS: Final = 60.0
+#: Octets a second at which a large body is sent at least. 56 MB, the most that there can be, have two minutes: a longer
+#: call would not end within the lease of its claim (relay.postgres.leases).
+_LEAST_RATE: Final = 1_000_000
+
+
+#: What stands before the mail in a request.
+_BEFORE: Final = b'{"Content":{"Raw":{"Data":"'
 
 
 class SesError(Exception):
@@ -46,7 +55,7 @@ class Ses:
 
     def send(
         self,
-        octets: bytes,
+        content: bytes | RequestBody,
         destination: Mapping[str, Sequence[str]],
         *,
         tags: Mapping[str, str],
@@ -54,7 +63,7 @@ class Ses:
     ) -> str:
         """Sends a mail to `destination` ({ToAddresses, CcAddresses, BccAddresses}). Returns SES's MessageId.
 
-        Raises SesError.
+        Raises SesError, and what going through `content` raises: SES has nothing of the mail then.
         """
         rest: dict[str, Any] = {
             "Destination": destination,
@@ -62,9 +71,15 @@ class Ses:
         }
         if configuration_set:
             rest["ConfigurationSetName"] = configuration_set
-        body = b"".join((b'{"Content":{"Raw":{"Data":"', b64encode(octets), b'"}},', orjson.dumps(rest)[1:]))
+        after = b'"}},' + orjson.dumps(rest)[1:]
+        body: bytes | _Body
+        if isinstance(content, bytes):
+            body, more_seconds = b"".join((_BEFORE, b64encode(content), after)), 0.0
+        else:
+            body = _Body(content, after)
+            more_seconds = body.size / _LEAST_RATE
         try:
-            response = self._service.call(body, {"Content-Type": "application/json"})
+            response = self._service.call(body, {"Content-Type": "application/json"}, more_seconds=more_seconds)
         except CallError as error:
             raise SesError(0, error.code, "no answer from SES", began=error.unclear) from None
         message_id = response.document.get("MessageId")
@@ -76,3 +91,27 @@ class Ses:
     def close(self) -> None:
         """Closes the connections that are idle."""
         self._service.close()
+
+
+@frozen
+class _Body:
+    """A request whose mail is read, and made Base64, piece by piece."""
+
+    content: RequestBody
+    after: bytes
+
+    @property
+    def size(self) -> int:
+        """See RequestBody."""
+        return len(_BEFORE) + (self.content.size + 2) // 3 * 4 + len(self.after)
+
+    def pieces(self) -> Iterator[bytes]:
+        """See RequestBody."""
+        yield _BEFORE
+        carried = b""
+        for piece in self.content.pieces():
+            octets = carried + piece
+            whole = len(octets) - len(octets) % 3
+            carried = octets[whole:]
+            yield b64encode(octets[:whole])
+        yield b64encode(carried) + self.after

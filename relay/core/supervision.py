@@ -14,14 +14,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import gevent
 import structlog
+from gevent.threadpool import ThreadPool
 
 from relay.core import metrics
 
 log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
 
 #: Every supervised greenlet of this process that has neither been stopped nor done its work.
 RUNNING: Final[set[Supervised]] = set()
@@ -136,3 +139,19 @@ def _run_once(name: str, work: Callable[..., object], arguments: tuple[Any, ...]
     except BaseException as error:  # as above
         metrics.GREENLET_FAILURES.labels(name).inc()
         log.error("greenlet_failed", greenlet=name, failures=1, exc_info=error)
+
+
+class NativeThread:
+    """A thread of the system for work that takes long and waits for nothing: the hub goes on meanwhile.
+
+    It is made with the first work, so behind the fork, and does one after the other.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPool | None = None
+
+    def run(self, work: Callable[[], _T]) -> _T:
+        """What `work()` returns or raises. It may use nothing but memory and files."""
+        if self._pool is None:
+            self._pool = ThreadPool(1)
+        return self._pool.apply(work)

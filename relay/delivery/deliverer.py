@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import time
-from base64 import b64encode
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import gevent
 import idna
+import orjson
 import structlog
 
 from relay.core import metrics
 from relay.core.address import domain_of
 from relay.core.errors import PostgresUnavailable
-from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.core.spellings import mailbox_of
-from relay.delivery.compose import Unsendable, address_of, compose
-from relay.delivery.fetch import RefusedUrlError, UnavailableError, fetch
+from relay.delivery.compose import Composed, Unsendable, bodies_of
+from relay.delivery.content import NoRoom
+from relay.delivery.fetch import RefusedUrlError, UnavailableError
+from relay.delivery.large_mails import Busy, LargeMails
+from relay.delivery.leaving import leaving
+from relay.delivery.mailbox import address_of
 from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
 from relay.delivery.provider import Handover, Provider
 from relay.delivery.regions import Regions
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.delivery.sandbox import simulation_of
 from relay.delivery.tracking import Tracking
-from relay.postgres.outgoing import Event, Outgoing, SendingDomain
+from relay.postgres.outgoing import HELD_OCTETS, Event, Outgoing, SendingDomain
 
 log = structlog.get_logger(__name__)
 
 DEFAULT_REGION: Final = "us-east-1"
 #: Seconds for which it is tried to record that a provider has a mail. Below the age at which a claim is given up.
-RECORDING_SECONDS: Final = 600.0
-#: Seconds in which all attachments of one mail must have begun to be fetched: no claim may grow old by that.
-FETCHING_SECONDS: Final = 60.0
+RECORDING_SECONDS: Final = 570.0
+#: Seconds after which a mail is tried again that other large mails are before, and one that the spool has no room for.
+_BUSY_SECONDS: Final = 15.0
+_NO_ROOM_SECONDS: Final = 30.0
 
 
 class Deliverer:
@@ -52,6 +56,7 @@ class Deliverer:
         max_attempts: int,
         records_sent: Callable[[SendingDomain | None], bool],
         tracking: Tracking | None,
+        large_mails: LargeMails,
         pause: Callable[[float], None],
     ) -> None:
         self._outgoing = outgoing
@@ -59,6 +64,7 @@ class Deliverer:
         self._max_attempts = max_attempts
         self._records_sent = records_sent
         self._tracking = tracking
+        self._large_mails = large_mails
         self._pause = pause
         self._regions = Regions()
 
@@ -85,40 +91,35 @@ class Deliverer:
             self._outgoing.suppress(email.id, _suppressed_event(email.id, suppressed))
             return "suppressed"
         try:
-            email = email.with_attachments(_fetched(email.attachments))
-            html = self._tracking.rewrite(email, domain) if self._tracking is not None else None
-            composed = compose(email, html=html)
-        except Unsendable as unsendable:
-            return self._failed(email, Failed(Verdict.PERMANENT, unsendable.code, str(unsendable)))
-        except RefusedUrlError as refused:
-            return self._failed(email, Failed(Verdict.PERMANENT, "AttachmentRefused", str(refused)))
-        except UnavailableError as unavailable:
-            return self._failed(email, Failed(Verdict.PASSING, "AttachmentUnavailable", str(unavailable)))
-        except Exception as error:
-            # A bug, and nothing has been handed over: the attempts run out, or the row would be tried for ever.
-            log.exception("unexpected_error", email_id=email.id)
-            return self._failed(email, Failed(Verdict.PASSING, "InternalError", type(error).__name__))
-        if suppressed:
-            self._outgoing.record(email.id, email.user_id, _suppressed_event(email.id, suppressed))
-        handover = Handover(
-            email_id=email.id,
-            sender=composed.sender,
-            to=tuple(map(address_of, email.to)),
-            cc=tuple(map(address_of, email.cc)),
-            bcc=tuple(map(address_of, email.bcc)),
-            octets=composed.octets,
-            region=region,
-            configuration_set=configuration_set,
-        )
-        if not self._outgoing.may_hand_over(email.id):
-            # It took too long, or this process stood still: another worker may have the row soon, or has it already.
-            log.warning("claim_too_old", email_id=email.id)
-            self._outgoing.put_back([email.id], 0.0)
-            return "put_back"
-        rest = self._regions.admit(handover)
-        if rest:
-            return self._put_back(email, rest)
-        outcome = self._regions.judge(handover, self._send(handover))
+            with ExitStack() as files:
+                composed = self._composed(email, domain, files)
+                if isinstance(composed, Failed):
+                    return self._failed(email, composed)
+                if suppressed:
+                    self._outgoing.record(email.id, email.user_id, _suppressed_event(email.id, suppressed))
+                handover = Handover(
+                    email_id=email.id,
+                    sender=composed.sender,
+                    to=composed.to,
+                    cc=composed.cc,
+                    bcc=composed.bcc,
+                    content=composed.content,
+                    region=region,
+                    configuration_set=configuration_set,
+                )
+                if not self._outgoing.may_hand_over(email.id):
+                    # It took too long, or this process stood still: another worker may have the row soon, or has it.
+                    log.warning("claim_too_old", email_id=email.id)
+                    return self._put_back(email, 0.0)
+                rest = self._regions.admit(handover)
+                if rest:
+                    return self._put_back(email, rest)
+                outcome = self._regions.judge(handover, self._send(handover))
+        except Busy:
+            return self._put_back(email, _BUSY_SECONDS)
+        except NoRoom as full:
+            log.error("delivery_spool_full", code=full.code)
+            return self._put_back(email, _NO_ROOM_SECONDS)
         if isinstance(outcome, Failed):
             return self._failed(email, outcome)
         return self._sent(email, outcome, domain)
@@ -129,6 +130,29 @@ class Deliverer:
         result = "failed" if isinstance(outcome, Failed) else "sent"
         metrics.DELIVERY_SEND_SECONDS.labels(result).observe(time.monotonic() - began)
         return outcome
+
+    def _composed(self, email: OutgoingEmail, domain: SendingDomain | None, files: ExitStack) -> Composed | Failed:
+        """The mail that leaves, or why none does. Its files, if there are any, are closed with `files`.
+
+        Raises Busy, NoRoom and PostgresUnavailable.
+        """
+        try:
+            if not email.large and not any(each.path is not None for each in email.attachments):
+                return leaving(email, bodies_of(email), self._tracking, domain)
+            bodies, spool = files.enter_context(self._large_mails.opened(email))
+            return self._large_mails.in_thread(lambda: leaving(email, bodies, self._tracking, domain, spool))
+        except (Busy, NoRoom, PostgresUnavailable):
+            raise
+        except Unsendable as unsendable:
+            return Failed(Verdict.PERMANENT, unsendable.code, str(unsendable))
+        except RefusedUrlError as refused:
+            return Failed(Verdict.PERMANENT, "AttachmentRefused", str(refused))
+        except UnavailableError as unavailable:
+            return Failed(Verdict.PASSING, "AttachmentUnavailable", str(unavailable))
+        except Exception as error:
+            # A bug, and nothing has been handed over: the attempts run out, or the row would be tried for ever.
+            log.exception("unexpected_error", email_id=email.id)
+            return Failed(Verdict.PASSING, "InternalError", type(error).__name__)
 
     def _without_suppressed(self, email: OutgoingEmail) -> tuple[OutgoingEmail, dict[str, str]]:
         """The mail without those who must not get it by now, and who they are: they may have been added since."""
@@ -205,23 +229,6 @@ class Deliverer:
         return "delayed"
 
 
-def _fetched(attachments: Sequence[OutgoingAttachment]) -> tuple[OutgoingAttachment, ...]:
-    """The attachments, with the content of those that name a path. Raises RefusedUrlError and UnavailableError."""
-    left = MAX_COMPOSED_OCTETS - sum(len(attachment.content or "") for attachment in attachments)
-    until = time.monotonic() + FETCHING_SECONDS
-    whole = []
-    for attachment in attachments:
-        if attachment.content is None and attachment.path is not None:
-            if time.monotonic() > until:
-                raise UnavailableError("TimeoutError")
-            content = b64encode(fetch(attachment.path, max(0, left) * 3 // 4)).decode("ascii")
-            left -= len(content)
-            whole.append(replace(attachment, content=content))
-        else:
-            whole.append(attachment)
-    return tuple(whole)
-
-
 def _until_recorded(record: Callable[[], None]) -> None:
     """Writes down that a provider has a mail, however long Postgres is away: otherwise it would be sent once more.
 
@@ -253,8 +260,11 @@ def _suppressed_event(email_id: str, suppressed: dict[str, str]) -> Event:
 def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
     """A claimed row, in the order of `Outgoing.claim`. What is of a wrong type is left out."""
     (email_id, user_id, sender, to, cc, bcc, reply_to, subject, html, text, headers, attachments, retries, created) = (
-        row
+        row[:14]
     )
+    text_octets, attachment_octets = row[14:16]
+    large = text_octets > HELD_OCTETS or (attachments is None and attachment_octets > 0)
+    entries = orjson.loads(attachments) if attachments is not None and not large else None
     return OutgoingEmail(
         id=str(email_id),
         user_id=user_id,
@@ -264,8 +274,8 @@ def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
         bcc=_texts(bcc),
         reply_to=_texts(reply_to),
         subject=subject or "",
-        html=html or "",
-        text=text or "",
+        html=html if html and not large else "",
+        text=text if text and not large else "",
         headers={k: v for k, v in headers.items() if isinstance(v, str)} if isinstance(headers, dict) else {},
         attachments=tuple(
             OutgoingAttachment(
@@ -275,11 +285,13 @@ def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
                 content_type=_text(entry.get("content_type")),
                 content_id=_text(entry.get("content_id")),
             )
-            for entry in (attachments if isinstance(attachments, list) else ())
+            for entry in (entries if isinstance(entries, list) else ())
             if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
         ),
         retries=retries or 0,
         created_at=created,
+        large=large,
+        stored_octets=text_octets + attachment_octets,
     )
 
 

@@ -1,4 +1,4 @@
-"""7-bit text of what isn't: header fields (RFC 5322, 2047, 2231) and bodies (RFC 2045), folded and bounded.
+"""Header fields of 7-bit text from text that isn't (RFC 5322, 2047, 2231), folded and bounded.
 
 Python's email package folds addresses, ids and References into invalid ones, so this is written out. Lines end with
 CRLF, have 76 octets where that can be and never more than 998.
@@ -6,7 +6,6 @@ CRLF, have 76 octets where that can be and never more than 998.
 
 from __future__ import annotations
 
-import binascii
 import re
 from typing import Final
 
@@ -21,8 +20,6 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+\Z")
 _ATTRIBUTE_CHAR: Final = frozenset(b"!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 #: Octets of one piece of a parameter (RFC 2231 section 3), its name and punctuation left out.
 _PIECE: Final = 48
-#: How many octets are encoded at a time: a multiple of 57, which make one line of Base64.
-_BASE64_STEP: Final = 57 * 1024
 
 
 def clean(text: str) -> str:
@@ -38,6 +35,11 @@ def field(name: str, value: str) -> bytes:
 def text_field(name: str, text: str) -> bytes:
     """A header field of any text: what isn't ASCII becomes encoded words."""
     return field(name, encoded_word.encode(clean(text)))
+
+
+def wire_field(name: str, value: str) -> bytes:
+    """A header field whose value is in its wire form, encoded words and all, where it is ASCII."""
+    return field(name, value) if value.isascii() else text_field(name, value)
 
 
 def fold(name: str, words: list[str]) -> bytes:
@@ -109,7 +111,7 @@ def _pieces(value: str) -> list[str]:
 
 def encoded_name(value: str) -> str:
     """A `name=` parameter with an encoded word in quotes, which RFC 2047 forbids and many mail programs read."""
-    if value.isascii():
+    if value.isascii() and "=?" not in value:
         quoted = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'name="{quoted}"'
     return f'name="{encoded_word.encode_whole(value)}"'
@@ -144,55 +146,3 @@ def _fold_quoted(line: str) -> list[str]:
         line = line[cut:]
     pieces += _within_limit(line)
     return pieces
-
-
-def body(text: str) -> tuple[str, bytes]:
-    """A text part's transfer encoding and its octets: UTF-8 as `7bit`, `quoted-printable` or `base64`.
-
-    Whichever is smallest, `7bit` where no line is too long. Line ends become CRLF.
-    """
-    lines = text.encode("utf-8", "replace").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if lines.isascii() and b"\x00" not in lines and _short_lines(lines):
-        return "7bit", lines.replace(b"\n", b"\r\n")
-    # b2a_qp writes a line end behind each CRLF or LF that it meets, and soft ones at 76 characters.
-    quoted = _quoted_printable(lines)
-    if len(quoted) * 3 <= len(lines) * 4:
-        return "quoted-printable", quoted
-    return "base64", base64_lines(lines.replace(b"\n", b"\r\n"))
-
-
-def _short_lines(lines: bytes) -> bool:
-    return len(lines) <= _LINE or max(map(len, lines.split(b"\n"))) <= _LINE
-
-
-def _quoted_printable(lines: bytes) -> bytes:
-    """`lines` with LF as quoted-printable of CRLF lines. A first `.` or `From ` of a line is encoded."""
-    encoded = binascii.b2a_qp(lines, quotetabs=False, istext=True, header=False)
-    if encoded.startswith((b"From ", b".")) or b"\nFrom " in encoded or b"\n." in encoded:
-        encoded = re.sub(rb"(?m)^From ", b"=46rom ", encoded)
-        encoded = re.sub(rb"(?m)^\.", b"=2E", encoded)
-        encoded = b"\n".join(_again_short(line) for line in encoded.split(b"\n"))
-    return encoded.replace(b"\n", b"\r\n")
-
-
-def _again_short(line: bytes) -> bytes:
-    """A line that has grown by two octets above 76 gets one more soft line end."""
-    if len(line) <= _LINE:
-        return line
-    cut = _LINE - 1
-    while line[cut - 1 : cut] == b"=" or line[cut - 2 : cut - 1] == b"=":
-        cut -= 1
-    return line[:cut] + b"=\n" + line[cut:]
-
-
-def base64_lines(octets: bytes) -> bytes:
-    """Base64 in lines of 76 characters with CRLF."""
-    return b"".join(
-        lines_of_base64(binascii.b2a_base64(octets[start : start + _BASE64_STEP], newline=False))
-        for start in range(0, len(octets), _BASE64_STEP)
-    )
-
-
-def lines_of_base64(characters: bytes) -> bytes:
-    """Base64 without line ends as lines of 76 characters with CRLF."""
-    return b"".join(characters[start : start + _LINE] + b"\r\n" for start in range(0, len(characters), _LINE))

@@ -9,6 +9,7 @@ import http.client
 import ipaddress
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -31,15 +32,16 @@ class UnavailableError(Exception):
     """There was no whole answer. It may come later."""
 
 
-def fetch(url: str, most: int) -> bytes:
-    """The content of a GET, at most `most` octets. Raises RefusedUrlError and UnavailableError.
+def fetch(url: str, most: int, write: Callable[[bytes], None]) -> None:
+    """Gives the content of a GET to `write`, at most `most` octets. Raises RefusedUrlError, UnavailableError, and what
+    `write` raises.
 
     A redirect is an error, like every status but 200: it could lead anywhere.
     """
     parts = checked(url)
     with gevent.Timeout(FETCH_SECONDS) as limit:
         try:
-            return _get(parts, most)
+            _get(parts, most, write)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise UnavailableError(type(error).__name__) from None
         except gevent.Timeout as late:
@@ -86,7 +88,7 @@ def address_of(host: str, port: int) -> str:
     return found[0]
 
 
-def _get(parts: SplitResult, most: int) -> bytes:
+def _get(parts: SplitResult, most: int, write: Callable[[bytes], None]) -> None:
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     connection = http.client.HTTPConnection(host, port, timeout=FETCH_SECONDS)
     sock = socket.create_connection((address_of(host, port), port), timeout=FETCH_SECONDS)
@@ -99,13 +101,11 @@ def _get(parts: SplitResult, most: int) -> bytes:
         response = connection.getresponse()
         if response.status != 200:
             raise UnavailableError(f"HTTP{response.status}")
-        pieces: list[bytes] = []
         left = most
         while octets := response.read(_READ):
-            pieces.append(octets)
             left -= len(octets)
             if left < 0:
                 raise UnavailableError("TooLarge")
-        return b"".join(pieces)
+            write(octets)
     finally:
         sock.close()

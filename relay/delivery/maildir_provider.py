@@ -26,7 +26,10 @@ class MaildirProvider:
         fields = "".join(f"X-Envelope-{name}: {address}\r\n" for name, address in envelope)
         written = self._folder / "tmp" / handover.email_id
         try:
-            written.write_bytes(fields.encode("utf-8", "replace") + handover.octets)
+            with written.open("wb") as file:
+                file.write(fields.encode("utf-8", "replace"))
+                for piece in handover.content.pieces():
+                    file.write(piece)
             written.replace(self.path_of(handover.email_id))
         except OSError as error:
             reason = errno.errorcode.get(error.errno or 0, "OSError")

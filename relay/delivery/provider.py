@@ -6,26 +6,27 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from relay.core.frozen import frozen
+from relay.delivery.content import Content
 from relay.delivery.outcome import Outcome
 
 
 @frozen
 class Handover:
-    """A mail with its envelope, ready for a provider. `octets`: the content, 7-bit, with CRLF line ends."""
+    """A mail with its envelope, ready for a provider. `content`: 7-bit, with CRLF line ends."""
 
     email_id: str
     sender: str
     to: Sequence[str]
     cc: Sequence[str]
     bcc: Sequence[str]
-    octets: bytes
+    content: Content
     #: The AWS region of the sender's domain, and SES's configuration set, where one is named.
     region: str
     configuration_set: str | None
 
 
 class Provider(Protocol):
-    """Takes mails, from any number of greenlets at a time. One try a call; it raises nothing."""
+    """Takes mails, from any number of greenlets at a time. One try a call; it raises nothing but NoRoom."""
 
     #: For events and logs.
     name: str

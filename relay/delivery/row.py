@@ -41,14 +41,14 @@ class OutgoingEmail:
     #: Attempts that counted before this one.
     retries: int
     created_at: datetime
+    #: Whether texts and attachments are too large to be held: they are empty here, and read in pieces.
+    large: bool = False
+    #: How much there is of texts and attachments at least: octets, as they are stored.
+    stored_octets: int = 0
 
     def with_recipients(self, *, to: Sequence[str], cc: Sequence[str], bcc: Sequence[str]) -> OutgoingEmail:
         """The same mail to these."""
         return replace(self, to=to, cc=cc, bcc=bcc)
-
-    def with_attachments(self, attachments: Sequence[OutgoingAttachment]) -> OutgoingEmail:
-        """The same mail with these."""
-        return replace(self, attachments=attachments)
 
     @property
     def recipients(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relay.aws.ses import Ses, SesError
+from relay.delivery.content import Held
 from relay.delivery.outcome import Outcome, Sent, of_ses_error, of_silence
 from relay.delivery.provider import Handover
 
@@ -31,7 +32,8 @@ class SesProvider:
                 if addresses
             }
             tags = {"X-Entity-ID": handover.email_id}
-            return Sent(ses.send(handover.octets, destination, tags=tags, configuration_set=handover.configuration_set))
+            content = handover.content.octets if isinstance(handover.content, Held) else handover.content
+            return Sent(ses.send(content, destination, tags=tags, configuration_set=handover.configuration_set))
         except SesError as error:
             if error.status:
                 return of_ses_error(error.status, error.code, error.message)

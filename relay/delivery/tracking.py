@@ -1,8 +1,4 @@
-"""Tracked links and the open image in the HTML of one mail (contract section 7), spliced in: all else stays as it is.
-
-A scanner of tags and attributes in the way of HTML's tokenizer, in one pass: a parser that writes the document anew
-would change case, quotes, line ends and references. Linear: each search that finds nothing ends the scan.
-"""
+"""Tracked links and the open image, spliced into the HTML of one mail: all else stays as it is (contract section 7)."""
 
 from __future__ import annotations
 
@@ -10,45 +6,31 @@ import base64
 import hashlib
 import hmac
 import os
-import re
 from collections.abc import Iterator
-from html import unescape
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import orjson
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from relay.core.frozen import frozen
-from relay.delivery.compose import address_of
+from relay.core.address import BadAddress, normalise_domain
+from relay.delivery.content import PIECE
+from relay.delivery.html_links import BodyEnd, Link, links, unescape
+from relay.delivery.mailbox import address_of
 from relay.delivery.row import OutgoingEmail
 from relay.postgres.outgoing import SendingDomain
 
 #: What is authenticated with each token, and begins what is signed.
 CONTEXT: Final = b"opensend.tracking.v1"
-_MARKER: Final = "data-opensend-open-tracking"
-_NAME: Final = re.compile(r"[A-Za-z][^\s/>]*")
-_BLANKS: Final = re.compile(r"[\s/]*")
-_SPACES: Final = re.compile(r"\s*")
-_ATTRIBUTE: Final = re.compile(r"=?[^\s/>=]*")
-_UNQUOTED: Final = re.compile(r"[^\s>]*")
-#: Elements whose content is text for the tokenizer, or is not shown.
-_OPAQUE: Final = frozenset(
-    ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "noscript", "template", "svg")
-)
-_CLOSE: Final = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in _OPAQUE}
+_MARKER: Final = b"data-opensend-open-tracking"
 #: What URL parsers leave out of a link wherever it stands (WHATWG URL, section 4.4).
 _DROPPED: Final = str.maketrans("", "", "\t\r\n")
-
-
-@frozen
-class _Attribute:
-    """An attribute of a start tag; `start` and `end` are where its value stands in the document."""
-
-    name: str
-    value: str
-    start: int
-    end: int
+#: What they leave out at its ends.
+_STRIPPED: Final = "".join(map(chr, range(0x21)))
+#: Octets of a link that is tracked, at most: no browser takes a longer one from everybody.
+_LONGEST_LINK: Final = 32_768
+#: What tracked links begin with.
+_SCHEMES: Final = ("http://", "https://")
 
 
 class Tracking:
@@ -59,9 +41,9 @@ class Tracking:
         self._secret = secret.encode()
         self._base = base
 
-    def rewrite(self, email: OutgoingEmail, domain: SendingDomain | None) -> str | None:
-        """The HTML that leaves; None where nothing is tracked."""
-        if domain is None or not email.html or not email.user_id or not (domain.track_clicks or domain.track_opens):
+    def rewrite(self, email: OutgoingEmail, domain: SendingDomain | None, html: bytes) -> Iterator[bytes] | None:
+        """The HTML that leaves, in pieces; None where nothing is tracked. `html`: that of the row, as UTF-8."""
+        if domain is None or not html or not email.user_id or not (domain.track_clicks or domain.track_opens):
             return None
         base = self._base_of(domain)
         if base is None:
@@ -69,27 +51,29 @@ class Tracking:
         about = {"userId": email.user_id, "emailId": email.id, "domainId": str(domain.id)}
         if len(email.to) == 1 and not email.cc and not email.bcc:
             about["recipient"] = address_of(email.to[0])
-        scan = _Scan(email.html)
-        links = list(scan.links())
-        pieces: list[str] = []
-        copied = 0
-        if domain.track_clicks:
-            for link in links:
-                target = tracked_target(link)
-                if target is not None:
-                    token = self.token({"v": 1, "kind": "click", **about, "targetUrl": target})
-                    pieces += (email.html[copied : link.start], f"{base}/api/track/click/{token}")
-                    copied = link.end
-        if domain.track_opens and _MARKER not in email.html:
-            at = len(email.html) if scan.body_end is None else scan.body_end
+        return self._spliced(html, domain, base, about)
+
+    def _spliced(self, html: bytes, domain: SendingDomain, base: str, about: dict[str, str]) -> Iterator[bytes]:
+        image = b""
+        if domain.track_opens and _MARKER not in html:
             token = self.token({"v": 1, "kind": "open", **about})
-            image = f'<img src="{base}/api/track/open/{token}" width="1" height="1" alt="" {_MARKER}="true">'
-            # Links behind </body> are rare: they stay as they are rather than in another order.
-            if at >= copied:
-                pieces += (email.html[copied:at], image)
-                copied = at
-        pieces.append(email.html[copied:])
-        return "".join(pieces)
+            image = f'<img src="{base}/api/track/open/{token}" width="1" height="1" alt="" '.encode()
+            image += _MARKER + b'="true">'
+        copied = 0
+        for found in links(html):
+            if isinstance(found, BodyEnd):
+                yield from _cut(html, copied, found.start)
+                yield image
+                copied, image = found.start, b""
+                continue
+            target = _target(html, found) if domain.track_clicks else None
+            if target is not None:
+                token = self.token({"v": 1, "kind": "click", **about, "targetUrl": target})
+                yield from _cut(html, copied, found.start)
+                yield f"{base}/api/track/click/{token}".encode()
+                copied = found.end
+        yield from _cut(html, copied, len(html))
+        yield image
 
     def token(self, payload: dict[str, Any]) -> str:
         """A token of contract section 7 for this payload."""
@@ -102,9 +86,12 @@ class Tracking:
 
     def _base_of(self, domain: SendingDomain) -> str | None:
         subdomain = (domain.tracking_subdomain or "").strip().strip(".")
-        if subdomain:
-            return f"https://{subdomain if '.' in subdomain else f'{subdomain}.{domain.name}'}"
-        return self._base
+        if not subdomain:
+            return self._base
+        try:
+            return f"https://{normalise_domain(subdomain if '.' in subdomain else f'{subdomain}.{domain.name}')}"
+        except BadAddress:
+            return self._base
 
 
 def base_of(*candidates: str | None) -> str | None:
@@ -116,23 +103,12 @@ def base_of(*candidates: str | None) -> str | None:
     return None
 
 
-@frozen
-class _Link:
-    """A start tag <a> with its href, as far as tracking asks."""
-
-    href: str
-    start: int
-    end: int
-    #: Whether any attribute asks to be left alone.
-    left_alone: bool
-
-
-def tracked_target(link: _Link) -> str | None:
-    """The URL that a link leads to where it is to be tracked, else None."""
-    if link.left_alone:
+def _target(html: bytes, link: Link) -> str | None:
+    """The URL that a link leads to where it is to be tracked; else None."""
+    if link.left_alone or link.end - link.start > _LONGEST_LINK:
         return None
-    target = unescape(link.href).translate(_DROPPED).strip(" \x00\x0c")
-    if not target[:8].lower().startswith(("http://", "https://")):
+    target = unescape(html[link.start : link.end].decode("utf-8", "replace")).translate(_DROPPED).strip(_STRIPPED)
+    if not target[:8].lower().startswith(_SCHEMES):
         return None
     try:
         path = urlsplit(target).path
@@ -141,94 +117,9 @@ def tracked_target(link: _Link) -> str | None:
     return None if path.startswith("/api/track/") or "unsubscribe" in target.lower() else target
 
 
-class _Scan:
-    """One pass over a document."""
-
-    def __init__(self, document: str) -> None:
-        self._document = document
-        #: Where the first `</body` stands, once `links` has been gone through.
-        self.body_end: int | None = None
-
-    def links(self) -> Iterator[_Link]:
-        """Every <a> with an href, in order, those in Outlook's conditional comments too."""
-        document = self._document
-        position = 0
-        while (position := document.find("<", position)) >= 0:
-            if document.startswith("<!--", position):
-                # A conditional comment is a document for Outlook; any other is nobody's.
-                conditional = document[position + 4 : position + 7].lower() == "[if"
-                end = document.find(">" if conditional else "-->", position + 4)
-                if end < 0:
-                    return
-                position = end + 1
-                continue
-            following = document[position + 1 : position + 2]
-            if following == "/":
-                if self.body_end is None and document[position : position + 6].lower() == "</body":
-                    self.body_end = position
-                position += 2
-                continue
-            name = _NAME.match(document, position + 1)
-            if name is None:
-                position += 1
-                continue
-            element = name[0].lower()
-            attributes: list[_Attribute] = []
-            position = self._attributes(name.end(), attributes)
-            if position < 0:
-                return
-            if element == "a":
-                link = _link(attributes)
-                if link is not None:
-                    yield link
-            elif element in _OPAQUE:
-                close = _CLOSE[element].search(document, position)
-                if close is None:
-                    return
-                position = close.start()
-
-    def _attributes(self, position: int, found: list[_Attribute]) -> int:
-        """Reads the attributes of a start tag; where it ends, or -1 where the document ends first."""
-        document = self._document
-        while True:
-            position = _BLANKS.match(document, position).end()  # type: ignore[union-attr]  # it matches anywhere
-            if position >= len(document):
-                return -1
-            if document[position] == ">":
-                return position + 1
-            match = _ATTRIBUTE.match(document, position)
-            assert match is not None  # noqa: S101 - it matches the empty text too
-            name, position = match[0].lower(), match.end()
-            behind = _SPACES.match(document, position).end()  # type: ignore[union-attr]
-            if document[behind : behind + 1] != "=":
-                found.append(_Attribute(name, "", position, position))
-                continue
-            position = _SPACES.match(document, behind + 1).end()  # type: ignore[union-attr]
-            quote = document[position : position + 1]
-            if quote in ('"', "'"):
-                end = document.find(quote, position + 1)
-                if end < 0:
-                    return -1
-                found.append(_Attribute(name, document[position + 1 : end], position + 1, end))
-                position = end + 1
-            else:
-                end = _UNQUOTED.match(document, position).end()  # type: ignore[union-attr]
-                found.append(_Attribute(name, document[position:end], position, end))
-                position = end
-
-
-def _link(attributes: list[_Attribute]) -> _Link | None:
-    """The link of a tag with these attributes. Of two of one name the first counts, as in browsers."""
-    href = next((attribute for attribute in attributes if attribute.name == "href"), None)
-    if href is None:
-        return None
-    left_alone = any(
-        "unsubscribe" in attribute.name
-        or "unsubscribe" in attribute.value.lower()
-        or (attribute.name == "clicktracking" and attribute.value.strip().lower() == "off")
-        for attribute in attributes
-    )
-    return _Link(href.value, href.start, href.end, left_alone)
+def _cut(html: bytes, start: int, end: int) -> Iterator[bytes]:
+    """A part of the document, in pieces: the whole may be large, and there is no room for a second one."""
+    return (html[at : min(end, at + PIECE)] for at in range(start, end, PIECE))
 
 
 def _base64url(octets: bytes) -> bytes:

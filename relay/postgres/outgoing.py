@@ -23,10 +23,18 @@ _DUE: Final = """
  AND (e.scheduled_at IS NULL OR e.scheduled_at <= now())
  AND (e.provider_next_retry_at IS NULL OR e.provider_next_retry_at <= now())"""
 
-_COLUMNS: Final = (
-    'e.id, e.user_id, e."from", e."to", e.cc, e.bcc, e.reply_to, e.subject, e.html, e.text, e.headers,'
-    " e.attachments, e.provider_retry_count, e.created_at"
-)
+#: Octets of a row's texts, and of its attachments, that come with it; what is larger `RowContents` reads in pieces.
+HELD_OCTETS: Final = 262_144
+_TEXTS: Final = "(coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0))"
+# `octet_length` and `pg_column_size` read no value. What is small as it is stored, compressed, may be large, so the
+# text of the attachments, which is made in any case, is measured.
+_COLUMNS: Final = f"""
+ e.id, e.user_id, e."from", e."to", e.cc, e.bcc, e.reply_to, e.subject,
+ CASE WHEN {_TEXTS} <= {HELD_OCTETS} THEN e.html END, CASE WHEN {_TEXTS} <= {HELD_OCTETS} THEN e.text END, e.headers,
+ CASE WHEN pg_column_size(e.attachments) <= {HELD_OCTETS} THEN (
+      SELECT CASE WHEN octet_length(j.document) <= {HELD_OCTETS} THEN j.document END
+        FROM (SELECT e.attachments::text AS document OFFSET 0) AS j) END,
+ e.provider_retry_count, e.created_at, {_TEXTS}, coalesce(pg_column_size(e.attachments), 0)"""  # noqa: S608 - fixed texts
 
 #: Rows that somebody else is claiming are passed over, and nobody is waited for. The lock holds what was looked at
 #: until it is changed. `clock_timestamp`: two claims of one row never have the same mark.

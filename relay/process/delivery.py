@@ -24,6 +24,7 @@ from relay import __version__
 from relay.aws.sqs_receiver import QueueReceiver
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.large_mails import LargeMails
 from relay.delivery.maildir_provider import MaildirProvider
 from relay.delivery.provider import Provider
 from relay.delivery.ses_provider import SesProvider
@@ -31,6 +32,7 @@ from relay.delivery.tracking import Tracking, base_of
 from relay.operator import exposition
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing, SendingDomain
+from relay.postgres.row_contents import RowContents
 from relay.process import signals
 from relay.process.assignment import Assignment
 from relay.process.heartbeat import BEAT_SECONDS
@@ -67,6 +69,7 @@ def run(assignment: Assignment) -> int:
         max_attempts=settings.email_provider_max_attempts,
         records_sent=lambda domain: _records_sent(settings, domain),
         tracking=_tracking(settings),
+        large_mails=LargeMails(RowContents(database), settings.spool_dir),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
     )
     dispatcher = Dispatcher(outgoing, deliverer, _receiver(settings), concurrency=settings.delivery_concurrency)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -13,10 +14,12 @@ import pytest
 from psycogreen.gevent import patch_psycopg
 
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.large_mails import LargeMails
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import Tracking
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing
+from relay.postgres.row_contents import RowContents
 from scripts.services import Ses
 
 
@@ -35,12 +38,22 @@ def ses(ses_server: Ses, monkeypatch: pytest.MonkeyPatch) -> Ses:
 
 
 @pytest.fixture
-def outgoing(postgres_url: str) -> Iterator[Outgoing]:
+def database(postgres_url: str) -> Iterator[Database]:
     patch_psycopg()
     database = Database(postgres_url, statement_seconds=4.5, idle_limit=4)
-    yield Outgoing(database)
+    yield database
     database.close()
     psycopg2.extensions.set_wait_callback(None)
+
+
+@pytest.fixture
+def outgoing(database: Database) -> Outgoing:
+    return Outgoing(database)
+
+
+@pytest.fixture
+def large_mails(database: Database, tmp_path: Path) -> LargeMails:
+    return LargeMails(RowContents(database), str(tmp_path))
 
 
 @pytest.fixture
@@ -90,7 +103,9 @@ def pauses() -> list[float]:
 
 
 @pytest.fixture
-def deliver(outgoing: Outgoing, ses: Ses, pauses: list[float]) -> Iterator[Callable[..., None]]:
+def deliver(
+    outgoing: Outgoing, large_mails: LargeMails, ses: Ses, pauses: list[float]
+) -> Iterator[Callable[..., None]]:
     """Claims and delivers one row by way of SES's double."""
     provider = SesProvider()
 
@@ -103,6 +118,7 @@ def deliver(outgoing: Outgoing, ses: Ses, pauses: list[float]) -> Iterator[Calla
             max_attempts=3,
             records_sent=lambda _: records_sent,
             tracking=tracking,
+            large_mails=large_mails,
             pause=pauses.append,
         )
         for row in outgoing.claim([email_id]):

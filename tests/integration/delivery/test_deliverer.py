@@ -281,13 +281,13 @@ def test_an_attachment_is_fetched_from_its_path(
     """The fetch itself is a double here: tests/unit/delivery/test_fetch.py has the real one."""
     asked: list[str] = []
 
-    def answer(url: str, _most: int) -> bytes:
+    def answer(url: str, _most: int, write: Callable[[bytes], None]) -> None:
         asked.append(url)
         if "down" in url:
             raise UnavailableError("HTTP503")
-        return b"fetched"
+        write(b"fetched")
 
-    monkeypatch.setattr("relay.delivery.deliverer.fetch", answer)
+    monkeypatch.setattr("relay.delivery.large_mails.fetch", answer)
     deliver(add_email(attachments=[{"filename": "a.txt", "path": "https://files.example/a"}]))
     (taken,) = ses.taken()
     ((name, content),) = [(a.filename, base64.b64decode(a.content)) for a in parse(taken.octets).attachments]
@@ -309,7 +309,7 @@ def test_a_bug_uses_up_the_attempts_of_its_mail_alone(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("relay.delivery.deliverer.compose", broken)
+        patch.setattr("relay.delivery.deliverer.leaving", broken)
         deliver(add_email())
         last = add_email(provider_retry_count=2)
         deliver(last)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.large_mails import LargeMails
 from relay.delivery.ses_provider import SesProvider
 from relay.postgres.outgoing import Outgoing
 from scripts.services import Ses, free_port
@@ -62,14 +63,22 @@ ANSWERS = {
 
 
 @pytest.fixture
-def new_worker(outgoing: Outgoing, ses: Ses, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Deliver]]:
+def new_worker(
+    outgoing: Outgoing, large_mails: LargeMails, ses: Ses, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Deliver]]:
     """A function that makes deliverers that know nothing of each other; SES has a second for an answer."""
     monkeypatch.setattr("relay.aws.ses._CALL_SECONDS", 1.0)
     provider = SesProvider()
 
     def make() -> Deliver:
         deliverer = Deliverer(
-            outgoing, provider, max_attempts=3, records_sent=lambda _: False, tracking=None, pause=lambda _: None
+            outgoing,
+            provider,
+            max_attempts=3,
+            records_sent=lambda _: False,
+            tracking=None,
+            large_mails=large_mails,
+            pause=lambda _: None,
         )
 
         def deliver(email_id: str) -> None:

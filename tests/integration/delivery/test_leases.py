@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from relay.aws import ses as aws_ses
+from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.delivery import deliverer as deliverer_module
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.large_mails import LargeMails
 from relay.delivery.ses_provider import SesProvider
 from relay.postgres import leases
 from relay.postgres.database import Database
@@ -76,6 +78,7 @@ def test_what_the_provider_has_is_sent_and_not_sent_again_whoever_has_the_row(
 def test_a_worker_that_stood_still_between_claim_and_call_does_not_send(
     add_email: Callable[..., str],
     outgoing: Outgoing,
+    large_mails: LargeMails,
     ses: Ses,
     query: Query,
     monkeypatch: pytest.MonkeyPatch,
@@ -85,7 +88,13 @@ def test_a_worker_that_stood_still_between_claim_and_call_does_not_send(
     email_id = add_email()
     provider = SesProvider()
     deliverer = Deliverer(
-        outgoing, provider, max_attempts=3, records_sent=lambda _: True, tracking=None, pause=lambda _: None
+        outgoing,
+        provider,
+        max_attempts=3,
+        records_sent=lambda _: True,
+        tracking=None,
+        large_mails=large_mails,
+        pause=lambda _: None,
     )
     (row,) = outgoing.claim([email_id])
     now = getattr(leases.time, clock)
@@ -101,7 +110,9 @@ def test_a_worker_that_stood_still_between_claim_and_call_does_not_send(
 
 
 def test_all_that_may_follow_a_claim_ends_within_the_lease() -> None:
-    calling = aws_ses._CONNECT_SECONDS + aws_ses._CALL_SECONDS
+    # The largest mail as Base64, and what stands around it.
+    largest = MAX_COMPOSED_OCTETS * 4 / 3 + 10_000
+    calling = aws_ses._CONNECT_SECONDS + aws_ses._CALL_SECONDS + largest / aws_ses._LEAST_RATE
     recording = deliverer_module.RECORDING_SECONDS
     assert leases.HANDOVER_SECONDS + calling + recording < leases.LEASE.total_seconds()
 

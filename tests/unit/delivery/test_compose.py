@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.delivery import encoding
+from relay.delivery import encoding, transfer
 from relay.delivery.compose import Unsendable, compose
+from relay.delivery.content import Held
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.mail import Message, Unusable, parse
 from scripts.services.ses_double import Refused, check_content
@@ -122,7 +123,8 @@ def test_any_row_makes_a_mail_that_ses_takes(
 
 @given(TEXT)
 def test_a_text_comes_through_its_transfer_encoding(text: str) -> None:
-    name, octets = encoding.body(text)
+    name, pieces = transfer.text_body(Held(text.encode()))
+    octets = b"".join(pieces())
     header = f"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: {name}\r\n\r\n".encode()
     part = email.message_from_bytes(header + octets)
     content = part.get_payload(decode=True)

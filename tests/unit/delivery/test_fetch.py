@@ -61,7 +61,7 @@ def test_what_is_never_fetched(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises((RefusedUrlError, UnavailableError)):
-        fetch(url, 100)
+        fetch(url, 100, bytearray().extend)
 
 
 def test_one_private_address_of_several_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_one_private_address_of_several_is_enough(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(RefusedUrlError):
-        fetch("http://x.example/a", 100)
+        fetch("http://x.example/a", 100, bytearray().extend)
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -103,7 +103,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_content_is_fetched_within_its_limit(server: str) -> None:
-    assert fetch(f"{server}/file", 1000) == b"x" * 1000
+    content = bytearray()
+    fetch(f"{server}/file", 1000, content.extend)
+    assert content == b"x" * 1000
     for path, reason in (("/large", "TooLarge"), ("/moved", "HTTP302")):
         with pytest.raises(UnavailableError, match=reason):
-            fetch(server + path, 1000)
+            fetch(server + path, 1000, bytearray().extend)

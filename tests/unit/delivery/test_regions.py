@@ -8,6 +8,7 @@ import pytest
 
 from relay.core import metrics
 from relay.delivery import regions as module
+from relay.delivery.content import Held
 from relay.delivery.outcome import Failed, Outcome, Scope, Sent, Verdict, of_ses_error, of_silence
 from relay.delivery.provider import Handover
 from relay.delivery.regions import LONGEST_PAUSE, LONGEST_REST, Regions
@@ -53,7 +54,7 @@ def mail(
         to=(),
         cc=(),
         bcc=(),
-        octets=b"",
+        content=Held(b""),
         region=region,
         configuration_set=configuration_set,
     )

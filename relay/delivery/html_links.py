@@ -1,0 +1,230 @@
+"""Where links stand in an HTML document, by a scanner in the way of HTML's tokenizer (WHATWG HTML section 13.2.5).
+
+It works on the octets of UTF-8, in one pass: all that it looks for is ASCII. A parser that writes the document anew
+would change case, quotes, line ends and references. Linear: each search that finds nothing ends the scan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.entities import html5
+from typing import Final
+
+from relay.core.frozen import frozen
+
+_NAME: Final = re.compile(rb"[A-Za-z][^\t\n\f\r />]*")
+_BLANKS: Final = re.compile(rb"[\t\n\f\r /]*")
+_SPACES: Final = re.compile(rb"[\t\n\f\r ]*")
+_ATTRIBUTE: Final = re.compile(rb"=?[^\t\n\f\r />=]*")
+_UNQUOTED: Final = re.compile(rb"[^\t\n\f\r >]*")
+#: Elements whose content is text for the tokenizer.
+_TEXT_ELEMENTS: Final = (
+    b"script",
+    b"style",
+    b"textarea",
+    b"title",
+    b"xmp",
+    b"iframe",
+    b"noembed",
+    b"noframes",
+    b"noscript",
+)
+_CLOSE: Final = {name: re.compile(rb"</" + name + rb"(?=[\t\n\f\r />])", re.IGNORECASE) for name in _TEXT_ELEMENTS}
+#: Elements whose content is markup that is not shown as part of the document, or not by HTML's rules.
+_HIDDEN: Final = (b"template", b"svg", b"math")
+#: Octets of a name that anything here asks for, at most.
+_LONGEST_NAME: Final = 16
+_UNSUBSCRIBE: Final = re.compile(rb"unsubscribe", re.IGNORECASE)
+#: What begins a comment that ends with `>`.
+_BOGUS: Final = (b"!", b"?", b"/")
+_REFERENCE: Final = re.compile(r"&(?:#([0-9]{1,8})|#[xX]([0-9a-fA-F]{1,8})|([A-Za-z][A-Za-z0-9]{1,40}))(;?)(?=(=?))")
+#: What stands for another character in references to numbers (WHATWG HTML section 13.2.5.80).
+_WINDOWS: Final = {code: bytes((code,)).decode("windows-1252", "replace") for code in range(0x80, 0xA0)}
+
+
+class Link:
+    """A start tag <a>. `start` and `end`: where the value of its first `href` stands in the document; -1: it has none.
+
+    `left_alone`: it asks not to be tracked, by `unsubscribe` in an attribute or by `clicktracking="off"`.
+    """
+
+    __slots__ = ("end", "left_alone", "start")
+
+    def __init__(self) -> None:
+        self.start = self.end = -1
+        self.left_alone = False
+
+    def add(self, document: bytes, name: tuple[int, int], value: tuple[int, int]) -> None:
+        """One more of its attributes. Of two of one name the first counts, as in browsers."""
+        if name[1] - name[0] <= _LONGEST_NAME:
+            attribute = document[name[0] : name[1]].lower()
+            if attribute == b"href" and self.start < 0:
+                self.start, self.end = value
+            elif attribute == b"clicktracking" and value[1] - value[0] <= _LONGEST_NAME:
+                self.left_alone |= document[value[0] : value[1]].strip().lower() == b"off"
+        self.left_alone |= _UNSUBSCRIBE.search(document, name[0], value[1]) is not None
+
+
+@frozen
+class BodyEnd:
+    """The first `</body` of the document."""
+
+    start: int
+
+
+def links(document: bytes) -> Iterator[Link | BodyEnd]:
+    """Every <a> with an href, and the first end of a body, in order; those in Outlook's conditional comments too."""
+    scan = _Scan(document)
+    while (position := scan.next_bracket()) >= 0:
+        found = scan.read(position)
+        if found is not None:
+            yield found
+
+
+class _Scan:
+    """How far a document has been read."""
+
+    def __init__(self, document: bytes) -> None:
+        self._document = document
+        self._position = 0
+        #: The end of what is being read: the document, or a conditional comment, behind which it goes on at `_after`.
+        self._limit = self._after = len(document)
+        #: How many of these elements have begun and not ended.
+        self._hidden = dict.fromkeys(_HIDDEN, 0)
+        self._body_ended = False
+
+    def next_bracket(self) -> int:
+        """Where the next `<` is; -1: the document is at its end."""
+        found = self._document.find(b"<", self._position, self._limit)
+        if found < 0 and self._in_comment:
+            self._position, self._limit = self._after, len(self._document)
+            self._hidden = dict.fromkeys(_HIDDEN, 0)
+            return self.next_bracket()
+        return found
+
+    def read(self, begin: int) -> Link | BodyEnd | None:
+        """Reads what begins with the `<` there."""
+        document, limit = self._document, self._limit
+        if document.startswith(b"<!--", begin):
+            self._comment(begin)
+            return None
+        following = document[begin + 1 : begin + 2]
+        name = _NAME.match(document, begin + 1 + (following == b"/"), limit)
+        if name is None:
+            # Behind `<` what is no letter is text, behind `<!`, `<?` and `</` it begins a comment.
+            self._position = _behind(document, b">", begin + 2, limit) if following in _BOGUS else begin + 1
+            return None
+        element = name[0].lower() if name.end() - name.start() <= _LONGEST_NAME else b""
+        link = Link() if element == b"a" and following != b"/" else None
+        end = _attributes(document, name.end(), limit, link)
+        if end < 0:
+            self._position = limit
+            return None
+        self._position = end
+        if following == b"/":
+            return self._end_tag(element, begin)
+        if link is None:
+            self._start_tag(element)
+            return None
+        return link if link.start >= 0 and not any(self._hidden.values()) else None
+
+    @property
+    def _in_comment(self) -> bool:
+        return self._limit < len(self._document)
+
+    def _comment(self, begin: int) -> None:
+        """A conditional comment is for Outlook a document of its own; any other is nobody's."""
+        end = _comment_end(self._document, begin, self._limit)
+        if not self._in_comment and self._document[begin + 4 : begin + 7].lower() == b"[if":
+            if end >= 0:
+                self._limit, self._after = end - 3, end
+            self._position = _behind(self._document, b">", begin + 4, self._limit)
+        else:
+            self._position = self._limit if end < 0 else end
+
+    def _end_tag(self, element: bytes, begin: int) -> BodyEnd | None:
+        if element == b"body" and not self._body_ended and not self._in_comment:
+            self._body_ended = True
+            return BodyEnd(begin)
+        if self._hidden.get(element):
+            self._hidden[element] -= 1
+        return None
+
+    def _start_tag(self, element: bytes) -> None:
+        if element in self._hidden:
+            # An element of SVG or MathML may end in its start tag.
+            empty = self._document[self._position - 2 : self._position - 1] == b"/"
+            self._hidden[element] += element == b"template" or not empty
+        elif element == b"plaintext":
+            self._position = self._limit
+        elif element in _CLOSE and not self._hidden[b"svg"] and not self._hidden[b"math"]:
+            close = _CLOSE[element].search(self._document, self._position, self._limit)
+            self._position = self._limit if close is None else close.start()
+
+
+def _comment_end(document: bytes, position: int, limit: int) -> int:
+    """Behind the comment that begins at `position`; -1 where it does not end."""
+    plain = document.find(b"-->", position + 2, limit)
+    odd = document.find(b"--!>", position + 4, limit if plain < 0 else plain)
+    if odd >= 0:
+        return odd + 4
+    return -1 if plain < 0 else plain + 3
+
+
+def _behind(document: bytes, octets: bytes, position: int, limit: int) -> int:
+    """Behind the next of these octets; the limit where there is none."""
+    found = document.find(octets, position, limit)
+    return limit if found < 0 else found + len(octets)
+
+
+def _attributes(document: bytes, position: int, limit: int, link: Link | None) -> int:
+    """Reads the attributes of a tag, for a link; where the tag ends, or -1 where the document ends first."""
+    while True:
+        position = _end(_BLANKS, document, position, limit)
+        if position >= limit:
+            return -1
+        if document[position] == 0x3E:
+            return position + 1
+        name = position, _end(_ATTRIBUTE, document, position, limit)
+        position = _end(_SPACES, document, name[1], limit)
+        if position >= limit or document[position] != 0x3D:
+            value = name[1], name[1]
+        else:
+            position = _end(_SPACES, document, position + 1, limit)
+            quote = document[position : position + 1]
+            if quote in (b'"', b"'") and position < limit:
+                end = document.find(quote, position + 1, limit)
+                if end < 0:
+                    return -1
+                value, position = (position + 1, end), end + 1
+            else:
+                value = position, _end(_UNQUOTED, document, position, limit)
+                position = value[1]
+        if link is not None:
+            link.add(document, name, value)
+
+
+def _end(pattern: re.Pattern[bytes], document: bytes, position: int, limit: int) -> int:
+    match = pattern.match(document, position, limit)
+    assert match is not None  # noqa: S101 - these match the empty text too
+    return match.end()
+
+
+def unescape(value: str) -> str:
+    """An attribute's value with its character references decoded as in attributes: `&copy=1` is none there."""
+    return _REFERENCE.sub(_referenced, value) if "&" in value else value
+
+
+def _referenced(match: re.Match[str]) -> str:
+    decimal, hexadecimal, name, semicolon, equals = match.groups()
+    if name is not None:
+        # The names without a semicolon are those of old, and none where a letter, a digit or `=` follows.
+        known = html5.get(f"{name};") if semicolon else None if equals else html5.get(name)
+        return match[0] if known is None else known
+    code = int(decimal) if decimal is not None else int(hexadecimal, 16)
+    if code in _WINDOWS:
+        return _WINDOWS[code]
+    if code == 0 or 0xD800 <= code <= 0xDFFF or code > 0x10FFFF:
+        return "\ufffd"
+    return chr(code)
