@@ -10,7 +10,7 @@ import math
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
@@ -84,12 +84,16 @@ class Database:
     first_pause = 0.1
     longest_pause = 1.0
 
-    def __init__(self, url: str, *, statement_seconds: float, idle_limit: int) -> None:
+    def __init__(
+        self, url: str, *, statement_seconds: float, idle_limit: int, switched_off: Sequence[str] = ()
+    ) -> None:
         """`statement_seconds`: the server gives up on a statement then. `idle_limit`: connections that the pool keeps,
-        and the most that it opens; one owner has at most half of them at a time.
+        and the most that it opens; one owner has at most half of them at a time. `switched_off`: settings of the server
+        that are off on every connection, where it knows them.
         """
         self._url = url
         self._statement_ms = math.ceil(statement_seconds * 1000)
+        self._switched_off = list(switched_off)
         self._idle: list[Any] = []
         self._slots = gevent.lock.BoundedSemaphore(idle_limit)
         self._owners = OwnerLimit(max(1, idle_limit // 2))
@@ -240,6 +244,11 @@ class Database:
                 with connection.cursor() as cursor:
                     # Not as a startup parameter, which connection poolers refuse.
                     cursor.execute(limits)
+                    if self._switched_off:
+                        cursor.execute(
+                            "SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = ANY (%s)",
+                            (self._switched_off,),
+                        )
             except BaseException:
                 connection.close()
                 raise

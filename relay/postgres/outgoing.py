@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -14,6 +13,7 @@ from relay.core.frozen import frozen
 from relay.postgres import suppressions
 from relay.postgres.database import Database
 from relay.postgres.leases import Leases, clocks
+from relay.postgres.waiting import Processing
 
 _T = TypeVar("_T")
 
@@ -36,11 +36,11 @@ _COLUMNS: Final = f"""
         FROM (SELECT e.attachments::text AS document OFFSET 0) AS j) END,
  e.provider_retry_count, e.created_at, {_TEXTS}, coalesce(pg_column_size(e.attachments), 0)"""  # noqa: S608 - fixed texts
 
-#: Rows that somebody else is claiming are passed over, and nobody is waited for. The lock holds what was looked at
-#: until it is changed. `clock_timestamp`: two claims of one row never have the same mark.
+#: The lock holds what was looked at until it is changed. `clock_timestamp`: two claims of one row never have the same
+#: mark.
 _CLAIM: Final = f"""
 WITH free AS (
-  SELECT e.id FROM emails e WHERE e.id = ANY (%(ids)s::uuid[]) AND {_DUE} FOR UPDATE SKIP LOCKED)
+  SELECT e.id FROM emails e WHERE e.id = ANY (%(ids)s::uuid[]) AND {_DUE} FOR UPDATE {{locked}})
 UPDATE emails e SET status = 'processing', provider_last_attempted_at = clock_timestamp()
   FROM free WHERE e.id = free.id
 RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed texts
@@ -48,24 +48,13 @@ RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed text
 #: The row is as this process's claim left it: nobody has given the claim up, and claimed it anew.
 _OURS: Final = "status = 'processing' AND provider_last_attempted_at = %(mark)s"
 
-#: The next rows from one end of the queue, as far as their ids: the index (status, created_at) gives them in order.
-_WAITING: Final = f"""
-SELECT e.id, e.user_id, e.created_at, ({_DUE}) AS due, e.provider_next_retry_at IS NOT NULL
-  FROM emails e
- WHERE e.status = 'queued' AND (e.created_at, e.id) > (%(after)s::timestamptz, %(after_id)s::uuid)
- ORDER BY e.created_at, e.id LIMIT %(limit)s"""  # noqa: S608 - fixed texts
-
-_NEWEST: Final = f"""
-SELECT e.id, e.user_id, e.created_at, ({_DUE}) AS due, e.provider_next_retry_at IS NOT NULL
-  FROM emails e
- WHERE e.status = 'queued'
- ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s"""  # noqa: S608 - fixed texts
-
-_SCHEDULED: Final = """
-SELECT e.id, e.user_id, e.created_at, true, false
-  FROM emails e
- WHERE e.status = 'scheduled' AND e.scheduled_at <= now()
- ORDER BY e.created_at LIMIT %(limit)s"""
+#: Each row in the version in which it was seen: whatever happened to it since, it is left alone.
+_PUT_BACK_ABANDONED: Final = """
+WITH left_behind AS (
+  SELECT e.id FROM emails e JOIN unnest(%(ids)s::uuid[], %(versions)s::text[]) AS seen (id, version) ON e.id = seen.id
+   WHERE e.status = 'processing' AND e.xmin::text = seen.version FOR UPDATE OF e SKIP LOCKED)
+UPDATE emails e SET status = 'queued', provider_next_retry_at = clock_timestamp()
+  FROM left_behind WHERE e.id = left_behind.id"""
 
 #: One event, and a pending delivery for each webhook that wants it; nothing where its source id is known.
 _EVENT: Final = """
@@ -103,18 +92,6 @@ _RECORD: Final = "WITH " + _EVENT.format(
 
 
 @frozen
-class Waiting:
-    """A row that waits for its delivery."""
-
-    email_id: str
-    user_id: str | None
-    created_at: datetime
-    due: bool
-    #: Whether it has been tried, or put back, before: no job will come for it.
-    retried: bool
-
-
-@frozen
 class SendingDomain:
     """What the domain of From says about sending and tracking."""
 
@@ -144,11 +121,16 @@ class Outgoing:
         self._deadline = deadline
         self._leases = Leases()
 
-    def claim(self, ids: Collection[str]) -> list[tuple[Any, ...]]:
-        """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`."""
+    def claim(self, ids: Collection[str], *, skip_locked: bool = False) -> list[tuple[Any, ...]]:
+        """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`.
+
+        A row that somebody holds locked is waited for, since a job comes once: OpenSend publishes it before its own
+        change of the row is committed. `skip_locked`: it is passed over, and will be found again.
+        """
+        statement = _CLAIM.format(locked="SKIP LOCKED" if skip_locked else "")
 
         def update(cursor: Any) -> list[tuple[Any, ...]]:
-            cursor.execute(_CLAIM, {"ids": list(ids)})
+            cursor.execute(statement, {"ids": list(ids)})
             return cursor.fetchall()  # type: ignore[no-any-return]
 
         began = clocks()
@@ -162,32 +144,12 @@ class Outgoing:
         """Whether the claim of this row is young enough for a call to the provider, to be asked right before it."""
         return self._leases.allows_handover(email_id)
 
-    def waiting(self, limit: int, after: tuple[datetime, str] | None = None) -> list[Waiting]:
-        """The oldest queued rows behind `after`, due or not."""
-        moment, email_id = after or ("-infinity", str(uuid.UUID(int=0)))
-        return self._select(_WAITING, {"limit": limit, "after": moment, "after_id": email_id})
-
-    def newest(self, limit: int) -> list[Waiting]:
-        """The newest queued rows, due or not."""
-        return self._select(_NEWEST, {"limit": limit})
-
-    def scheduled(self, limit: int) -> list[Waiting]:
-        """Scheduled rows that are due."""
-        return self._select(_SCHEDULED, {"limit": limit})
-
-    def put_back_abandoned(self, older_than: timedelta, limit: int) -> int:
-        """Makes rows `queued` again that a claim made `processing` so long ago; how many.
-
-        One statement looks and changes: a row that somebody has put back and claimed anew meanwhile is left alone.
-        """
+    def put_back_abandoned(self, rows: Sequence[Processing]) -> int:
+        """Makes rows `queued` again whose claim has been left behind, unless they have changed since; how many."""
 
         def update(cursor: Any) -> int:
-            cursor.execute(
-                "UPDATE emails SET status = 'queued', provider_next_retry_at = now() WHERE id IN (SELECT id FROM emails"
-                " WHERE status = 'processing' AND provider_last_attempted_at < now() - %s"
-                " LIMIT %s FOR UPDATE SKIP LOCKED)",
-                (older_than, limit),
-            )
+            values = {"ids": [row.email_id for row in rows], "versions": [row.version for row in rows]}
+            cursor.execute(_PUT_BACK_ABANDONED, values)
             return int(cursor.rowcount)
 
         return self._use(update)
@@ -341,16 +303,6 @@ class Outgoing:
     def _finish(self, email_id: str, assignments: str, condition: str, event: Event | None, **values: Any) -> None:
         statement = _FINISH.format(assignments=assignments, condition=condition)
         self._use(lambda cursor: cursor.execute(statement, {"id": email_id, **_of(event), **values}))
-
-    def _select(self, statement: str, values: Mapping[str, Any]) -> list[Waiting]:
-        def select(cursor: Any) -> list[Waiting]:
-            cursor.execute(statement, values)
-            return [
-                Waiting(email_id=str(email_id), user_id=user_id, created_at=created_at, due=due, retried=retried)
-                for email_id, user_id, created_at, due, retried in cursor
-            ]
-
-        return self._use(select)
 
     def _use(self, work: Callable[[Any], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)

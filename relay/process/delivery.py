@@ -27,9 +27,11 @@ from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.maildir_provider import MaildirProvider
 from relay.delivery.provider import Provider
+from relay.delivery.row_source import Turns
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import Tracking, base_of
 from relay.operator import exposition
+from relay.postgres import waiting
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing, SendingDomain
 from relay.postgres.row_contents import RowContents
@@ -60,7 +62,9 @@ def run(assignment: Assignment) -> int:
     config.logging.configure(settings)
     config.sentry.init(settings, __version__)
     exposition.serve(replace(settings, metrics_port=settings.delivery_metrics_port), assignment.index)
-    database = Database(settings.database_url, statement_seconds=4.5, idle_limit=_CONNECTIONS)
+    database = Database(
+        settings.database_url, statement_seconds=4.5, idle_limit=_CONNECTIONS, switched_off=waiting.PLANNER
+    )
     outgoing = Outgoing(database)
     provider = _provider(settings)
     deliverer = Deliverer(
@@ -72,7 +76,14 @@ def run(assignment: Assignment) -> int:
         large_mails=LargeMails(RowContents(database), settings.spool_dir),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
     )
-    dispatcher = Dispatcher(outgoing, deliverer, _receiver(settings), concurrency=settings.delivery_concurrency)
+    dispatcher = Dispatcher(
+        outgoing,
+        waiting.WaitingRows(database),
+        deliverer,
+        _receiver(settings),
+        concurrency=settings.delivery_concurrency,
+        turns=Turns(assignment.index, settings.delivery_processes),
+    )
     ending = Event()
     signals.attend(assignment.lifeline, drain=ending.set, certificate=None)
     dispatcher.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 from relay.delivery.fetch import UnavailableError
 from relay.mail import parse
-from relay.postgres.outgoing import Outgoing
 from scripts.services import Ses
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -317,15 +315,6 @@ def test_a_bug_uses_up_the_attempts_of_its_mail_alone(
     assert set(query("SELECT provider_last_error_code FROM emails")) == {("InternalError",)}
     deliver(add_email())
     assert len(ses.taken()) == 1
-
-
-def test_an_abandoned_claim_is_put_back_once(add_email: Callable[..., str], outgoing: Outgoing, query: Query) -> None:
-    """Whoever comes second finds the row claimed anew, and leaves it."""
-    email_id = add_email(status="processing", provider_last_attempted_at="2020-01-01T00:00:00Z")
-    assert outgoing.put_back_abandoned(timedelta(minutes=15), 10) == 1
-    assert len(outgoing.claim([email_id])) == 1
-    assert outgoing.put_back_abandoned(timedelta(minutes=15), 10) == 0
-    assert status(query, email_id) == "processing"
 
 
 def test_without_credentials_a_mail_waits_and_leaves_once_they_are_there(

@@ -1,0 +1,295 @@
+"""Work that waits in Postgres: rows are found, claimed some at a time, and delivered, each user in turn.
+
+    look   several times a second where there is no queue: the newest rows; when there are many, the oldest as well
+    scan   every few seconds, with a queue too: rows that no job comes for (due retries and scheduled rows, rows whose
+           job was lost), claims left behind, and what lies between the newest and the oldest
+
+The processes of a machine look and scan in turns, so that an idle machine costs Postgres four small queries a second,
+however many processes it has. What one of them finds it claims at once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import gevent
+import gevent.lock
+import structlog
+from gevent.event import Event
+
+from relay.core import metrics
+from relay.core.errors import PostgresUnavailable
+from relay.core.frozen import frozen
+from relay.core.supervision import Supervised, run_once, supervise
+from relay.delivery.abandoned import Abandoned
+from relay.delivery.backlog import Backlog
+from relay.postgres.outgoing import Outgoing
+from relay.postgres.waiting import Processing, Waiting, WaitingRows
+
+log = structlog.get_logger(__name__)
+
+#: Rows that one look reads, and where those are all new to it; rows that are read at a time of a long backlog.
+LOOK_ROWS: Final = 200
+MANY_ROWS: Final = 2000
+PIECE: Final = 500
+#: Seconds between two pieces while there is work enough.
+PIECE_SECONDS: Final = 0.05
+#: The part of the time that looks may take of Postgres, and that scans of a long backlog may.
+_LOOK_SHARE: Final = 0.05
+_SCAN_SHARE: Final = 0.1
+#: A look that takes long reads what was made within the last so many seconds, and the rest less often.
+_RECENT_SECONDS: Final = 60.0
+#: Octets of the rows of one claim, which are in memory at the same time, as far as there is more than one.
+CLAIM_OCTETS: Final = 4_000_000
+
+
+@frozen
+class Turns:
+    """Which of the processes of a machine this one is: `index` of `processes`, counted from 0."""
+
+    index: int = 0
+    processes: int = 1
+
+    def next(self, seconds: float) -> float:
+        """When this process is to do what one of them does every so many seconds; by the monotonic clock, which all
+        processes of a machine share.
+        """
+        period, offset = seconds * self.processes, seconds * self.index
+        return offset + (math.floor((time.monotonic() - offset) / period) + 1) * period
+
+
+class RowSource:
+    """Finds rows, claims them when there is a place, and has each claimed row delivered in a greenlet of its own.
+
+    `deliver(row)` gets what `Outgoing.claim` gave. `places`: taken before a claim, given back when the row is done
+    with. `looks`: there is no queue, all rows are found here. `wait_for_leave` returns when work may be taken.
+    """
+
+    #: Seconds between two looks, and two scans, of all processes of a machine together.
+    look_seconds = 0.3
+    scan_seconds = 12.0
+
+    def __init__(
+        self,
+        outgoing: Outgoing,
+        waiting: WaitingRows,
+        deliver: Callable[[tuple[Any, ...]], None],
+        places: gevent.lock.BoundedSemaphore,
+        *,
+        looks: bool,
+        turns: Turns,
+        wait_for_leave: Callable[[], None],
+    ) -> None:
+        self._outgoing = outgoing
+        self._waiting = waiting
+        self._deliver = deliver
+        self._places = places
+        self._looks = looks
+        self._turns = turns
+        self._wait_for_leave = wait_for_leave
+        # One place in ten, and one at the least, is kept from a user who has all the others.
+        self._share = max(1, places.counter - max(1, places.counter // 10))
+        self._backlog = Backlog()
+        self._abandoned = Abandoned()
+        #: The user of each row that is on its way from here, and how many of each user are.
+        self._on_the_way: dict[str, str | None] = {}
+        self._busy: dict[str | None, int] = {}
+        #: Something has changed for the loop that hands out.
+        self._changed = Event()
+        #: The loop that scans is to do something before its time: a whole scan (`_asked`), or to find more rows.
+        self._hungry = Event()
+        self._asked = False
+        #: Whether more rows wait than one look reads, and which of them the last look saw.
+        self._many = False
+        self._last_seen: set[str] = set()
+        self._next_look = turns.next(self.look_seconds) if looks else math.inf
+        self._next_whole_look = 0.0
+        self._next_search = 0.0
+        #: Whether the last claim got a row: what others hold locked is not asked for again and again.
+        self._fruitful = True
+
+    def ask_for_scan(self) -> None:
+        """Has the next scan begin now, not more often than once a second however often it is asked for."""
+        self._asked = True
+        self._hungry.set()
+
+    def start(self) -> list[Supervised]:
+        """Begins; the loops, to be stopped."""
+        return [supervise("delivery_rows", self._hand_out), supervise("delivery_scan", self._scan)]
+
+    # Handing out.
+
+    def _hand_out(self) -> None:
+        while True:
+            self._wait_for_leave()
+            self._changed.clear()
+            try:
+                if time.monotonic() >= self._next_look:
+                    self._next_look = self._turns.next(self.look_seconds)
+                    self._fruitful = True
+                    self._look()
+                self._backlog.ripen()
+                self._claim_some()
+                if self._many and self._fruitful and self._places.counter and not self._is_ready():
+                    self._refill()
+                    if self._is_ready():
+                        continue
+                    self._hungry.set()
+            except PostgresUnavailable:
+                gevent.sleep(1.0)
+            self._changed.wait(max(0.0, min(1.0, self._next_look - time.monotonic(), self._backlog.next_due())))
+
+    def _is_ready(self) -> bool:
+        return self._backlog.offers(self._busy, self._share)
+
+    def _look(self) -> None:
+        """Reads the newest rows, and if those are many the oldest ones."""
+        began = time.monotonic()
+        whole = began >= self._next_whole_look
+        rows = self._waiting.newest(LOOK_ROWS, seconds=None if whole else _RECENT_SECONDS)
+        seen = {row.email_id for row in rows}
+        many = len(rows) == LOOK_ROWS
+        if many and self._last_seen.isdisjoint(seen):
+            # More than one look reads have come since the last one: somebody else's may be among them.
+            rows = self._waiting.newest(MANY_ROWS, seconds=None if whole else _RECENT_SECONDS)
+        if whole:
+            now = time.monotonic()
+            self._next_whole_look = now + min(5.0, (now - began) / _LOOK_SHARE)
+            self._many = many
+        self._many = self._many or many
+        self._last_seen = seen
+        self._add(rows)
+        if self._many and len(self._backlog) < LOOK_ROWS:
+            self._refill()
+
+    def _refill(self) -> None:
+        """Reads the oldest rows."""
+        self._add(self._waiting.oldest("queued", PIECE))
+
+    def _claim_some(self) -> None:
+        """Claims what may leave now for the places that are free, until the next look."""
+        while self._is_ready() and time.monotonic() < self._next_look:
+            self._places.acquire()  # in one line with the jobs of the queue
+            rows = self._backlog.take(1 + self._places.counter, CLAIM_OCTETS, self._busy, self._share)
+            if not rows:
+                self._places.release()
+                return
+            for _ in rows[1:]:
+                self._places.acquire(blocking=False)
+            for row in rows:
+                self._on_the_way[row.email_id] = row.user_id
+                self._busy[row.user_id] = self._busy.get(row.user_id, 0) + 1
+            # In a greenlet of its own: the end of this loop must not be the end of a claim, nor of a mail half sent.
+            run_once("delivery_claim", self._claim, rows).join()
+
+    def _claim(self, rows: list[Waiting]) -> None:
+        """Claims rows for which there are places."""
+        left = {row.email_id for row in rows}
+        self._fruitful = False
+        try:
+            for claimed in self._outgoing.claim(list(left), skip_locked=True):
+                self._fruitful = True
+                left.discard(str(claimed[0]))
+                run_once("delivery_row", self._row, claimed)
+        except PostgresUnavailable:
+            gevent.sleep(1.0)
+        finally:
+            for email_id in left:
+                self._done(email_id)
+
+    def _row(self, claimed: tuple[Any, ...]) -> None:
+        try:
+            self._deliver(claimed)
+        except PostgresUnavailable:
+            metrics.DELIVERIES.labels("unrecorded").inc()
+        finally:
+            self._done(str(claimed[0]))
+
+    def _done(self, email_id: str) -> None:
+        user = self._on_the_way.pop(email_id)
+        self._busy[user] -= 1
+        if not self._busy[user]:
+            del self._busy[user]
+        self._places.release()
+        self._changed.set()
+
+    def _add(self, rows: Iterable[Waiting]) -> None:
+        """Takes in those of these rows that are found here: with a queue, those that no job comes for."""
+        self._backlog.add(
+            row for row in rows if row.email_id not in self._on_the_way and (self._looks or row.retried or row.old)
+        )
+
+    # Scanning.
+
+    def _scan(self) -> None:
+        next_scan = time.monotonic() + 1.0 + self._turns.index
+        while True:
+            self._hungry.wait(max(0.0, next_scan - time.monotonic()))
+            self._hungry.clear()
+            self._wait_for_leave()
+            asked, self._asked = self._asked, False
+            try:
+                if asked or time.monotonic() >= next_scan:
+                    next_scan = self._turns.next(self.scan_seconds)
+                    self._scan_scheduled()
+                    self._scan_claims()
+                if not self._looks or self._many:
+                    self._search()
+            except PostgresUnavailable:
+                gevent.sleep(1.0)
+            gevent.sleep(1.0 if asked else 0.1)
+
+    def _scan_scheduled(self) -> None:
+        """Scheduled rows: those that are due, and those that will be soon."""
+        self._each_piece(
+            "scheduled",
+            lambda: self._waiting.oldest("scheduled", PIECE),
+            # Whether or not there is a queue: a job of OpenSend's scheduler may come, or there is no scheduler.
+            lambda rows: self._backlog.add(row for row in rows if row.email_id not in self._on_the_way),
+        )
+
+    def _scan_claims(self) -> None:
+        """Claims that were left behind: their rows are `queued` again."""
+
+        def look(rows: list[Processing]) -> None:
+            left_behind = self._abandoned.among(rows)
+            count = self._outgoing.put_back_abandoned(left_behind) if left_behind else 0
+            if count:
+                metrics.DELIVERIES.labels("abandoned").inc(count)
+                log.warning("abandoned_claims", count=count)
+
+        self._each_piece("processing", lambda: self._waiting.processing(PIECE), look)
+        self._abandoned.end_round()
+
+    def _search(self) -> None:
+        """All queued rows, not more often than a backlog of that length allows."""
+        began = time.monotonic()
+        if began >= self._next_search:
+            seconds = self._each_piece("queued", lambda: self._waiting.oldest("queued", PIECE), self._add)
+            self._next_search = time.monotonic() + seconds / _SCAN_SHARE
+
+    def _each_piece(self, status: str, first: Callable[[], list[Any]], take: Callable[[list[Any]], None]) -> float:
+        """Has all rows of a status taken in, a piece at a time. Returns the seconds that it took to read them."""
+        began = time.monotonic()
+        rows = first()
+        reading = time.monotonic() - began
+        take(rows)
+        self._changed.set()
+        if len(rows) < PIECE:
+            return reading
+        walk = self._waiting.walk(status)
+        try:
+            ended = False
+            while not ended:
+                gevent.sleep(PIECE_SECONDS if len(self._backlog) else 0.0)
+                began = time.monotonic()
+                rows, ended = walk.read(PIECE)
+                reading += time.monotonic() - began
+                take(rows)
+                self._changed.set()
+        finally:
+            walk.close()
+        return reading

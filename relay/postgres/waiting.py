@@ -1,0 +1,194 @@
+"""What waits for its delivery, read so that no statement's work grows with what waits.
+
+The contract has one index for it, (status, created_at). Three things would have a statement read the whole backlog all
+the same, and are kept from it here:
+
+    the planner      believes statistics from before the backlog, and sorts all rows of a status, or filters all rows
+                     by their age: the range over `status` and its place in ORDER BY leave that one index alone, and
+                     PLANNER takes sorting away
+    equal times      rows of one transaction have one created_at, and no index has an order among them: nothing asks
+                     for such an order, and what is in their midst is read through a cursor (Walk)
+    rows not due     would be passed over within the statement until enough others are found: they are handed out too
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final, NamedTuple
+
+from relay.core import deadlines
+from relay.core.errors import PostgresUnavailable
+from relay.postgres.database import ConnectionLost, Database, Rejected
+
+#: What the planner may not do on the connections of a delivery process. Where something can't be done otherwise, it is
+#: done all the same; `jit` would set in for the cost that is put on it then.
+PLANNER: Final = ("enable_seqscan", "enable_sort", "enable_incremental_sort", "jit")
+
+#: Seconds for which one transaction of a walk may be open: for so long nothing of the database is vacuumed.
+WALK_SECONDS: Final = 120.0
+#: A walk that goes on in another transaction begins so many seconds before the last row that it has seen: more than
+#: what a float of seconds since 1970 is off.
+_BEFORE: Final = 0.001
+
+
+class Waiting(NamedTuple):
+    """A row that is `queued` or `scheduled`."""
+
+    email_id: str
+    user_id: str | None
+    #: Unix time, in seconds; infinite where the row says so.
+    created: float
+    #: Seconds until it may leave: 0 or less, now; infinite, never.
+    due_in: float
+    #: Whether it has been tried, or put back, before: no job will come for it.
+    retried: bool
+    #: Whether it is so old that its job must have been lost.
+    old: bool
+    #: What its texts and attachments take, as they are stored.
+    octets: int
+
+
+class Processing(NamedTuple):
+    """A row that somebody has claimed."""
+
+    email_id: str
+    #: Names the row's version: it is another one as soon as anything of the row has changed.
+    version: str
+    #: Whether a claim of ours made it so: that is later than the last time at which it was put back.
+    ours: bool
+    #: Whether our claim is older than a lease.
+    expired: bool
+    #: Whether the row was made within the last 24 hours.
+    recent: bool
+    created: float
+
+
+_CREATED: Final = "extract(epoch FROM e.created_at)::float8"
+_WAITING: Final = f"""
+ e.id::text, e.user_id, {_CREATED},
+ CASE WHEN e.status = 'scheduled' AND e.scheduled_at IS NULL THEN 'Infinity'
+      ELSE coalesce(extract(epoch FROM greatest(e.scheduled_at, e.provider_next_retry_at))::float8
+                    - extract(epoch FROM clock_timestamp())::float8, 0) END,
+ e.provider_next_retry_at IS NOT NULL,
+ e.created_at < clock_timestamp() - interval '15 minutes',
+ coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0) + coalesce(pg_column_size(e.attachments), 0)"""
+_PROCESSING: Final = f"""
+ e.id::text, e.xmin::text,
+ e.provider_last_attempted_at IS NOT NULL
+   AND (e.provider_next_retry_at IS NULL OR e.provider_next_retry_at <= e.provider_last_attempted_at),
+ coalesce(e.provider_last_attempted_at < clock_timestamp() - interval '15 minutes', false),
+ e.created_at > clock_timestamp() - interval '24 hours', {_CREATED}"""
+
+_OLDEST: Final = """
+SELECT {columns} FROM emails e
+ WHERE (e.status, e.created_at) >= (%(status)s, {since}) AND e.status <= %(status)s
+ ORDER BY e.status, e.created_at"""
+_NEWEST: Final = """
+SELECT {columns} FROM emails e
+ WHERE (e.status, e.created_at) >= (%(status)s, {since}) AND e.status <= %(status)s
+ ORDER BY e.status DESC, e.created_at DESC"""
+
+
+class WaitingRows:
+    """Looks at rows. `database`: with PLANNER. Every method raises PostgresUnavailable within about `deadline` s."""
+
+    def __init__(self, database: Database, *, deadline: float = 5.0) -> None:
+        self._database = database
+        self._deadline = deadline
+
+    def newest(self, most: int, *, seconds: float | None = None) -> list[Waiting]:
+        """The newest queued rows, the newest first. `seconds`: only those that were made within the last so many."""
+        since = "'-infinity'" if seconds is None else "now() - make_interval(secs => %(seconds)s)"
+        statement = _NEWEST.format(columns=_WAITING, since=since) + " LIMIT %(most)s"
+        return [Waiting(*row) for row in self._select(statement, "queued", most=most, seconds=seconds)]
+
+    def oldest(self, status: str, most: int) -> list[Waiting]:
+        """The oldest rows of a status, `queued` or `scheduled`."""
+        statement = _OLDEST.format(columns=_WAITING, since="'-infinity'") + " LIMIT %(most)s"
+        return [Waiting(*row) for row in self._select(statement, status, most=most)]
+
+    def processing(self, most: int) -> list[Processing]:
+        """The oldest rows that somebody has claimed."""
+        statement = _OLDEST.format(columns=_PROCESSING, since="'-infinity'") + " LIMIT %(most)s"
+        return [Processing(*row) for row in self._select(statement, "processing", most=most)]
+
+    def walk(self, status: str) -> Walk:
+        """A walk through all rows of a status."""
+        return Walk(self._database, status, self._deadline)
+
+    def _select(self, statement: str, status: str, **values: Any) -> list[tuple[Any, ...]]:
+        def select(cursor: Any) -> list[tuple[Any, ...]]:
+            cursor.execute(statement, {"status": status, **values})
+            return cursor.fetchall()  # type: ignore[no-any-return]
+
+        return self._database.use(deadlines.after(self._deadline), select)
+
+
+class Walk:
+    """All rows of one status from the oldest to the newest, some at a time, on a connection of its own.
+
+    What it hands out may be late by WALK_SECONDS: whoever acts on a row looks at it once more.
+    """
+
+    def __init__(self, database: Database, status: str, deadline: float) -> None:
+        self._database = database
+        self._status = status
+        self._deadline = deadline
+        self._connection: Any = None
+        self._opened = 0.0
+        #: Where it goes on: unix time in seconds.
+        self._since: float | None = None
+        self._last: float | None = None
+
+    def read(self, most: int) -> tuple[list[Any], bool]:
+        """The next rows, Waiting or Processing, and whether they are the last ones. Raises PostgresUnavailable."""
+        kind: Any = Processing if self._status == "processing" else Waiting
+        rows = [kind(*row) for row in self._fetch(most)]
+        if rows:
+            self._last = rows[-1].created
+        ended = len(rows) < most
+        if ended:
+            self.close()
+            self._since = self._last = None
+        elif time.monotonic() - self._opened > WALK_SECONDS:
+            self.close()
+            self._go_on()
+        return rows, ended
+
+    def close(self) -> None:
+        """Ends the transaction; the next `read` goes on from the same place, or from the beginning after the end."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _go_on(self) -> None:
+        """More rows than one transaction reads may have one created_at: what is left of them is passed over then."""
+        if self._last is None:
+            return
+        stuck = self._since is not None and self._last - self._since <= 2 * _BEFORE
+        self._since = self._last + _BEFORE if stuck else self._last - _BEFORE
+
+    def _fetch(self, most: int) -> list[tuple[Any, ...]]:
+        deadline = deadlines.after(self._deadline)
+        try:
+            opened = self._connection is not None
+            if not opened:
+                self._connection = self._database.connect(deadline)
+                self._opened = time.monotonic()
+            return self._database.run(self._connection, deadline, lambda cursor: self._execute(cursor, most, opened))
+        except (ConnectionLost, Rejected):
+            self.close()
+            raise PostgresUnavailable() from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _execute(self, cursor: Any, most: int, opened: bool) -> list[tuple[Any, ...]]:
+        statement = f"FETCH {most:d} FROM walk"
+        if not opened:
+            since = "'-infinity'" if self._since is None else "to_timestamp(%(since)s)"
+            columns = _PROCESSING if self._status == "processing" else _WAITING
+            declared = _OLDEST.format(columns=columns, since=since)
+            statement = f"BEGIN READ ONLY; DECLARE walk NO SCROLL CURSOR FOR {declared}; {statement}"
+        cursor.execute(statement, {"status": self._status, "since": self._since})
+        return cursor.fetchall()  # type: ignore[no-any-return]
