@@ -109,6 +109,7 @@ BODIES: Final = {
         + "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b\r\nContent-Type: text/html\r\n\r\n"
         "<p>x <a href='http://c.example/'>c.example</a> %s\r\n--b--\r\n"
     ),
+    "comment in HTML": _HEAD + "Content-Type: text/html\r\n\r\n<p>x<!-- %s --><p>y",
     "HTML in Base64": _body("Content-Type: text/html\r\nContent-Transfer-Encoding: base64"),
     "quoted-printable": _body("Content-Transfer-Encoding: quoted-printable"),
     "Base64 attachment": _body("Content-Type: image/png\r\nContent-Transfer-Encoding: base64"),

@@ -62,7 +62,6 @@ ELSEWHERE = {
     "relay/mail/parameters.py": "tests/differential/test_shortcuts.py",
     "relay/mail/part.py": _CORPUS,
     "relay/mail/people.py": "tests/unit/mail/test_address_list.py",
-    "relay/mail/quoted_string.py": "tests/unit/mail/test_repetitions.py",
     "relay/mail/stored_headers.py": "tests/unit/mail/test_header_values.py",
     "relay/mail/structure_shortcut.py": "tests/differential/test_shortcuts.py",
     "relay/mail/transfer_encoding.py": "tests/unit/mail/test_linear_bodies.py",

@@ -11,32 +11,11 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from relay.mail import address_spec, html_joining, html_tokens, mailbox, parameters, quoted_string
+from relay.mail import address_spec, html_joining, html_tokens, mailbox, parameters
 from relay.mail.address_list import AddressList
 
 COUNTS = [1, 99, 100, 101, 127, 128, 255, 256, 257, 999, 1000, 1001, 2000, 2001, 3456]
-
-
-def _closing_quote(text: str, position: int) -> int:
-    """Character by character."""
-    escaped = False
-    for offset in range(position, len(text)):
-        if text[offset] == '"' and not escaped:
-            return offset
-        escaped = text[offset] == "\\" and not escaped
-    return len(text)
-
-
-@given(st.text(st.sampled_from('"\\ab\n\xff'), max_size=30), st.sampled_from([0, 1, 499, 999, 1000, 1001, 2500]))
-def test_a_quoted_string_ends_where_its_characters_say(text: str, pairs: int) -> None:
-    text = '\\"' * pairs + text
-    stop = _closing_quote(text, 0)
-    assert quoted_string.closing_quote(text, 0) == stop
-    assert quoted_string.is_whole(f'"{text}"') == (_closing_quote(f'{text}"', 0) == len(text))
-    assert quoted_string.is_whole(f'"{text}') == (bool(text) and stop == len(text) - 1)
 
 
 @pytest.mark.parametrize("count", COUNTS)
