@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from limits.typing import RedisClient
 
 from relay.core.errors import RedisUnavailable
 from relay.core.outcomes import MessageLimit
-from relay.redis.keys import RATE_PREFIX
+from relay.redis import keys
 from relay.redis.link import RedisLink, Script
-from relay.redis.protocol import Argument
+
+#: The library's own. KEYS: previous and current window. ARGV: limit, seconds of a window, messages. Whether they fit.
+_ACQUIRE: Final = Script(RedisStorage.SCRIPT_ACQUIRE_SLIDING_WINDOW.decode("ascii"))
 
 #: A lot is at most this part of a limit.
 _LOTS: Final = 50
@@ -54,7 +54,7 @@ class Rate:
     def __init__(self, link: RedisLink, name: str, most: int) -> None:
         """`name` tells it from other limits, in Redis."""
         self._item = RateLimitItemPerMinute(most, namespace=name)
-        self._shared = SlidingWindowCounterRateLimiter(_LinkStorage(link))
+        self._link = link
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._largest_lot = max(1, most // _LOTS)
         self._lots: OrderedDict[str, _Lot] = OrderedDict()
@@ -83,8 +83,9 @@ class Rate:
         return lot
 
     def _hit(self, identifier: str, cost: int) -> bool:
+        windows = keys.rate_windows(self._item.key_for(identifier))
         try:
-            return self._shared.hit(self._item, identifier, cost=cost)
+            return bool(_ACQUIRE.run(self._link, windows, [self._item.amount, self._item.get_expiry(), cost]))
         except RedisUnavailable:
             return self._alone.hit(self._item, identifier, cost=cost)
 
@@ -103,21 +104,3 @@ class Rates:
         if self._per_key is not None and not self._per_key.take(key_id):
             return MessageLimit.KEY
         return None
-
-
-class _LinkStorage(RedisStorage):
-    """The library's own scripts and keys, over the connection that all greenlets share. Raises RedisUnavailable."""
-
-    def __init__(self, link: RedisLink) -> None:
-        self._link = link
-        # The URL is never connected to: nothing but the scripts is used of the client.
-        super().__init__("redis://", key_prefix=RATE_PREFIX)
-
-    def get_connection(self, readonly: bool = False) -> RedisClient:
-        """Something that registers scripts as redis-py's client does."""
-        return cast(RedisClient, self)
-
-    def register_script(self, source: bytes) -> Callable[[Sequence[Argument], Sequence[Argument]], Any]:
-        """A function that runs a script with keys and arguments."""
-        script = Script(source.decode("ascii"))
-        return lambda keys, arguments: script.run(self._link, keys, arguments)

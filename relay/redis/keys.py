@@ -47,5 +47,11 @@ AUTH_LOOK_PREFIX: Final = b"smtp-relay:auth:look:"
 AUTH_LOOK_UPS_PREFIX: Final = b"smtp-relay:auth:look-ups:"
 AUTH_KNOWN_PREFIX: Final = b"smtp-relay:auth:known:"
 
-#: What the `limits` library counts messages under.
+#: Messages of one minute, by what they are counted for.
 RATE_PREFIX: Final = "smtp-relay:rate"
+
+
+def rate_windows(counted: str) -> tuple[str, str]:
+    """The names of the previous window and of the current one, where the `limits` library has them."""
+    current = f"{RATE_PREFIX}:{{{counted}}}"
+    return f"{current}/-1", current

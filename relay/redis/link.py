@@ -19,15 +19,13 @@ import hiredis
 import redis
 import structlog
 from gevent.event import Event
-from redis.backoff import NoBackoff
-from redis.connection import ConnectionPool
-from redis.retry import Retry
 
 from config import redaction
 from relay.core import metrics
 from relay.core.errors import RedisUnavailable
 from relay.core.handoff import Handoff
 from relay.core.supervision import Supervised, supervise
+from relay.redis.endpoint import Endpoint
 from relay.redis.protocol import Argument, Command, ErrorReply, RespConnection, pack
 
 log = structlog.get_logger(__name__)
@@ -52,21 +50,6 @@ _CONNECT_PATIENCE: Final = 2.0
 _IDLE_SECONDS: Final = 0.1
 #: Commands that nobody waits for are dropped beyond this many: memory is worth more than a cache entry.
 _MAX_POSTED: Final = 10_000
-
-
-def connection_options(url: str, *, verify_tls: bool, timeout: float) -> dict[str, Any]:
-    """How every connection of the relay to Redis is made: redis-py's keyword arguments, beside the URL.
-
-    `timeout`: seconds for a reply. By default redis-py would try ten times.
-    """
-    options: dict[str, Any] = {
-        "socket_timeout": timeout,
-        "socket_connect_timeout": max(timeout, 1.0),
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if url.startswith("rediss:") and not verify_tls:
-        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    return options
 
 
 class NoScript(Exception):
@@ -99,10 +82,7 @@ class RedisLink:
         self.error_replies: set[tuple[str, str]] = set()
         #: Why there was no connection the last time, in words that are fit for a log (`config.redaction`).
         self.failure = ""
-        # Only its reading of the URL is used.
-        self._pool: Any = url and ConnectionPool.from_url(
-            url, protocol=2, driver_info=None, **connection_options(url, verify_tls=verify_tls, timeout=timeout)
-        )
+        self._endpoint = None if url is None else Endpoint(url, verify_tls=verify_tls, timeout=timeout)
 
     @property
     def up(self) -> bool:
@@ -214,8 +194,9 @@ class RedisLink:
             return True
 
     def _connect(self) -> RespConnection:
-        # Not by the pool's own means: it counts what it makes, never what is closed, and stops at a hundred.
-        connection = self._connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        if self._endpoint is None:
+            raise AssertionError("a link to nowhere")
+        connection = self._connection = self._endpoint.connection()
         # Its own time limits leave out the look-up of the name.
         with gevent.Timeout(self._timeout + 2.0):
             connection.connect()
@@ -226,8 +207,7 @@ class RedisLink:
                 raise ClusterMode
             with contextlib.suppress(redis.exceptions.NoPermissionError):  # an answer like any other
                 connection.read_response()
-        # The one thing of redis-py's that it doesn't show: it has no other way to be asked for its socket.
-        return RespConnection(connection._sock)
+        return RespConnection(connection.connected_socket)
 
     def _carry(self, exchange: RespConnection) -> None:
         """Sends what waits, and hands out the replies."""

@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+from limits import RateLimitItemPerMinute
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
 
 from relay.core.outcomes import MessageLimit
 from relay.limits.rates import Rate, Rates
+from relay.redis.keys import RATE_PREFIX
 from relay.redis.link import RedisLink
 from scripts.services import free_port
 
@@ -71,6 +75,18 @@ def test_who_is_refused_costs_nothing(redis_url: str, link_to: Links) -> None:
 def test_without_redis_each_process_counts_for_itself(kind: str, link_to: Links) -> None:
     rate = Rate(link_to(None if kind == "none" else f"redis://127.0.0.1:{free_port()}"), "test", 5)
     assert [rate.take("key") for _ in range(7)] == [True] * 5 + [False] * 2
+
+
+def test_the_library_itself_counts_the_same(redis_url: str, link_to: Links) -> None:
+    """Under the same names: another release of the relay may have it count by a client of its own."""
+    item = RateLimitItemPerMinute(6, namespace="test")
+    by_library = SlidingWindowCounterRateLimiter(RedisStorage(redis_url, key_prefix=RATE_PREFIX))
+    rate = Rate(link_to(redis_url), "test", 6)
+    assert [by_library.hit(item, "key"), rate.take("key")] * 2 == [True] * 4
+    assert by_library.get_window_stats(item, "key").remaining == 4
+    assert by_library.hit(item, "key", cost=4)
+    assert not by_library.hit(item, "key")
+    assert not Rate(link_to(redis_url), "test", 6).take("key")
 
 
 def test_redis_holds_neither_key_nor_address_for_long(redis_url: str, link_to: Links) -> None:

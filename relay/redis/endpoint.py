@@ -1,0 +1,68 @@
+"""Where Redis is, and how a connection to it is made: by redis-py, which knows names, TLS, users and databases."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.retry import Retry
+
+#: What a URL may say to a pool of connections, which there is none of.
+_OF_POOLS: Final = ("max_connections", "timeout")
+
+
+class _KnowsItsSocket:
+    """Mixed into a class of redis-py's: what speaks on the connection can ask for its socket.
+
+    `_connect` is the method that redis-py leaves to its subclasses (abstract in AbstractConnection): it returns the
+    socket, connected and under TLS where that is wanted. Afterwards redis-py shows the socket to nobody.
+    """
+
+    connected_socket: socket.socket
+
+    def _connect(self) -> socket.socket:
+        self.connected_socket = super()._connect()  # type: ignore[misc]  # of the class that this is mixed into
+        return self.connected_socket
+
+
+class _TcpConnection(_KnowsItsSocket, Connection):
+    pass
+
+
+class _TlsConnection(_KnowsItsSocket, SSLConnection):
+    pass
+
+
+class _UnixConnection(_KnowsItsSocket, UnixDomainSocketConnection):
+    pass
+
+
+_CLASSES: Final[dict[type, type[Any]]] = {SSLConnection: _TlsConnection, UnixDomainSocketConnection: _UnixConnection}
+
+
+class Endpoint:
+    """One server."""
+
+    def __init__(self, url: str, *, verify_tls: bool, timeout: float) -> None:
+        """`url`: as redis-py reads it; what it says of a connection counts more than the rest. `timeout`: seconds for a
+        reply. Raises ValueError for a URL that is none."""
+        said: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        self._class: type[Any] = _CLASSES.get(said.pop("connection_class", Connection), _TcpConnection)
+        self._options: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": max(timeout, 1.0),
+            # By default redis-py would try ten times.
+            "retry": Retry(NoBackoff(), 0),
+            "driver_info": None,
+        }
+        if self._class is _TlsConnection and not verify_tls:
+            self._options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+        self._options |= {name: value for name, value in said.items() if name not in _OF_POOLS}
+        # That of `relay.redis.protocol`, whatever the URL has.
+        self._options["protocol"] = 2
+
+    def connection(self) -> Any:
+        """A connection of redis-py's, to be connected by its `connect`; its `connected_socket` is what came of that."""
+        return self._class(**self._options)
