@@ -26,7 +26,9 @@ from relay.process.assignment import Assignment, CertificateKeeper
 from relay.process.heartbeat import BEAT_SECONDS, Heartbeats
 from relay.process.master_log import MasterLog
 from relay.process.roster import HOPELESS_AFTER, LONGEST_PAUSE, STARTED_AFTER, Roster, Worker, pause_after
+from relay.process.signal_pipe import SignalPipe
 from relay.process.template import Template
+from relay.process.termination import ENDING, Termination
 
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
 if TYPE_CHECKING:
@@ -41,13 +43,6 @@ if TYPE_CHECKING:
 #: Exit status: not with these settings.
 EXIT_CONFIGURATION: Final = 2
 
-#: Workers end their drain by themselves; they are killed so much later than that; seconds.
-KILL_GRACE: Final = 2.0
-#: A SIGINT and a SIGTERM so close together are one wish: Ctrl-C reaches all, and a parent passes it on; seconds.
-SAME_WISH: Final = 1.0
-
-_ENDING: Final = frozenset((int(signal.SIGTERM), int(signal.SIGINT)))
-
 
 def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None], serve: Serve) -> int:
     """Runs until told to end; the exit status of the service.
@@ -55,7 +50,7 @@ def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None],
     `prepare` runs in a child that may exit with a status of its own: see `relay.process.handover`. `load(settings)`
     loads all code that a worker runs, in the process that workers are forked from. `serve` runs in each worker.
     """
-    wakeup = _listen_for_signals()
+    signals = SignalPipe()
     ours, theirs = socket.socketpair()
 
     def body() -> None:
@@ -67,8 +62,8 @@ def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None],
     child = forking.fork(body)
     theirs.close()
     with ours:
-        while ours.fileno() not in select.select([ours.fileno(), wakeup], [], [])[0]:
-            if _ENDING.intersection(_read_signals(wakeup)):
+        while ours.fileno() not in select.select([ours.fileno(), signals.fileno()], [], [])[0]:
+            if ENDING.intersection(signals.read()):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return 0
@@ -76,36 +71,17 @@ def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None],
     exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if exit_code != 0 or received is None:
         # Ctrl-C reaches the child by itself, which is no failure.
-        return 0 if -exit_code in _ENDING else max(exit_code, 1)
-    return _Master(received, load, serve, wakeup).run()
-
-
-def _listen_for_signals() -> int:
-    """A descriptor from which the numbers of arriving signals can be read, one octet each."""
-    wakeup, wakeup_end = os.pipe()
-    os.set_blocking(wakeup, False)
-    os.set_blocking(wakeup_end, False)
-    signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
-    for number in forking.HANDLED:
-        # The handler has nothing to do: the interpreter writes the number, and select() returns.
-        signal.signal(number, lambda *_: None)
-    return wakeup
-
-
-def _read_signals(wakeup: int) -> bytes:
-    try:
-        return os.read(wakeup, 4096)
-    except BlockingIOError:
-        return b""
+        return 0 if -exit_code in ENDING else max(exit_code, 1)
+    return _Master(received, load, serve, signals).run()
 
 
 class _Master:
-    def __init__(self, received: Handover, load: Callable[[bytes], None], serve: Serve, wakeup: int) -> None:
+    def __init__(self, received: Handover, load: Callable[[bytes], None], serve: Serve, signals: SignalPipe) -> None:
         self._received = received
         self._load = load
         self._serve = serve
-        self._wakeup = wakeup
-        self._first_wish: tuple[int, float] | None = None
+        self._signals = signals
+        self._termination = Termination(received.drain_seconds)
         self._lifeline, self._lifeline_end = os.pipe()
         self._heartbeats = Heartbeats(received.workers)
         self._roster = Roster(self._heartbeats, received.workers)
@@ -130,10 +106,12 @@ class _Master:
             if status is not None:
                 return status
             self._wait()
-            for number in _read_signals(self._wakeup):
+            for number in self._signals.read():
                 if number == signal.SIGHUP:
                     self._roster.signal_all(signal.SIGHUP)
-                elif number in _ENDING and self._wish_to_end(number):
+                elif number in ENDING and not self._termination.asked:
+                    self._begin_drain(number)
+                elif number in ENDING and self._termination.is_another(number):
                     self._log.say("warning", "ended_by_second_signal", workers=len(self._roster.workers))
                     return self._kill_all(1)
 
@@ -145,7 +123,7 @@ class _Master:
         if status is not None:
             return status
         now = time.monotonic()
-        if self._first_wish is not None:
+        if self._termination.asked:
             return self._continue_drain(now)
         if self._code_changed and not self._roster.workers and not (self._template and self._template.asked):
             self._log.say("critical", "no_worker_left")
@@ -159,7 +137,7 @@ class _Master:
 
     def _wait(self) -> None:
         """Until something happens, or something is due."""
-        reading: list[int] = [self._wakeup, self._certificate.fileno(), *self._absence.descriptors()]
+        reading: list[int] = [self._signals.fileno(), self._certificate.fileno(), *self._absence.descriptors()]
         writing: list[int] = []
         if self._template is not None:
             reading.append(self._template.fileno())
@@ -172,8 +150,8 @@ class _Master:
             self._template.send()
 
     def _seconds_to_next_event(self) -> float:
-        if self._first_wish is not None:
-            moment = self._deadline()
+        if self._termination.asked:
+            moment = self._termination.deadline
         elif self._by_template and self._template is None:
             moment = self._next_look if self._code_changed else min(self._next_look, self._template_due)
         else:
@@ -182,34 +160,24 @@ class _Master:
 
     # What the outside says.
 
-    def _wish_to_end(self, number: int) -> bool:
-        """Begins the drain. Whether everything is to end at once: this is the second wish."""
-        now = time.monotonic()
-        if self._first_wish is None:
-            self._first_wish = number, now
-            self._log.say("info", "draining", workers=len(self._roster.workers), signal=signal.Signals(number).name)
-            self._absence.end()
-            for fd, _ in self._received.listeners:
-                # Ours is the last one open once the workers closed theirs; it would take clients whom nobody serves.
-                os.close(fd)
-            self._roster.due.clear()
-            if self._template is not None:
-                self._template.dismiss()
-            self._roster.signal_all(signal.SIGTERM)
-            return False
-        first_number, first_time = self._first_wish
-        return first_number == number or now - first_time > SAME_WISH
-
-    def _deadline(self) -> float:
-        assert self._first_wish is not None  # noqa: S101 - for the type checker
-        return self._first_wish[1] + self._received.drain_seconds + KILL_GRACE
+    def _begin_drain(self, number: int) -> None:
+        self._termination.ask(number)
+        self._log.say("info", "draining", workers=len(self._roster.workers), signal=signal.Signals(number).name)
+        self._absence.end()
+        for fd, _ in self._received.listeners:
+            # Ours is the last one open once the workers closed theirs; it would take clients whom nobody serves.
+            os.close(fd)
+        self._roster.due.clear()
+        if self._template is not None:
+            self._template.dismiss()
+        self._roster.signal_all(signal.SIGTERM)
 
     def _continue_drain(self, now: float) -> int | None:
         """An exit status when the drain is over."""
         if not self._roster.workers and self._template is None:
             self._log.say("info", "drained")
             return 0
-        if now >= self._deadline():
+        if now >= self._termination.deadline:
             self._log.say("warning", "drain_timed_out", workers=len(self._roster.workers))
             return self._kill_all(0)
         return None
@@ -226,7 +194,7 @@ class _Master:
     def _leave_master(self) -> None:
         """In a child: closes what is the master's alone."""
         forking.forget_signals()
-        os.close(self._wakeup)
+        self._signals.leave()
         os.close(self._lifeline_end)
         self._certificate.leave()
 
@@ -259,12 +227,12 @@ class _Master:
     def _begin(self, index: int, pid: int) -> None:
         """Takes note of a worker that was forked."""
         self._roster.begin(index, pid)
-        if self._first_wish is not None and pid not in self._ended_early:
+        if self._termination.asked and pid not in self._ended_early:
             os.kill(pid, signal.SIGTERM)
 
     def _due_again(self, index: int, error_number: int) -> None:
         self._log.say("error", "fork_failed", index=index, reason=errno.errorcode.get(error_number, "unknown"))
-        if self._first_wish is None:
+        if not self._termination.asked:
             self._roster.due[index] = time.monotonic() + LONGEST_PAUSE
 
     def _template_ended(self, status: int) -> int | None:
@@ -273,7 +241,7 @@ class _Master:
         self._hear_template()
         template, self._template = self._template, None
         template.close()
-        if self._first_wish is not None or self._code_changed:
+        if self._termination.asked or self._code_changed:
             return None
         for index in template.asked:
             self._roster.due[index] = 0.0
@@ -373,7 +341,7 @@ class _Master:
                 self._ended_early[pid] = status
             return None
         worker = self._roster.workers.pop(pid)
-        return self._replace(worker, os.waitstatus_to_exitcode(status)) if self._first_wish is None else None
+        return self._replace(worker, os.waitstatus_to_exitcode(status)) if not self._termination.asked else None
 
     def _replace(self, worker: Worker, exit_code: int) -> int | None:
         """An exit status when there is no point in going on."""

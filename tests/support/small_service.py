@@ -18,7 +18,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from relay.process import children, forking, heartbeat, master, roster
+from relay.process import children, forking, heartbeat, master, roster, termination
 from relay.process.assignment import Assignment
 
 BEHAVIOUR = os.environ.get("SMALL_WORKER", "good")
@@ -123,7 +123,7 @@ def serve(assignment: Assignment) -> int:
 
 if __name__ == "__main__":
     roster.STARTED_AFTER = master.STARTED_AFTER = float(os.environ.get("SMALL_STARTED_AFTER", "3"))
-    master.KILL_GRACE = 0.2
+    termination.KILL_GRACE = 0.2
     if "SMALL_SILENT_LOOKS" in os.environ:
         master.BEAT_SECONDS = 0.1
         roster.DUMP_SECONDS = 0.5
