@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from relay.aws.sqs import Queue
+from relay.core.errors import QueueUnavailable
 from relay.core.frozen import frozen
 
 #: Seconds that a ReceiveMessage waits for a message: the most that SQS allows.
 WAIT_SECONDS: Final = 20
 #: Messages of one ReceiveMessage: the most that SQS allows.
 MAX_MESSAGES: Final = 10
+#: Codes of what is wrong with the parameters alone.
+_PARAMETERS: Final = ("InvalidParameterValue", "ReadCountOutOfRange", "ReceiptHandleIsInvalid", "InvalidAddress")
 
 
 @frozen
@@ -26,8 +29,10 @@ class Received:
 class QueueReceiver:
     """Takes messages from one queue. Every method but the constructor raises QueueUnavailable."""
 
-    def __init__(self, url: str, region: str) -> None:
-        self._queue = Queue(url, region, call_seconds=WAIT_SECONDS + 10.0)
+    def __init__(self, url: str, region: str, *, open_seconds: float = 15.0, call_seconds: float | None = None) -> None:
+        """`call_seconds`: for a whole call; as a rule what a long poll may take."""
+        seconds = WAIT_SECONDS + 10.0 if call_seconds is None else call_seconds
+        self._queue = Queue(url, region, open_seconds=open_seconds, call_seconds=seconds)
 
     @property
     def fifo(self) -> bool:
@@ -64,6 +69,28 @@ class QueueReceiver:
         """Whether the queue puts messages that nobody can use aside by itself. False where the role may not know."""
         attributes: Any = self._queue.call("GetQueueAttributes", {"AttributeNames": ["RedrivePolicy"]})
         return bool((attributes.get("Attributes") or {}).get("RedrivePolicy"))
+
+    def probe(self) -> dict[str, str]:
+        """Asks for each right that a consumer needs, without taking a message: action → code, of those refused.
+
+        SQS looks at rights before it refuses a wrong parameter. Raises QueueUnavailable where it can't be asked.
+        """
+        wrong: Mapping[str, Mapping[str, Any]] = {
+            "ReceiveMessage": {"MaxNumberOfMessages": 0},
+            "DeleteMessage": {"ReceiptHandle": "check"},
+            "ChangeMessageVisibility": {"ReceiptHandle": "check", "VisibilityTimeout": 0},
+            "GetQueueAttributes": {"AttributeNames": ["RedrivePolicy"]},
+        }
+        refused = {}
+        for action, parameters in wrong.items():
+            try:
+                self._queue.call(action, parameters)
+            except QueueUnavailable as unavailable:
+                if "AccessDenied" in unavailable.code:
+                    refused[action] = unavailable.code
+                elif not unavailable.code.endswith(_PARAMETERS):
+                    raise
+        return refused
 
     def close(self) -> None:
         """Closes the connections that are idle."""

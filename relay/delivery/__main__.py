@@ -1,10 +1,50 @@
-"""`python -m relay.delivery`: the delivery worker, under the same master as the relay."""
+"""`python -m relay.delivery`: deliver; `--check`: could mail leave?"""
+
+# ruff: noqa: PLC0415 - the master process imports next to nothing (relay.process.master), the rest is its children's
 
 from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__":
-    from relay.process import delivery_children, master
+TYPE_CHECKING = False  # as in typing, which the master would have for this alone
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-    sys.exit(master.run(delivery_children.prepare, delivery_children.load, delivery_children.serve))
+USAGE = """\
+usage: python -m relay.delivery [--check | --version | --help]
+
+The delivery worker: sends what is queued. Without an argument it works until SIGTERM.
+
+  --check    test settings, database, queue and provider;
+             exit 1 where mail could not leave, 2 for a wrong setting
+  --version  print the version
+  --help     print this
+
+Settings are environment variables; the README has the table.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings."""
+    if not arguments:
+        from relay.process import delivery_children, master
+
+        return master.run(delivery_children.prepare, delivery_children.load, delivery_children.serve)
+    if len(arguments) > 1 or arguments[0] not in ("--check", "--version", "--help", "-h"):
+        sys.stderr.write(f"python -m relay.delivery: can't make anything of: {' '.join(arguments)}\n\n{USAGE}")
+        return 2
+    if arguments[0] == "--check":
+        from relay.operator import delivery_check
+
+        return delivery_check.main()
+    if arguments[0] == "--version":
+        from relay import __version__
+
+        print(f"opensend-relay {__version__}")
+        return 0
+    print(USAGE, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -56,6 +56,18 @@ _REDIS: Final[Mapping[str, str]] = {
     "ECONNRESET|EPIPE|ConnectionResetError": "the server closed the connection",
 }
 
+#: The same for calls by HTTP.
+_CALLS: Final[Mapping[str, str]] = {
+    "NoCredentials|CredentialRetrieval|PartialCredentials|ProfileNotFound": "there are no credentials to be had",
+    "InvalidRegion|ValueError|InvalidEndpoint|InvalidURL": "there is no such region or endpoint",
+    "SSLError": "TLS did not come about",
+    "ECONNREFUSED": "the connection was refused",
+    "gaierror": "its host name can't be looked up",
+    "ENETUNREACH|EHOSTUNREACH": "there is no way to its address",
+    "ECONNRESET|EPIPE|ConnectionResetError": "the server closed the connection",
+    "Timeout": "it did not answer in time",
+}
+
 
 def postgres_cause(error: BaseException | None) -> str:
     """Why Postgres could not be asked. `error`: psycopg2's, or what a look-up or a time limit raised instead."""
@@ -75,6 +87,11 @@ def postgres_cause(error: BaseException | None) -> str:
 def redis_cause(summary: str) -> str:
     """Why there is no connection to Redis. `summary`: of the error, by `config.redaction`."""
     return _known(_REDIS, summary)
+
+
+def call_cause(summary: str) -> str:
+    """Why a service could not be called over HTTP. `summary`: of the error, by `config.redaction`."""
+    return _known(_CALLS, summary)
 
 
 def named_sqlstate(sqlstate: str) -> str:

@@ -16,7 +16,7 @@ monkey.patch_all()
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import gevent
@@ -37,10 +37,10 @@ from relay.server.openssl_policy import dear_groups
 #: No check takes longer, in seconds.
 LIMIT: Final = 10.0
 #: Time limits of what is asked, in seconds: below LIMIT, so that it can be said what was wrong.
-_ANSWER_SECONDS: Final = 4.0
+ANSWER_SECONDS: Final = 4.0
 
 #: Codes of SQS's JSON protocol by which nobody would find them in its documentation.
-_OTHER_NAMES: Final = {"QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue"}
+OTHER_NAMES: Final = {"QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue"}
 
 _COLOURS: Final = {OK: "\x1b[32m", WARN: "\x1b[33m", FAIL: "\x1b[31m"}
 
@@ -53,18 +53,18 @@ def main() -> int:
         settings = preflight.load()
     except environment.WrongSettings as error:
         for line in str(error).splitlines():
-            _print(Finding(FAIL, "settings", line))
+            show(Finding(FAIL, "settings", line))
         return 2
-    _print(
-        Finding(OK, "settings", f"{settings.web_concurrency} worker(s), listening on {settings.host}:{settings.port}")
-    )
-    findings = [*_certificate(settings), *_services(settings)]
+    show(Finding(OK, "settings", f"{settings.web_concurrency} worker(s), listening on {settings.host}:{settings.port}"))
+    parts = (("database", _database), ("redis", _redis), ("queue", _queue))
+    findings = [*_certificate(settings), *gather(settings, parts)]
     for finding in findings:
-        _print(finding)
+        show(finding)
     return 1 if any(finding.level == FAIL for finding in findings) else 0
 
 
-def _print(finding: Finding) -> None:
+def show(finding: Finding) -> None:
+    """Prints one line."""
     level = f"{finding.level:<4}"
     if os.isatty(1) and not os.environ.get("NO_COLOR"):
         level = f"{_COLOURS[finding.level]}{level}\x1b[0m"
@@ -93,8 +93,8 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
 # What it reaches: all at the same time, in greenlets as a worker has them, over the connections that mail takes.
 
 
-def _services(settings: Settings) -> list[Finding]:
-    parts = (("database", _database), ("redis", _redis), ("queue", _queue))
+def gather(settings: Settings, parts: Sequence[tuple[str, Callable[[Settings], Iterator[Finding]]]]) -> list[Finding]:
+    """What the checks find, each within LIMIT. `parts`: what each is called, and the check."""
     greenlets = [gevent.spawn(_collect, part, check, settings) for part, check in parts]
     gevent.joinall(greenlets, timeout=LIMIT)
     found: list[Finding] = []
@@ -112,7 +112,7 @@ def _collect(part: str, check: Callable[[Settings], Iterator[Finding]], settings
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    return postgres_probe.findings(settings, seconds=_ANSWER_SECONDS)
+    return postgres_probe.findings(settings, seconds=ANSWER_SECONDS)
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -123,7 +123,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis_url is None:
         yield Finding(WARN, "redis", "REDIS_URL is not set: every look-up goes to Postgres, repeats are not noticed")
         return
-    yield from RedisProbe(settings, timeout=_ANSWER_SECONDS / 2).findings()
+    yield from RedisProbe(settings, timeout=ANSWER_SECONDS / 2).findings()
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:
@@ -132,13 +132,13 @@ def _queue(settings: Settings) -> Iterator[Finding]:
         return
     from relay.aws.sqs import Queue  # noqa: PLC0415 - a tenth of a second that polling mode need not pay
 
-    seconds = _ANSWER_SECONDS / 2
+    seconds = ANSWER_SECONDS / 2
     try:
         queue = Queue(
             settings.queue_url, settings.aws_region, open_seconds=seconds, connect_seconds=seconds, call_seconds=seconds
         )
         queue.probe()
     except QueueUnavailable as unavailable:
-        yield Finding(FAIL, "queue", f"{settings.queue_url}: {_OTHER_NAMES.get(unavailable.code, unavailable.code)}")
+        yield Finding(FAIL, "queue", f"{settings.queue_url}: {OTHER_NAMES.get(unavailable.code, unavailable.code)}")
     else:
         yield Finding(OK, "queue", f"answers ({'FIFO' if queue.fifo else 'standard'})")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -86,7 +86,7 @@ def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
         problems = database.run(connection, deadline, lambda cursor: list(schema_check.problems(cursor)))
         connection.close()
         if not problems:
-            problems = list(_refusals(store, database))
+            problems = list(refusals(operations(store), database))
     except ConnectionLost as lost:
         problems = [postgres_cause(lost.__cause__)]
     except Rejected as rejected:
@@ -100,8 +100,9 @@ def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
         yield Finding(OK, "database", f"PostgreSQL {version}, {tables}, and every statement of the relay's works")
 
 
-def _refusals(store: Store, database: RolledBack) -> Iterator[str]:
-    for name, operation in _operations(store):
+def refusals(operations: Iterable[tuple[str, Callable[[], object]]], database: RolledBack) -> Iterator[str]:
+    """Carries out each operation on `database`; what was refused, a line each."""
+    for name, operation in operations:
         database.refusals.clear()
         try:
             operation()
@@ -112,7 +113,7 @@ def _refusals(store: Store, database: RolledBack) -> Iterator[str]:
                 return  # the others would wait as long
 
 
-def _operations(store: Store) -> Sequence[tuple[str, Callable[[], object]]]:
+def operations(store: Store) -> Sequence[tuple[str, Callable[[], object]]]:
     """What each is called, and the operation."""
     user = f"check:{uuid.uuid4()}"
     nobody = [str(uuid.uuid4())]
@@ -123,6 +124,7 @@ def _operations(store: Store) -> Sequence[tuple[str, Callable[[], object]]]:
         ("storing a mail", lambda: store.insert([_row(user)], [_MAILBOX])),
         ("storing a mail to many", lambda: store.insert([_row(user, "check"), _row(user), _row(user)], [_MAILBOX])),
         ("looking up idempotency keys", lambda: store.holder_of_key(user, "check")),
+        ("releasing idempotency keys", lambda: store.release_key(nobody[0], user, "check")),
         ("looking up parts of a mail", lambda: store.find_parts(user, "check", _row(user, "check"))),
         ("looking up mails", lambda: store.rows_exist(nobody)),
         ("looking for mails without a job", lambda: (store.queued(nobody), store.overdue(timedelta(days=3650), 1))),

@@ -13,6 +13,7 @@ from relay.core.frozen import frozen
 from relay.postgres import suppressions
 from relay.postgres.database import Database
 from relay.postgres.leases import Leases, clocks
+from relay.postgres.transaction import in_transaction
 from relay.postgres.waiting import Processing
 
 _T = TypeVar("_T")
@@ -248,7 +249,8 @@ class Outgoing:
                 cursor.execute(
                     "WITH " + _EVENT.format(email="%(id)s::uuid", user="%(user)s", source="", condition="true"), values
                 )
-            if row is not None and reason is not None and user_id:
+            if reason is not None and user_id:
+                # Also where the row is gone, for nobody then: so a right that is missing shows in a check.
                 source = events[-1].source_id
                 metadata = {
                     "source": "ses",
@@ -263,20 +265,21 @@ class Outgoing:
                     " 'sandbox-' || %(id)s, %(metadata)s::jsonb, now(), now()"
                     " FROM (SELECT DISTINCT lower(trim(a)) AS address"
                     " FROM jsonb_array_elements_text(%(to)s::jsonb) AS a) AS recipients"
-                    " ON CONFLICT (user_id, email) DO UPDATE SET reason = excluded.reason,"
-                    " source_event_id = excluded.source_event_id, source_email_id = excluded.source_email_id,"
-                    " source_message_id = excluded.source_message_id, metadata = excluded.metadata, updated_at = now()",
+                    # Not by `excluded`, for which the role would have to be let read these columns.
+                    " ON CONFLICT (user_id, email) DO UPDATE SET reason = %(reason)s,"
+                    " source_event_id = %(source)s, source_email_id = %(id)s::uuid,"
+                    " source_message_id = 'sandbox-' || %(id)s, metadata = %(metadata)s::jsonb, updated_at = now()",
                     {
                         "user": user_id,
                         "reason": reason,
                         "source": source,
                         "id": email_id,
                         "metadata": orjson.dumps(metadata).decode(),
-                        "to": orjson.dumps(row[0]).decode(),
+                        "to": orjson.dumps([] if row is None else row[0]).decode(),
                     },
                 )
 
-        self._use(lambda cursor: _in_transaction(cursor, work))
+        self._use(lambda cursor: in_transaction(cursor, lambda: work(cursor)))
 
     def record(self, email_id: str, user_id: str | None, event: Event) -> None:
         """An event of a row whose status it does not change."""
@@ -313,14 +316,3 @@ def _of(event: Event | None) -> dict[str, Any]:
         return {"event_id": None, "source_id": None, "type": None, "payload": None}
     payload = orjson.dumps(event.payload).replace(b"\\u0000", b"").decode()
     return {"event_id": str(uuid.uuid4()), "source_id": event.source_id, "type": event.type, "payload": payload}
-
-
-def _in_transaction(cursor: Any, work: Callable[[Any], None]) -> None:
-    """`work(cursor)` as one transaction of a connection that commits by itself otherwise."""
-    cursor.execute("BEGIN")
-    try:
-        work(cursor)
-        cursor.execute("COMMIT")
-    except BaseException:
-        cursor.connection.close()  # whatever state it is in: the server rolls back
-        raise

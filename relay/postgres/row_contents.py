@@ -6,14 +6,13 @@ the whole value once more for each piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 
 from relay.core import deadlines
 from relay.core.frozen import frozen
 from relay.postgres.database import Database
-
-_T = TypeVar("_T")
+from relay.postgres.transaction import in_transaction
 
 #: Octets of a text, and characters of Base64, that come in one row of a result.
 _PIECE: Final = 262_144
@@ -95,7 +94,7 @@ class RowContents:
         """The attachments of a row, MAX_ATTACHMENTS and one more at most."""
 
         def work(cursor: Any) -> list[StoredEntry]:
-            return _in_transaction(cursor, lambda: _entries(cursor, email_id))
+            return in_transaction(cursor, lambda: _entries(cursor, email_id), begin=_BEGIN)
 
         return self._database.use(deadlines.after(_SECONDS), work)
 
@@ -109,19 +108,10 @@ class RowContents:
                 reader.text(column, (octets for _, octets in _pieces(cursor, statement, email_id)))
             reader.contents(_pieces(cursor, _CONTENTS, email_id))
 
-        self._database.use(deadlines.after(_SECONDS), lambda cursor: _in_transaction(cursor, lambda: given(cursor)))
+        def work(cursor: Any) -> None:
+            in_transaction(cursor, lambda: given(cursor), begin=_BEGIN)
 
-
-def _in_transaction(cursor: Any, work: Callable[[], _T]) -> _T:
-    """`work()` in a transaction that reads. The connection is closed where it fails: nobody else could use it."""
-    try:
-        cursor.execute(_BEGIN)
-        result = work()
-        cursor.execute("COMMIT")
-    except BaseException:
-        cursor.connection.close()
-        raise
-    return result
+        self._database.use(deadlines.after(_SECONDS), work)
 
 
 def _entries(cursor: Any, email_id: str) -> list[StoredEntry]:

@@ -1,11 +1,11 @@
-"""What the relay needs of OpenSend's tables (contract section 3), and whether a database has it.
+"""What relay and delivery worker need of OpenSend's tables (contract section 3), and whether a database has it.
 
 Nothing is written to find out: the catalogue knows columns, types, keys and what the role may do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from relay.core.frozen import frozen
@@ -13,10 +13,15 @@ from relay.core.frozen import frozen
 
 @frozen
 class Column:
-    """One column as the relay uses it. `uses`: S(elect), I(nsert), U(pdate)."""
+    """One column as it is used here. `uses`: S(elect), I(nsert), U(pdate)."""
 
     type: str
     uses: str
+
+
+Tables = Mapping[str, Mapping[str, Column]]
+#: Table, columns, and what is lost without a unique index over exactly these.
+Unique = tuple[str, tuple[str, ...], str]
 
 
 def _columns(text: str) -> dict[str, Column]:
@@ -26,7 +31,8 @@ def _columns(text: str) -> dict[str, Column]:
     }
 
 
-TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
+#: What the relay uses.
+TABLES: Final[Tables] = {
     "api_keys": _columns("""
         id            uuid         S
         token_hash    text         S
@@ -42,18 +48,18 @@ TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
     """),
     "emails": _columns("""
         id                         uuid         SI
-        from                       varchar(512) I
+        from                       varchar(512) SI
         to                         jsonb        SI
         cc                         jsonb        SI
         bcc                        jsonb        SI
-        reply_to                   jsonb        I
+        reply_to                   jsonb        SI
         subject                    text         SI
         html                       text         SI
         text                       text         SI
         status                     varchar(50)  S
-        headers                    jsonb        I
-        attachments                jsonb        I
-        tags                       jsonb        I
+        headers                    jsonb        SI
+        attachments                jsonb        SI
+        tags                       jsonb        SI
         scheduled_at               timestamptz  S
         created_at                 timestamptz  S
         user_id                    text         SI
@@ -89,14 +95,81 @@ TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
     """),
 }
 
-#: (table, columns): a unique index over exactly these, and what is lost without it.
-UNIQUE: Final = (
+UNIQUE: Final[Sequence[Unique]] = (
     ("emails", ("id",), "a row that is inserted again after a lost answer would be there twice"),
     (
         "emails",
         ("idempotency_key", "user_id"),
         "two mails with one idempotency key at the same time would both be sent",
     ),
+)
+
+#: What the delivery worker uses.
+DELIVERY_TABLES: Final[Tables] = {
+    "emails": _columns("""
+        xmin                        xid          S
+        id                          uuid         S
+        from                        varchar(512) S
+        to                          jsonb        S
+        cc                          jsonb        S
+        bcc                         jsonb        S
+        reply_to                    jsonb        S
+        subject                     text         S
+        html                        text         S
+        text                        text         S
+        status                      varchar(50)  SU
+        headers                     jsonb        S
+        attachments                 jsonb        S
+        scheduled_at                timestamptz  S
+        sent_at                     timestamptz  SU
+        created_at                  timestamptz  S
+        user_id                     text         S
+        provider_retry_count        int4         SU
+        provider_last_attempted_at  timestamptz  SU
+        provider_next_retry_at      timestamptz  SU
+        provider_dead_lettered_at   timestamptz  U
+        provider_last_error_code    varchar(255) U
+        provider_last_error_message text         U
+    """),
+    "domains": _columns("""
+        id                         uuid         S
+        name                       varchar(255) S
+        region                     varchar(50)  S
+        track_clicks               bool         S
+        track_opens                bool         S
+        tracking_subdomain         varchar(255) S
+        ses_configuration_set_name varchar(255) S
+        created_at                 timestamptz  S
+        user_id                    text         S
+    """),
+    "email_suppressions": _columns("""
+        id                uuid         I
+        user_id           text         SI
+        email             varchar(512) SI
+        reason            varchar(50)  SIU
+        source_event_id   varchar(255) IU
+        source_message_id varchar(255) IU
+        source_email_id   uuid         IU
+        metadata          jsonb        IU
+        suppressed_at     timestamptz  I
+        updated_at        timestamptz  IU
+    """),
+    "email_events": _columns("""
+        id            uuid         SI
+        email_id      uuid         I
+        source_id     varchar(255) I
+        type          varchar(50)  SI
+        payload       jsonb        I
+        user_id       text         SI
+        received_at   timestamptz  I
+    """),
+    "webhooks": TABLES["webhooks"],
+    "webhook_deliveries": TABLES["webhook_deliveries"],
+}
+
+DELIVERY_UNIQUE: Final[Sequence[Unique]] = (
+    ("email_events", ("source_id",), "an event that is recorded again after a lost answer would be there twice"),
+    ("email_suppressions", ("email", "user_id"), "who is suppressed could not be recorded"),
 )
 
 _PRIVILEGES: Final = {"S": "SELECT", "I": "INSERT", "U": "UPDATE"}
@@ -109,12 +182,12 @@ _KIN: Final = {
 
 _COLUMNS_SQL: Final = """
 SELECT a.attname, t.typname, CASE WHEN a.atttypmod > 4 THEN a.atttypmod - 4 END,
-       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attnum > 0,
        has_column_privilege(a.attrelid, a.attnum, 'SELECT'),
        has_column_privilege(a.attrelid, a.attnum, 'INSERT'),
        has_column_privilege(a.attrelid, a.attnum, 'UPDATE')
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
- WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped"""
+ WHERE a.attrelid = to_regclass(%s) AND (a.attnum > 0 OR a.attname = 'xmin') AND NOT a.attisdropped"""
 
 _UNIQUE_SQL: Final = """
 SELECT array_agg(a.attname::text ORDER BY a.attname)
@@ -131,8 +204,8 @@ class _Found:
     privileges: frozenset[str]
 
 
-def problems(cursor: Any) -> Iterator[str]:
-    """What stands in the way of the relay in this database, a line each; nothing when all is well.
+def problems(cursor: Any, tables: Tables = TABLES, unique: Sequence[Unique] = UNIQUE) -> Iterator[str]:
+    """What stands in the way of whoever uses these tables so, a line each; nothing when all is well.
 
     Tables are looked up as the relay's own statements find them, by the role's search_path. Raises psycopg2.Error.
     """
@@ -143,7 +216,7 @@ def problems(cursor: Any) -> Iterator[str]:
     encoding = cursor.fetchone()[0]
     if encoding != "UTF8":
         yield f"is encoded in {encoding}, should be UTF8: mails with other characters would be refused"
-    for table, columns in TABLES.items():
+    for table, columns in tables.items():
         found = _found_columns(cursor, table)
         if not found:
             yield f"{table}: there is no such table"
@@ -154,9 +227,19 @@ def problems(cursor: Any) -> Iterator[str]:
             for name, other in found.items():
                 if other.must_be_given and "I" not in columns.get(name, Column(type="", uses="")).uses:
                     yield f"{table}.{name}: not null and without a default, but the relay doesn't know it"
-    for table, names, loss in UNIQUE:
+    for table, names, loss in unique:
         if list(names) not in _unique_sets(cursor, table):
             yield f"{table}: no unique index over {', '.join(names)}; {loss}"
+
+
+def hidden_tables(cursor: Any, tables: Iterable[str]) -> list[str]:
+    """Those of these tables of which row-level security may hide rows from the role."""
+    cursor.execute(
+        "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NOT NULL"
+        " AND row_security_active(to_regclass(name)) ORDER BY name",
+        (list(tables),),
+    )
+    return [name for (name,) in cursor.fetchall()]
 
 
 def _found_columns(cursor: Any, table: str) -> dict[str, _Found]:

@@ -128,6 +128,11 @@ class Store:
         """The id of the email that has the user's idempotency key, for less than 24 h: an older one lets go of it."""
         return self._use(lambda cursor: _holder_of_key(cursor, user_id, key), user_id)
 
+    def release_key(self, email_id: str, user_id: str, key: str) -> None:
+        """Takes the key from the row that has it, which is what becomes of a key after a day."""
+        values = email_id, user_id, storable_text(key)
+        self._use(lambda cursor: _release_key(cursor, values), user_id)
+
     def find_parts(self, user_id: str, key: str, row: EmailRow) -> EarlierParts | None:
         """What has been stored under the user's idempotency key, and whether it is the message that `row` is of."""
         return self._use(lambda cursor: message_parts.find_parts(cursor, user_id, key, row), user_id)
@@ -235,10 +240,14 @@ def _holder_of_key(cursor: Any, user_id: str, key: str) -> str | None:
     row = cursor.fetchone()
     if row is None or not row[1]:
         return None if row is None else str(row[0])
-    # Never waits for whoever has the row in hand: the key is free a moment later.
+    _release_key(cursor, (row[0], *where))
+    return None
+
+
+def _release_key(cursor: Any, values: tuple[str, str, str]) -> None:
+    """`values`: email id, user, key. Never waits for whoever has the row in hand: the key is free a moment later."""
     cursor.execute(
         "UPDATE emails SET idempotency_key = NULL WHERE id IN (SELECT id FROM emails"
         " WHERE id = %s AND user_id = %s AND idempotency_key = %s FOR UPDATE SKIP LOCKED)",
-        (row[0], *where),
+        values,
     )
-    return None

@@ -16,9 +16,13 @@ from __future__ import annotations
 import time
 from typing import Any, Final, NamedTuple
 
+import structlog
+
 from relay.core import deadlines
 from relay.core.errors import PostgresUnavailable
 from relay.postgres.database import ConnectionLost, Database, Rejected
+
+log = structlog.get_logger(__name__)
 
 #: What the planner may not do on the connections of a delivery process. Where something can't be done otherwise, it is
 #: done all the same; `jit` would set in for the cost that is put on it then.
@@ -176,8 +180,12 @@ class Walk:
                 self._connection = self._database.connect(deadline)
                 self._opened = time.monotonic()
             return self._database.run(self._connection, deadline, lambda cursor: self._execute(cursor, most, opened))
-        except (ConnectionLost, Rejected):
+        except ConnectionLost:
             self.close()
+            raise PostgresUnavailable() from None
+        except Rejected as rejected:
+            self.close()
+            log.error("query_rejected", sqlstate=rejected.sqlstate)
             raise PostgresUnavailable() from None
         except BaseException:
             self.close()

@@ -1,0 +1,127 @@
+"""`python -m relay.delivery --check`: could mail leave with these settings, from here, now?
+
+As `python -m relay --check` for the relay. Every statement of the worker's is carried out in a transaction that is
+rolled back; the queue is asked for each right without taking a message, SES without sending a mail.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import structlog
+from psycogreen.gevent import patch_psycopg
+
+patch_psycopg()
+
+from config import environment
+from config.settings import Settings
+from relay.aws.sqs_receiver import QueueReceiver
+from relay.core.errors import QueueUnavailable
+from relay.delivery.deliverer import DEFAULT_REGION
+from relay.delivery.tracking import base_of
+from relay.operator import outgoing_probe, preflight, ses_probe
+from relay.operator.check import ANSWER_SECONDS, OTHER_NAMES, gather, show
+from relay.operator.finding import FAIL, OK, WARN, Finding
+
+#: Characters that OpenSend wants in TRACKING_SECRET.
+_SECRET_LENGTH: Final = 16
+#: What a consumer of the queue must be allowed to do.
+_NEEDED: Final = ("ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility")
+
+
+def main() -> int:
+    """Runs every check and prints what it found; the exit status: 0, 1 where something fails, 2 for wrong settings."""
+    logging.disable(logging.CRITICAL)  # what is worth saying is said below
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        settings = preflight.load()
+    except environment.WrongSettings as error:
+        for line in str(error).splitlines():
+            show(Finding(FAIL, "settings", line))
+        return 2
+    processes = f"{settings.delivery_processes} process(es), {settings.delivery_concurrency} mails at a time each"
+    show(Finding(OK, "settings", processes))
+    parts = (("database", _database), ("queue", _queue), (settings.provider, _provider))
+    findings = [*_metrics(settings), *_tracking(settings), *gather(settings, parts)]
+    for finding in findings:
+        show(finding)
+    return 1 if any(finding.level == FAIL for finding in findings) else 0
+
+
+def _metrics(settings: Settings) -> Iterator[Finding]:
+    own, relays = settings.delivery_metrics_port, settings.metrics_port
+    if own is None or relays is None:
+        return
+    if own < relays + settings.web_concurrency and relays < own + settings.delivery_processes:
+        text = f"ports from {own} on are those of SMTP_RELAY_METRICS_PORT too: one machine can't serve both"
+        yield Finding(WARN, "metrics", text)
+
+
+def _tracking(settings: Settings) -> Iterator[Finding]:
+    secret = (settings.tracking_secret or "").strip()
+    if not secret:
+        yield Finding(OK, "tracking", "TRACKING_SECRET is not set: nothing is tracked")
+        return
+    vercel = f"https://{settings.vercel_url}" if settings.vercel_url else None
+    base = base_of(settings.tracking_base_url, settings.next_public_app_url, settings.app_url, vercel)
+    if len(secret) < _SECRET_LENGTH:
+        yield Finding(
+            WARN, "tracking", f"TRACKING_SECRET is shorter than {_SECRET_LENGTH} characters: OpenSend refuses it"
+        )
+    if base is None:
+        yield Finding(WARN, "tracking", "no base of links is set: only domains with a tracking subdomain are tracked")
+    elif len(secret) >= _SECRET_LENGTH:
+        yield Finding(OK, "tracking", f"links lead to {base}")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    return outgoing_probe.findings(settings, seconds=ANSWER_SECONDS)
+
+
+def _queue(settings: Settings) -> Iterator[Finding]:
+    if settings.queue_url is None:
+        yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: rows are looked for in Postgres")
+        return
+    seconds = ANSWER_SECONDS / 2
+    receiver = QueueReceiver(settings.queue_url, settings.aws_region, open_seconds=seconds, call_seconds=seconds)
+    try:
+        refused = receiver.probe()
+        redrives = "GetQueueAttributes" not in refused and receiver.redrives()
+    except QueueUnavailable as unavailable:
+        yield Finding(FAIL, "queue", f"{settings.queue_url}: {OTHER_NAMES.get(unavailable.code, unavailable.code)}")
+        return
+    finally:
+        receiver.close()
+    for action in _NEEDED:
+        if action in refused:
+            yield Finding(FAIL, "queue", f"the role may not call sqs:{action}")
+    if "GetQueueAttributes" in refused:
+        lost = "; what is no job is deleted" if receiver.fifo else ""
+        yield Finding(WARN, "queue", f"the role may not call sqs:GetQueueAttributes{lost}")
+    elif not redrives:
+        fate = "deleted" if receiver.fifo else "received again and again"
+        yield Finding(WARN, "queue", f"has no redrive policy: what is no job is {fate}")
+    if not any(action in refused for action in _NEEDED):
+        yield Finding(OK, "queue", f"answers ({'FIFO' if receiver.fifo else 'standard'})")
+
+
+def _provider(settings: Settings) -> Iterator[Finding]:
+    if settings.provider == "ses":
+        regions = dict.fromkeys((*outgoing_probe.regions(settings, seconds=ANSWER_SECONDS / 4), DEFAULT_REGION))
+        yield from ses_probe.findings(list(regions), seconds=ANSWER_SECONDS / 2)
+        return
+    folder = settings.maildir or "maildir"
+    nearest = os.path.abspath(folder)
+    while not os.path.exists(nearest):
+        nearest = os.path.dirname(nearest)
+    if os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK):
+        yield Finding(WARN, "maildir", f"mails become files in {folder} and go nowhere else")
+    else:
+        yield Finding(FAIL, "maildir", f"{folder} is no folder that can be written to, and can't be made")
