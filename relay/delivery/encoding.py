@@ -14,6 +14,8 @@ from relay.mail import encoded_word
 #: Octets of a line: what is aimed at (RFC 5322 section 2.1.1, RFC 2045 section 6.7), and what must hold.
 _LINE: Final = 76
 _MAX_LINE: Final = 998
+#: Characters of a word for which a line may have no room behind the field's name.
+_LONG_WORD: Final = _MAX_LINE - 130
 #: What can't be in a header field: a line end would begin another one.
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+\Z")
@@ -33,8 +35,11 @@ def field(name: str, value: str) -> bytes:
 
 
 def text_field(name: str, text: str) -> bytes:
-    """A header field of any text: what isn't ASCII becomes encoded words."""
-    return field(name, encoded_word.encode(clean(text)))
+    """A header field of any text: what isn't ASCII becomes encoded words, and what has a word too long for a line."""
+    text = clean(text)
+    if len(text) > _LONG_WORD and any(len(word) > _LONG_WORD for word in text.split(" ")):
+        return field(name, encoded_word.encode_whole(text))
+    return field(name, encoded_word.encode(text))
 
 
 def wire_field(name: str, value: str) -> bytes:
@@ -81,9 +86,11 @@ def mailbox_field(name: str, mailboxes: list[str]) -> bytes:
 
 def parameter(name: str, value: str) -> list[str]:
     """A parameter of Content-Type or Content-Disposition, each piece ready to stand after `;` (RFC 2045, RFC 2231)."""
-    if _TOKEN.match(value) and len(value) <= _PIECE:
+    # What looks like an encoded word, or like RFC 2231's form, would be read as that.
+    short = len(value) <= _PIECE and "=?" not in value and "''" not in value
+    if short and _TOKEN.match(value):
         return [f"{name}={value}"]
-    if value.isascii() and value.isprintable() and len(value) <= _PIECE:
+    if short and value.isascii() and value.isprintable():
         quoted = value.replace("\\", "\\\\").replace('"', '\\"')
         return [f'{name}="{quoted}"']
     pieces = _pieces(value)
