@@ -56,7 +56,7 @@ class Verdict:
 
 
 class Services(Protocol):
-    """What the dialogue needs from the rest of the house. Both may block the greenlet; neither raises but for bugs."""
+    """What the dialogue asks for. Both may block the greenlet; neither raises but for bugs."""
 
     def authenticate(self, password: str) -> Login | LoginFailure:
         """The login that a password opens, or why it opens none: WRONG_KEY, or UNAVAILABLE when that can't be told."""
