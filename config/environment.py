@@ -52,7 +52,7 @@ class _Base(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _trim(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _trim(cls, values: dict[str, object]) -> dict[str, object]:
         """White space around a value is nobody's wish, and nothing but white space is not set."""
         trimmed = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
         return {name: value for name, value in trimmed.items() if value != ""}
@@ -129,9 +129,9 @@ def _checked(form: str) -> AfterValidator:
     return AfterValidator(lambda value: value if value is None else check(value))
 
 
-def _definition(setting: dataclasses.Field[Any], kind: Any) -> tuple[Any, Any]:
+def _definition(setting: dataclasses.Field[object], kind: object) -> tuple[object, object]:
     source: Source = setting.metadata["source"]
-    validators: list[Any] = [BeforeValidator(_switch)] if kind is bool else []
+    validators: list[object] = [BeforeValidator(_switch)] if kind is bool else []
     if source.form is not None:
         validators.append(_checked(source.form))
     default: dict[str, Any] = {}

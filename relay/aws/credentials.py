@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from typing import Any, Final
+from typing import Final
 
 import botocore.credentials
 
@@ -21,7 +21,7 @@ _MAX_OUTPUT: Final = 65_536
 class _Program(subprocess.Popen[bytes]):
     """A program whose output is asked for once. It ends with the question, and with it what it started."""
 
-    def __init__(self, arguments: list[str], **_: Any) -> None:
+    def __init__(self, arguments: list[str], **_: object) -> None:
         # What it writes to standard error may hold anything, and would go into the text of an error.
         super().__init__(
             arguments,
@@ -50,7 +50,7 @@ class _Program(subprocess.Popen[bytes]):
 
 
 class _ProcessProvider(botocore.credentials.ProcessProvider):  # type: ignore[misc]  # botocore has no types
-    def __init__(self, profile_name: str, load_config: Any, popen: Any = _Program) -> None:
+    def __init__(self, profile_name: str, load_config: object, popen: object = _Program) -> None:
         super().__init__(profile_name, load_config, popen=popen)
 
 

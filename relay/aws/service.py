@@ -53,7 +53,7 @@ class Response:
     """What a service answered. `code`: its name of the error, or `HTTP` and the status; of no meaning for a success."""
 
     status: int
-    document: dict[str, Any]
+    document: dict[str, object]
     code: str
 
 
@@ -240,13 +240,13 @@ def _word(error: BaseException) -> str:
     return type(error).__name__
 
 
-def _code(answer: Answer, document: Mapping[str, Any]) -> str:
+def _code(answer: Answer, document: Mapping[str, object]) -> str:
     """AWS's name of an error: in a field of REST services, in the document of JSON ones; without what stands around."""
     name = answer.error_type or str(document.get("__type", f"HTTP{answer.status}"))
     return name.rpartition("#")[2].partition(":")[0]
 
 
-def _object(content: bytes) -> dict[str, Any]:
+def _object(content: bytes) -> dict[str, object]:
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError:

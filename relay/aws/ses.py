@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -65,7 +65,7 @@ class Ses:
 
         Raises SesError, and what going through `content` raises: SES has nothing of the mail then.
         """
-        rest: dict[str, Any] = {
+        rest: dict[str, object] = {
             "Destination": destination,
             "EmailTags": [{"Name": name, "Value": value} for name, value in tags.items()],
         }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import gevent
 import structlog
@@ -106,7 +106,7 @@ class Supervised:
 
 
 def supervise(
-    name: str, work: Callable[..., object], *arguments: Any, ends: bool = False, longest_pause: float = 30.0
+    name: str, work: Callable[..., object], *arguments: object, ends: bool = False, longest_pause: float = 30.0
 ) -> Supervised:
     """Runs `work(*arguments)` in a greenlet of its own, from the next turn of the loop on, and again whenever it ends.
 
@@ -118,7 +118,9 @@ def supervise(
     return Supervised(name, bound, ends=ends, longest_pause=longest_pause)
 
 
-def run_once(name: str, work: Callable[..., object], *arguments: Any, after: float = 0.0) -> gevent.Greenlet[..., None]:
+def run_once(
+    name: str, work: Callable[..., object], *arguments: object, after: float = 0.0
+) -> gevent.Greenlet[..., None]:
     """Runs `work(*arguments)` once, in a greenlet of its own, `after` so many seconds.
 
     For work that ends soon, and whose loss costs no more than itself. What it raises is logged and counted.
@@ -131,7 +133,7 @@ def run_once(name: str, work: Callable[..., object], *arguments: Any, after: flo
     return greenlet
 
 
-def _run_once(name: str, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _run_once(name: str, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
     try:
         work(*arguments)
     except (gevent.GreenletExit, SystemExit, KeyboardInterrupt):

@@ -205,7 +205,7 @@ class Deliverer:
         attempt = email.retries + 1
         error = {"code": failed.code, "message": failed.message[:1000]}
         if failed.verdict is Verdict.PERMANENT or attempt >= self._max_attempts:
-            payload: dict[str, Any] = {
+            payload: dict[str, object] = {
                 "reason": "provider_retries_exhausted",
                 "provider": self._provider.name,
                 "attempt_count": attempt,

@@ -9,7 +9,6 @@ A claim decides who delivers a row, so a row that both of these name leaves once
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import gevent
 import gevent.lock
@@ -92,7 +91,7 @@ class Dispatcher:
         for row in self._outgoing.claim([email_id]):
             self._deliver_row(row)
 
-    def _deliver_row(self, row: tuple[Any, ...]) -> None:
+    def _deliver_row(self, row: tuple[object, ...]) -> None:
         self._deliverer.deliver(email_of(row))
 
     def _wait_for_leave(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import gevent
 import gevent.lock
@@ -238,7 +238,7 @@ class _Extending:
 def job_of(body: str) -> Job | None:
     """The job of a message; None for what is none of the four types of contract section 5."""
     try:
-        document: Any = orjson.loads(body)
+        document: object = orjson.loads(body)
     except (orjson.JSONDecodeError, UnicodeError):
         return None
     if not isinstance(document, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from relay.core.frozen import frozen
 from relay.delivery.row import OutgoingEmail
@@ -34,7 +34,7 @@ def simulation_of(email: OutgoingEmail) -> Simulation | None:
     outcome = outcomes.pop()
     if outcome is None:
         return None
-    details: dict[str, Any] = {"sandbox": True, "provider": PROVIDER}
+    details: dict[str, object] = {"sandbox": True, "provider": PROVIDER}
     to = list(email.to)
     match outcome:
         case "delivered":
@@ -66,7 +66,7 @@ def _outcome(address: str) -> str | None:
     return None if match is None else (match[1] or match[2]).lower()
 
 
-def _event(email: OutgoingEmail, kind: str, payload: dict[str, Any]) -> Event:
+def _event(email: OutgoingEmail, kind: str, payload: dict[str, object]) -> Event:
     return Event(type=kind, source_id=f"sandbox:{kind}:{email.id}", payload=payload)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import orjson
@@ -75,7 +75,7 @@ class Tracking:
         yield from _cut(html, copied, len(html))
         yield image
 
-    def token(self, payload: dict[str, Any]) -> str:
+    def token(self, payload: dict[str, object]) -> str:
         """A token of contract section 7 for this payload."""
         iv = os.urandom(12)
         sealed = AESGCM(self._key).encrypt(iv, orjson.dumps(payload), CONTEXT)

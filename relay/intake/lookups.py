@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import structlog
 from gevent.event import AsyncResult
@@ -59,7 +59,7 @@ class Lookups:
         """`write_back_keys`: not so in a process that may have ended before it could look at a key a second time."""
         self._store = store
         self._cache = cache
-        self._flights: dict[Hashable, AsyncResult[Any]] = {}
+        self._flights: dict[Hashable, AsyncResult[object]] = {}
         self._uses = _KeyUses(store)
         self._write_backs = _WriteBacks(store, cache) if write_back_keys else None
 

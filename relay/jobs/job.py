@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
@@ -41,7 +41,7 @@ class Job:
             traceparent = f"00-{random_hex[:32]}-{random_hex[32:]}-01"
         return cls(email_id, (correlation_id or email_id)[:_MAX_CORRELATION_ID], traceparent, time.time())
 
-    def entry(self, position: int, *, fifo: bool) -> dict[str, Any]:
+    def entry(self, position: int, *, fifo: bool) -> dict[str, object]:
         """The entry of a SendMessageBatch, in the contract's form."""
         job_id = f"email.send:{self.email_id}"
         requested_at = datetime.fromtimestamp(self.requested_at, UTC).isoformat(timespec="milliseconds")
@@ -53,7 +53,7 @@ class Job:
             "requestedAt": requested_at.removesuffix("+00:00") + "Z",
             "trace": {"traceparent": self.traceparent, "correlationId": self.correlation_id},
         }
-        entry: dict[str, Any] = {
+        entry: dict[str, object] = {
             # Not the position alone: an answer to another call must not be taken for the answer to this one.
             "Id": f"{position}_{self.email_id}",
             "MessageBody": orjson.dumps(body).decode(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from relay.core.address import MAX_ADDRESS_LENGTH, BadAddress, domain_of, normalise, normalise_domain
+from relay.core.address import MAX_ADDRESS_LENGTH, BadAddress, comparison_form, domain_of, normalise, normalise_domain
 from relay.mail import address_spec, charset, encoded_word, flanker_address
 from relay.mail.address_list import AddressList
 
@@ -161,7 +161,7 @@ def addresses(mailboxes: Sequence[Mailbox], *, allow_utf8_local_parts: bool) -> 
             left_out += 1
             continue
         if "." in domain_of(address):
-            found.setdefault(address.lower(), address)
+            found.setdefault(comparison_form(address), address)
         else:
             left_out += 1
     return tuple(found.values()), left_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
-from relay.core.address import BadAddress, domain_of
+from relay.core.address import BadAddress, comparison_form, domain_of
 from relay.core.memo import memoised
 from relay.mail import encoded_word, mailbox
 from relay.mail.mailbox import Mailbox, MailboxList
@@ -67,7 +67,7 @@ class People:
             address = self._address(shown)
             if address:
                 sender = sender or mailbox.with_name(shown.name, address)
-                seen.setdefault(address.lower(), address)
+                seen.setdefault(comparison_form(address), address)
         if not sender:
             raise Unusable(Fault.NO_FROM, "no usable From address")
         for other in others:
@@ -75,7 +75,7 @@ class People:
             local = other.local if other.local.isascii() else "?"
             address = _address_or_none(Mailbox("", local, other.domain), allow_utf8_local_parts=False)
             if address:
-                seen.setdefault(address.lower(), address)
+                seen.setdefault(comparison_form(address), address)
         return sender, tuple(seen.values())
 
     def _name_alone(self) -> str:
@@ -135,7 +135,7 @@ class People:
             for each in self._read(view).mailboxes:
                 address = _address_or_none(each, allow_utf8_local_parts=self._allow)
                 if address and "." in domain_of(address):
-                    found.setdefault(address.lower(), address)
+                    found.setdefault(comparison_form(address), address)
         return tuple(found.values())
 
     def _read(self, view: str) -> MailboxList:

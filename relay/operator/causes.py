@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import psycopg2
 import psycopg2.errorcodes
@@ -73,7 +73,7 @@ def postgres_cause(error: BaseException | None) -> str:
     """Why Postgres could not be asked. `error`: psycopg2's, or what a look-up or a time limit raised instead."""
     if error is None:
         return "it did not answer in time"
-    sqlstate: Any = getattr(error, "pgcode", None)
+    sqlstate: object = getattr(error, "pgcode", None)
     if isinstance(sqlstate, str):
         return f"refused: {named_sqlstate(sqlstate)}"
     if isinstance(error, psycopg2.Error):

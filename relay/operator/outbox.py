@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 from relay.core.errors import RedisUnavailable
 from relay.redis.link import RedisLink, Script
@@ -26,7 +26,7 @@ class Outbox:
         self._link = link
         self._discard = discard
         self._commands: list[Command] = []
-        self._then: list[Callable[[Any], None] | None] = []
+        self._then: list[Callable[[object], None] | None] = []
         self._size = 0
 
     def load(self, scripts: Iterable[Script]) -> None:
@@ -35,7 +35,7 @@ class Outbox:
             self.put(script.load())
         self.settle()
 
-    def put(self, command: Command, then: Callable[[Any], None] | None = None) -> None:
+    def put(self, command: Command, then: Callable[[object], None] | None = None) -> None:
         """`then` gets the reply. Raises RedisFailed, also for a command that was put earlier."""
         if self._discard:
             return

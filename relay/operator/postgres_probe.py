@@ -21,6 +21,7 @@ from relay.operator.causes import named_sqlstate, postgres_cause
 from relay.operator.finding import FAIL, OK, Finding
 from relay.postgres import schema_check
 from relay.postgres.database import ConnectionLost, Database, Rejected
+from relay.postgres.driver import Connection, Cursor
 from relay.postgres.store import Store
 
 _T = TypeVar("_T")
@@ -45,7 +46,7 @@ class RolledBack(Database):
         connection.cursor_factory = _NothingStays
         return connection
 
-    def run(self, connection: Any, deadline: float, work: Callable[[Any], _T]) -> _T:
+    def run(self, connection: Connection, deadline: float, work: Callable[[Cursor], _T]) -> _T:
         """As Database has it."""
         try:
             return super().run(connection, deadline, work)

@@ -23,6 +23,7 @@ import structlog
 from relay.core import metrics
 from relay.core.deadlines import seconds_left
 from relay.core.errors import PostgresUnavailable, Unstorable
+from relay.postgres.driver import Connection, Cursor
 from relay.postgres.owner_limit import OwnerLimit
 
 _T = TypeVar("_T")
@@ -94,7 +95,7 @@ class Database:
         self._url = url
         self._statement_ms = math.ceil(statement_seconds * 1000)
         self._switched_off = list(switched_off)
-        self._idle: list[Any] = []
+        self._idle: list[Connection] = []
         self._slots = gevent.lock.BoundedSemaphore(idle_limit)
         self._owners = OwnerLimit(max(1, idle_limit // 2))
         self._closed = False
@@ -104,7 +105,7 @@ class Database:
 
     def connect(
         self, deadline: float, *, statement_seconds: float | None = None, lock_seconds: float | None = None
-    ) -> Any:
+    ) -> Connection:
         """A new connection in autocommit mode. Raises ConnectionLost(unclear=False).
 
         The server gives up on a statement after `statement_seconds` (0: never), and after it has waited for one lock
@@ -138,7 +139,7 @@ class Database:
         if self._failures == 1:
             gevent.sleep(seconds_left(self._not_before))
 
-    def run(self, connection: Any, deadline: float, work: Callable[[Any], _T]) -> _T:
+    def run(self, connection: Connection, deadline: float, work: Callable[[Cursor], _T]) -> _T:
         """`work(cursor)` on a connection that nobody else uses.
 
         Raises ConnectionLost, Overran or Rejected; the connection is closed then unless it is still good.
@@ -161,7 +162,7 @@ class Database:
             connection.close()
             raise
 
-    def use(self, deadline: float, work: Callable[[Any], _T], *, owner: str = "") -> _T:
+    def use(self, deadline: float, work: Callable[[Cursor], _T], *, owner: str = "") -> _T:
         """`work(cursor)` on one of the pool's connections; tried a second time on a fresh one when it gets lost, so it
         must be harmless to repeat. Raises Unavailable.
 
@@ -190,7 +191,7 @@ class Database:
             self._idle.pop().close()
 
     @contextmanager
-    def borrowed(self, deadline: float, owner: str = "") -> Iterator[Callable[..., Any]]:
+    def borrowed(self, deadline: float, owner: str = "") -> Iterator[Callable[..., Connection]]:
         """Lends a place in the pool; the function that it yields gives a connection for it: `borrow(fresh=False)`.
 
         A second call closes the first connection. `owner`: the user that it is about, who waits while he has half of
@@ -199,9 +200,9 @@ class Database:
         with self._owners.place(owner, deadline) if owner else nullcontext(True) as granted:
             if not granted or not self._slots.acquire(timeout=seconds_left(deadline)):
                 raise ConnectionLost(unclear=False)
-            taken: list[Any] = []
+            taken: list[Connection] = []
 
-            def borrow(*, fresh: bool) -> Any:
+            def borrow(*, fresh: bool) -> Connection:
                 if taken:
                     taken.pop().close()
                 # The newest first: what is seldom needed grows old, and is what a firewall cuts.
@@ -218,7 +219,7 @@ class Database:
                     else:
                         self._idle.append(connection)
 
-    def _connect(self, seconds: float, statement_seconds: float | None, lock_seconds: float | None) -> Any:
+    def _connect(self, seconds: float, statement_seconds: float | None, lock_seconds: float | None) -> Connection:
         green = psycopg2.extensions.get_wait_callback() is not None
         parameters: dict[str, Any] = {
             "fallback_application_name": "opensend-relay",
@@ -234,7 +235,7 @@ class Database:
                 parameters |= _resolved(self._url)
             else:
                 parameters["connect_timeout"] = max(1, math.ceil(seconds))
-            connection = psycopg2.connect(self._url, **parameters)
+            connection: Connection = psycopg2.connect(self._url, **parameters)
             try:
                 connection.autocommit = True
                 milliseconds = self._statement_ms if statement_seconds is None else math.ceil(statement_seconds * 1000)
@@ -263,7 +264,7 @@ class Database:
         self._failures = min(self._failures + 1, 30)
 
     @staticmethod
-    def _fault(connection: Any, error: Any) -> ConnectionLost | Rejected:
+    def _fault(connection: Connection, error: Any) -> ConnectionLost | Rejected:
         code: str | None = error.pgcode
         if code in {_LOCK_NOT_AVAILABLE, _QUERY_CANCELED} and not connection.closed:
             return Overran(blocked=code == _LOCK_NOT_AVAILABLE)

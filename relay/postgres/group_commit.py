@@ -17,6 +17,7 @@ from relay.core.errors import PostgresUnavailable
 from relay.core.frozen import frozen
 from relay.core.supervision import Supervised, supervise
 from relay.postgres.database import ConnectionLost, Database, Overran, Rejected
+from relay.postgres.driver import Connection, Cursor
 from relay.postgres.insert_emails import PREPARE, execute_prepared, insert
 from relay.postgres.own_transaction import OwnTransactions, existing
 from relay.postgres.pending_message import PendingMessage
@@ -271,7 +272,7 @@ class _Session:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._connection: Any = None
+        self._connection: Connection | None = None
         self._prepared = False
         #: The messages that its writer has to settle.
         self.in_hand: list[PendingMessage] = []
@@ -289,10 +290,12 @@ class _Session:
         self.close()
         self.connect(deadline)
 
-    def run(self, deadline: float, work: Callable[[Any], _T]) -> _T:
+    def run(self, deadline: float, work: Callable[[Cursor], _T]) -> _T:
+        if self._connection is None:
+            raise ConnectionLost(unclear=False)
         return self._database.run(self._connection, deadline, work)
 
-    def insert(self, cursor: Any, payloads: list[bytes]) -> int:
+    def insert(self, cursor: Cursor, payloads: list[bytes]) -> int:
         """How many rows went in."""
         if self._may_prepare:
             try:

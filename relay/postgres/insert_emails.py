@@ -12,12 +12,13 @@ import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from relay.core.records import EmailRow, StoredAttachment
 from relay.core.spellings import spellings
+from relay.postgres.driver import Cursor
 
 # The guard is a scalar subquery for each recipient on purpose: the planner can't turn it into a join that reads a
 # user's whole list, and knows that it wants one row at most. With `email = ANY (guard)` it expects ten, and reads a
@@ -53,25 +54,25 @@ _HEAD, _, _TAIL = (part.encode() for part in _WITH_TEXTS.partition("{rows}"))
 _AROUND: Final = [part.encode() for part in re.split(r"{html}|{text}|{rows}", _INSERT)]
 
 
-def insert(cursor: Any, payloads: Sequence[bytes]) -> int:
+def insert(cursor: Cursor, payloads: Sequence[bytes]) -> int:
     """How many of these rows (each payload from `encode`) went in: the guard and conflicts keep some out."""
     cursor.execute(_statement(_HEAD, payloads, _TAIL))
     return int(cursor.rowcount)
 
 
-def execute_prepared(cursor: Any, payloads: Sequence[bytes]) -> int:
+def execute_prepared(cursor: Cursor, payloads: Sequence[bytes]) -> int:
     """The same in a session that has carried out PREPARE."""
     cursor.execute(_statement(_EXECUTE, payloads, b")"))
     return int(cursor.rowcount)
 
 
-def insert_statement(cursor: Any, statement: bytes) -> int:
+def insert_statement(cursor: Cursor, statement: bytes) -> int:
     """The same for one row that `encode_statement` has made a statement of."""
     cursor.execute(statement)
     return int(cursor.rowcount)
 
 
-def copy(cursor: Any, first_id: str, further_rows: bytes) -> int:
+def copy(cursor: Cursor, first_id: str, further_rows: bytes) -> int:
     """How many further rows of a message went in. `further_rows`: from `encode_further`; the first row is there."""
     head, _, tail = _COPY.replace("{first}", first_id).partition("{rows}")
     cursor.execute(_statement(head.encode(), [further_rows], tail.encode()))
@@ -173,7 +174,7 @@ def _utf_8(text: str) -> bytes:
     return storable_text(text).encode()
 
 
-def _document(row: EmailRow) -> dict[str, Any]:
+def _document(row: EmailRow) -> dict[str, object]:
     return {
         "id": row.id,
         "from": row.sender,
@@ -192,7 +193,7 @@ def _document(row: EmailRow) -> dict[str, Any]:
     }
 
 
-def _own_part(row: EmailRow) -> dict[str, Any]:
+def _own_part(row: EmailRow) -> dict[str, object]:
     return {"id": row.id, "to": row.to, "cc": row.cc, "bcc": row.bcc, "idempotency_key": row.idempotency_key}
 
 
@@ -210,7 +211,7 @@ def storable_text(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "ignore").decode()
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: object) -> object:
     """The same without what Postgres can't hold: NUL, and halves of surrogate pairs. Seldom needed, hence slow."""
     if isinstance(value, str):
         return storable_text(value)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from relay.core.address import comparison_form
 from relay.core.frozen import frozen
 from relay.core.records import EmailRow
+from relay.postgres.driver import Cursor
 from relay.postgres.insert_emails import storable_text
 
 #: How many further rows are asked for at a time, at first. Most messages have fewer.
@@ -64,7 +65,7 @@ def part_keys(key: str | None, first_id: str, rows: int = 0) -> Iterator[str | N
     return further if rows else itertools.chain([key], further)
 
 
-def find_parts(cursor: Any, user_id: str, key: str, row: EmailRow) -> EarlierParts | None:
+def find_parts(cursor: Cursor, user_id: str, key: str, row: EmailRow) -> EarlierParts | None:
     """What there is under the user's key; None: nothing. `row` says what the message is."""
     digests = b"".join(
         hashlib.sha256(storable_text(text).encode()).digest() for text in (row.subject, row.html, row.text)

@@ -12,6 +12,7 @@ from relay.core import deadlines
 from relay.core.frozen import frozen
 from relay.postgres import suppressions
 from relay.postgres.database import Database
+from relay.postgres.driver import Cursor
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.transaction import in_transaction
 from relay.postgres.waiting import Processing
@@ -111,7 +112,7 @@ class Event:
 
     type: str
     source_id: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
 
 
 class Outgoing:
@@ -122,7 +123,7 @@ class Outgoing:
         self._deadline = deadline
         self._leases = Leases()
 
-    def claim(self, ids: Collection[str], *, skip_locked: bool = False) -> list[tuple[Any, ...]]:
+    def claim(self, ids: Collection[str], *, skip_locked: bool = False) -> list[tuple[object, ...]]:
         """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`.
 
         A row that somebody holds locked is waited for, since a job comes once: OpenSend publishes it before its own
@@ -130,9 +131,9 @@ class Outgoing:
         """
         statement = _CLAIM.format(locked="SKIP LOCKED" if skip_locked else "")
 
-        def update(cursor: Any) -> list[tuple[Any, ...]]:
+        def update(cursor: Cursor) -> list[tuple[Any, ...]]:
             cursor.execute(statement, {"ids": list(ids)})
-            return cursor.fetchall()  # type: ignore[no-any-return]
+            return cursor.fetchall()
 
         began = clocks()
         rows = []
@@ -148,7 +149,7 @@ class Outgoing:
     def put_back_abandoned(self, rows: Sequence[Processing]) -> int:
         """Makes rows `queued` again whose claim has been left behind, unless they have changed since; how many."""
 
-        def update(cursor: Any) -> int:
+        def update(cursor: Cursor) -> int:
             values = {"ids": [row.email_id for row in rows], "versions": [row.version for row in rows]}
             cursor.execute(_PUT_BACK_ABANDONED, values)
             return int(cursor.rowcount)
@@ -158,7 +159,7 @@ class Outgoing:
     def sending_domain(self, user_id: str, names: Sequence[str]) -> SendingDomain | None:
         """The user's domain of one of these names (lower case; A-label and U-label form of one)."""
 
-        def select(cursor: Any) -> SendingDomain | None:
+        def select(cursor: Cursor) -> SendingDomain | None:
             cursor.execute(
                 "SELECT id, region, ses_configuration_set_name, track_clicks, track_opens, tracking_subdomain, name"
                 " FROM domains WHERE user_id = %s AND lower(name) = ANY (%s) ORDER BY created_at LIMIT 1",
@@ -238,7 +239,7 @@ class Outgoing:
     ) -> None:
         """Records a simulated delivery in one transaction. `reason`: each To is suppressed for it, if there is one."""
 
-        def work(cursor: Any) -> None:
+        def work(cursor: Cursor) -> None:
             cursor.execute(
                 _SIMULATED,
                 {"status": status, "id": email_id, "mark": self._leases.mark(email_id)},
@@ -303,15 +304,15 @@ class Outgoing:
             )
         )
 
-    def _finish(self, email_id: str, assignments: str, condition: str, event: Event | None, **values: Any) -> None:
+    def _finish(self, email_id: str, assignments: str, condition: str, event: Event | None, **values: object) -> None:
         statement = _FINISH.format(assignments=assignments, condition=condition)
         self._use(lambda cursor: cursor.execute(statement, {"id": email_id, **_of(event), **values}))
 
-    def _use(self, work: Callable[[Any], _T]) -> _T:
+    def _use(self, work: Callable[[Cursor], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)
 
 
-def _of(event: Event | None) -> dict[str, Any]:
+def _of(event: Event | None) -> dict[str, object]:
     if event is None:
         return {"event_id": None, "source_id": None, "type": None, "payload": None}
     payload = orjson.dumps(event.payload).replace(b"\\u0000", b"").decode()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from math import ceil
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import structlog
@@ -20,6 +20,7 @@ from gevent.lock import BoundedSemaphore
 from relay.core.deadlines import seconds_left
 from relay.core.errors import PostgresUnavailable
 from relay.postgres.database import ConnectionLost, Database, Overran, Rejected
+from relay.postgres.driver import Connection, Cursor
 from relay.postgres.insert_emails import copy, insert, insert_statement
 from relay.postgres.owner_limit import OwnerLimit
 from relay.postgres.pending_message import PendingMessage
@@ -96,7 +97,7 @@ class OwnTransactions:
             finally:
                 self._places.release()
 
-    def _transact(self, connection: Any, message: PendingMessage) -> bool:
+    def _transact(self, connection: Connection, message: PendingMessage) -> bool:
         deadline = message.deadline
         run = self._database.run
         try:
@@ -124,20 +125,20 @@ class OwnTransactions:
             self._slow_users.note(message.user_id)
 
 
-def existing(cursor: Any, ids: Collection[str]) -> set[str]:
+def existing(cursor: Cursor, ids: Collection[str]) -> set[str]:
     """Which emails with these ids exist."""
     cursor.execute("SELECT id FROM emails WHERE id = ANY (%s::uuid[])", (list(ids),))
     return {row[0] for row in cursor}
 
 
-def _begin(cursor: Any, deadline: float) -> None:
+def _begin(cursor: Cursor, deadline: float) -> None:
     cursor.execute(
         "BEGIN; SET LOCAL statement_timeout = %s; SET LOCAL lock_timeout = %s",
         (max(1, ceil(seconds_left(deadline) * 1000)), ceil(_LOCK_SECONDS * 1000)),
     )
 
 
-def _insert_together(cursor: Any, message: PendingMessage) -> bool:
+def _insert_together(cursor: Cursor, message: PendingMessage) -> bool:
     payload = message.payload
     complete = (insert_statement(cursor, payload) if message.statement else insert(cursor, [payload])) == 1
     if complete and message.further_rows:

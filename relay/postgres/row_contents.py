@@ -7,11 +7,12 @@ the whole value once more for each piece.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from relay.core import deadlines
 from relay.core.frozen import frozen
 from relay.postgres.database import Database
+from relay.postgres.driver import Cursor
 from relay.postgres.transaction import in_transaction
 
 #: Octets of a text, and characters of Base64, that come in one row of a result.
@@ -93,7 +94,7 @@ class RowContents:
     def entries(self, email_id: str) -> list[StoredEntry]:
         """The attachments of a row, MAX_ATTACHMENTS and one more at most."""
 
-        def work(cursor: Any) -> list[StoredEntry]:
+        def work(cursor: Cursor) -> list[StoredEntry]:
             return in_transaction(cursor, lambda: _entries(cursor, email_id), begin=_BEGIN)
 
         return self._database.use(deadlines.after(_SECONDS), work)
@@ -101,25 +102,25 @@ class RowContents:
     def read(self, email_id: str, reader: Reader) -> None:
         """Gives a row to `reader`. What that raises goes through, and ends the reading."""
 
-        def given(cursor: Any) -> None:
+        def given(cursor: Cursor) -> None:
             reader.begin()
             for column in ("text", "html"):
                 statement = _TEXT.format(column=column)
                 reader.text(column, (octets for _, octets in _pieces(cursor, statement, email_id)))
             reader.contents(_pieces(cursor, _CONTENTS, email_id))
 
-        def work(cursor: Any) -> None:
+        def work(cursor: Cursor) -> None:
             in_transaction(cursor, lambda: given(cursor), begin=_BEGIN)
 
         self._database.use(deadlines.after(_SECONDS), work)
 
 
-def _entries(cursor: Any, email_id: str) -> list[StoredEntry]:
+def _entries(cursor: Cursor, email_id: str) -> list[StoredEntry]:
     cursor.execute(_ABOUT, {"id": email_id})
     return [StoredEntry(*row) for row in cursor]
 
 
-def _pieces(cursor: Any, declaration: str, email_id: str) -> Iterator[tuple[int, bytes]]:
+def _pieces(cursor: Cursor, declaration: str, email_id: str) -> Iterator[tuple[int, bytes]]:
     """Number and octets of each piece, all of one value behind each other."""
     cursor.execute(declaration, {"id": email_id})
     number, wanted = 0, 1

@@ -6,9 +6,10 @@ Nothing is written to find out: the catalogue knows columns, types, keys and wha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from relay.core.frozen import frozen
+from relay.postgres.driver import Cursor
 
 
 @frozen
@@ -204,16 +205,17 @@ class _Found:
     privileges: frozenset[str]
 
 
-def problems(cursor: Any, tables: Tables = TABLES, unique: Sequence[Unique] = UNIQUE) -> Iterator[str]:
+def problems(cursor: Cursor, tables: Tables = TABLES, unique: Sequence[Unique] = UNIQUE) -> Iterator[str]:
     """What stands in the way of whoever uses these tables so, a line each; nothing when all is well.
 
     Tables are looked up as the relay's own statements find them, by the role's search_path. Raises psycopg2.Error.
     """
     cursor.execute("SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'")
-    if cursor.fetchone()[0]:
+    ((read_only,),) = cursor.fetchall()
+    if read_only:
         yield "is read-only: a replica, or a role that may not write"
     cursor.execute("SELECT current_setting('server_encoding')")
-    encoding = cursor.fetchone()[0]
+    ((encoding,),) = cursor.fetchall()
     if encoding != "UTF8":
         yield f"is encoded in {encoding}, should be UTF8: mails with other characters would be refused"
     for table, columns in tables.items():
@@ -232,7 +234,7 @@ def problems(cursor: Any, tables: Tables = TABLES, unique: Sequence[Unique] = UN
             yield f"{table}: no unique index over {', '.join(names)}; {loss}"
 
 
-def hidden_tables(cursor: Any, tables: Iterable[str]) -> list[str]:
+def hidden_tables(cursor: Cursor, tables: Iterable[str]) -> list[str]:
     """Those of these tables of which row-level security may hide rows from the role."""
     cursor.execute(
         "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NOT NULL"
@@ -242,7 +244,7 @@ def hidden_tables(cursor: Any, tables: Iterable[str]) -> list[str]:
     return [name for (name,) in cursor.fetchall()]
 
 
-def _found_columns(cursor: Any, table: str) -> dict[str, _Found]:
+def _found_columns(cursor: Cursor, table: str) -> dict[str, _Found]:
     cursor.execute(_COLUMNS_SQL, (table,))
     return {
         name: _Found(
@@ -252,7 +254,7 @@ def _found_columns(cursor: Any, table: str) -> dict[str, _Found]:
     }
 
 
-def _unique_sets(cursor: Any, table: str) -> list[list[str]]:
+def _unique_sets(cursor: Cursor, table: str) -> list[list[str]]:
     cursor.execute(_UNIQUE_SQL, (table,))
     return [names for (names,) in cursor.fetchall()]
 

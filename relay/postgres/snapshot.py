@@ -14,6 +14,7 @@ from relay.core.api_keys import KeyRecord
 from relay.core.errors import PostgresUnavailable
 from relay.core.spellings import mailbox_of
 from relay.postgres.database import ConnectionLost, Database
+from relay.postgres.driver import Connection, Cursor
 from relay.postgres.store import KEY_COLUMNS, readable_keys
 
 _PAGE_ROWS: Final = 10_000
@@ -42,9 +43,11 @@ class Snapshot:
     cause.
     """
 
+    #: From `__enter__` on.
+    _connection: Connection
+
     def __init__(self, database_url: str) -> None:
         self._database = Database(database_url, statement_seconds=0, idle_limit=1)
-        self._connection: Any = None
         self._cursors = 0
 
     def __enter__(self) -> Self:
@@ -81,11 +84,12 @@ class Snapshot:
             for user, number in users:
                 yield user, number, _pages(rows, number)
 
-    def _number(self, statement: str, parameters: dict[str, Any]) -> int:
+    def _number(self, statement: str, parameters: dict[str, object]) -> int:
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
-                return int(cursor.fetchone()[0])
+                ((number,),) = cursor.fetchall()
+                return int(number)
         except psycopg2.Error as error:
             raise PostgresUnavailable() from error
 
@@ -101,7 +105,7 @@ class Snapshot:
             raise PostgresUnavailable() from error
 
 
-def _pages(cursor: Any, number: int) -> Iterator[list[str]]:
+def _pages(cursor: Cursor, number: int) -> Iterator[list[str]]:
     while number > 0:
         rows = cursor.fetchmany(min(number, _PAGE_ROWS))
         if not rows:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import gevent
 import orjson
@@ -20,6 +20,7 @@ from relay.core.errors import PostgresUnavailable
 from relay.core.records import ApiKey, EmailRow
 from relay.postgres import message_parts, suppressions
 from relay.postgres.database import Database
+from relay.postgres.driver import Cursor
 from relay.postgres.group_commit import GroupCommit, Outcome, Repeated, Stored, Suppressed
 from relay.postgres.insert_emails import storable_text
 from relay.postgres.message_parts import EarlierParts
@@ -86,7 +87,7 @@ class Store:
     def find_api_keys(self, token_hashes: Collection[str]) -> dict[str, KeyRecord]:
         """Those of these keys that exist and have a user, by their hashes."""
 
-        def select(cursor: Any) -> dict[str, KeyRecord]:
+        def select(cursor: Cursor) -> dict[str, KeyRecord]:
             cursor.execute(f"{KEY_COLUMNS} AND k.token_hash = ANY (%s)", (list(token_hashes),))
             return dict(readable_keys(cursor))
 
@@ -144,7 +145,7 @@ class Store:
     def queued(self, ids: Collection[str]) -> set[str]:
         """Which of these emails exist and wait for delivery."""
 
-        def select(cursor: Any) -> set[str]:
+        def select(cursor: Cursor) -> set[str]:
             cursor.execute("SELECT id FROM emails WHERE id = ANY (%s::uuid[]) AND status = 'queued'", (list(ids),))
             return {row[0] for row in cursor}
 
@@ -156,7 +157,7 @@ class Store:
         The time is Postgres's own text, which there is also for times that Python has no value for (`-infinity`).
         """
 
-        def select(cursor: Any) -> list[tuple[str, str]]:
+        def select(cursor: Cursor) -> list[tuple[str, str]]:
             cursor.execute(
                 "SELECT created_at::text AS moment, id FROM emails"
                 " WHERE status = 'queued' AND created_at < now() - %s AND scheduled_at IS NULL"
@@ -165,14 +166,14 @@ class Store:
                 " ORDER BY created_at, id LIMIT %s",
                 (older_than, *(after or ("-infinity", str(uuid.UUID(int=0)))), limit),
             )
-            return cursor.fetchall()  # type: ignore[no-any-return]
+            return cursor.fetchall()
 
         return self._use(select)
 
     def touch_api_keys(self, ids: Collection[str]) -> None:
         """Sets last_used_at of these keys, where it is more than a minute ago."""
 
-        def update(cursor: Any) -> None:
+        def update(cursor: Cursor) -> None:
             # A key whose row somebody else is writing gets its time from them: never wait for a time stamp.
             cursor.execute(
                 "UPDATE api_keys SET last_used_at = now() WHERE id IN (SELECT id FROM api_keys"
@@ -183,11 +184,11 @@ class Store:
 
         self._use(update)
 
-    def record_suppressed(self, user_id: str, payload: Mapping[str, Any]) -> None:
+    def record_suppressed(self, user_id: str, payload: Mapping[str, object]) -> None:
         """Records an event `suppressed` and a pending delivery for each webhook that wants it (contract section 3)."""
         event_id = str(uuid.uuid4())  # made here, so that a second try can't record it twice
 
-        def insert(cursor: Any) -> None:
+        def insert(cursor: Cursor) -> None:
             cursor.execute(
                 # Whoever changes a webhook has it locked; its user must not wait for longer here than others can bear.
                 "SET LOCAL lock_timeout = '0.5s'; "
@@ -207,7 +208,7 @@ class Store:
         self._commits.close()
         self._database.close()
 
-    def _use(self, work: Callable[[Any], _T], user_id: str = "") -> _T:
+    def _use(self, work: Callable[[Cursor], _T], user_id: str = "") -> _T:
         return self._database.use(deadlines.after(self._deadline), work, owner=user_id)
 
     def _obstacle(self, message: PendingMessage) -> Repeated | Suppressed | None:
@@ -231,7 +232,7 @@ def readable_keys(rows: Iterable[tuple[str, str, str, str, str | None, str | Non
             yield token_hash, KeyRecord(key, column)
 
 
-def _holder_of_key(cursor: Any, user_id: str, key: str) -> str | None:
+def _holder_of_key(cursor: Cursor, user_id: str, key: str) -> str | None:
     where = (user_id, storable_text(key))
     cursor.execute(
         "SELECT id, created_at <= now() - interval '24 hours' FROM emails WHERE user_id = %s AND idempotency_key = %s",
@@ -244,7 +245,7 @@ def _holder_of_key(cursor: Any, user_id: str, key: str) -> str | None:
     return None
 
 
-def _release_key(cursor: Any, values: tuple[str, str, str]) -> None:
+def _release_key(cursor: Cursor, values: tuple[str, str, str]) -> None:
     """`values`: email id, user, key. Never waits for whoever has the row in hand: the key is free a moment later."""
     cursor.execute(
         "UPDATE emails SET idempotency_key = NULL WHERE id IN (SELECT id FROM emails"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from relay.core.spellings import spellings
+from relay.postgres.driver import Cursor
 
 
-def find(cursor: Any, user_id: str, mailboxes: Collection[str]) -> dict[str, str]:
+def find(cursor: Cursor, user_id: str, mailboxes: Collection[str]) -> dict[str, str]:
     """Which of these mailboxes (comparison form) are suppressed for this user, however spelled → reason."""
     spelled = {spelling: mailbox for mailbox in mailboxes for spelling in spellings(mailbox)}
     cursor.execute(

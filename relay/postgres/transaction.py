@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg2
+
+from relay.postgres.driver import Cursor
 
 _T = TypeVar("_T")
 
 
-def in_transaction(cursor: Any, work: Callable[[], _T], *, begin: str = "BEGIN") -> _T:
+def in_transaction(cursor: Cursor, work: Callable[[], _T], *, begin: str = "BEGIN") -> _T:
     """`work()` between `begin` and COMMIT. What it raises goes through, and nothing of it stays.
 
     A statement that the server refuses leaves the connection good, so that the refusal can be told from a loss. After

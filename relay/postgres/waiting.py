@@ -21,6 +21,7 @@ import structlog
 from relay.core import deadlines
 from relay.core.errors import PostgresUnavailable
 from relay.postgres.database import ConnectionLost, Database, Rejected
+from relay.postgres.driver import Connection, Cursor
 
 log = structlog.get_logger(__name__)
 
@@ -121,9 +122,9 @@ class WaitingRows:
         return Walk(self._database, status, self._deadline)
 
     def _select(self, statement: str, status: str, **values: Any) -> list[tuple[Any, ...]]:
-        def select(cursor: Any) -> list[tuple[Any, ...]]:
+        def select(cursor: Cursor) -> list[tuple[Any, ...]]:
             cursor.execute(statement, {"status": status, **values})
-            return cursor.fetchall()  # type: ignore[no-any-return]
+            return cursor.fetchall()
 
         return self._database.use(deadlines.after(self._deadline), select)
 
@@ -138,7 +139,7 @@ class Walk:
         self._database = database
         self._status = status
         self._deadline = deadline
-        self._connection: Any = None
+        self._connection: Connection | None = None
         self._opened = 0.0
         #: Where it goes on: unix time in seconds.
         self._since: float | None = None
@@ -176,7 +177,7 @@ class Walk:
         deadline = deadlines.after(self._deadline)
         try:
             opened = self._connection is not None
-            if not opened:
+            if self._connection is None:
                 self._connection = self._database.connect(deadline)
                 self._opened = time.monotonic()
             return self._database.run(self._connection, deadline, lambda cursor: self._execute(cursor, most, opened))
@@ -191,7 +192,7 @@ class Walk:
             self.close()
             raise
 
-    def _execute(self, cursor: Any, most: int, opened: bool) -> list[tuple[Any, ...]]:
+    def _execute(self, cursor: Cursor, most: int, opened: bool) -> list[tuple[Any, ...]]:
         statement = f"FETCH {most:d} FROM walk"
         if not opened:
             since = "'-infinity'" if self._since is None else "to_timestamp(%(since)s)"
@@ -199,4 +200,4 @@ class Walk:
             declared = _OLDEST.format(columns=columns, since=since)
             statement = f"BEGIN READ ONLY; DECLARE walk NO SCROLL CURSOR FOR {declared}; {statement}"
         cursor.execute(statement, {"status": self._status, "since": self._since})
-        return cursor.fetchall()  # type: ignore[no-any-return]
+        return cursor.fetchall()

@@ -7,7 +7,7 @@ writes it, for 60 s, after it has asked Postgres. A key counts where both agree.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -92,7 +92,7 @@ def cached_key(entries: tuple[bytes | None, bytes | None, bytes | None]) -> Cach
     return CachedKey(ApiKey(id=key_id, user_id=user_id, permission=permission, domain=restriction(column, name)), False)
 
 
-def _object(document: bytes | None) -> dict[str, Any]:
+def _object(document: bytes | None) -> dict[str, object]:
     try:
         value = orjson.loads(document or b"{}")
     except orjson.JSONDecodeError:

@@ -66,7 +66,7 @@ class AcceptLoop(StreamServer):
     report_seconds = 10.0
 
     def __init__(
-        self, listener: Listener, handle: Callable[[Any, Any], None], reserve: Reserve, lost: Callable[[], None]
+        self, listener: Listener, handle: Callable[[object, object], None], reserve: Reserve, lost: Callable[[], None]
     ) -> None:
         """`lost` is called, in the hub, when this process can't accept from the socket any more."""
         super().__init__(listener.socket, handle)
@@ -78,7 +78,7 @@ class AcceptLoop(StreamServer):
     def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # the stubs forget that it may be None
         """The next client; None when there is none that can be served."""
         try:
-            client: tuple[Any, Any] | None = super().do_read()
+            client: tuple[object, object] | None = super().do_read()
         except OSError as error:
             if error.errno in self.fatal_errors:
                 self._listen_again(error)

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import gevent
 from gevent.event import Event
@@ -28,7 +28,7 @@ class HandshakeTurns:
         self._waiting: OrderedDict[bytes, deque[Event]] = OrderedDict()
         #: Somebody has a turn, or the pause after one is not over.
         self._taken = False
-        self._timer: Any = None
+        self._timer: object = None
 
     @contextmanager
     def turn(self, origin: bytes) -> Iterator[None]:

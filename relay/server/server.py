@@ -143,7 +143,7 @@ class Server:
             if slot is not None:
                 self._table.leave(slot)
 
-    def _admit(self, sock: Any, peer: str, slot: int) -> bytes | _Refusal:
+    def _admit(self, sock: object, peer: str, slot: int) -> bytes | _Refusal:
         """The origin of a client that may come in, or why it may not."""
         client = None
         if self._proxies.trust(peer):

@@ -22,8 +22,8 @@ class Summaries:
 
     def __init__(self) -> None:
         #: (event, fields, origin or nothing) -> how to write it, and how many more there were
-        self._seen: dict[tuple[str, tuple[tuple[str, Any], ...], bytes], tuple[Callable[..., None], int]] = {}
-        self._timer: Any = None
+        self._seen: dict[tuple[str, tuple[tuple[str, object], ...], bytes], tuple[Callable[..., None], int]] = {}
+        self._timer: object = None
 
     def write(self, write: Callable[..., None], event: str, origin: bytes, *, once: Any = None, **fields: Any) -> None:
         """Writes a line by `write(event, **fields)`, or counts it. `once`: fields that a summary does not have.

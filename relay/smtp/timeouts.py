@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Final
+from typing import Final
 
 import gevent
 
@@ -41,7 +41,7 @@ class Waits:
 
     def __init__(self) -> None:
         self._waiters: set[Waiter] = set()
-        self._timer: Any = None
+        self._timer: object = None
 
     def add(self, waiter: Waiter) -> None:
         """Looks at this one from now on. Not before a fork."""
