@@ -1,6 +1,6 @@
 """Classes of objects that never change.
 
-The rule for all of `relay`, which `tests/unit/core/test_frozen.py` keeps:
+The rule for all of `relay`, which `tests/unit/test_class_kinds.py` keeps:
 
 - an object that never changes is of a class with `@frozen`;
 - an object whose fields change is of a class with `@dataclass(slots=True)`;

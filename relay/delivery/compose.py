@@ -61,9 +61,9 @@ class Composed:
 def bodies_of(email: OutgoingEmail) -> Bodies:
     """What a row carries whose contents were read with it. Raises Unsendable."""
     return Bodies(
-        Held(email.text.encode("utf-8", "replace")),
-        Held(email.html.encode("utf-8", "replace")),
-        [Enclosure(attachment, Held(decoded(attachment))) for attachment in email.attachments],
+        text=Held(email.text.encode("utf-8", "replace")),
+        html=Held(email.html.encode("utf-8", "replace")),
+        enclosures=[Enclosure(attachment, Held(decoded(attachment))) for attachment in email.attachments],
     )
 
 
@@ -82,7 +82,7 @@ def compose(
 
     Raises Unsendable, and NoRoom with a spool. The same row makes the same octets.
     """
-    envelope = _envelope(email)
+    sender, to, cc, bcc = _envelope(email)
     for attachment in email.attachments if bodies is None else [each.about for each in bodies.enclosures]:
         extension = refused_extension(attachment.filename)
         if extension is not None:
@@ -90,11 +90,11 @@ def compose(
     bodies = bodies or bodies_of(email)
     pieces = _limited(_octets(email, bodies, bodies.html if html is None else html, invitation=invitation))
     if spool is None:
-        return Composed(*envelope, Held(b"".join(pieces)))
+        return Composed(sender, to=to, cc=cc, bcc=bcc, content=Held(b"".join(pieces)))
     start = spool.size
     for piece in pieces:
         spool.write(piece)
-    return Composed(*envelope, spool.since(start))
+    return Composed(sender, to=to, cc=cc, bcc=bcc, content=spool.since(start))
 
 
 def _envelope(email: OutgoingEmail) -> tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

@@ -113,7 +113,7 @@ class Spool:
 
     def since(self, start: int) -> Slice:
         """What has been written from the octet number `start` on."""
-        return Slice(self._file, start, self.size - start)
+        return Slice(self._file, start=start, size=self.size - start)
 
     def cut(self, size: int) -> None:
         """Forgets what is beyond so many octets. Raises NoRoom."""

@@ -79,7 +79,7 @@ class LargeMails:
                 Enclosure(about, found[place] if place in found else Held(decoded(about)))
                 for place, about in enumerate(attachments)
             ]
-            yield Bodies(text, html, enclosures), stack.enter_context(Spool(self._directory))
+            yield Bodies(text=text, html=html, enclosures=enclosures), stack.enter_context(Spool(self._directory))
 
     def in_thread(self, work: Callable[[], _T]) -> _T:
         """What `work()` returns or raises. It runs in a thread, and may use nothing but files and memory."""
@@ -109,7 +109,9 @@ class LargeMails:
 
 def _about(entry: StoredEntry) -> OutgoingAttachment:
     path = entry.path if entry.octets is None else None
-    return OutgoingAttachment(entry.filename, None, path, entry.content_type, entry.content_id)
+    return OutgoingAttachment(
+        filename=entry.filename, content=None, path=path, content_type=entry.content_type, content_id=entry.content_id
+    )
 
 
 def _fetched(attachments: Sequence[OutgoingAttachment], spool: Spool) -> dict[int, Content]:

@@ -117,7 +117,17 @@ class RowContents:
 
 def _entries(cursor: Cursor, email_id: str) -> list[StoredEntry]:
     cursor.execute(_ABOUT, {"id": email_id})
-    return [StoredEntry(*row) for row in cursor]
+    return [
+        StoredEntry(
+            number=number,
+            filename=filename,
+            path=path,
+            content_type=content_type,
+            content_id=content_id,
+            octets=octets,
+        )
+        for number, filename, path, content_type, content_id, octets in cursor
+    ]
 
 
 def _pieces(cursor: Cursor, declaration: str, email_id: str) -> Iterator[tuple[int, bytes]]:

@@ -82,7 +82,7 @@ def run(assignment: Assignment) -> int:
         deliverer,
         _receiver(settings),
         concurrency=settings.delivery_concurrency,
-        turns=Turns(assignment.index, settings.delivery_processes),
+        turns=Turns(index=assignment.index, processes=settings.delivery_processes),
     )
     ending = Event()
     signals.attend(assignment.lifeline, drain=ending.set, certificate=None)

@@ -20,10 +20,7 @@ SOURCES = sorted((ROOT / "relay").rglob("*.py"))
 NATURAL = {
     ("relay.mail.part", "Part"): "offsets, ascending",
     ("relay.mail.flanker_scan", "Span"): "offsets, ascending",
-    ("relay.delivery.tracking", "_Attribute"): "name = value, offsets ascending",
-    ("relay.delivery.tracking", "_Link"): "offsets, ascending",
     ("relay.delivery.outcome", "Failed"): "code, message: as each error of AWS has them",
-    ("relay.delivery.compose", "_Part"): "header, body",
 }
 #: How many lines above a call its reason may begin.
 _ABOVE = 4
