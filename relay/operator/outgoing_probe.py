@@ -105,7 +105,7 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
     user, email_id = f"check:{uuid.uuid4()}", str(uuid.uuid4())
     mailboxes = ["to@check.invalid"]
     nobodys = Processing(email_id, version="0", ours=True, expired=True, recent=True, created=0.0)
-    event = Event("delayed", f"check:{email_id}", {"email_id": email_id})
+    event = Event(type="delayed", source_id=f"check:{email_id}", payload={"email_id": email_id})
     return (
         ("claiming mails", lambda: outgoing.claim([email_id])),
         ("looking for waiting mails", lambda: (waiting.newest(1), waiting.oldest("scheduled", 1))),
