@@ -23,7 +23,7 @@ from relay.delivery.fetch import RefusedUrlError, UnavailableError
 from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.leaving import leaving
 from relay.delivery.mailbox import address_of
-from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
+from relay.delivery.outcome import KINDS, Failed, Outcome, Sent, Verdict
 from relay.delivery.provider import Handover, Provider
 from relay.delivery.regions import Regions
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
@@ -39,6 +39,16 @@ RECORDING_SECONDS: Final = 570.0
 #: Seconds after which a mail is tried again that other large mails are before, and one that the spool has no room for.
 _BUSY_SECONDS: Final = 15.0
 _NO_ROOM_SECONDS: Final = 30.0
+
+# A series that begins with its first event hides that event from rate().
+for _outcome in ("sent", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded"):
+    metrics.DELIVERIES.labels(_outcome)
+for _simulated in ("delivered", "bounced", "complained", "suppressed"):
+    metrics.DELIVERIES.labels(f"simulated_{_simulated}")
+for _kind in (*KINDS, Verdict.PERMANENT.value, Verdict.PASSING.value):
+    metrics.DELIVERY_FAILURES.labels(_kind)
+for _result in ("sent", "failed"):
+    metrics.DELIVERY_SEND_SECONDS.labels(_result)
 
 
 class Deliverer:
@@ -71,7 +81,11 @@ class Deliverer:
     def deliver(self, email: OutgoingEmail) -> None:
         """Sends the mail and records what became of it. Raises PostgresUnavailable where that can't be recorded."""
         began = time.monotonic()
-        outcome = self._outcome(email)
+        metrics.DELIVERY_IN_FLIGHT.value += 1
+        try:
+            outcome = self._outcome(email)
+        finally:
+            metrics.DELIVERY_IN_FLIGHT.value -= 1
         metrics.DELIVERIES.labels(outcome).inc()
         log.info("delivery", email_id=email.id, outcome=outcome, seconds=round(time.monotonic() - began, 4))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import orjson
 
-from relay.core import deadlines
+from relay.core import deadlines, metrics
 from relay.core.frozen import frozen
 from relay.postgres import suppressions
 from relay.postgres.database import Database
@@ -140,6 +141,7 @@ class Outgoing:
         for *row, mark in self._use(update):
             self._leases.note(str(row[0]), mark, began)
             rows.append(tuple(row))
+        metrics.DELIVERY_CLAIM_SECONDS.observe(time.monotonic() - began[0])
         return rows
 
     def may_hand_over(self, email_id: str) -> bool:

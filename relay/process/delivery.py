@@ -22,6 +22,8 @@ import config.sentry
 from config.settings import Settings
 from relay import __version__
 from relay.aws.sqs_receiver import QueueReceiver
+from relay.core.supervision import supervise
+from relay.delivery import send_events, waiting_age
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.large_mails import LargeMails
@@ -76,9 +78,10 @@ def run(assignment: Assignment) -> int:
         large_mails=LargeMails(RowContents(database), settings.spool_dir),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
     )
+    rows = waiting.WaitingRows(database)
     dispatcher = Dispatcher(
         outgoing,
-        waiting.WaitingRows(database),
+        rows,
         deliverer,
         _receiver(settings),
         concurrency=settings.delivery_concurrency,
@@ -87,6 +90,8 @@ def run(assignment: Assignment) -> int:
     ending = Event()
     signals.attend(assignment.lifeline, drain=ending.set, certificate=None)
     dispatcher.start()
+    if settings.delivery_metrics_port is not None and assignment.index == 0:
+        supervise("delivery_waiting_age", waiting_age.watch, rows)
     beat = gevent.get_hub().loop.timer(0, repeat=BEAT_SECONDS, ref=False)
     beat.start(assignment.heartbeats.beat, assignment.index)
     log.info("delivery_ready", provider=provider.name, concurrency=settings.delivery_concurrency)
@@ -113,11 +118,13 @@ def _receiver(settings: Settings) -> QueueReceiver | None:
 
 
 def _records_sent(settings: Settings, domain: SendingDomain | None) -> bool:
-    """Whether this worker records `sent`: nobody else would where SES's events don't come back (contract section 6)."""
-    if settings.ses_send_events != "auto":
-        return settings.ses_send_events == "ours"
-    comes_back = domain is not None and domain.configuration_set and settings.ses_events_topic
-    return not comes_back or settings.provider != "ses"
+    """Whether this worker records `sent` for a mail of this domain."""
+    return send_events.ours(
+        settings.ses_send_events,
+        provider=settings.provider,
+        events_topic=settings.ses_events_topic,
+        configuration_set=domain.configuration_set if domain is not None else None,
+    )
 
 
 def _tracking(settings: Settings) -> Tracking | None:
