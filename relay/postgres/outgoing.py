@@ -20,15 +20,17 @@ from relay.postgres.waiting import Processing
 
 _T = TypeVar("_T")
 
-#: Whether a row may leave now. `scheduled`: its job may come before OpenSend has made it `queued`.
+#: Whether a row may leave now. `scheduled`: its job may come before OpenSend has made it `queued`. CASE: no index fits,
+#: or a planner with old statistics reads all rows of the status for the few that are asked for by their id.
 _DUE: Final = """
- (e.status = 'queued' OR (e.status = 'scheduled' AND e.scheduled_at IS NOT NULL))
+ CASE e.status WHEN 'queued' THEN true WHEN 'scheduled' THEN e.scheduled_at IS NOT NULL ELSE false END
  AND (e.scheduled_at IS NULL OR e.scheduled_at <= now())
  AND (e.provider_next_retry_at IS NULL OR e.provider_next_retry_at <= now())"""
 
 #: Octets of a row's texts, and of its attachments, that come with it; what is larger `RowContents` reads in pieces.
 HELD_OCTETS: Final = 262_144
 _TEXTS: Final = "(coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0))"
+# `created_at`: Python knows no year before 1 or after 9999, and one such row would spoil the claim of others.
 # `octet_length` and `pg_column_size` read no value. What is small as it is stored, compressed, may be large, so the
 # text of the attachments, which is made in any case, is measured.
 _COLUMNS: Final = f"""
@@ -37,7 +39,8 @@ _COLUMNS: Final = f"""
  CASE WHEN pg_column_size(e.attachments) <= {HELD_OCTETS} THEN (
       SELECT CASE WHEN octet_length(j.document) <= {HELD_OCTETS} THEN j.document END
         FROM (SELECT e.attachments::text AS document OFFSET 0) AS j) END,
- e.provider_retry_count, e.created_at, {_TEXTS}, coalesce(pg_column_size(e.attachments), 0)"""  # noqa: S608 - fixed texts
+ e.provider_retry_count, greatest(least(e.created_at, '9999-12-30'), '0001-01-02'),
+ {_TEXTS}, coalesce(pg_column_size(e.attachments), 0)"""  # noqa: S608 - fixed texts
 
 #: The lock holds what was looked at until it is changed. `clock_timestamp`: two claims of one row never have the same
 #: mark.

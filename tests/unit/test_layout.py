@@ -97,6 +97,7 @@ ELSEWHERE = {
     "relay/redis/cache.py": "tests/integration/storage/test_cache.py",
     "relay/redis/keys.py": "tests/integration/storage/test_recorded_formats.py",
     "relay/redis/link.py": "tests/integration/storage/test_cache.py",
+    "relay/postgres/waiting.py": "tests/integration/delivery/test_waiting.py",
     "relay/server/accept_loop.py": "tests/faults/test_room.py",
     "relay/server/connection_log.py": "tests/security/test_log.py",
     "relay/server/server.py": "tests/integration/test_dialogue_process.py",
