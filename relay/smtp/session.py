@@ -143,12 +143,12 @@ class Session:
             return replies.BARE_LINE_FEED
         return self._errors.command(replies.AUTH_LINE_TOO_LONG if in_exchange else replies.LINE_TOO_LONG)
 
-    def _out_of_order(self, reply: Reply) -> Reply:
-        """The reply to a command out of order: the given one, or what the client heard of the trouble that is why.
+    def _without_transaction(self) -> Reply:
+        """The reply where there is none: MAIL comes first, or what the client heard of the trouble that is why.
 
         Clients send MAIL and what follows it in one go (RFC 2920), and take 5xx for the end of the message.
         """
-        return self._trouble or reply
+        return self._trouble or replies.MAIL_FIRST
 
     def _ehlo(self, argument: str) -> Reply:
         if not argument:
@@ -198,7 +198,7 @@ class Session:
         if self._in_the_clear:
             return replies.ENCRYPTION_REQUIRED
         if not self._greeted:
-            return self._out_of_order(replies.HELLO_FIRST)
+            return replies.HELLO_FIRST
         if self._authentication.login is not None:
             return replies.ALREADY_AUTHENTICATED
         return self._authenticated(self._authentication.begin(argument))
@@ -226,7 +226,7 @@ class Session:
 
     def _begin_transaction(self, argument: str) -> Reply | None:
         if not self._greeted:
-            return self._out_of_order(replies.HELLO_FIRST)
+            return replies.HELLO_FIRST
         login = self._authentication.login
         if login is None:
             if self._authentication.trouble:
@@ -251,7 +251,7 @@ class Session:
 
     def _rcpt(self, argument: str) -> Reply:
         if self._transaction is None:
-            return self._out_of_order(replies.MAIL_FIRST)
+            return self._without_transaction()
         return self._transaction.add_recipient(argument)
 
     def _rset(self, argument: str) -> Reply:
@@ -267,7 +267,7 @@ class Session:
             return replies.NO_ARGUMENT_ALLOWED
         transaction = self._transaction
         if transaction is None:
-            return self._out_of_order(replies.MAIL_FIRST)
+            return self._without_transaction()
         if transaction.body is not None:
             return replies.CHUNKING_BEGUN
         if not transaction.recipient_count:
@@ -311,7 +311,7 @@ class Session:
         """Why the octets of this chunk are thrown away."""
         transaction = self._transaction
         if transaction is None:
-            return self._out_of_order(replies.MAIL_FIRST)
+            return self._without_transaction()
         return replies.RCPT_FIRST if not transaction.recipient_count else transaction.refusal or replies.TOO_LARGE
 
     def no_room(self) -> Reply:
