@@ -118,17 +118,9 @@ def assumed(head: Head, content_type: Parameters, *, typeless: bool = False) -> 
     kind, texts = content_type.value, content_type.texts
     if kind.startswith("multipart/"):
         # It has no body of its own.
-        return Description(
-            head,
-            content_type,
-            multipart=True,
-            encoding="",
-            form="",
-            is_attachment=False,
-            filename="",
-            charset_label="",
-            has_ascii_lines=True,
-        )
+        # perf: all but the first two are constants; 0.4 µs, by names 0.7 µs: python -m timeit -s "from
+        # relay.mail.description import Description as D" "D(1, 2, True, '', '', False, '', '', True)"
+        return Description(head, content_type, True, "", "", False, "", "", True)
     value = head.first("content-disposition")
     disposition = parameters.parse(value) if value else _NOTHING
     encoding = head.first("content-transfer-encoding")

@@ -132,7 +132,8 @@ def made_of(fields: list[Field], *, clean: bool, cut: bool = False) -> Head:
         values = {}
         for key, _, value in fields:
             values.setdefault(key, []).append(value)
-    return Head(fields, values, clean=clean, cut=cut)
+    # perf: 0.3 µs, by names 0.5 µs: python -m timeit -s "from relay.mail.header_block import Head as H" "H(1, 2, 3, 4)"
+    return Head(fields, values, clean, cut)
 
 
 def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> tuple[Head, int]:

@@ -10,7 +10,8 @@ from typing import Final
 from relay.mail import charset
 from relay.mail.message import Fault, Unusable
 
-_KEY_FIELDS: Final = ("idempotency-key", "x-opensend-idempotency-key", "resend-idempotency-key")
+_KEY, _OPENSEND_KEY, _RESEND_KEY = "idempotency-key", "x-opensend-idempotency-key", "resend-idempotency-key"
+_KEY_FIELDS: Final = (_KEY, _OPENSEND_KEY, _RESEND_KEY)
 _TAG_FIELD: Final = "x-opensend-tag"
 #: All of them.
 FIELDS: Final = frozenset((*_KEY_FIELDS, _TAG_FIELD))
@@ -24,8 +25,9 @@ _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{0,256}\Z")
 
 def read(values: Mapping[str, list[str]]) -> tuple[str | None, tuple[tuple[str, str], ...]]:
     """The idempotency key and the tags in the values of a header block. Raises Unusable for bad ones."""
-    # Nearly no message has any.
-    if FIELDS.isdisjoint(values):
+    # perf: nearly no message has any; one by one 0.1 µs, frozenset.isdisjoint 0.3 µs, which asks for each field of the
+    # message: python -m timeit -s "v = dict.fromkeys('abcdefghi')" "'k' in v or 'l' in v or 'm' in v or 'n' in v"
+    if not (_TAG_FIELD in values or _KEY in values or _OPENSEND_KEY in values or _RESEND_KEY in values):
         return None, ()
     return _idempotency_key(values), _tags(values)
 

@@ -12,7 +12,7 @@ from relay.mail.mailbox import Mailbox, MailboxList
 from relay.mail.message import Fault, Unusable
 
 #: Fields beside From that say who sent a message (RFC 5322 sections 3.6.2 and 3.6.6).
-SENDER_FIELDS: Final = frozenset(("sender", "resent-from", "resent-sender"))
+_SENDER, _RESENT_FROM, _RESENT_SENDER = "sender", "resent-from", "resent-sender"
 #: Where one of these is, there may be an address.
 _NOT_A_NAME: Final = frozenset("@<>\uff20")
 #: Characters of From and Reply-To that are remembered.
@@ -112,7 +112,14 @@ class People:
         """By lower-case name, every address that a reader might see in the fields beside From that say who sent the
         message; none for a field that can't be read with certainty.
         """
-        return {key: self._header_senders(self._values[key]) for key in SENDER_FIELDS if key in self._values}
+        values = self._values
+        # perf: one by one 0.1 µs, frozenset.isdisjoint 0.3 µs, which asks for each field of the message: python -m
+        # timeit -s "v = dict.fromkeys('abcdefghi')" "'sender' in v or 'resent-from' in v or 'resent-sender' in v"
+        if not (_SENDER in values or _RESENT_FROM in values or _RESENT_SENDER in values):
+            return {}
+        return {
+            key: self._header_senders(values[key]) for key in (_SENDER, _RESENT_FROM, _RESENT_SENDER) if key in values
+        }
 
     def _header_senders(self, views: Sequence[str]) -> tuple[str, ...]:
         seen: list[str] = []

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.mail import address_spec, html_joining, html_tokens, mailbox, parameters
+from relay.mail import address_spec, html_joining, html_tokens, mailbox, parameters, quoted_string
 from relay.mail.address_list import AddressList
 
 COUNTS = [1, 99, 100, 101, 127, 128, 255, 256, 257, 999, 1000, 1001, 2000, 2001, 3456]
@@ -95,12 +95,11 @@ def _tokens(text: str) -> None:
     [
         (mailbox.parse, "a." * 20_000 + "@example.com"),
         (mailbox.parse, "a@" + "a." * 20_000 + "com"),
-        (mailbox.parse, '"' + '\\"' * 20_000 + '"@example.com'),
         (mailbox.parse, "=?a?b?YQ==?=" * 20_000 + "!"),
         (_read, "m" * 40_000),
         (_read, "[=" * 20_000),
         (_read, '"a"' * 12_000),
-        (_read, '"' + '\\"' * 20_000 + '"'),
+        (quoted_string.is_whole, '"' + '\\"' * 20_000 + '"'),
         (_read, '<"' + '\\"' * 20_000 + '">'),
         (_read, "(" + '\\"' * 20_000 + ")"),
         (_tokens, "<a " + "=" * 40_000 + ">"),
