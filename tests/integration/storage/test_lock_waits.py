@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,6 +56,28 @@ def test_a_statement_for_many_gives_up_a_lock_before_its_time_is_over(
         assert [greenlet.value for greenlet in sent[1:]] == [Stored()] * 5
     assert sent[0].get(timeout=60) == Stored()
     assert blocked[0] is True
+
+
+def test_what_the_server_is_told_of_the_time_that_a_statement_may_take(
+    store: Store, make_row: MakeRow, query: Query
+) -> None:
+    """Within the second that nobody else's mail may cost: the statement for many, and a second one beside it."""
+    seconds = "extract(epoch from current_setting('{}')::interval)::float"
+    told = f"array[{seconds.format('statement_timeout')}, {seconds.format('lock_timeout')}]"
+    query(
+        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$BEGIN NEW.text := to_json({told}); RETURN NEW; END$$"
+    )
+    query("CREATE TRIGGER tell BEFORE INSERT ON emails FOR EACH ROW EXECUTE FUNCTION tell()")
+    store.insert([make_row()], ["to@x.example"])
+    assert [json.loads(row["text"]) for row in query("DELETE FROM emails RETURNING text")] == [[0.6, 0.1]]
+    rows = [make_row(to=(f"{number}@x.example",)) for number in range(2)]
+    store.insert(rows, [row.to[0] for row in rows])
+    (alone,) = {row["text"] for row in query("SELECT text FROM emails")}
+    statement, lock = json.loads(alone)
+    assert lock == 0.05
+    # What is left of the time for a reply.
+    assert 0.6 < statement <= 4.5
 
 
 def test_a_user_with_many_slow_messages_of_several_rows_leaves_places_for_others(
