@@ -19,6 +19,8 @@ from typing import Final
 from scripts.services import ServiceFailed
 from tests.faults.kills import kill_at_random
 from tests.faults.ledger import Books
+from tests.faults.neighbours import OTHERS
+from tests.faults.neighbours import measure as measure_neighbours
 from tests.faults.outages import Ground, Seen
 from tests.faults.postgres_table import POSTGRES
 from tests.faults.queue_table import QUEUE
@@ -27,8 +29,9 @@ from tests.faults.restarts import restart_servers
 from tests.faults.siege import PAUSE_SECONDS, besiege
 from tests.faults.stage import Stage
 from tests.security.auth_times import DELAY_SECONDS, measure
+from tests.support.user_troubles import TROUBLES
 
-PARTS: Final = ("kills", "servers", "outages", "siege", "auth")
+PARTS: Final = ("kills", "servers", "outages", "siege", "auth", "neighbours")
 
 
 def main(arguments: list[str]) -> int:
@@ -40,6 +43,7 @@ def main(arguments: list[str]) -> int:
         "outages": _outages,
         "siege": _siege,
         "auth": _auth,
+        "neighbours": _neighbours,
     }
     began = time.monotonic()
     broken = []
@@ -62,7 +66,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="./scripts/soak",
         description="The long forms of tests/faults: kills the relay and its servers under load, lets every fault of"
-        " the table befall them, and prints what came of it as Markdown. Forty minutes with the defaults.",
+        " the table befall them, and prints what came of it as Markdown. Three quarters of an hour with the defaults.",
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"just these: {', '.join(PARTS)}")
     parser.add_argument("--kills", type=int, default=200, help="kill -9 of the relay, so many times (200)")
@@ -185,6 +189,30 @@ def _auth(options: argparse.Namespace, directory: Path) -> None:
         )
         cells = " | ".join(f"{seconds * 1e3:.2f} ms" for seconds in figures)
         print(f"| {times.kind} | {times.reply[:9].decode()} | {cells} |", flush=True)
+
+
+def _neighbours(options: argparse.Namespace, directory: Path) -> None:
+    seconds = options.seconds / 30
+    print(f"\n{OTHERS} users without trouble, {seconds:.0f} s each; seconds from the dot to 250.")
+    print(
+        "\n| trouble of another user | without it: median | 99 % | slowest | beside it | 99 % | slowest | longer by |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    worst = 0.0
+    for trouble in TROUBLES:
+        name = trouble.__name__.replace("_", " ")
+        with Stage(directory / trouble.__name__) as stage:
+            without, beside = measure_neighbours(stage, trouble, seconds)
+            stage.check_log()
+        figures = [
+            figure for times in (without, beside) for figure in (times.median, times.ninety_ninth, times.slowest)
+        ]
+        longer = beside.slowest - without.slowest
+        cells = " | ".join(f"{figure:.3f}" for figure in (*figures, longer))
+        print(f"| {name} | {cells} |", flush=True)
+        assert without.refused == beside.refused == 0, f"{name}: mail of others was refused"
+        worst = max(worst, longer)
+    assert worst <= 1.0, f"mail of others took {worst:.1f} s longer"
 
 
 def _print_books(title: str, books: Books, seconds: float) -> None:

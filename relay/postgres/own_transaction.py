@@ -35,6 +35,8 @@ _LOCK_SECONDS: Final = 0.05
 #: The first and the longest pause between two tries to get a lock; seconds.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.4
+#: A try with less time left is not begun: the server could not say in time that it took nothing; seconds.
+_LEAST_TRY_SECONDS: Final = 0.3
 
 
 class OwnTransactions:
@@ -62,7 +64,7 @@ class OwnTransactions:
             except Overran as overran:
                 unclear |= overran.unclear
                 self._note(message)
-                if not overran.blocked or seconds_left(message.deadline) <= pause:
+                if not overran.blocked or seconds_left(message.deadline) <= pause + _LEAST_TRY_SECONDS:
                     raise PostgresUnavailable(unclear=unclear) from None
             except ConnectionLost as lost:
                 raise PostgresUnavailable(unclear=unclear or lost.unclear) from None

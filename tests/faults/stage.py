@@ -29,7 +29,7 @@ from tests.support.proxy import Proxy
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
 #: The account that the relay uses: unlike a superuser it can be told that there are too many connections.
-_ACCOUNT: Final = "relay"
+ACCOUNT: Final = "relay"
 
 
 class Servers:
@@ -43,7 +43,7 @@ class Servers:
     def __enter__(self) -> Self:
         (self.valkey.directory / "data").mkdir(parents=True)
         start_together(self.postgres, self.valkey, self.sqs)
-        execute(self.postgres.url(), f"CREATE ROLE {_ACCOUNT} LOGIN PASSWORD 'relay'")
+        execute(self.postgres.url(), f"CREATE ROLE {ACCOUNT} LOGIN PASSWORD 'relay'")
         return self
 
     def __exit__(
@@ -111,9 +111,9 @@ class Stage:
         }
 
     def _account_url(self) -> str:
-        execute(self.database_url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {_ACCOUNT}")
+        execute(self.database_url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ACCOUNT}")
         parts = urlsplit(_through(self.database_url, self.postgres_proxy))
-        return urlunsplit(parts._replace(netloc=f"{_ACCOUNT}:relay@{parts.netloc.rpartition('@')[2]}"))
+        return urlunsplit(parts._replace(netloc=f"{ACCOUNT}:relay@{parts.netloc.rpartition('@')[2]}"))
 
     # What clients do
 
