@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _CORPUS = "tests/unit/mail/test_corpus.py"
 _DELIVERY = "tests/integration/delivery/test_deliverer.py"
 _MASTER = "tests/integration/test_master.py"
+#: Folders whose modules are tested together, with real servers, where they have no test of their name.
+TOGETHER = {"relay/delivery": "tests/integration/delivery"}
 ELSEWHERE = {
     "config/line_output.py": "tests/unit/config/test_full_disk.py",
     "config/settings.py": "tests/unit/config/test_environment.py",
@@ -24,15 +26,6 @@ ELSEWHERE = {
     "relay/core/errors.py": "tests/integration/storage/test_store.py",
     "relay/core/outcomes.py": "tests/unit/limits/test_client.py",
     "relay/core/records.py": "tests/integration/storage/test_store.py",
-    "relay/delivery/deliverer.py": _DELIVERY,
-    "relay/delivery/dispatcher.py": "tests/integration/delivery/test_process.py",
-    "relay/delivery/encoding.py": "tests/unit/delivery/test_compose.py",
-    "relay/delivery/maildir_provider.py": "tests/integration/delivery/test_process.py",
-    "relay/delivery/provider.py": _DELIVERY,
-    "relay/delivery/queue_jobs.py": "tests/integration/delivery/test_queue_jobs.py",
-    "relay/delivery/row.py": "tests/unit/delivery/test_compose.py",
-    "relay/delivery/sandbox.py": _DELIVERY,
-    "relay/delivery/ses_provider.py": _DELIVERY,
     "relay/intake/acceptor.py": "tests/integration/test_accept.py",
     "relay/intake/bulk_lane.py": "tests/integration/test_bulk.py",
     "relay/intake/footprint.py": "tests/integration/test_child_memory.py",
@@ -79,10 +72,12 @@ ELSEWHERE = {
     "relay/postgres/leases.py": "tests/integration/delivery/test_leases.py",
     "relay/postgres/outgoing.py": _DELIVERY,
     "relay/postgres/own_transaction.py": "tests/integration/storage/test_lock_waits.py",
+    "relay/postgres/row_contents.py": "tests/integration/delivery/test_large_mails.py",
     "relay/postgres/schema_check.py": "tests/integration/test_schema_check.py",
     "relay/postgres/snapshot.py": "tests/integration/storage/test_warm_cache.py",
     "relay/postgres/store.py": "tests/integration/storage/test_store.py",
     "relay/postgres/suppressions.py": "tests/integration/storage/test_guard.py",
+    "relay/postgres/waiting.py": "tests/integration/delivery/test_claims.py",
     "relay/process/bulk.py": "tests/integration/test_bulk.py",
     "relay/process/bulk_child.py": "tests/integration/test_slow_parsing.py",
     "relay/process/children.py": _MASTER,
@@ -135,7 +130,7 @@ def test_each_module_has_a_test_of_its_name_or_one_that_is_named_here() -> None:
         path.relative_to(ROOT)
         for folder in ("relay", "config")
         for path in (ROOT / folder).rglob("*.py")
-        if not path.name.startswith("__")
+        if not path.name.startswith("__") and path.parent.relative_to(ROOT).as_posix() not in TOGETHER
     }
     assert len(modules) > 100
     without = {module for module in modules if not (ROOT / unit_test(module)).is_file()}
@@ -143,7 +138,7 @@ def test_each_module_has_a_test_of_its_name_or_one_that_is_named_here() -> None:
     assert ELSEWHERE.keys() - {str(module) for module in without} == set(), (
         "these have tests of their name, or are gone"
     )
-    assert [path for path in ELSEWHERE.values() if not (ROOT / path).is_file()] == []
+    assert [path for path in (*TOGETHER.values(), *ELSEWHERE.values()) if not (ROOT / path).exists()] == []
 
 
 def test_scripts_that_tests_import_know_nothing_of_tests() -> None:
