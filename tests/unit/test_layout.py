@@ -13,7 +13,7 @@ _CORPUS = "tests/unit/mail/test_corpus.py"
 _DELIVERY = "tests/integration/delivery/test_deliverer.py"
 _MASTER = "tests/integration/test_master.py"
 #: Folders whose modules are tested together, with real servers, where they have no test of their name.
-TOGETHER = {"relay/delivery": "tests/integration/delivery"}
+TOGETHER = {"relay/delivery": "tests/integration/delivery", "relay/operator": "tests/integration/test_check.py"}
 ELSEWHERE = {
     "config/line_output.py": "tests/unit/config/test_full_disk.py",
     "config/settings.py": "tests/unit/config/test_environment.py",
@@ -58,16 +58,8 @@ ELSEWHERE = {
     "relay/mail/stored_headers.py": "tests/unit/mail/test_header_values.py",
     "relay/mail/structure_shortcut.py": "tests/differential/test_shortcuts.py",
     "relay/mail/transfer_encoding.py": "tests/unit/mail/test_linear_bodies.py",
-    "relay/operator/causes.py": "tests/integration/test_check_secrets.py",
-    "relay/operator/check.py": "tests/integration/test_check.py",
-    "relay/operator/exposition.py": "tests/unit/core/test_metrics.py",
-    "relay/operator/finding.py": "tests/integration/test_check_operations.py",
-    "relay/operator/outbox.py": "tests/integration/storage/test_warm_cache.py",
-    "relay/operator/postgres_probe.py": "tests/integration/test_check_operations.py",
-    "relay/operator/preflight.py": "tests/unit/config/test_environment.py",
-    "relay/operator/redis_probe.py": "tests/integration/test_check_operations.py",
-    "relay/operator/warming.py": "tests/integration/storage/test_warm_cache.py",
     "relay/postgres/database.py": "tests/integration/storage/test_store.py",
+    "relay/postgres/driver.py": "tests/integration/storage/test_store.py",
     "relay/postgres/group_commit.py": "tests/integration/storage/test_one_user_stops_no_other.py",
     "relay/postgres/leases.py": "tests/integration/delivery/test_leases.py",
     "relay/postgres/outgoing.py": _DELIVERY,
@@ -77,6 +69,7 @@ ELSEWHERE = {
     "relay/postgres/snapshot.py": "tests/integration/storage/test_warm_cache.py",
     "relay/postgres/store.py": "tests/integration/storage/test_store.py",
     "relay/postgres/suppressions.py": "tests/integration/storage/test_guard.py",
+    "relay/postgres/transaction.py": "tests/integration/storage/test_lock_waits.py",
     "relay/postgres/waiting.py": "tests/integration/delivery/test_claims.py",
     "relay/process/bulk.py": "tests/integration/test_bulk.py",
     "relay/process/bulk_child.py": "tests/integration/test_slow_parsing.py",
