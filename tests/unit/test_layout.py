@@ -70,7 +70,6 @@ ELSEWHERE = {
     "relay/postgres/store.py": "tests/integration/storage/test_store.py",
     "relay/postgres/suppressions.py": "tests/integration/storage/test_guard.py",
     "relay/postgres/transaction.py": "tests/integration/storage/test_lock_waits.py",
-    "relay/postgres/waiting.py": "tests/integration/delivery/test_claims.py",
     "relay/process/bulk.py": "tests/integration/test_bulk.py",
     "relay/process/bulk_child.py": "tests/integration/test_slow_parsing.py",
     "relay/process/children.py": _MASTER,
