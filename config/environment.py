@@ -1,7 +1,7 @@
 """Reading and validating the environment: only here, once, before anything listens (contract section 2).
 
-pydantic is needed for this alone, so whoever imports this module ends soon or doesn't mind 20 MB: `python -m relay`
-does it in a short-lived child, and hands the result to the workers.
+pydantic is needed for this alone, so a process that imports this module ends soon, or can afford 20 MB:
+`python -m relay` does it in a short-lived child, and hands the result to the workers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Logs: readable on a terminal, else one JSON object a line, on standard output, and nothing personal in either.
 
-What a line must not hold is kept out by whoever writes it; `withhold` is the net below. Uncaught errors and what
-libraries say through the standard library's logging come out in the same form.
+What a line must not hold is kept out by the code that writes it; `withhold` removes what was overlooked. Uncaught
+errors and what libraries say through the standard library's logging come out in the same form.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _logger_class(level: int) -> type[Any]:
 class LineLogger:
     """Writes each line with one write(), so that those of several processes don't mix.
 
-    Whoever reads them may be gone, or have stopped to read: mail goes on all the same.
+    Their reader may be gone, or have stopped to read: mail goes on all the same.
     """
 
     #: Lines that could not be written.
@@ -278,7 +278,7 @@ def _kind(unknown: object) -> str:
 
 
 def _printable(_: object, __: str, line: _Line) -> _Line:
-    """So that no value forges a line of its own or moves the cursor."""
+    """So that no value forges a line or moves the cursor."""
     where = line.pop("traceback", None)
     for name, value in line.items():
         if isinstance(value, str) and not value.isprintable():

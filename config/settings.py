@@ -1,7 +1,7 @@
 """Every setting of the relay: its variable, default and bounds (contract section 2).
 
 Plain data, so that a worker can hold it without the library that validates it: `config.environment` does that once at
-start, in a process of its own, and what it found travels from there as JSON. Tests make a `Settings` directly.
+start, in a separate process, and what it found travels from there as JSON. Tests make a `Settings` directly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 class RecipientRule(StrEnum):
     """Who receives a message: `SMTP_RELAY_RECIPIENTS`."""
 
-    #: The header's To, Cc and Bcc, and whoever is in the envelope besides.
+    #: The header's To, Cc and Bcc, and the envelope's other recipients.
     MERGE = "merge"
     #: The envelope alone; each header field keeps those who are in it, the rest is Bcc.
     ENVELOPE = "envelope"
@@ -150,7 +150,7 @@ class Settings:
     dedupe_seconds: int = _whole("SMTP_RELAY_DEDUPE_SECONDS", 3600, 0, 604_800)
     allow_utf8_local_parts: bool = _switch("SMTP_RELAY_ALLOW_UTF8_LOCAL_PARTS", False)
 
-    #: Above this a message goes to a file and through a process of its own.
+    #: Above this a message goes to a file and through a separate process.
     spool_threshold_bytes: int = _whole("SMTP_RELAY_SPOOL_THRESHOLD_BYTES", 1_000_000, 1024, 1 << 30)
     #: Octets of memory for those: what takes more waits for its turn, with the client waiting at the final dot.
     memory_budget_bytes: int = _whole("SMTP_RELAY_MEMORY_BUDGET_BYTES", 200_000_000, 1_000_000, 1 << 40)
@@ -179,7 +179,7 @@ class Settings:
         "WEBHOOK_SECRET_ENCRYPTION_KEY", "a secret text", default=None, secret=True
     )
 
-    #: Whether attachments are refused at the door whose file names Amazon SES refuses.
+    #: Whether messages are refused whose attachments have file names that Amazon SES refuses.
     refuse_extensions: bool = _switch("SMTP_RELAY_REFUSE_EXTENSIONS", True)
     #: Who takes mail from the delivery worker, and where `maildir` puts it.
     provider: Literal["ses", "maildir"] = _setting("SMTP_RELAY_PROVIDER", "ses or maildir", default="ses")

@@ -1,3 +1,3 @@
-"""The SMTP door to OpenSend: from a TCP connection to a queued row and a published send job."""
+"""SMTP submission for OpenSend: from a TCP connection to a queued row and a published send job."""
 
 __version__ = "0.1.0"

@@ -19,7 +19,7 @@ _PARAMETERS: Final = ("InvalidParameterValue", "ReadCountOutOfRange", "ReceiptHa
 
 @frozen
 class Received:
-    """A message in flight. `receipt` names this delivery of it, `count` is the how manieth it is, from 1 on."""
+    """A message in flight. `receipt` names this delivery of it, `count` counts its deliveries, from 1."""
 
     receipt: str
     body: str

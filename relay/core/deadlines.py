@@ -1,6 +1,6 @@
 """By when somebody has to have an answer: one moment for everything that is asked on the way to it.
 
-Each question to Postgres has a time limit of its own; but a message may need several, and whoever waits for a reply
+Each question to Postgres has a separate time limit; but a message may need several, and a client that waits for a reply
 counts them together. So the accept path says once how long it may take, and no question that it asks lasts longer.
 """
 

@@ -1,4 +1,4 @@
-"""The errors that cross rooms: something of ours is not available now, and may be later."""
+"""Errors that pass between packages: a service of ours is not available now, and may be later."""
 
 from __future__ import annotations
 

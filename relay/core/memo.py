@@ -16,7 +16,9 @@ V = TypeVar("V")
 
 
 class Memo(dict[K, V]):
-    """Results by key. It begins anew when it is full: whoever fills it on purpose costs others a computation each."""
+    """Results by key. It is emptied when it is full: a client that fills it on purpose costs others one computation
+    each.
+    """
 
     __slots__ = ("_function", "entries", "octets")
 

@@ -1,4 +1,4 @@
-"""What is decided against a client, without the words of a protocol: whoever speaks with the client has the reply."""
+"""What is decided against a client, without a protocol: the module of the protocol has the reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between the rooms: the rows that the relay reads and writes, as frozen values (contract section 3)."""
+"""What passes between packages: the rows that the relay reads and writes, as frozen values (contract section 3)."""
 
 from __future__ import annotations
 

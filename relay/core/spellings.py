@@ -1,7 +1,7 @@
 """The spellings in which a suppression may hold a mailbox (contract section 3: trimmed, lower case).
 
-A recipient is compared in one form: lower case, the domain as A-labels without a final full stop. Whoever writes a
-suppression may have left the domain as U-labels (RFC 5890 section 2.3.2.1) or with the final full stop that makes it
+A recipient is compared in one form: lower case, the domain as A-labels without a final full stop. A program that writes
+a suppression may have left the domain as U-labels (RFC 5890 section 2.3.2.1) or with the final full stop that makes it
 absolute (RFC 1034 section 3.1), and the relay can't change rows that are OpenSend's. So a look-up asks for each of
 these forms by the unique index; it never reads a user's whole list.
 """

@@ -31,11 +31,11 @@ RUNNING: Final[set[Supervised]] = set()
 
 
 class Supervised:
-    """A function that runs in a greenlet of its own until `stop`, however often an error ends it. See `supervise`."""
+    """A function that runs in a separate greenlet until `stop`, however often an error ends it. See `supervise`."""
 
     #: Seconds from the first failure to the next beginning; each further failure doubles them.
     first_pause = 0.1
-    #: Whoever ran for so long (seconds) before it failed is taken for well: its pause is the first one again.
+    #: Seconds without a failure after which the pause is the first one again.
     well_after = 60.0
 
     def __init__(self, name: str, work: Callable[[], object], *, ends: bool, longest_pause: float) -> None:
@@ -108,7 +108,7 @@ class Supervised:
 def supervise(
     name: str, work: Callable[..., object], *arguments: object, ends: bool = False, longest_pause: float = 30.0
 ) -> Supervised:
-    """Runs `work(*arguments)` in a greenlet of its own, from the next turn of the loop on, and again whenever it ends.
+    """Runs `work(*arguments)` in a separate greenlet, from the next turn of the loop on, and again whenever it ends.
 
     `name` is a word of ours, for log and metrics. `ends`: to return is its way to have done its work; otherwise a
     return is a failure like any other. `longest_pause`: seconds between two beginnings, at most; where clients wait for
@@ -121,7 +121,7 @@ def supervise(
 def run_once(
     name: str, work: Callable[..., object], *arguments: object, after: float = 0.0
 ) -> gevent.Greenlet[..., None]:
-    """Runs `work(*arguments)` once, in a greenlet of its own, `after` so many seconds.
+    """Runs `work(*arguments)` once, in a separate greenlet, after `after` seconds.
 
     For work that ends soon, and whose loss costs no more than itself. What it raises is logged and counted.
     """

@@ -29,7 +29,7 @@ class Abandoned:
         """Those of these rows whose claim has been left behind.
 
         Rows older than 24 hours with a claim that is not ours are nobody's to send: who crashed long ago, before this
-        worker was there, has left mail that would surprise whoever got it now.
+        worker was there, has left mail that its recipients don't expect any more.
         """
         now = time.monotonic()
         left_behind = []

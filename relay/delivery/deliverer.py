@@ -205,7 +205,7 @@ class Deliverer:
         return "sent"
 
     def _put_back(self, email: OutgoingEmail, seconds: float) -> str:
-        """The mail waits, for no fault of its own; where none can leave, nothing else is looked for either."""
+        """The mail waits, for a reason that is not in it; where none can leave, nothing else is looked for either."""
         rest = self._regions.all_rest()
         if rest:
             self._pause(rest)

@@ -50,7 +50,7 @@ def wire_field(name: str, value: str) -> bytes:
 def fold(name: str, words: list[str]) -> bytes:
     """`name: ` and the words with a blank between two, a new line where the next word would not fit.
 
-    A line never consists of blanks alone (RFC 5322 section 3.2.2): words that are empty stay with their neighbour.
+    A line never consists of blanks alone (RFC 5322 section 3.2.2): words that are empty stay with the next one.
     """
     lines: list[str] = []
     line = f"{name}:"

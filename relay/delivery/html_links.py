@@ -134,7 +134,7 @@ class _Scan:
         return self._limit < len(self._document)
 
     def _comment(self, begin: int) -> None:
-        """A conditional comment is for Outlook a document of its own; any other is nobody's."""
+        """Outlook reads a conditional comment as a document; no program reads another comment."""
         end = _comment_end(self._document, begin, self._limit)
         if not self._in_comment and self._document[begin + 4 : begin + 7].lower() == b"[if":
             if end >= 0:

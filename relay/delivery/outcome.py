@@ -179,7 +179,7 @@ def of_ses_error(status: int, code: str, message: str) -> Failed:
         # A yes without a name for the mail: cut off on the way, or from somebody else.
         return Failed(Verdict.UNCLEAR, code, message or "a success without a MessageId", _UNCLEAR, "unanswered")
     if code.startswith("HTTP"):
-        # No error of SES's: a proxy's, or of whoever else answers at the endpoint.
+        # No error of SES's: a proxy's, or of another server at the endpoint.
         return _account(code, message or "no answer of SES", _AWAY, "unreachable")
     return Failed(Verdict.PASSING, code, message, kind="unknown")
 

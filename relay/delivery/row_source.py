@@ -62,7 +62,7 @@ class Turns:
 
 
 class RowSource:
-    """Finds rows, claims them when there is a place, and has each claimed row delivered in a greenlet of its own.
+    """Finds rows, claims them when there is a place, and has each claimed row delivered in a separate greenlet.
 
     `deliver(row)` gets what `Outgoing.claim` gave. `places`: taken before a claim, given back when the row is done
     with. `looks`: there is no queue, all rows are found here. `wait_for_leave` returns when work may be taken.
@@ -182,7 +182,7 @@ class RowSource:
             for row in rows:
                 self._on_the_way[row.email_id] = row.user_id
                 self._busy[row.user_id] = self._busy.get(row.user_id, 0) + 1
-            # In a greenlet of its own: the end of this loop must not be the end of a claim, nor of a mail half sent.
+            # In a separate greenlet: the end of this loop must not be the end of a claim, nor of a mail half sent.
             run_once("delivery_claim", self._claim, rows).join()
 
     def _claim(self, rows: list[Waiting]) -> None:

@@ -1,7 +1,7 @@
 """From a complete message to a committed row, or to the reply that says why not.
 
 The order is what makes it safe: parse, ask Redis everything in one round trip, commit, answer. The row's id is made
-first, and whoever else has the same message in hand learns that id from Redis; whether it ever became a row only
+first, and other transactions with the same message learn that id from Redis; whether it ever became a row only
 Postgres can tell, and only repeats ask.
 """
 
@@ -232,7 +232,7 @@ class Acceptor:
         return _Refused(replies.suppressed(named), "suppressed")
 
     def _settle(self, attempt: _Attempt, held: Mapping[str, Holder]) -> dict[str, Holder]:
-        """Finds out which recipients really have the message already, waiting for whoever is storing it right now.
+        """Finds out which recipients really have the message already, waiting for a transaction that is storing it now.
 
         Returns them with their rows. All others are claimed by this attempt.
         """
@@ -319,7 +319,7 @@ class _Attempt:
         return {} if self._claim is None else self._lookups.take_over(self._claim, stale)
 
     def release(self) -> None:
-        """Nothing came of it: whoever has the same message may store it."""
+        """Nothing was stored: another transaction with the same message may store it."""
         self._lookups.release(self._claim, self._mailboxes, self._intents)
 
 

@@ -282,7 +282,7 @@ class BulkLane:
                 return process
 
     def _give_up(self, process: socket.socket) -> None:
-        """From now on its successor takes the messages, and forks one of its own."""
+        """From now on its successor takes the messages, and forks another successor."""
         if process not in self._channels:
             return
         log.error("large_lane_gone", left=len(self._channels) - 1)

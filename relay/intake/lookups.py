@@ -185,7 +185,7 @@ class _WriteBacks:
         try:
             now = self._store.find_api_keys(written.keys())
         except Unavailable:
-            now = {}  # whoever asks next will ask Postgres
+            now = {}  # the next look-up asks Postgres
         changed = [token_hash for token_hash, record in written.items() if now.get(token_hash) != record]
         if changed:
             log.info("keys_changed_while_cached", keys=len(changed))

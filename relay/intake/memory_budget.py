@@ -66,7 +66,7 @@ class MemoryBudget:
                 self._free += part.octets
             else:
                 self._waiting.remove(part)
-            # Either way, whoever was behind it may have their turn.
+            # Either way, the next one may have its turn.
             self._grant()
 
     def has(self, octets: int) -> bool:

@@ -111,9 +111,9 @@ def without_foreign_senders(message: Message, key: ApiKey) -> Message:
 def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule) -> Recipients:
     """Who receives the message. `envelope`: the forward-paths in the stored form.
 
-    `merge`: whoever is in To, Cc or Bcc, and whoever is in the envelope alone as Bcc: mail libraries strip that field
-    and leave its people in RCPT only. `envelope`: nobody but the envelope's, those in To or Cc there. `headers`: nobody
-    but the header's.
+    `merge`: all of To, Cc and Bcc, and as Bcc those in the envelope alone: mail libraries strip that field and leave
+    its addresses in RCPT only. `envelope`: the envelope's alone, those in To or Cc there. `headers`: those of the
+    header alone.
     """
     seen: dict[str, None] = {}
     if rule is RecipientRule.ENVELOPE:

@@ -106,7 +106,7 @@ class Publisher:
                 gevent.sleep(min(pause, 0.5))
                 continue
             if self._sender.failing:
-                # Here and not in a greenlet of its own: one call at a time finds out whether the queue is back.
+                # Here and not in a separate greenlet: one call at a time finds out whether the queue is back.
                 self._send(self._take(self._sender.most))
                 continue
             if len(self._waiting) < BATCH_SIZE and not self._stopping:

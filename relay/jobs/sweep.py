@@ -1,9 +1,9 @@
 """Publishes what was missed: rows whose job nobody knows to be in the queue (contract section 5).
 
 Two nets. The first are the intents in Redis: one that is still there half a minute after it was noted belongs to a
-process that died. The second needs nothing but Postgres: a row that nobody has tried to
-deliver for a quarter of an hour gets a further job, at most one in six hours, because as a rule it means that the
-workers are behind and its job waits in the queue as it should. A job too many is harmless: workers claim the row.
+process that died. The second needs nothing but Postgres: a row that nobody has tried to deliver for a quarter of an
+hour gets a further job, at most one in six hours, because as a rule it means that the workers are behind and its job
+waits in the queue as it should. A job too many is harmless: workers claim the row.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Sweep:
         self._supervised: list[Supervised] = []
 
     def start(self) -> None:
-        """Begins to sweep. Each net has a greenlet of its own, so that neither waits for the other."""
+        """Begins to sweep. Each of the two has a separate greenlet, so that neither waits for the other."""
         self._supervised = [
             supervise("intent-sweep", self._run, self.publish_forgotten, self.interval),
             supervise("overdue-sweep", self._run, self.remind, self.reminder_interval),

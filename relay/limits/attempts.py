@@ -8,7 +8,7 @@ are looked at all the same:
 - one key a second, whichever comes: a good key that nobody has used from there before gets in when it tries again,
   and a guesser is left with 60 guesses a minute, of keys that have more than 128 random bits.
 
-Whoever is not looked at hears the same 421 after the same time as whoever was looked at and was wrong.
+A key that is not looked up gets the same 421 after the same time as a wrong one that was.
 """
 
 from __future__ import annotations

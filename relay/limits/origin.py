@@ -13,7 +13,7 @@ _IPV6_NETWORK_OCTETS: Final = 8
 
 
 class Origins:
-    """Makes origins; `secret` keeps whoever sees one from finding the address by trying them all.
+    """Makes origins; without `secret` the address could be found by trying all.
 
     All processes that share limits have to have the same secret.
     """

@@ -1,8 +1,8 @@
 """Messages a minute, for each API key and each origin: counted over all processes by the `limits` library.
 
 Only imported where the settings ask for such a limit. Counting in Redis for every message would cost a round trip each,
-so a process takes several messages' worth at once from whoever sends many, and hands them out itself: never more than
-a fiftieth of the limit, and for LOT_SECONDS at most. Small limits are therefore exact.
+so a process takes several messages' worth at once for a client that sends many, and hands them out itself: never more
+than a fiftieth of the limit, and for LOT_SECONDS at most. Small limits are therefore exact.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class _Piece(NamedTuple):
 
     plain: tuple[str, ...] | None
     html: tuple[tuple[str, bool], ...] | None
-    #: Whether the plain form is text of a kind that has no form of its own, such as Markdown.
+    #: Whether the plain form is text of a kind that has no separate form, such as Markdown.
     is_makeshift: bool = False
 
 

@@ -133,8 +133,7 @@ def decode(octets: bytes, label: str = "") -> str:
     be in, or in windows-1252. Never raises.
 
     A text that is the declared charset but for a few octets keeps it, and those octets are read as windows-1252. NUL
-    and lone
-    surrogates are dropped (Postgres has no place for them), and nothing else is.
+    and lone surrogates are dropped (Postgres has no place for them), and nothing else is.
     """
     declared = codec(label) if label else None
     # perf: what most texts are is tried here, which takes 0.2 µs less of 0.6: python -m timeit -s "from relay.mail

@@ -1,10 +1,9 @@
 """flanker's scanner on a view in which every octet keeps its value, and the spans of the parts that it finds.
 
 flanker decodes bytes as UTF-8 or by guess, so it gets text made of latin-1: one character an octet. Its scanner walks
-every line, at
-26 ns an octet, so it gets only what carries structure: the header block of the message, and each line that begins with
-`--` with what
-follows it up to an empty line. Bodies are cut out, and the spans are put back on the offsets of the raw message.
+every line, at 26 ns an octet, so it gets only what carries structure: the header block of the message, and each line
+that begins with `--` with what follows it up to an empty line. Bodies are cut out, and the spans are put back on the
+offsets of the raw message.
 """
 
 from __future__ import annotations

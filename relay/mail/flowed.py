@@ -15,8 +15,7 @@ def join(text: str, *, delete_space: bool) -> str:
     """`text`, with LF line ends, as one line a paragraph; `delete_space` is DelSp=yes.
 
     A line that ends with a space goes on in the next one of the same quote depth. Space-stuffing is taken off. The
-    signature mark
-    stays a line of its own.
+    signature mark stays a separate line.
     """
     if len(text) > _MAX_LENGTH:
         return text

@@ -37,5 +37,5 @@ class Part:
 
     @property
     def is_multipart(self) -> bool:
-        """Whether it holds other parts and has no content of its own."""
+        """Whether it holds other parts, and no content itself."""
         return bool(self.children)

@@ -154,8 +154,7 @@ def to_base64(raw: bytes, start: int, end: int, encoding: str) -> str:
     """The Base64, without line breaks, of the octets that `raw[start:end]` carry in that encoding.
 
     Where the part is Base64 already, that very Base64 is kept: it is neither decoded nor encoded, and cleaned in steps,
-    so that
-    little more than the result is needed.
+    so that little more than the result is needed.
     """
     if encoding == "base64":
         kept = _keep_base64(raw, start, end)

@@ -30,7 +30,7 @@ _MAILBOX: Final = "to@check.invalid"
 
 
 class RolledBack(Database):
-    """A database that keeps nothing of what is done with it, whoever does it."""
+    """A database that keeps nothing of what is done with it."""
 
     def __init__(self, url: str, *, statement_seconds: float) -> None:
         """`statement_seconds`: as Database has it."""

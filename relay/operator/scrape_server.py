@@ -1,4 +1,4 @@
-"""The HTTP server for scrapers: few connections, each for a few seconds, whoever comes there.
+"""The HTTP server for scrapers: few connections, each for a few seconds, whatever clients do.
 
 Imported only where `SMTP_RELAY_METRICS_PORT` asks for it.
 """
@@ -35,7 +35,7 @@ class ScrapeServer(WSGIServer):
         self._open: OrderedDict[Any, None] = OrderedDict()
 
     def handle(self, sock: Any, address: Any) -> None:
-        """One connection, in a greenlet of its own."""
+        """One connection, in a separate greenlet."""
         while len(self._open) >= MOST_CONNECTIONS:
             oldest, _ = self._open.popitem(last=False)
             oldest.kill(block=False)

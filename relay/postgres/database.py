@@ -131,7 +131,7 @@ class Database:
             self._failures = 0
         return connection
 
-    def breathe(self) -> None:
+    def await_retry(self) -> None:
         """To be called between two tries: after the first failure to connect, waits until the next may be made.
 
         Returns at once when it has failed for longer: then the second try will not be made either.
@@ -166,7 +166,7 @@ class Database:
         """`work(cursor)` on one of the pool's connections; tried a second time on a fresh one when it gets lost, so it
         must be harmless to repeat. Raises Unavailable.
 
-        `owner`: the user that it is about, or nobody.
+        `owner`: the user that it is about, or empty.
         """
         if seconds_left(deadline) < _LEAST_SECONDS:
             raise PostgresUnavailable()  # rather than spoil a good connection
@@ -176,7 +176,7 @@ class Database:
                 try:
                     return self.run(borrow(fresh=False), halfway, work)
                 except ConnectionLost:
-                    self.breathe()
+                    self.await_retry()
                     return self.run(borrow(fresh=True), deadline, work)
         except ConnectionLost:
             raise PostgresUnavailable() from None
@@ -194,8 +194,8 @@ class Database:
     def borrowed(self, deadline: float, owner: str = "") -> Iterator[Callable[..., Connection]]:
         """Lends a place in the pool; the function that it yields gives a connection for it: `borrow(fresh=False)`.
 
-        A second call closes the first connection. `owner`: the user that it is about, who waits while he has half of
-        all places; or nobody. Raises ConnectionLost(unclear=False), as the function does.
+        A second call closes the first connection. `owner`: the user that it is about, or empty. A user with
+        half of all places waits. Raises ConnectionLost(unclear=False), as the function does.
         """
         with self._owners.place(owner, deadline) if owner else nullcontext(True) as granted:
             if not granted or not self._slots.acquire(timeout=seconds_left(deadline)):

@@ -68,7 +68,7 @@ class GroupCommit:
     """
 
     def __init__(self, database: Database, *, writers: int, max_rows: int, max_bytes: int, alone: int) -> None:
-        """`alone`: how many messages may be in a transaction of their own at a time."""
+        """`alone`: how many messages may be in separate transactions at a time."""
         self._database = database
         self._max_rows = max_rows
         self._max_bytes = max_bytes
@@ -220,7 +220,7 @@ class GroupCommit:
         except Overran:
             raise
         except ConnectionLost as first:
-            self._database.breathe()
+            self._database.await_retry()
             try:
                 session.reconnect(deadline)
                 return self._insert(session, batch, deadline)
@@ -257,7 +257,7 @@ class GroupCommit:
             self._idle.pop().set()
 
     def _split(self, session: _Session, batch: list[PendingMessage], rejected: Rejected) -> None:
-        """One message that the server refuses must not fail its neighbours."""
+        """One message that the server refuses must not fail the others of its batch."""
         if len(batch) == 1:
             log.error("row_rejected", email_id=batch[0].ids[0], sqlstate=rejected.sqlstate)
             batch[0].done.fail(rejected.consequence())

@@ -96,7 +96,7 @@ def encode(row: EmailRow, recipients: Collection[str]) -> bytes:
 
 
 def encode_statement(row: EmailRow, recipients: Collection[str]) -> bytes:
-    """As `encode`, for a large row: the whole statement, with the texts in literals of their own.
+    """As `encode`, for a large row: the whole statement, with the texts in separate literals.
 
     They are sent as they are. In JSON a control character takes six octets, a quote or a line end two, and what takes
     six octets here takes as many in the server, and a second copy of them.

@@ -2,9 +2,9 @@
 
 A message may come in any number of transactions, and each may take several rows. The first row has the message's key,
 as OpenSend's REST API would store it; row number n of the message, from 2 on, has the key `<id of the first row>#n`. So
-the unique index (user_id, idempotency_key) puts the rows in one order, whoever stores them: a part goes in behind all
-rows that it has seen, or not at all, and whoever was slower sees more when he looks again. The keys of further rows
-end with the first one: they name it, and a message that gets the key later has another id.
+the unique index (user_id, idempotency_key) puts the rows in one order, whichever process stores them: a part goes in
+behind all rows that it has seen, or not at all, and the slower of two sees more when it looks again. The keys of
+further rows end with the first one: they name it, and a message that gets the key later has another id.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIRST_LOOK: Final = 128
 #: By how much each further look is larger.
 _GROWTH: Final = 8
 
-# What is compared is what makes a message another one to whoever reads it. Not the attachments: tens of megabytes.
+# What is compared is what makes it another message for its readers. Not the attachments: tens of megabytes.
 _FIRST_ROW: Final = """
 SELECT id, "to", cc, bcc,
        sha256(convert_to(subject, 'UTF8')) || sha256(convert_to(coalesce(html, ''), 'UTF8'))

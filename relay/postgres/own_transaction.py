@@ -82,7 +82,7 @@ class OwnTransactions:
             except Overran:
                 raise
             except ConnectionLost as first:
-                self._database.breathe()
+                self._database.await_retry()
                 try:
                     return self._transact(borrow(fresh=True), message)
                 except ConnectionLost as second:
@@ -103,7 +103,7 @@ class OwnTransactions:
         deadline = message.deadline
         run = self._database.run
         try:
-            # A round trip of its own, so that much is only sent to a server that answers.
+            # A separate round trip, so that much is only sent to a server that answers.
             run(
                 connection, min(deadline, time.monotonic() + _GREETING_SECONDS), lambda cursor: _begin(cursor, deadline)
             )

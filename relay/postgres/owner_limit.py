@@ -13,7 +13,7 @@ from relay.core.deadlines import seconds_left
 class OwnerLimit:
     """At most `each` at a time for one owner; any number of owners. One that has nothing in progress costs nothing.
 
-    Whoever comes when an owner's places are taken waits for one of them, in turn, and holds nothing meanwhile.
+    Work that comes when all places of an owner are taken waits for one, in turn, and holds nothing meanwhile.
     """
 
     def __init__(self, each: int) -> None:

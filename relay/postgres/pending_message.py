@@ -10,7 +10,7 @@ from relay.core.handoff import Handoff
 from relay.core.records import EmailRow
 from relay.postgres.insert_emails import encode, encode_further, encode_statement
 
-#: From this size on (octets) a message takes a transaction of its own: it would hold up whoever shares a statement.
+#: From this size on (octets) a message takes a separate transaction: it would hold up the others of a statement.
 _ALONE: Final = 1_000_000
 #: From this size on (octets) it gets more time, on a connection that is closed afterwards: libpq never gives back the
 #: memory that it sent a large statement from.
@@ -57,12 +57,12 @@ class PendingMessage:
         size = len(self.payload)
         #: Whether the message deserves care for its size.
         self.large = size >= _LARGE
-        #: Whether it takes a transaction of its own: several rows come together or not at all.
+        #: Whether it takes a separate transaction: several rows come together or not at all.
         self.alone = self.statement or size >= _ALONE or len(rows) > 1
         self.deadline = deadline
         if self.alone:
             self.deadline += (size / _LARGE_RATE if self.large else 0.0) + size * (len(rows) - 1) / _COPY_RATE
-        #: Settled with what became of it; None: it has to try again in a transaction of its own.
+        #: Settled with what became of it; None: it has to try again in a separate transaction.
         self.done: Handoff[bool | None] = Handoff()
 
     def again(self) -> Self:

@@ -206,7 +206,7 @@ class _Found:
 
 
 def problems(cursor: Cursor, tables: Tables = TABLES, unique: Sequence[Unique] = UNIQUE) -> Iterator[str]:
-    """What stands in the way of whoever uses these tables so, a line each; nothing when all is well.
+    """What stands in the way of such a use of these tables, a line each; nothing when all is well.
 
     Tables are looked up as the relay's own statements find them, by the role's search_path. Raises psycopg2.Error.
     """

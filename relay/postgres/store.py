@@ -65,7 +65,7 @@ class Store:
         database: Database | None = None,
     ) -> None:
         """`writers`: connections for statements of many messages. `pool`: connections for everything else; all but two
-        of them may be in use for messages in transactions of their own. `database`: instead of one of its own.
+        of them may be in use for messages in separate transactions. `database`: instead of a new one.
         """
         self._deadline = deadline
         # The server gives up a little before we do, so that an answer is on its way rather than a commit.
@@ -190,7 +190,8 @@ class Store:
 
         def insert(cursor: Cursor) -> None:
             cursor.execute(
-                # Whoever changes a webhook has it locked; its user must not wait for longer here than others can bear.
+                # A transaction that changes a webhook has it locked; its user must not wait for longer here than others
+                # can bear.
                 "SET LOCAL lock_timeout = '0.5s'; "
                 "WITH event AS (INSERT INTO email_events (id, type, payload, user_id, received_at)"
                 " VALUES (%(id)s, 'suppressed', %(payload)s::jsonb, %(user)s, now())"
@@ -246,7 +247,7 @@ def _holder_of_key(cursor: Cursor, user_id: str, key: str) -> str | None:
 
 
 def _release_key(cursor: Cursor, values: tuple[str, str, str]) -> None:
-    """`values`: email id, user, key. Never waits for whoever has the row in hand: the key is free a moment later."""
+    """`values`: email id, user, key. Never waits for another transaction with that row: it frees the key soon."""
     cursor.execute(
         "UPDATE emails SET idempotency_key = NULL WHERE id IN (SELECT id FROM emails"
         " WHERE id = %s AND user_id = %s AND idempotency_key = %s FOR UPDATE SKIP LOCKED)",

@@ -130,9 +130,9 @@ class WaitingRows:
 
 
 class Walk:
-    """All rows of one status from the oldest to the newest, some at a time, on a connection of its own.
+    """All rows of one status from the oldest to the newest, some at a time, on a separate connection.
 
-    What it hands out may be late by WALK_SECONDS: whoever acts on a row looks at it once more.
+    What it hands out may be late by WALK_SECONDS: a caller that acts on a row looks at it once more.
     """
 
     def __init__(self, database: Database, status: str, deadline: float) -> None:

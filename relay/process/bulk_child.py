@@ -59,7 +59,7 @@ STORE_SECONDS: Final = 24.0
 #: For everything that Postgres is asked for one message, but for a second more for each 4 MB of an INSERT, and for each
 #: 16 MB that Postgres copies for further rows.
 ANSWER_SECONDS: Final = 36.0
-#: For an answer of Redis. Each child makes a connection of its own, on a machine that may be busy, and a message that
+#: For an answer of Redis. Each child makes a separate connection, on a machine that may be busy, and a message that
 #: is stored without a claim is stored again when it is repeated: it waits rather longer than a worker's messages do.
 REDIS_SECONDS: Final = 3.0
 #: Longer than WORK_SECONDS; see `AcceptOptions.lease_seconds`.

@@ -5,10 +5,10 @@ counts beside the workers'. Everything heavy happens in children: the first one 
 sockets, hands both over, and ends; the template (`relay.process.template`) loads the code; the others are the workers,
 all accepting from the same sockets. What a new worker needs is here or in the template, never in files or in a worker.
 
-Signals: SIGTERM and SIGINT drain (exit 0; whoever isn't done by the deadline is killed, which loses nothing that was
-answered), a second one ends everything at once (exit 1); SIGHUP makes the workers load the certificate again.
-Exit 2: it can't start as it is configured. Exit 1: the workers fail at start, a second signal, or no worker is left and
-the code in the files is another by now.
+Signals: SIGTERM and SIGINT drain (exit 0; a worker that isn't done by the deadline is killed, which loses nothing that
+was answered), a second one ends everything at once (exit 1); SIGHUP makes the workers load the certificate again. Exit
+2: it can't start as it is configured. Exit 1: the workers fail at start, a second signal, or no worker is left and the
+code in the files is another by now.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ EXIT_CONFIGURATION: Final = 2
 def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None], serve: Serve) -> int:
     """Runs until told to end; the exit status of the service.
 
-    `prepare` runs in a child that may exit with a status of its own: see `relay.process.handover`. `load(settings)`
-    loads all code that a worker runs, in the process that workers are forked from. `serve` runs in each worker.
+    `prepare` runs in a child that may exit with a status for the service: see `relay.process.handover`.
+    `load(settings)` loads all code that a worker runs, in the process that workers are forked from. `serve` runs in
+    each worker.
     """
     signals = SignalPipe()
     ours, theirs = socket.socketpair()

@@ -26,7 +26,7 @@ class MasterLog:
     def say(self, level: str, event: str, **fields: int | float | str) -> None:
         """One line. Values are numbers and words of our own, so that nothing needs escaping. Does not raise."""
         if not self._write(level, event, fields):
-            # Whoever read our log may be gone, or the disk may be full. That is no reason to give up the mail.
+            # The reader of the log may be gone, or the disk may be full. That is no reason to give up the mail.
             self._lost += 1
         elif self._lost and self._write("warning", "log_lines_lost", {"count": self._lost}):
             self._lost = 0

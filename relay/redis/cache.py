@@ -243,7 +243,7 @@ class Cache:
             try:
                 RELEASE.run(self.link, [claim_key(claim)], [claim.email_id, *digests])
             except RedisUnavailable:
-                return  # whoever meets the claim will find that it has no row, and take it over
+                return  # the next transaction finds that the claim has no row, and takes it over
 
 
 def _slices(items: Sequence[_T]) -> list[Sequence[_T]]:

@@ -38,7 +38,7 @@ class Claim:
 def key_of(user_id: str, message_id: str, content: bytes) -> bytes:
     """What the claims for one user's message with this id and these octets share, and those for no other.
 
-    The texts are hashed with their lengths, so that none can pass for a part of its neighbour.
+    The texts are hashed with their lengths, so that none can be taken for a part of the next.
     """
     user, message = user_id.encode("utf-8", "surrogatepass"), message_id.encode("utf-8", "surrogatepass")
     digest = hashlib.sha256(b"%d %d %b%b" % (len(user), len(message), user, message))

@@ -281,7 +281,7 @@ class _Errand:
     __slots__ = ("count", "done", "packed")
 
     def __init__(self, packed: bytes, count: int, done: Handoff[list[Any]] | None) -> None:
-        # Packed by whoever asks: what can't be packed is their error, and nobody else's.
+        # Packed by the caller: what can't be packed is an error of that caller alone.
         self.packed = packed
         self.count = count
         self.done = done

@@ -58,7 +58,7 @@ class Reserve:
 class AcceptLoop(StreamServer):
     """Accepts from one listener and calls `handle(socket, address of the peer)` in a greenlet for each client."""
 
-    #: Several processes accept from one socket: whoever is free takes one client, not a hundred.
+    #: Several processes accept from one socket: one that is free takes one client, not a hundred.
     max_accept = 1
     #: Seconds for which nothing is accepted after the kernel would not let us.
     rest_seconds = 0.1
@@ -113,7 +113,7 @@ class AcceptLoop(StreamServer):
         self._reserve.refill()
 
     def _listen_again(self, error: OSError) -> None:
-        """Repairs a socket that was shut down, as whoever shares it can do. Other damage is beyond repair."""
+        """Repairs a socket that was shut down, as each process that shares it can do. Other damage is beyond repair."""
         try:
             self.socket.listen(BACKLOG)
             if self.socket.getsockname() != self.address:

@@ -16,7 +16,7 @@ from typing import Final
 import gevent
 from gevent.event import Event
 
-#: The least pause between two turns, in which whoever has something to read gets to it; seconds.
+#: The least pause between two turns, in which other connections are read; seconds.
 _LEAST_PAUSE: Final = 1e-6
 
 

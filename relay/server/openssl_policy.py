@@ -64,7 +64,7 @@ def restrict_groups() -> None:
 
     Has an effect only while nothing has loaded OpenSSL's configuration in this process (`ssl` and `hashlib` may), so it
     comes before all other imports; `accepted` tells whether it had one. Other copies of OpenSSL in the process
-    (psycopg2-binary has one) read the machine's configuration as ever. Raises OSError where OpenSSL takes no context
+    (psycopg2-binary has one) still read the machine's configuration. Raises OSError where OpenSSL takes no context
     with this configuration.
     """
     import _ssl  # noqa: PLC0415 - loads the library
@@ -132,8 +132,8 @@ def _include(path: Path, sections: dict[str, dict[str, str]], section: str, dept
 def accepted(context: ssl.SSLContext, group: int) -> bool:
     """Whether a server with this context shakes hands with a client of TLS 1.3 that knows this group alone.
 
-    Asked in memory, with a ClientHello that offers the group without a key: whoever takes the group asks for one, at
-    no cost (RFC 8446 section 4.1.4).
+    Asked in memory, with a ClientHello that offers the group without a key: a side that takes the group asks for one,
+    at no cost (RFC 8446 section 4.1.4).
     """
     import ssl  # noqa: PLC0415 - not before gevent's patches
 

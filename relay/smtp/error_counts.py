@@ -29,7 +29,7 @@ class ErrorCounts:
         self._options = options
         self._before_auth = 0
         self._errors = 0
-        #: Commands behind a refused MAIL that are no errors of their own: the client had sent them along with it.
+        #: Commands behind a refused MAIL that are no further errors: the client had sent them along with it.
         self._excused = 0
         #: Recipients refused since the last message was accepted.
         self._refused_recipients = 0

@@ -69,7 +69,7 @@ class Session:
         self._chunk_is_last = False
         #: What the last message came to, until the loop takes it for its log.
         self.verdict: Verdict | None = None
-        #: What the last AUTH came to, likewise.
+        #: What the last AUTH came to, in the same way.
         self.auth_reply: Reply | None = None
 
     @property

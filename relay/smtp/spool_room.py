@@ -1,7 +1,7 @@
 """Room on the spool's file system: taken before it is written to, so that what has begun to arrive can end.
 
 Eight messages that share what has room for two would each come half, and all of them fail. So each takes the room for
-all of it, as far as its size is announced (RFC 1870), before its first octet is written; whoever finds none waits for
+all of it, as far as its size is announced (RFC 1870), before its first octet is written; one that finds none waits for
 those who have some, one after the other. Who announced nothing, or too little, takes room in steps; when there is none
 left, the one that came first waits for more, and the others give way.
 """

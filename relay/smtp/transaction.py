@@ -45,7 +45,7 @@ class Transaction:
     def begin(cls, argument: str, options: Options, *, extended: bool) -> Transaction | Reply:
         """The transaction that MAIL opens with this argument, or why it doesn't. `extended`: the client sent EHLO.
 
-        SES makes a reverse-path of its own.
+        SES sets another reverse-path.
         """
         path = _path_behind("FROM:", argument)
         if path is None:

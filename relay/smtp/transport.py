@@ -91,7 +91,9 @@ class Wire(Waiter, ABC):
 
 
 class TlsWire(Wire):
-    """A connection under TLS, which has octets of its own in store: gevent's socket alone knows when there are some."""
+    """A connection under TLS, which holds octets that are decrypted already: gevent's socket alone knows when there are
+    some.
+    """
 
     __slots__ = ()
 
