@@ -90,6 +90,7 @@ class _Scan:
         self._position = 0
         #: The end of what is being read: the document, or a conditional comment, behind which it goes on at `_after`.
         self._limit = self._after = len(document)
+        self._in_comment = False
         #: How many of these elements have begun and not ended.
         self._hidden = dict.fromkeys(_HIDDEN, 0)
         self._body_ended = False
@@ -98,7 +99,7 @@ class _Scan:
         """Where the next `<` is; -1: the document is at its end."""
         found = self._document.find(b"<", self._position, self._limit)
         if found < 0 and self._in_comment:
-            self._position, self._limit = self._after, len(self._document)
+            self._position, self._limit, self._in_comment = self._after, len(self._document), False
             self._hidden = dict.fromkeys(_HIDDEN, 0)
             return self.next_bracket()
         return found
@@ -129,16 +130,12 @@ class _Scan:
             return None
         return link if link.start >= 0 and not any(self._hidden.values()) else None
 
-    @property
-    def _in_comment(self) -> bool:
-        return self._limit < len(self._document)
-
     def _comment(self, begin: int) -> None:
         """Outlook reads a conditional comment as a document; no program reads another comment."""
         end = _comment_end(self._document, begin, self._limit)
         if not self._in_comment and self._document[begin + 4 : begin + 7].lower() == b"[if":
-            if end >= 0:
-                self._limit, self._after = end - 3, end
+            self._in_comment = True
+            self._limit, self._after = (self._limit, self._limit) if end < 0 else (end - 3, end)
             self._position = _behind(self._document, b">", begin + 4, self._limit)
         else:
             self._position = self._limit if end < 0 else end
