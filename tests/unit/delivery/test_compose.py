@@ -211,6 +211,26 @@ def test_a_forwarded_message_is_itself_where_it_may_be() -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "itself"),
+    [
+        ('Content-Disposition: attachment; filename="a.pdf"', True),
+        ('Content-Disposition: attachment; filename="a.EXE"', False),
+        ("Content-Type: application/x; name=a.exe", False),
+        ('Content-Type: application/x; name = "a.exe "', False),
+        ("Content-Disposition: attachment; filename*0=a; filename*1=.exe", False),
+        ("Content-Disposition: attachment; filename*=utf-8''a%2Eexe", False),
+        ('Content-Type: application/x; name="=?utf-8?Q?a=2Eexe?="', False),
+    ],
+)
+def test_a_forwarded_message_that_names_a_refused_file_is_a_file_itself(field: str, itself: bool) -> None:
+    content = f"Subject: x\r\n{field}\r\n\r\nHi\r\n".encode()
+    attachment = OutgoingAttachment("m.eml", base64.b64encode(content).decode(), None, "message/rfc822", None)
+    octets = compose(row(attachments=(attachment,))).octets
+    check_content(octets)
+    assert (b"Content-Type: message/rfc822" in octets) is itself
+
+
+@pytest.mark.parametrize(
     ("columns", "code"),
     [
         ({"to": tuple(f"a{n}@x.example" for n in range(51))}, "TooManyRecipients"),
