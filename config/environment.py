@@ -53,7 +53,7 @@ class _Base(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _trim(cls, values: dict[str, object]) -> dict[str, object]:
-        """White space around a value is nobody's wish, and nothing but white space is not set."""
+        """White space around a value is removed; a value of white space alone counts as not set."""
         trimmed = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
         return {name: value for name, value in trimmed.items() if value != ""}
 

@@ -11,7 +11,7 @@ from relay.mail import encoded_word
 
 _LOCAL: Final = re.compile(r'(?:[^\s"(),:;<>@\[\\\]\x00-\x1f\x7f]{1,256}|"(?:[^"\\\x00-\x1f\x7f]|\\[ -~]){0,256}")\Z')
 _DOMAIN: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?\Z")
-#: A display name that may stand as it is: atoms (with full stops, as everybody writes), and strings in quotes.
+#: A display name that may stand as it is: atoms (with full stops, as most programs write), and strings in quotes.
 _WORD: Final = r"(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~-][A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]*|\"(?:[^\"\\]|\\.)*\")"
 _PHRASE: Final = re.compile(rf"{_WORD}(?: +{_WORD})*\Z")
 _IN_QUOTES: Final = re.compile(r"\"(?:[^\"\\]|\\.)*\"\Z")

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 WITNESS_SECONDS: Final = 60.0
 #: The longest rest, seconds, of what the first one is short: a region away. Longer first rests double to four times.
 LONGEST_REST: Final = 300.0
-#: A mail that is tried after a rest, and of which nothing is heard for so long (seconds), is no longer waited for.
+#: A mail that is tried after a rest, and without an outcome for so long (seconds), is no longer waited for.
 _PROBE_SECONDS: Final = 180.0
 #: Seconds for which others wait while one mail is tried.
 _BEHIND_PROBE: Final = 2.0

@@ -27,7 +27,7 @@ _MARKER: Final = b"data-opensend-open-tracking"
 _DROPPED: Final = str.maketrans("", "", "\t\r\n")
 #: What they leave out at its ends.
 _STRIPPED: Final = "".join(map(chr, range(0x21)))
-#: Octets of a link that is tracked, at most: no browser takes a longer one from everybody.
+#: Octets of a link that is tracked, at most: no browser takes a longer one.
 _LONGEST_LINK: Final = 32_768
 #: What tracked links begin with.
 _SCHEMES: Final = ("http://", "https://")

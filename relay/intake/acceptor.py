@@ -202,7 +202,7 @@ class Acceptor:
             raise
 
     def _require_deliverable(self, message: Message) -> None:
-        """A row that no provider could ever take is not stored: its mail would hear 250 and fail."""
+        """A row that no provider could ever take is not stored: its mail would be answered 250 and fail."""
         if message.attachments and self._options.refuses_extensions:
             extension = policy.refused_extension_of(message)
             if extension is not None:

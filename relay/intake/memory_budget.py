@@ -50,7 +50,7 @@ class MemoryBudget:
     def part(self, octets: int, seconds: float) -> Iterator[Part]:
         """Waits at most so long for so many octets, and has them while the context lasts, unless they did not come.
 
-        A wish for more than there is gets everything, and is alone then.
+        A request for more than there is gets everything, and is alone then.
         """
         part = Part(self, min(octets, self._octets))
         self._waiting.append(part)

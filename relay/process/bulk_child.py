@@ -167,7 +167,7 @@ class _Child:
 def _accept(acceptor: Acceptor, order: Order) -> Verdict:
     try:
         return acceptor.store(order.submission)
-    except Exception:  # the top of the process: the client hears 451
+    except Exception:  # the top of the process: the client gets 451
         log.exception("unexpected_error", connection=order.submission.connection_id)
         return Verdict(replies.TRY_LATER, "failed")
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 #: A worker that lived this long had started; seconds.
 STARTED_AFTER: Final = 3.0
-#: The pause before a dead worker is replaced doubles with each quick death, between these bounds; seconds.
+#: The pause before a dead worker is replaced doubles with each quick end, between these bounds; seconds.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 10.0
-#: When no worker has ever started, so many quick deaths are the end: the platform sees it and tells its user.
+#: When no worker has ever started, so many quick ends end the service: the platform sees it.
 HOPELESS_AFTER: Final = 4
 #: A hung worker gets so long to write where it hangs, before it is killed; seconds.
 DUMP_SECONDS: Final = 1.0
@@ -26,7 +26,7 @@ DUMP_SIGNAL: Final = signal.SIGUSR2
 
 
 def pause_after(deaths: int) -> float:
-    """Seconds until a process is forked again, after so many quick deaths in a row."""
+    """Seconds until a process is forked again, after so many quick ends in a row."""
     return min(LONGEST_PAUSE, FIRST_PAUSE * float(2 ** min(deaths, 16)))
 
 
@@ -55,7 +55,7 @@ class Roster:
         self.workers: dict[int, Worker] = {}
         #: index -> when it is due to be forked
         self.due = dict.fromkeys(range(count), 0.0)
-        #: index -> quick deaths in a row
+        #: index -> quick ends in a row
         self._quick_deaths = dict.fromkeys(range(count), 0)
         self._any_started = False
         #: The index of a hung worker, until its successor serves.
@@ -84,7 +84,7 @@ class Roster:
     def died(self, worker: Worker, *, at_once: bool) -> float | None:
         """How long to wait before it is replaced; None: there is no point in going on.
 
-        `at_once`: it refused to start as it is configured, so that one death is enough.
+        `at_once`: it refused to start as it is configured, so that one end is enough.
         """
         if worker.lived() >= STARTED_AFTER:
             self._any_started = True

@@ -1,4 +1,4 @@
-"""What a worker is told from outside: drain, load the certificate again. And what it notices: its master's death."""
+"""What a worker is told from outside: drain, load the certificate again. And what it notices: the master's end."""
 
 from __future__ import annotations
 

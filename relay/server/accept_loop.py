@@ -1,7 +1,7 @@
 """A listening socket at work: takes clients as they come, also when the process is out of file descriptors.
 
 gevent's server would print a traceback for each failed accept and leave the clients waiting without a word. Here who
-can't be served hears 421, thanks to a descriptor that is kept for that; when not even that works, the socket rests.
+can't be served gets 421, thanks to a descriptor that is kept for that; when not even that works, the socket rests.
 After some errors gevent's server would close the socket for good, and the process would go on without clients. Here
 the socket is made to listen again, or the process is told that it has lost it.
 """

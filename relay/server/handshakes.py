@@ -1,8 +1,8 @@
 """TLS handshakes take turns, because each is milliseconds of CPU that a client asks for before it has logged in.
 
-One step of one handshake is computed at a time, and after it the worker does something else for as long: whoever has
-logged in keeps half of the CPU, and waits for one step at most. Turns go round the addresses that wait for one, so an
-address with many clients holds up its own.
+One step of one handshake is computed at a time, and after it the worker does something else for as long: a client that
+has logged in keeps half of the CPU, and waits for one step at most. Turns go round the addresses that wait for one, so
+an address with many clients holds up its own.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ class Server:
         try:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             connection.run(implicit_tls=implicit_tls)
-        except Exception as error:  # noqa: BLE001 - the top of the greenlet: past it, nobody would hear of the error
+        except Exception as error:  # noqa: BLE001 - the top of the greenlet: beyond it the error would be lost
             connection_log.failed(error)
         finally:
             del self._clients[connection_id]

@@ -29,7 +29,7 @@ class Command(NamedTuple, Generic[State]):
 
     #: Takes the argument. None: the reply is due when the chunk has been read.
     carry_out: Callable[[State, str], Reply | None]
-    #: How a refusal (5xx) counts; what the client hears.
+    #: How a refusal (5xx) counts; the reply.
     counted_as: Callable[[ErrorCounts, Reply], Reply] = ErrorCounts.command
     #: Octets that its line may have, without CRLF.
     line_limit: int = COMMAND_LINE_LIMIT

@@ -193,7 +193,7 @@ class Connection:
                 reply = session.flawed_line(read)
             else:
                 reply = session.no_room()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears 451 and the connection goes on
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets 451 and the connection goes on
             self._connection_log.failed(error)
             reply = session.fail(replies.TRY_LATER)
         if session.verdict is not None or session.auth_reply is not None:
@@ -261,7 +261,7 @@ class Connection:
         try:
             wire.send(octets, seconds)
         except (Overdue, OSError) as error:
-            # Whatever the client was to hear stays true: a row that is committed is delivered.
+            # Whatever the reply was to be: a row that is committed is delivered.
             raise _Ended from error
 
     def _report(self) -> None:

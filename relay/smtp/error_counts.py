@@ -20,7 +20,7 @@ class ErrorCounts:
     """The counts of one connection.
 
     `command`, `sequel` and `recipient` take the reply (5xx) to a command of that kind, count it, and return what the
-    client is to hear: the same reply, or the end of the connection.
+    client is to get: the same reply, or the end of the connection.
     """
 
     __slots__ = ("_before_auth", "_errors", "_excused", "_options", "_refused_recipients")

@@ -1,11 +1,11 @@
 """Where a line and where a message ends, across reads: the only reader of the wire (RFC 5321 sections 2.3.8, 4.5.2).
 
-What is found depends on the bytes alone, never on how the network cut them. A line ends with CRLF and nothing else.
-A bare LF in a *command* is refused and ends the connection: whoever puts a line feed into an address must not thereby
-get a second command executed. Bare CR and bare LF in *data* are kept as data, and never end a line there; a lone dot
-between them, which some servers take for the end of data, is refused as soon as it is seen (`DataEnd.FALSE_END`): to
-go on reading would leave a client that believes it has finished without an answer, and to believe it would let a
-second message be smuggled in.
+What is found depends on the bytes alone, never on how the network cut them. A line ends with CRLF and nothing else. A
+bare LF in a *command* is refused and ends the connection: a line feed that is put into an address must not get a second
+command executed. Bare CR and bare LF in *data* are kept as data, and never end a line there; a lone dot between them,
+which some servers take for the end of data, is refused as soon as it is seen (`DataEnd.FALSE_END`): to go on reading
+would leave a client that believes it has finished without an answer, and to believe it would let a second message be
+smuggled in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relay.smtp.spool import NoRoom
 #: A line this long is no mistake but an attack or a wrong protocol; until then it is read and thrown away.
 MAX_DISCARDED_LINE = 1_000_000
 
-#: What is over the limit is read to the end of data, so that the client hears why: up to so many times the limit, and
+#: What is over the limit is read to the end of data, so that the client learns why: up to so many times the limit, and
 #: so many octets at the least.
 _DISCARDED_LIMITS = 4
 _LEAST_DISCARDED = 100_000_000
