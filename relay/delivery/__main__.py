@@ -1,4 +1,4 @@
-"""`python -m relay.delivery`: deliver; `--check`: could mail leave?"""
+"""`python -m relay.delivery`: deliver; `--check`: could mail leave? `--preview`: what would leave?"""
 
 # ruff: noqa: PLC0415 - the master process imports next to nothing (relay.process.master), the rest is its children's
 
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = """\
-usage: python -m relay.delivery [--check | --version | --help]
+usage: python -m relay.delivery [--check | --preview EMAIL-ID | --version | --help]
 
 The delivery worker: sends what is queued. Without an argument it works until SIGTERM.
 
   --check    test settings, database, queue and provider;
              exit 1 where mail could not leave, 2 for a wrong setting
+  --preview  print the octets that would leave for a row, to a file or a
+             pipe; nothing is sent or changed
   --version  print the version
   --help     print this
 
@@ -30,6 +32,10 @@ def main(arguments: Sequence[str]) -> int:
         from relay.process import delivery_children, master
 
         return master.run(delivery_children.prepare, delivery_children.load, delivery_children.serve)
+    if len(arguments) == 2 and arguments[0] == "--preview":
+        from relay.operator import delivery_preview
+
+        return delivery_preview.main(arguments[1])
     if len(arguments) > 1 or arguments[0] not in ("--check", "--version", "--help", "-h"):
         sys.stderr.write(f"python -m relay.delivery: can't make anything of: {' '.join(arguments)}\n\n{USAGE}")
         return 2

@@ -89,6 +89,16 @@ class Deliverer:
         metrics.DELIVERIES.labels(outcome).inc()
         log.info("delivery", email_id=email.id, outcome=outcome, seconds=round(time.monotonic() - began, 4))
 
+    def preview(self, email: OutgoingEmail, files: ExitStack) -> Composed | Failed | None:
+        """The mail that would leave for a row, or why none would; None: nobody is left who may get it.
+
+        Its files are closed with `files`. Nothing is sent or recorded. Raises Busy, NoRoom and PostgresUnavailable.
+        """
+        email, suppressed = self._without_suppressed(email)
+        if suppressed and not email.recipients:
+            return None
+        return self._composed(email, self._domain(email), files)
+
     def _outcome(self, email: OutgoingEmail) -> str:
         simulation = simulation_of(email)
         if simulation is not None:

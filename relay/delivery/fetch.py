@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import gevent
+
+from relay.core.address import normalise_domain
 
 #: Seconds for the whole of it.
 FETCH_SECONDS: Final = 10.0
@@ -22,6 +25,11 @@ _PRIVATE_SUFFIXES: Final = (".internal", ".local", ".localhost", ".cluster.local
 #: Networks that are globally routable by their form, and lead to addresses that may not be.
 _TUNNELS: Final = tuple(map(ipaddress.ip_network, ("2002::/16", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32")))
 _READ: Final = 65_536
+#: Characters of a URL.
+_LONGEST_URL: Final = 8_000
+#: Among them the backslash, which some programs take for a slash.
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+_IN_TARGET: Final = "/?%:@!$&'()*+,;=~-._[]"
 
 
 class RefusedUrlError(Exception):
@@ -52,16 +60,24 @@ def fetch(url: str, most: int, write: Callable[[bytes], None]) -> None:
 
 def checked(url: str) -> SplitResult:
     """The parts of a URL that may be asked for, as far as its text tells. Raises RefusedUrlError."""
+    url = url.strip()
+    if len(url) > _LONGEST_URL or _CONTROLS.search(url):
+        raise RefusedUrlError("not a URL")
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(url)
+        if "@" in parts.netloc:
+            raise RefusedUrlError("user information")
         port = parts.port
+        host = parts.hostname or ""
+        if host and not host.isascii():
+            host = normalise_domain(host)
+            # Its form in ASCII is what is resolved, asked for in the request, and named in the certificate.
+            parts = parts._replace(netloc=host if port is None else f"{host}:{port}")
     except ValueError:
         raise RefusedUrlError("not a URL") from None
-    host = (parts.hostname or "").rstrip(".").lower()
+    host = host.rstrip(".").lower()
     if parts.scheme not in _PORTS or not host:
         raise RefusedUrlError("neither http nor https")
-    if parts.username is not None or parts.password is not None:
-        raise RefusedUrlError("user information")
     if port is not None and port < 1024 and port not in _PORTS.values():
         raise RefusedUrlError("a reserved port")
     if host == "localhost" or host.endswith(_PRIVATE_SUFFIXES):
@@ -96,8 +112,10 @@ def _get(parts: SplitResult, most: int, write: Callable[[bytes], None]) -> None:
         if parts.scheme == "https":
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
         connection.sock = sock
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", target, headers={"User-Agent": "opensend-relay", "Accept": "*/*"})
+        # As browsers do: what may not stand in a request is encoded, what is encoded stays.
+        target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_IN_TARGET)
+        fields = {"Host": parts.netloc, "User-Agent": "opensend-relay", "Accept": "*/*"}
+        connection.request("GET", target, headers=fields)
         response = connection.getresponse()
         if response.status != 200:
             raise UnavailableError(f"HTTP{response.status}")

@@ -11,14 +11,18 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import orjson
+import structlog
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from config.settings import Settings
 from relay.core.address import BadAddress, normalise_domain
 from relay.delivery.content import PIECE
 from relay.delivery.html_links import BodyEnd, Link, links, unescape
 from relay.delivery.mailbox import address_of
 from relay.delivery.row import OutgoingEmail
 from relay.postgres.outgoing import SendingDomain
+
+log = structlog.get_logger(__name__)
 
 #: What is authenticated with each token, and begins what is signed.
 CONTEXT: Final = b"opensend.tracking.v1"
@@ -101,6 +105,17 @@ def base_of(*candidates: str | None) -> str | None:
             parts = urlsplit(candidate)
             return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else None
     return None
+
+
+def tracking_of(settings: Settings) -> Tracking | None:
+    """What these settings say; None where nothing is tracked."""
+    if settings.tracking_secret is None:
+        return None
+    vercel = f"https://{settings.vercel_url}" if settings.vercel_url else None
+    base = base_of(settings.tracking_base_url, settings.next_public_app_url, settings.app_url, vercel)
+    if base is None:
+        log.warning("links_without_a_base", note="only domains with a tracking subdomain are tracked")
+    return Tracking(settings.tracking_secret.strip(), base)
 
 
 def _target(html: bytes, link: Link) -> str | None:

@@ -147,6 +147,15 @@ class Outgoing:
         metrics.DELIVERY_CLAIM_SECONDS.observe(time.monotonic() - began[0])
         return rows
 
+    def look(self, email_id: str) -> tuple[Any, ...] | None:
+        """What a row holds, as `claim` has it, and nothing is changed; None: it is not there."""
+
+        def select(cursor: Any) -> tuple[Any, ...] | None:
+            cursor.execute(f"SELECT {_COLUMNS} FROM emails e WHERE e.id = %s", (email_id,))  # noqa: S608 - fixed texts
+            return cursor.fetchone()  # type: ignore[no-any-return]
+
+        return self._use(select)
+
     def may_hand_over(self, email_id: str) -> bool:
         """Whether the claim of this row is young enough for a call to the provider, to be asked right before it."""
         return self._leases.allows_handover(email_id)

@@ -31,7 +31,7 @@ from relay.delivery.maildir_provider import MaildirProvider
 from relay.delivery.provider import Provider
 from relay.delivery.row_source import Turns
 from relay.delivery.ses_provider import SesProvider
-from relay.delivery.tracking import Tracking, base_of
+from relay.delivery.tracking import tracking_of
 from relay.operator import exposition
 from relay.postgres import waiting
 from relay.postgres.database import Database
@@ -74,7 +74,7 @@ def run(assignment: Assignment) -> int:
         provider,
         max_attempts=settings.email_provider_max_attempts,
         records_sent=lambda domain: _records_sent(settings, domain),
-        tracking=_tracking(settings),
+        tracking=tracking_of(settings),
         large_mails=LargeMails(RowContents(database), settings.spool_dir),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
     )
@@ -125,13 +125,3 @@ def _records_sent(settings: Settings, domain: SendingDomain | None) -> bool:
         events_topic=settings.ses_events_topic,
         configuration_set=domain.configuration_set if domain is not None else None,
     )
-
-
-def _tracking(settings: Settings) -> Tracking | None:
-    if settings.tracking_secret is None:
-        return None
-    vercel = f"https://{settings.vercel_url}" if settings.vercel_url else None
-    base = base_of(settings.tracking_base_url, settings.next_public_app_url, settings.app_url, vercel)
-    if base is None:
-        log.warning("links_without_a_base", note="only domains with a tracking subdomain are tracked")
-    return Tracking(settings.tracking_secret.strip(), base)
