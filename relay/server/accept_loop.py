@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import gevent.socket
 import structlog
 from gevent import monkey
 from gevent.server import StreamServer
@@ -141,7 +142,7 @@ class AcceptLoop(StreamServer):
             log.error("accept_failed", reason=errno.errorcode.get(error.errno or 0, "unknown"))
 
 
-def turn_away(sock: Any, reply: Reply | None) -> None:
+def turn_away(sock: gevent.socket.socket, reply: Reply | None) -> None:
     """Closes a connection with one line, without waiting: the send buffer of a new socket always has room for that.
 
     None where the client would not understand a line: it waits for a TLS handshake.

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY
-from typing import Any
 
 import gevent
+import gevent.socket
 import structlog
 from gevent.event import Event
 from greenlet import greenlet
@@ -128,7 +128,7 @@ class Server:
         log.critical("listener_lost")
         self.drain()
 
-    def _handle(self, implicit_tls: bool, sock: Any, peer: tuple[Any, ...]) -> None:
+    def _handle(self, implicit_tls: bool, sock: gevent.socket.socket, peer: tuple[str, *tuple[int, ...]]) -> None:
         slot = self._table.enter()
         try:
             origin = _FULL if slot is None else self._admit(sock, peer[0], slot)
@@ -143,7 +143,7 @@ class Server:
             if slot is not None:
                 self._table.leave(slot)
 
-    def _admit(self, sock: object, peer: str, slot: int) -> bytes | _Refusal:
+    def _admit(self, sock: gevent.socket.socket, peer: str, slot: int) -> bytes | _Refusal:
         """The origin of a client that may come in, or why it may not."""
         client = None
         if self._proxies.trust(peer):
@@ -162,7 +162,7 @@ class Server:
             return _CROWDED
         return origin
 
-    def _converse(self, sock: Any, origin: bytes, *, implicit_tls: bool) -> None:
+    def _converse(self, sock: gevent.socket.socket, origin: bytes, *, implicit_tls: bool) -> None:
         connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
         connection_log = ConnectionLog(connection_id, origin, self._summaries)
         session = Session(self._options, self._services, self._limits.of_client(origin), connection_id)

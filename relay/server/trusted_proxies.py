@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Final
+from typing import Final
 
+import gevent.socket
 from gevent import Timeout
 
 from relay.smtp import proxy_protocol
@@ -33,7 +34,7 @@ class Proxies:
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)
 
-    def client_of(self, sock: Any) -> str | None:
+    def client_of(self, sock: gevent.socket.socket) -> str | None:
         """Reads the header: the client's address, or None where the connection is the proxy's own.
 
         `sock` is gevent's. Nothing behind the header is read. Raises NotProxied.

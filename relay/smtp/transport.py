@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Final
 
 import gevent
+import gevent.socket
 
 from relay.smtp.timeouts import NEVER, WAITS, Waiter
 
@@ -25,7 +26,7 @@ _READABLE: Final = 1
 _TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
-def acknowledge(sock: Any) -> None:
+def acknowledge(sock: gevent.socket.socket) -> None:
     """Keeps a client from waiting 40 ms: its kernel holds back a small packet until the one before is acknowledged
     (Nagle), ours holds back an acknowledgement in the hope of a reply to go with it; in the midst of a line or of
     message data none comes.
@@ -43,7 +44,7 @@ class Wire(Waiter, ABC):
 
     __slots__ = ("_since_pause", "_socket", "_unacknowledged", "reading")
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: gevent.socket.socket) -> None:
         """`sock`: a socket of gevent's without a time limit, which stays open until `close`."""
         super().__init__()
         self._socket = sock
@@ -122,7 +123,7 @@ class PlainWire(Wire):
 
     __slots__ = ("_descriptor", "_hub", "_started", "_unread", "_watcher")
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: gevent.socket.socket) -> None:
         """As Wire."""
         self._descriptor: int = sock.fileno()
         self._hub = gevent.get_hub()
