@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import gevent
 import structlog
@@ -98,8 +98,8 @@ class BulkLane:
         self._lost = lost
         self._users = OwnerLimit(_OF_ONE_USER)
         self._overruns = MessageOverruns()
-        #: Children without a message, and what ends each of them after a while.
-        self._free: dict[_Child, gevent.Greenlet[..., None]] = {}
+        #: Children without a message, and the timer of the hub that ends each of them.
+        self._free: dict[_Child, Any] = {}
 
     def store(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not: 452 when its turn did not come, 451 when the process failed."""
@@ -180,7 +180,7 @@ class BulkLane:
         """A child that waited for a message, and has begun with this one. None: there was none, or it is gone."""
         while self._free:
             child = min(self._free, key=lambda free: free.held)
-            self._free.pop(child).kill(block=False)
+            self._free.pop(child).close()
             self._give_back(child)
             if select.select([child.process], [], [], 0)[0]:
                 # Its process is gone, which says nothing but by that, and nobody would tell how the child ends.
@@ -233,7 +233,8 @@ class BulkLane:
             keeps = len(self._free) < _FREE_CHILDREN and self._budget.take(footprint.CHILD_OCTETS)
             child.held = footprint.CHILD_OCTETS if keeps else 0
         if keeps:
-            self._free[child] = gevent.spawn_later(FREE_SECONDS, self._end_free_child, child)
+            self._free[child] = gevent.get_hub().loop.timer(FREE_SECONDS)
+            self._free[child].start(self._end_free_child, child)
         else:
             child.channel.close()
 
@@ -250,12 +251,11 @@ class BulkLane:
         child.held = 0
 
     def _end_free_children(self) -> None:
-        for child, ending in list(self._free.items()):
-            ending.kill(block=False)
+        for child in list(self._free):
             self._end_free_child(child)
 
     def _end_free_child(self, child: _Child) -> None:
-        del self._free[child]
+        self._free.pop(child).close()
         child.channel.close()
         self._give_back(child)
 
