@@ -10,7 +10,7 @@ from config.settings import Settings
 
 LIMITS = (Path(__file__).resolve().parents[3] / "docs" / "limits.md").read_text()
 DEFAULTS = {setting.metadata["source"].variables[0]: setting.default for setting in dataclasses.fields(Settings)}
-OF_LIMITS = ("_MAX_", "_PER_MINUTE", "_AUTH_", "_RATE", "_SECONDS", "_PROXY_PROTOCOL", "_BUDGET_")
+OF_LIMITS = ("_MAX_", "_PER_MINUTE", "_AUTH_", "_RATE", "_SECONDS", "_PROXY_PROTOCOL", "_BUDGET_", "_CONCURRENCY")
 #: No limits on clients.
 OTHERS = {"SMTP_RELAY_DEDUPE_SECONDS", "SMTP_RELAY_DRAIN_SECONDS"}
 
