@@ -37,20 +37,26 @@ thread-index thread-topic user-agent vbr-info
 ONCE_ONLY_FIELDS: Final = frozenset(_ONCE_ONLY.split())
 
 
+#: What stands around one attachment at most: delimiter, media type, content id; and each character of its name, twice.
+_PART_OCTETS: Final = 1_500
+_NAME_OCTETS: Final = 25
+#: The rest of a mail: header fields, recipients, delimiters.
+_OTHER_OCTETS: Final = 100_000
 #: Below so many characters a row can't be too large once it is composed, whatever is in it.
 _SURELY_SMALL: Final = MAX_COMPOSED_OCTETS // 5
 
 
-def composed_octets(texts: Sequence[str], base64_characters: int) -> int:
-    """At most so many octets has the mail of a row: its texts, and its attachments' Base64 without line ends.
+def composed_octets(texts: Sequence[str], base64_characters: int, names: Sequence[str] = ()) -> int:
+    """At most so many octets has the mail of a row: its texts, its attachments' Base64 without line ends, their names.
 
     Encoded text is at most its UTF-8 as Base64; a line of Base64 has 76 characters and two for its end.
     """
     characters = sum(map(len, texts))
-    if characters + base64_characters < _SURELY_SMALL:
-        return characters * 5 + base64_characters * 2
+    around = len(names) * _PART_OCTETS + sum(map(len, names)) * _NAME_OCTETS
+    if characters + base64_characters + around < _SURELY_SMALL:
+        return characters * 5 + base64_characters * 2 + around
     encoded = sum(len(text.encode("utf-8", "replace")) + text.count("\n") for text in texts) * 4 // 3
-    return (encoded + base64_characters) * 78 // 76 + 100_000
+    return (encoded + base64_characters) * 78 // 76 + around + _OTHER_OCTETS
 
 
 def refused_extension(filename: str) -> str | None:

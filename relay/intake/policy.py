@@ -80,7 +80,8 @@ def refused_extension_of(message: Message) -> str | None:
 def fits_provider(message: Message) -> bool:
     """Whether the mail is within the provider's limit once it is composed."""
     base64 = sum(len(attachment.content) for attachment in message.attachments)
-    return composed_octets((message.html, message.text), base64) <= MAX_COMPOSED_OCTETS
+    names = [attachment.filename for attachment in message.attachments]
+    return composed_octets((message.html, message.text), base64, names) <= MAX_COMPOSED_OCTETS
 
 
 def _among(addresses: Iterable[str], mailboxes: Collection[str]) -> tuple[str, ...]:

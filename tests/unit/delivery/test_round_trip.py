@@ -13,10 +13,12 @@ import re
 from email.message import EmailMessage
 from typing import Any
 
+import pytest
 from flanker import mime
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from relay.core import provider_limits
 from relay.delivery import encoding
 from relay.delivery.compose import compose
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
@@ -189,6 +191,15 @@ def invitations(stored: OutgoingEmail, read: EmailMessage) -> int:
 def test_any_row_is_read_as_itself(stored: OutgoingEmail) -> None:
     octets = compose(stored).octets
     check_content(octets)
+    with pytest.MonkeyPatch.context() as exact:
+        # So that a small row is estimated as a large one is: the way in refuses by that what would not leave.
+        exact.setattr(provider_limits, "_SURELY_SMALL", 0)
+        exact.setattr(
+            provider_limits, "_OTHER_OCTETS", 5_000 + 20 * len(str((stored.headers, stored.sender, stored.to)))
+        )
+        base64_characters = sum(len(attachment.content or "") for attachment in stored.attachments)
+        names = [attachment.filename for attachment in stored.attachments]
+        assert len(octets) <= provider_limits.composed_octets((stored.html, stored.text), base64_characters, names)
     if not _has_messages(stored):  # those are attached as they are
         assert not re.search(rb"(?m)^(?:From |\.)", octets), "a line that programs on the way change"
     read = email.message_from_bytes(octets, policy=email.policy.default)
