@@ -20,6 +20,9 @@ SHORT = {
     "process": "tests/integration/delivery/test_process.py",
     "compose": "tests/unit/delivery/test_compose.py",
     "tracking": "tests/unit/delivery/test_tracking.py",
+    "round": "tests/unit/delivery/test_round_trip.py",
+    "links": "tests/unit/delivery/test_html_links.py",
+    "large": "tests/integration/delivery/test_large_mails.py",
 }
 
 
@@ -32,13 +35,14 @@ def test_the_paths_that_a_page_names_are_there(page: Path) -> None:
     assert missing == []
 
 
-def test_the_tests_that_the_contract_names_are_there() -> None:
-    page = (ROOT / "docs" / "contract.md").read_text()
+@pytest.mark.parametrize("name", ["contract.md", "delivery.md"])
+def test_the_tests_that_a_table_names_are_there(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
     path = ""
     missing = []
-    for short, name in re.findall(r"`([\w/.]*)::(test_\w+)`", page):
+    for short, test in re.findall(r"`([\w/.]*)::(test_\w+)`", page):
         path = SHORT.get(short, short) if short else path
-        if f"def {name}(" not in (ROOT / path).read_text():
-            missing.append(f"{path}::{name}")
+        if f"def {test}(" not in (ROOT / path).read_text():
+            missing.append(f"{path}::{test}")
     assert path
     assert missing == []
