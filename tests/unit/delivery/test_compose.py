@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import email
 import email.policy
+import re
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,38 @@ def test_a_text_comes_through_its_transfer_encoding(text: str) -> None:
     assert isinstance(content, bytes)
     assert content.decode("utf-8").replace("\r\n", "\n") == text.replace("\r\n", "\n").replace("\r", "\n")
     assert max(map(len, octets.split(b"\r\n"))) <= 76
+
+
+class _InPieces:
+    """Content that comes in small pieces, as from a file."""
+
+    def __init__(self, octets: bytes, size: int) -> None:
+        self._octets, self._piece, self.size = octets, size, len(octets)
+
+    def pieces(self) -> Iterator[bytes]:
+        for start in range(0, self.size, self._piece):
+            yield self._octets[start : start + self._piece]
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", "a ", "aé", "漢", ".", "=", " ", "\r", "\r\n", "From x\n", "a" * 75 + "\n", "é\r\n.\n"]
+)
+@pytest.mark.parametrize("length", [1, 76, 58_366, 58_368, 58_369, 58_370, 150_000])
+def test_a_long_text_comes_through_whole_and_in_pieces(unit: str, length: int) -> None:
+    """Lengths around those at which a line without end is cut."""
+    text = ("é" + unit * (length // len(unit) + 1))[:length]
+    results = []
+    for content in (Held(text.encode()), _InPieces(text.encode(), 997)):
+        name, pieces = transfer.text_body(content)
+        octets = b"".join(pieces())
+        assert max(map(len, octets.split(b"\r\n"))) <= 76
+        part = email.message_from_bytes(b"Content-Transfer-Encoding: %b\r\n\r\n" % name.encode() + octets)
+        read = part.get_payload(decode=True)
+        assert isinstance(read, bytes)
+        assert read.replace(b"\r\n", b"\n").decode() == text.replace("\r\n", "\n").replace("\r", "\n")
+        assert not re.search(rb"(?m)^(?:From |\.)", octets)
+        results.append(name)
+    assert len(set(results)) == 1
 
 
 @pytest.mark.parametrize("length", [1, 60, 76, 77, 500, 997, 998, 5000])
