@@ -27,7 +27,6 @@ ELSEWHERE = {
     "relay/core/outcomes.py": "tests/unit/limits/test_client.py",
     "relay/core/records.py": "tests/integration/storage/test_store.py",
     "relay/intake/acceptor.py": "tests/integration/test_accept.py",
-    "relay/intake/bulk_lane.py": "tests/integration/test_bulk.py",
     "relay/intake/footprint.py": "tests/integration/test_child_memory.py",
     "relay/intake/lookups.py": "tests/integration/test_second_look.py",
     "relay/intake/services.py": "tests/integration/test_accept.py",

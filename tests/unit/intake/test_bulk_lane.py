@@ -1,0 +1,82 @@
+"""Turns in the lane for large messages. Its child is a double that waits; test_bulk.py has real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from config.settings import RecipientRule
+from relay.core.records import ApiKey
+from relay.intake.bulk_lane import BulkLane
+from relay.smtp import replies
+from relay.smtp.spool import Body
+from relay.smtp.submission import Login, Submission, Verdict
+
+
+class Lane(BulkLane):
+    """Its children wait until the test lets them go on."""
+
+    def __init__(self, budget: int) -> None:
+        super().__init__([], budget, lambda: None)
+        self.inside: list[str] = []
+        self.most = 0
+        self.go = Event()
+
+    def _in_child(self, submission: Submission, _reading: Any, _uses: Callable[[int], None]) -> Any:
+        user = submission.login.key.user_id
+        self.inside.append(user)
+        self.most = max(self.most, len(self.inside))
+        self.go.wait()
+        self.inside.remove(user)
+        return Verdict(replies.TRY_LATER, "done"), SimpleNamespace(channel=SimpleNamespace(close=lambda: None))
+
+
+def submission(user_id: str) -> Submission:
+    body = Body(0)
+    body.write(b"x" * 1000)
+    login = Login("hash", ApiKey("key", user_id, "full_access", None))
+    return Submission(login, ("to@x.example",), RecipientRule.MERGE, body, "test")
+
+
+@pytest.fixture
+def lane() -> Lane:
+    return Lane(10_000_000_000)
+
+
+def test_of_one_user_so_many_and_others_pass_them(lane: Lane) -> None:
+    many = [gevent.spawn(lane.store, submission("many")) for _ in range(30)]
+    gevent.sleep(0.01)
+    others = [gevent.spawn(lane.store, submission(f"user-{number}")) for number in range(3)]
+    gevent.sleep(0.01)
+    assert sorted(lane.inside) == ["many"] * 4 + ["user-0", "user-1", "user-2"]
+    lane.go.set()
+    gevent.joinall([*many, *others], raise_error=True, timeout=30)
+    assert {greenlet.value.outcome for greenlet in (*many, *others)} == {"done"}
+    assert lane.inside == []
+
+
+def test_who_finds_the_memory_used_up_waits_for_a_turn() -> None:
+    lane = Lane(40_000_000)
+    waiting = [gevent.spawn(lane.store, submission(f"user-{number}")) for number in range(6)]
+    gevent.sleep(0.01)
+    assert len(lane.inside) == 2
+    lane.go.set()
+    gevent.joinall(waiting, raise_error=True, timeout=30)
+    assert {greenlet.value.outcome for greenlet in waiting} == {"done"}
+    assert lane.most == 2
+
+
+def test_who_gets_no_turn_in_time_hears_so_and_takes_nothing(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.intake.bulk_lane.TURN_SECONDS", 0.05)
+    first = [gevent.spawn(lane.store, submission("many")) for _ in range(4)]
+    gevent.sleep(0.01)
+    verdict = lane.store(submission("many"))
+    assert (verdict.reply, verdict.outcome) == (replies.NO_ROOM, "no_turn")
+    lane.go.set()
+    gevent.joinall(first, raise_error=True, timeout=30)
+    assert lane.store(submission("many")).outcome == "done"
