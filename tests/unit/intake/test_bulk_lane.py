@@ -80,3 +80,14 @@ def test_who_gets_no_turn_in_time_hears_so_and_takes_nothing(lane: Lane, monkeyp
     lane.go.set()
     gevent.joinall(first, raise_error=True, timeout=30)
     assert lane.store(submission("many")).outcome == "done"
+
+
+def test_without_memory_there_is_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = Lane(40_000_000)
+    first = [gevent.spawn(lane.store, submission(f"user-{number}")) for number in range(2)]
+    gevent.sleep(0.01)
+    monkeypatch.setattr("relay.intake.bulk_lane.TURN_SECONDS", 0.05)
+    assert lane.store(submission("late")).outcome == "no_turn"
+    assert lane.most == 2
+    lane.go.set()
+    gevent.joinall(first, raise_error=True, timeout=30)
