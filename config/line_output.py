@@ -54,7 +54,9 @@ def _take_back(octets: int) -> None:
         end = os.lseek(1, 0, os.SEEK_CUR)
         if stat.S_ISREG(status.st_mode) and status.st_size == end:
             os.ftruncate(1, end - octets)
-            # Without O_APPEND the next line would come behind a hole.
-            os.lseek(1, end - octets, os.SEEK_SET)
+            if not fcntl.fcntl(1, fcntl.F_GETFL) & os.O_APPEND:
+                # The next line would come behind a hole. With O_APPEND it does not, and the position, which processes
+                # share, belongs to the one that wrote last: moved, it would hide from that one where its line ends.
+                os.lseek(1, end - octets, os.SEEK_SET)
     except OSError:
         return

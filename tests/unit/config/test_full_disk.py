@@ -23,6 +23,7 @@ import structlog
 import config.logging
 from config.settings import Settings
 limit, processes = int(sys.argv[1]), int(sys.argv[2])
+reading, writing = os.pipe()
 for _ in range(processes - 1):
     os.fork()
 config.logging.configure(Settings(database_url="postgres://nowhere/x", log_format="json"))
@@ -31,6 +32,9 @@ hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 for number in range(40):
     log.info("before", number=number, filler="x" * number)
+# A disk has room for all processes at the same time.
+os.close(writing)
+os.read(reading, 1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 for number in range(3):
     log.info("after", number=number)
