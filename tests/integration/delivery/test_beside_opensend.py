@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 
 from scripts.services import Delivery, Ses
-from tests.integration.delivery.test_claims import OPENSEND
+from tests.integration.delivery.test_claimed_rows import OPENSEND
 
 Query = Callable[..., list[tuple[Any, ...]]]
 ROWS = 3000
