@@ -68,12 +68,8 @@ def fold(name: str, words: list[str]) -> bytes:
 
 def _within_limit(line: str) -> list[str]:
     """A word of over 998 octets can't be folded anywhere; it is cut, which is what every transport would do."""
-    pieces = [line[:_MAX_LINE]]
-    rest = line[_MAX_LINE:]
-    while rest:
-        pieces.append(" " + rest[: _MAX_LINE - 1])
-        rest = rest[_MAX_LINE - 1 :]
-    return pieces
+    step = _MAX_LINE - 1
+    return [line[:_MAX_LINE], *(" " + line[at : at + step] for at in range(_MAX_LINE, len(line), step))]
 
 
 def mailbox_field(name: str, mailboxes: list[str]) -> bytes:
@@ -143,13 +139,14 @@ def parameters_field(name: str, value: str, parameters: list[str]) -> bytes:
 def _fold_quoted(line: str) -> list[str]:
     """A long quoted string is folded before one of its blanks (RFC 5322 section 3.2.4)."""
     pieces: list[str] = []
-    while len(line) > _LINE:
-        cut = line.rfind(" ", 2, _LINE)
-        if cut <= 1:
-            cut = line.find(" ", _LINE)
+    start = 0
+    while len(line) - start > _LINE:
+        cut = line.rfind(" ", start + 2, start + _LINE)
+        if cut < 0:
+            cut = line.find(" ", start + _LINE)
         if cut < 0:
             break
-        pieces.append(line[:cut])
-        line = line[cut:]
-    pieces += _within_limit(line)
+        pieces.append(line[start:cut])
+        start = cut
+    pieces += _within_limit(line[start:])
     return pieces

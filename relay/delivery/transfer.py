@@ -177,15 +177,23 @@ class Base64Decoder:
         if _NOT_BASE64.search(characters):
             characters = _NOT_BASE64.sub(b"", characters)
         characters = self._carried + characters
-        at = 0
-        while (at := characters.find(b"=", at)) >= 0:
-            if at % 4 >= 2:
-                characters, self._ended = characters[:at], True
-            else:  # it pads nothing
-                characters = characters[:at] + characters[at:].lstrip(b"=")
+        if b"=" in characters:
+            characters = self._unpadded(characters)
         whole = len(characters) & ~3
         self._carried = characters[whole:]
         return binascii.a2b_base64(characters[:whole])
+
+    def _unpadded(self, characters: bytes) -> bytes:
+        """What comes before the padding, or all where nothing is padded: a `=` behind whole groups pads nothing."""
+        runs: list[bytes] = []
+        length = 0
+        for run in characters.split(b"="):
+            if runs and length % 4 >= 2:
+                self._ended = True
+                break
+            runs.append(run)
+            length += len(run)
+        return b"".join(runs)
 
     def end(self) -> bytes:
         """The last octets. Raises NotBase64 where one character is left, which stands for none."""
