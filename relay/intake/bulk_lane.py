@@ -185,6 +185,7 @@ class BulkLane:
             if select.select([child.process], [], [], 0)[0]:
                 # Its process is gone, which says nothing but by that, and nobody would tell how the child ends.
                 child.channel.close()
+                self._give_up(child.process)
                 continue
             try:
                 return self._begun(child, head, body)
@@ -288,6 +289,8 @@ class BulkLane:
         log.error("large_lane_gone", left=len(self._channels) - 1)
         self._channels.remove(process)
         process.close()
+        for child in [each for each in self._free if each.process is process]:
+            self._end_free_child(child)
         if self._channels:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +15,9 @@ from gevent.event import Event
 
 from config.settings import RecipientRule
 from relay.core.records import ApiKey
+from relay.intake import footprint
 from relay.intake.bulk_lane import BulkLane
+from relay.intake.bulk_protocol import CHILD, Started, encode_report, receive_order, send_message
 from relay.smtp import replies
 from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
@@ -91,3 +96,44 @@ def test_without_memory_there_is_no_child(monkeypatch: pytest.MonkeyPatch) -> No
     assert lane.most == 2
     lane.go.set()
     gevent.joinall(first, raise_error=True, timeout=30)
+
+
+class Process:
+    """A double of the process for large messages. Threads answer for each of its children."""
+
+    def __init__(self) -> None:
+        self.ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.children = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            order, descriptors, _, _ = socket.recv_fds(self._theirs, 1, 1)
+            if order == CHILD:
+                self.children += 1
+                threading.Thread(target=self._answer, args=(descriptors[0],), daemon=True).start()
+            elif not order:
+                return
+
+    @staticmethod
+    def _answer(descriptor: int) -> None:
+        with socket.socket(fileno=descriptor) as child:
+            while (received := receive_order(child)) is not None:
+                os.close(received[1])
+                send_message(child, encode_report(Started()))
+                send_message(child, encode_report(Verdict(replies.queued("id"), "queued")))
+
+
+def test_free_children_of_a_process_that_is_given_up_are_not_asked_again() -> None:
+    """As when another child of it did not begin."""
+    first, second = Process(), Process()
+    lane = BulkLane([first.ours.detach(), second.ours.detach()], 1_000_000_000, lambda: None)
+    assert [lane.store(submission("a")).outcome for _ in range(2)] == ["queued"] * 2
+    assert (first.children, second.children) == (1, 0)
+    lane._give_up(lane._channels[0])
+    assert lane.store(submission("a")).outcome == "queued"
+    assert (first.children, second.children) == (1, 1)
+    assert lane._budget.has(1_000_000_000 - footprint.CHILD_OCTETS)
+    assert not lane._budget.has(1_000_000_000)
+    lane.close()
+    assert lane._budget.has(1_000_000_000)
