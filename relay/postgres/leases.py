@@ -18,7 +18,7 @@ LEASE: Final = timedelta(minutes=15)
 #: Seconds from a claim within which the provider must have been called. What may follow ends within the lease: the
 #: call itself (65 s, 120 s for 40 MB), and the time for which it is tried to record what it said (570 s).
 HANDOVER_SECONDS: Final = 180.0
-#: Claims that are older than so many leases are of no use to anybody.
+#: Claims that nothing was recorded of are of no use to anybody when they are older than so many leases.
 _KEPT_LEASES: Final = 2
 
 
@@ -48,6 +48,10 @@ class Leases:
         self._leases[email_id] = _Lease(mark, monotonic=monotonic, wall=wall)
         while next(iter(self._leases.values())).age() > _KEPT_LEASES * LEASE.total_seconds():
             self._leases.popitem(last=False)
+
+    def forget(self, email_id: str) -> None:
+        """The row has been given back, or what became of it is recorded."""
+        self._leases.pop(email_id, None)
 
     def mark(self, email_id: str) -> datetime | None:
         """What the claim wrote; None where there is no claim of this process."""

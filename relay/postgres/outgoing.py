@@ -295,6 +295,7 @@ class Outgoing:
                 )
 
         self._use(lambda cursor: in_transaction(cursor, lambda: work(cursor)))
+        self._leases.forget(email_id)
 
     def record(self, email_id: str, user_id: str | None, event: Event) -> None:
         """An event of a row whose status it does not change."""
@@ -317,10 +318,13 @@ class Outgoing:
                 (seconds, list(ids), marks),
             )
         )
+        for email_id in ids:
+            self._leases.forget(email_id)
 
     def _finish(self, email_id: str, assignments: str, condition: str, event: Event | None, **values: object) -> None:
         statement = _FINISH.format(assignments=assignments, condition=condition)
         self._use(lambda cursor: cursor.execute(statement, {"id": email_id, **_of(event), **values}))
+        self._leases.forget(email_id)
 
     def _use(self, work: Callable[[Cursor], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)

@@ -117,6 +117,18 @@ def test_all_that_may_follow_a_claim_ends_within_the_lease() -> None:
     assert leases.HANDOVER_SECONDS + calling + recording < leases.LEASE.total_seconds()
 
 
+@pytest.mark.parametrize("end", [*ENDS, "sent"])
+def test_nothing_is_kept_of_a_claim_whose_end_is_recorded(
+    add_email: Callable[..., str], outgoing: Outgoing, end: str
+) -> None:
+    """A busy process claims half a million rows in the time for which others are kept."""
+    email_id = add_email()
+    assert outgoing.claim([email_id])
+    assert len(outgoing._leases) == 1
+    (ENDS | {"sent": lambda worker, id_: worker.sent(id_, None)})[end](outgoing, email_id)
+    assert len(outgoing._leases) == 0
+
+
 def test_what_is_kept_of_claims_is_bounded_by_their_age(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = leases.Leases()
     moment = 1000.0
