@@ -16,7 +16,6 @@ from typing import Any, Final
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD: Final = -1
-_M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 #: More than any piece of memory here: all of them come from the heap, and it shrinks only in `Heap.trim`.
 _NEVER: Final = 1 << 30
@@ -57,9 +56,7 @@ class Heap:
             return
         libc.mallopt(_M_MMAP_THRESHOLD, _NEVER)
         before = libc.sbrk(0)
-        libc.mallopt(_M_TOP_PAD, octets)
-        libc.free(libc.malloc(_LARGE_PAGE))
-        libc.mallopt(_M_TOP_PAD, _LARGE_PAGE)
+        libc.free(libc.malloc(octets))
         start = -(-before // _LARGE_PAGE) * _LARGE_PAGE
         grown = libc.sbrk(0) - start
         if grown > 0:
