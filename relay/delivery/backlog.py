@@ -108,10 +108,10 @@ class Backlog:
             self._drop_newest(row.user_id, heap)
 
     def _make_room(self) -> bool:
-        """Takes one row from the user with the most, for a user who has none."""
-        user, heap = max(self._users.items(), key=lambda entry: len(entry[1]))
-        if len(heap) == 1:
+        """Takes a row from the user with the most, for a user who has none; whether there was one with two."""
+        if len(self) == len(self._users):
             return False
+        user, heap = max(self._users.items(), key=lambda entry: len(entry[1]))
         self._drop_newest(user, heap)
         return True
 
