@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import sys
 
+from relay.process import command_line
+
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,28 +30,23 @@ Settings are environment variables; the README has the table.
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings."""
-    if not arguments:
-        from relay.process import delivery_children, master
-
-        return master.run(delivery_children.prepare, delivery_children.load, delivery_children.serve)
     if len(arguments) == 2 and arguments[0] == "--preview":
         from relay.operator import delivery_preview
 
         return delivery_preview.main(arguments[1])
-    if len(arguments) > 1 or arguments[0] not in ("--check", "--version", "--help", "-h"):
-        sys.stderr.write(f"python -m relay.delivery: can't make anything of: {' '.join(arguments)}\n\n{USAGE}")
-        return 2
-    if arguments[0] == "--check":
-        from relay.operator import delivery_check
+    return command_line.run("python -m relay.delivery", USAGE, arguments, serve=_serve, check=_check)
 
-        return delivery_check.main()
-    if arguments[0] == "--version":
-        from relay import __version__
 
-        print(f"opensend-relay {__version__}")
-        return 0
-    print(USAGE, end="")
-    return 0
+def _serve() -> int:
+    from relay.process import delivery_children, master
+
+    return master.run(delivery_children.prepare, delivery_children.load, delivery_children.serve)
+
+
+def _check() -> int:
+    from relay.operator import delivery_check
+
+    return delivery_check.main()
 
 
 if __name__ == "__main__":

@@ -107,12 +107,17 @@ def base_of(*candidates: str | None) -> str | None:
     return None
 
 
+def base_of_links(settings: Settings) -> str | None:
+    """What tracked links begin with where a domain names no host; None where no setting says it."""
+    vercel = f"https://{settings.vercel_url}" if settings.vercel_url else None
+    return base_of(settings.tracking_base_url, settings.next_public_app_url, settings.app_url, vercel)
+
+
 def tracking_of(settings: Settings) -> Tracking | None:
     """What these settings say; None where nothing is tracked."""
     if settings.tracking_secret is None:
         return None
-    vercel = f"https://{settings.vercel_url}" if settings.vercel_url else None
-    base = base_of(settings.tracking_base_url, settings.next_public_app_url, settings.app_url, vercel)
+    base = base_of_links(settings)
     if base is None:
         log.warning("links_without_a_base", note="only domains with a tracking subdomain are tracked")
     return Tracking(settings.tracking_secret.strip(), base)

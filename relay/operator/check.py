@@ -3,8 +3,7 @@
 A line for each part: `ok`, `warn` (mail flows, but something is worse than it could be) or `FAIL`. Exit status 0 when
 nothing fails, 1 when something does, 2 for a wrong setting. What mail does with Postgres, Redis and the queue is done
 once, by the same code: in Postgres in transactions that are rolled back, in Redis under names that are deleted again,
-at the queue as far as nothing is sent. Nothing that is printed holds a text of a library's, so no part of a URL; and it
-ends within ten seconds whatever hangs.
+at the queue as far as nothing is sent.
 """
 
 from gevent import monkey
@@ -13,63 +12,29 @@ monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
-import logging
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator
 
-import gevent
-import structlog
 from psycogreen.gevent import patch_psycopg
 
 patch_psycopg()
 
-from config import environment, redaction
 from config.settings import Settings
 from relay.core.errors import QueueUnavailable
-from relay.operator import postgres_probe, preflight
+from relay.operator import postgres_probe
+from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
 from relay.server.certificate import CertificateStore, expiry_warning
 from relay.server.openssl_policy import dear_groups
 
-#: No check takes longer, in seconds.
-LIMIT: Final = 10.0
-#: Time limits of what is asked, in seconds: below LIMIT, so that it can be said what was wrong.
-ANSWER_SECONDS: Final = 4.0
-
-#: Codes of SQS's JSON protocol by which nobody would find them in its documentation.
-OTHER_NAMES: Final = {"QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue"}
-
-_COLOURS: Final = {OK: "\x1b[32m", WARN: "\x1b[33m", FAIL: "\x1b[31m"}
-
 
 def main() -> int:
-    """Runs every check and prints what it found; the exit status."""
-    logging.disable(logging.CRITICAL)  # what is worth saying is said below
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        settings = preflight.load()
-    except environment.WrongSettings as error:
-        for line in str(error).splitlines():
-            show(Finding(FAIL, "settings", line))
-        return 2
-    show(Finding(OK, "settings", f"{settings.web_concurrency} worker(s), listening on {settings.host}:{settings.port}"))
-    parts = (("database", _database), ("redis", _redis), ("queue", _queue))
-    findings = [*_certificate(settings), *gather(settings, parts)]
-    for finding in findings:
-        show(finding)
-    return 1 if any(finding.level == FAIL for finding in findings) else 0
-
-
-def show(finding: Finding) -> None:
-    """Prints one line."""
-    level = f"{finding.level:<4}"
-    if os.isatty(1) and not os.environ.get("NO_COLOR"):
-        level = f"{_COLOURS[finding.level]}{level}\x1b[0m"
-    sys.stdout.write(f"{level}  {finding.part:<12} {finding.text}\n")
-    sys.stdout.flush()
+    """Runs every check; the exit status, see `checking.run`."""
+    return run(
+        lambda settings: f"{settings.web_concurrency} worker(s), listening on {settings.host}:{settings.port}",
+        _certificate,
+        lambda _: (("database", _database), ("redis", _redis), ("queue", _queue)),
+    )
 
 
 # What this machine has.
@@ -90,25 +55,7 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
         yield Finding(OK, "certificate", settings.tls_cert_path)
 
 
-# What it reaches: all at the same time, in greenlets as a worker has them, over the connections that mail takes.
-
-
-def gather(settings: Settings, parts: Sequence[tuple[str, Callable[[Settings], Iterator[Finding]]]]) -> list[Finding]:
-    """What the checks find, each within LIMIT. `parts`: what each is called, and the check."""
-    greenlets = [gevent.spawn(_collect, part, check, settings) for part, check in parts]
-    gevent.joinall(greenlets, timeout=LIMIT)
-    found: list[Finding] = []
-    for (part, _), greenlet in zip(parts, greenlets, strict=True):
-        hanging = [Finding(WARN if part == "redis" else FAIL, part, f"no answer within {LIMIT:.0f} s")]
-        found += greenlet.value or hanging
-    return found
-
-
-def _collect(part: str, check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
-    try:
-        return list(check(settings))
-    except Exception as error:  # noqa: BLE001 - its text may hold anything, its type and place don't
-        return [Finding(FAIL, part, redaction.summary(error))]
+# What it reaches.
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

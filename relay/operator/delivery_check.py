@@ -10,24 +10,21 @@ monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
-import logging
 import os
 from collections.abc import Iterator
 from typing import Final
 
-import structlog
 from psycogreen.gevent import patch_psycopg
 
 patch_psycopg()
 
-from config import environment
 from config.settings import Settings
 from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.errors import QueueUnavailable
 from relay.delivery.deliverer import DEFAULT_REGION
-from relay.delivery.tracking import base_of
-from relay.operator import outgoing_probe, preflight, ses_probe
-from relay.operator.check import ANSWER_SECONDS, OTHER_NAMES, gather, show
+from relay.delivery.tracking import base_of_links
+from relay.operator import outgoing_probe, ses_probe
+from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 
 #: Characters that OpenSend wants in TRACKING_SECRET.
@@ -37,22 +34,14 @@ _NEEDED: Final = ("ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility")
 
 
 def main() -> int:
-    """Runs every check and prints what it found; the exit status: 0, 1 where something fails, 2 for wrong settings."""
-    logging.disable(logging.CRITICAL)  # what is worth saying is said below
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        settings = preflight.load()
-    except environment.WrongSettings as error:
-        for line in str(error).splitlines():
-            show(Finding(FAIL, "settings", line))
-        return 2
-    processes = f"{settings.delivery_processes} process(es), {settings.delivery_concurrency} mails at a time each"
-    show(Finding(OK, "settings", processes))
-    parts = (("database", _database), ("queue", _queue), (settings.provider, _provider))
-    findings = [*_metrics(settings), *_tracking(settings), *gather(settings, parts)]
-    for finding in findings:
-        show(finding)
-    return 1 if any(finding.level == FAIL for finding in findings) else 0
+    """Runs every check; the exit status, see `checking.run`."""
+    return run(
+        lambda settings: (
+            f"{settings.delivery_processes} process(es), {settings.delivery_concurrency} mails at a time each"
+        ),
+        lambda settings: (*_metrics(settings), *_tracking(settings)),
+        lambda settings: (("database", _database), ("queue", _queue), (settings.provider, _provider)),
+    )
 
 
 def _metrics(settings: Settings) -> Iterator[Finding]:
@@ -69,8 +58,7 @@ def _tracking(settings: Settings) -> Iterator[Finding]:
     if not secret:
         yield Finding(OK, "tracking", "TRACKING_SECRET is not set: nothing is tracked")
         return
-    vercel = f"https://{settings.vercel_url}" if settings.vercel_url else None
-    base = base_of(settings.tracking_base_url, settings.next_public_app_url, settings.app_url, vercel)
+    base = base_of_links(settings)
     if len(secret) < _SECRET_LENGTH:
         yield Finding(
             WARN, "tracking", f"TRACKING_SECRET is shorter than {_SECRET_LENGTH} characters: OpenSend refuses it"

@@ -1,0 +1,31 @@
+"""What the programs of this package have in common on the command line. The master imports this, so next to nothing."""
+
+# ruff: noqa: PLC0415 - see above
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False  # as in typing, which the master would have for this alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def run(
+    program: str, usage: str, arguments: Sequence[str], *, serve: Callable[[], int], check: Callable[[], int]
+) -> int:
+    """Does what the arguments ask for; the exit status, 2 for wrong arguments. `program`: how it is started."""
+    if not arguments:
+        return serve()
+    if len(arguments) > 1 or arguments[0] not in ("--check", "--version", "--help", "-h"):
+        sys.stderr.write(f"{program}: can't make anything of: {' '.join(arguments)}\n\n{usage}")
+        return 2
+    if arguments[0] == "--check":
+        return check()
+    if arguments[0] == "--version":
+        from relay import __version__
+
+        print(f"opensend-relay {__version__}")
+        return 0
+    print(usage, end="")
+    return 0
