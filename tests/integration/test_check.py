@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import resource
 import socket
 import socketserver
 import ssl
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -24,38 +22,14 @@ import redis
 from relay import __version__
 from scripts.database import execute
 from scripts.services import Sqs, free_port
+from tests.support import program
 from tests.support.certificates import write_pair
+from tests.support.program import Result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-class Result:
-    """What a check printed and how it ended."""
-
-    def __init__(self, ended: subprocess.CompletedProcess[str]) -> None:
-        self.status = ended.returncode
-        self.output = ended.stdout
-        self.errors = ended.stderr
-
-    def of(self, part: str) -> list[tuple[str, str]]:
-        """(level, text) of each line about a part."""
-        found = [line.split(None, 2) for line in self.output.splitlines()]
-        return [(level, text) for level, name, text in found if name == part]
-
-
-def run(*arguments: str, **variables: str) -> Result:
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return Result(
-        subprocess.run(
-            [sys.executable, "-m", "relay", *arguments],
-            cwd=ROOT,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    )
+run = functools.partial(program.run, "relay")
 
 
 @pytest.fixture

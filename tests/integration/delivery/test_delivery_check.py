@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -21,38 +19,13 @@ import pytest
 from relay import __version__
 from scripts.database import execute
 from scripts.services import Ses, Sqs, free_port
+from tests.support import program
+from tests.support.program import Result
 
-ROOT = Path(__file__).resolve().parents[3]
 Query = Callable[..., list[tuple[Any, ...]]]
 
 
-class Result:
-    """What a check printed and how it ended."""
-
-    def __init__(self, ended: subprocess.CompletedProcess[str]) -> None:
-        self.status = ended.returncode
-        self.output = ended.stdout
-        self.errors = ended.stderr
-
-    def of(self, part: str) -> list[tuple[str, str]]:
-        """(level, text) of each line about a part."""
-        found = [line.split(None, 2) for line in self.output.splitlines()]
-        return [(level, text) for level, name, text in found if name == part]
-
-
-def run(*arguments: str, **variables: str) -> Result:
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return Result(
-        subprocess.run(
-            [sys.executable, "-m", "relay.delivery", *arguments],
-            cwd=ROOT,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    )
+run = functools.partial(program.run, "relay.delivery")
 
 
 @pytest.fixture

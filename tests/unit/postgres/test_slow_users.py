@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
-import pytest
-
 from relay.postgres import slow_users
 from relay.postgres.slow_users import SlowUsers
-
-
-class Clock:
-    now = 1000.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    return clock
+from tests.support.clock import Clock
 
 
 def alone_for(users: SlowUsers, clock: Clock) -> float:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from relay.process.absence import PATIENCE_SECONDS, REPLY, Absence
-
-
-class Clock:
-    now = 1000.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    return clock
+from tests.support.clock import Clock
 
 
 @pytest.fixture

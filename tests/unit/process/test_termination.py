@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import itertools
 import signal
-import time
 
 import pytest
 
 from relay.process.termination import ENDING, KILL_GRACE, SAME_REQUEST, Termination
-
-
-class Clock:
-    now = 1000.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    return clock
+from tests.support.clock import Clock
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.product(sorted(ENDING), repeat=2)))
