@@ -20,6 +20,7 @@ from relay.delivery import encoding, transfer
 from relay.delivery.compose import Unsendable, compose
 from relay.delivery.content import Held
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
+from relay.delivery.transfer import Base64Decoder
 from relay.mail import Message, Unusable, parse
 from scripts.services.ses_double import Refused, check_content
 
@@ -292,3 +293,27 @@ def test_the_double_refuses_what_it_should() -> None:
     ):
         with pytest.raises(Refused):
             check_content(bad)
+
+
+@pytest.mark.parametrize(
+    ("content", "octets"),
+    [
+        ("QUFBQg==", b"AAAB"),
+        ("QUFBQg", b"AAAB"),
+        ("QQ==QUFB", b"A"),
+        ("QUE=QUFB", b"AA"),
+        ("QUFB=QUFB", b"AAAAAA"),
+        ("QUFB====QUFB", b"AAAAAA"),
+        ("Q=UFB", b"AAA"),
+        ("=Q===UFB=", b"AAA"),
+        ("Q\r\nU!F\tB", b"AAA"),
+        ("-_-_", b"\xfb\xff\xbf"),
+        ("", b""),
+        ("=", b""),
+    ],
+)
+def test_base64_ends_at_its_padding_and_nowhere_else(content: str, octets: bytes) -> None:
+    for size in range(1, len(content) + 1):
+        decoder = Base64Decoder()
+        pieces = [content[at : at + size].encode() for at in range(0, len(content), size)]
+        assert b"".join([*map(decoder.decode, pieces), decoder.end()]) == octets, size
