@@ -36,6 +36,8 @@ _HIDDEN: Final = (b"template", b"svg", b"math")
 #: Octets of a name that anything here asks for, at most.
 _LONGEST_NAME: Final = 16
 _UNSUBSCRIBE: Final = re.compile(rb"unsubscribe", re.IGNORECASE)
+#: One search for both: one of them alone may be far away, or nowhere, for each comment that the other one ends.
+_COMMENT_END: Final = re.compile(rb"--!?>")
 #: What begins a comment that ends with `>`.
 _BOGUS: Final = (b"!", b"?", b"/")
 _REFERENCE: Final = re.compile(r"&(?:#([0-9]{1,8})|#[xX]([0-9a-fA-F]{1,8})|([A-Za-z][A-Za-z0-9]{1,40}))(;?)(?=(=?))")
@@ -162,11 +164,11 @@ class _Scan:
 
 def _comment_end(document: bytes, position: int, limit: int) -> int:
     """Behind the comment that begins at `position`; -1 where it does not end."""
-    plain = document.find(b"-->", position + 2, limit)
-    odd = document.find(b"--!>", position + 4, limit if plain < 0 else plain)
-    if odd >= 0:
-        return odd + 4
-    return -1 if plain < 0 else plain + 3
+    for early in (position + 2, position + 3):  # `<!-->` and `<!--->`
+        if document.startswith(b"-->", early, limit):
+            return early + 3
+    end = _COMMENT_END.search(document, position + 4, limit)
+    return -1 if end is None else end.end()
 
 
 def _behind(document: bytes, octets: bytes, position: int, limit: int) -> int:
