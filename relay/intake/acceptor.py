@@ -162,7 +162,7 @@ class Acceptor:
     def _store_message(self, submission: Submission, message: Message, key: bytes) -> Verdict:
         login = submission.login
         _require_domain(login.key, message)
-        self._require_deliverable(message)
+        self._require_deliverable(message, submission.body.size)
         everyone = policy.recipients_of(message, submission.recipients, submission.rule)
         mailboxes = everyone.mailboxes()
         if not mailboxes:
@@ -201,13 +201,13 @@ class Acceptor:
             attempt.release()
             raise
 
-    def _require_deliverable(self, message: Message) -> None:
+    def _require_deliverable(self, message: Message, octets: int) -> None:
         """A row that no provider could ever take is not stored: its mail would be answered 250 and fail."""
         if message.attachments and self._options.refuses_extensions:
             extension = policy.refused_extension_of(message)
             if extension is not None:
                 raise _Refused(replies.refused_extension(extension), "refused_extension")
-        if not policy.fits_provider(message):
+        if not policy.fits_provider(message, octets):
             raise _Refused(replies.COMPOSED_TOO_LARGE, "composed_too_large")
 
     def _judged(self, screening: Screening, user_id: str, message: Message) -> Message:

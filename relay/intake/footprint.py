@@ -23,7 +23,7 @@ _AT_MOST_WITH_GAPS: Final = 16
 _AT_MOST: Final = 12
 #: What the gaps come to: pages of 2 MB that are used in part, what reading and parsing used, and a part of the rest.
 _GAPS: Final = 4_000_000
-_GAPS_OF_SIZE: Final = 1.5
+_GAPS_OF_SIZE: Final = 2.0
 _GAPS_OF_REST: Final = 0.25
 #: Copies of what goes to Postgres: the statement, the pieces that it is put together from, and libpq's buffer, which
 #: doubles whenever it is full.

@@ -16,6 +16,9 @@ from relay.mail import Message
 
 #: SES refuses a mail with more recipients than this, To, Cc and Bcc together; more of them become several rows.
 RECIPIENTS_PER_ROW: Final = 50
+#: A mail that arrived with so many octets is within the provider's limit, whatever is in it: an octet becomes at most
+#: 7 characters of text and HTML, and each of those at most 5 octets.
+_SURELY_FITS: Final = 500_000
 #: An address that SES takes for sure: a dot-atom of at most 64 characters, and a domain name of letters, digits and
 #: hyphens (RFC 1123 section 2.1) that is no number.
 _SAFE: Final = re.compile(
@@ -48,9 +51,9 @@ class Recipients:
         """The same people in groups of at most `size`, To first, then Cc, then Bcc; behind them, each in a group of
         its own, the addresses that SES may refuse a whole mail for.
         """
-        count = len(self.to) + len(self.cc) + len(self.bcc)
-        if count == 1:
+        if len(self.mailboxes()) == 1:
             return [self]
+        count = len(self.to) + len(self.cc) + len(self.bcc)
         marked = [("to", a) for a in self.to] + [("cc", a) for a in self.cc] + [("bcc", a) for a in self.bcc]
         alone = [each for each in marked if not _SAFE.match(each[1])]
         if not alone and count <= size:
@@ -77,8 +80,10 @@ def refused_extension_of(message: Message) -> str | None:
     return None
 
 
-def fits_provider(message: Message) -> bool:
-    """Whether the mail is within the provider's limit once it is composed."""
+def fits_provider(message: Message, octets: int) -> bool:
+    """Whether the mail is within the provider's limit once it is composed. `octets`: how many it arrived with."""
+    if octets <= _SURELY_FITS:
+        return True
     base64 = sum(len(attachment.content) for attachment in message.attachments)
     names = [attachment.filename for attachment in message.attachments]
     return composed_octets((message.html, message.text), base64, names) <= MAX_COMPOSED_OCTETS

@@ -105,7 +105,7 @@ class GroupCommit:
         if not self._writers:
             # Not earlier: a greenlet that was spawned before a fork would run on both sides of it.
             self._writers = [supervise("postgres-writer", self._write, longest_pause=1.0) for _ in range(self._wanted)]
-            self._alarm = get_hub().loop.timer(_TOO_LONG_SECONDS)
+            self._alarm = get_hub().loop.timer(_TOO_LONG_SECONDS, _TOO_LONG_SECONDS)
         self._waiting.append(message)
         if self._idle:
             if (
@@ -116,18 +116,17 @@ class GroupCommit:
                 self._idle.pop().set()
             elif not self._alarm_set:
                 self._alarm_set = True
-                self._alarm.start(self._look_after_waiting)
+                # Not start: it goes on with what was left of the last time, which is nothing.
+                self._alarm.again(self._look_after_waiting)
         return message.done.get()
 
     def _look_after_waiting(self) -> None:
         """Runs in the hub: wakes another writer for those who came just after the first one had begun."""
-        self._alarm_set = False
-        if self._waiting and self._idle:
-            if time.monotonic() - self._busy_since > _TOO_LONG_SECONDS:
-                self._idle.pop().set()
-            else:
-                self._alarm_set = True
-                self._alarm.start(self._look_after_waiting)
+        if not (self._waiting and self._idle):
+            self._alarm_set = False
+            self._alarm.stop()
+        elif time.monotonic() - self._busy_since > _TOO_LONG_SECONDS:
+            self._idle.pop().set()
 
     def close(self) -> None:
         """Ends the writers; what still waits is Unavailable."""

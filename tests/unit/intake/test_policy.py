@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from config.settings import RecipientRule
 from relay.core.address import comparison_form
+from relay.core.provider_limits import MAX_COMPOSED_OCTETS, composed_octets
 from relay.core.records import ApiKey
+from relay.intake import policy
 from relay.intake.policy import RECIPIENTS_PER_ROW, Recipients, may_send_from, recipients_of, rows
 from relay.intake.refusals import refusal, wrong_domain
-from relay.mail import Fault, Message, Unusable
+from relay.mail import Fault, Limits, Message, Unusable, parse
 
 
 def key(domain: str | None) -> ApiKey:
@@ -122,3 +124,29 @@ def test_every_fault_of_a_message_is_permanent(fault: Fault) -> None:
     reply = refusal(Unusable(fault, "detail"))
     assert 550 <= reply.code <= 553
     assert reply.enhanced.startswith("5.")
+
+
+@pytest.mark.parametrize(
+    ("line", "charset"),
+    [
+        (b'"' * 900, "us-ascii"),
+        (b"&" * 900, "us-ascii"),
+        (b"", "us-ascii"),
+        (b"a://b.c " * 100, "us-ascii"),
+        (b"\x80" * 900, "windows-1252"),
+        ("\u6f22".encode("gbk") * 400, "gbk"),
+        (b"\xff" * 900, "no-such-charset"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["plain", "html", "markdown"])
+def test_what_is_not_measured_is_small_enough_for_the_provider_whatever_is_in_it(
+    line: bytes, charset: str, kind: str
+) -> None:
+    head = f"From: a@example.com\r\nTo: b@x.example\r\nContent-Type: text/{kind}; charset={charset}\r\n\r\n"
+    lines = (policy._SURELY_FITS - len(head)) // (len(line) + 2)
+    read = parse(head.encode() + (line + b"\r\n") * lines, Limits(), "")
+    texts = (read.html, read.text)
+    assert sum(map(len, texts)) <= 7 * policy._SURELY_FITS
+    assert composed_octets(texts, sum(len(each.content) for each in read.attachments)) <= MAX_COMPOSED_OCTETS
+    assert policy.fits_provider(read, policy._SURELY_FITS)
+    assert not policy.fits_provider(message(text="\u6f22" * 12_000_000), policy._SURELY_FITS + 1)
