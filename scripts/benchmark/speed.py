@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +13,7 @@ from typing import Final
 
 from scripts.benchmark.plan import Plan
 from scripts.benchmark.report import Series, Table, say, verdict
-from scripts.benchmark.subjects import Sample, Stage
+from scripts.benchmark.subjects import ROOT, Sample, Stage, family, together
 from scripts.benchmark.swiftqueue import SwiftQueue
 from scripts.services import Server
 
@@ -66,14 +69,37 @@ def cost(stage: Stage, plan: Plan) -> list[Table]:
 
 
 def compared(stage: Stage, plan: Plan, checkout: Path, commit: str) -> list[Table]:
-    """CPU per message of this checkout and of the relay in another, which is at `commit`, in turns."""
+    """CPU per message of this checkout and of the relay in another, which is at `commit`, in turns.
+
+    Both are started anew for each pair: two processes of the same code differ by up to 20 % for as long as they run, by
+    where their memory lies. On a machine with several cores they have the last one to themselves. A pair is now,
+    before, before, now or the reverse, so that a machine that becomes slower or faster meanwhile is so for both.
+    """
     kinds = _cost_kinds()
-    with stage.relay("now") as now, stage.relay("before", checkout) as before:
-        samples = _in_turns(stage, plan, kinds, {"now": now, "before": before})
+    checkouts = {"now": ROOT, "before": checkout}
+    samples: dict[str, dict[str, list[Sample]]] = {kind.name: {name: [] for name in checkouts} for kind in kinds}
+    for number in range(plan.rounds):
+        names = list(checkouts)[:: -1 if number % 2 else 1]
+        with contextlib.ExitStack() as stack:
+            servers = {name: stack.enter_context(stage.relay(name, checkouts[name])) for name in names}
+            stack.enter_context(_core_of_their_own(*servers.values()))
+            for server in servers.values():
+                stage.measure(server, stage.load(server, "1.2 KB", messages=plan.warm_up_messages, seconds=60))
+            for kind in kinds:
+                halves: dict[str, list[Sample]] = {name: [] for name in names}
+                for server in servers.values():
+                    stage.load(server, kind.size, connections=1, messages=3).run()
+                for name in (*names, *reversed(names)):
+                    load = stage.load(servers[name], kind.size, **{"seconds": plan.seconds / 2, **kind.options})
+                    halves[name].append(stage.measure(servers[name], load))
+                for name, several in halves.items():
+                    samples[kind.name][name].append(together(several))
+                costs = [samples[kind.name][name][-1].cpu_ms for name in ("before", "now")]
+                say(f"  {number + 1}/{plan.rounds}  {kind.name:<28} {costs[0]:9.3f} ms → {costs[1]:9.3f} ms")
     table = Table(
         f"CPU of the relay per message, beside commit {commit}",
         ("mail", "before, ms", "now, ms", "ratio, pair by pair", "goal", ""),
-        note=f"Median of {plan.rounds} interleaved pairs; who is first changes with each.",
+        note=f"Median of {plan.rounds} pairs, each of processes of its own, in four loads: ABBA, then BAAB.",
     )
     for kind in kinds:
         ours, theirs = _cpu(samples[kind.name]["now"]), _cpu(samples[kind.name]["before"])
@@ -81,6 +107,23 @@ def compared(stage: Stage, plan: Plan, checkout: Path, commit: str) -> list[Tabl
         row = (theirs.text(".3f"), ours.text(".3f"), ratio.text(".3f"), f"≤ {COMPARED_GOAL}")
         table.rows.append((kind.name, *row, verdict(ratio.median <= COMPARED_GOAL)))
     return [table]
+
+
+@contextlib.contextmanager
+def _core_of_their_own(*servers: Server) -> Iterator[None]:
+    """The last core is for these servers; all that this process starts meanwhile has the others. Linux alone."""
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+    if len(cores) < 2:
+        yield
+        return
+    for server in servers:
+        for process in family(server.pid):
+            process.cpu_affinity(cores[-1:])
+    os.sched_setaffinity(0, cores[:-1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _cost_kinds() -> list[_Kind]:

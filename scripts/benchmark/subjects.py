@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -92,6 +92,13 @@ class Sample:
     def cpu_ms(self) -> float:
         """Milliseconds a message."""
         return self.cpu / self.outcome.accepted * 1000
+
+
+def together(samples: Sequence[Sample]) -> Sample:
+    """Several loads on one subject as one, so that each counts by its messages."""
+    outcomes = [sample.outcome for sample in samples]
+    whole = replace(outcomes[0], accepted=sum(outcome.accepted for outcome in outcomes))
+    return Sample(whole, sum(sample.cpu for sample in samples))
 
 
 def family(pid: int) -> list[psutil.Process]:
