@@ -138,7 +138,8 @@ class Acceptor:
         metrics.PARSED.labels(message.parser).inc()
         if message.dropped_parts:
             metrics.DROPPED_PARTS.inc(message.dropped_parts)
-        message = policy.without_foreign_senders(message, submission.login.key)
+        if message.header_senders:
+            message = policy.without_foreign_senders(message, submission.login.key)
         if message.dropped_headers:
             _log_dropped(submission, message.dropped_headers)
         if not message.message_id or not self._options.dedupe_seconds:
@@ -170,7 +171,7 @@ class Acceptor:
         if len(mailboxes) > self._options.max_recipients:
             reply = replies.too_many_recipients(len(mailboxes), self._options.max_recipients)
             raise _Refused(reply, "too_many_recipients")
-        ids = [new_email_id() for _ in everyone.portions()]
+        ids = [new_email_id()] if len(mailboxes) == 1 else [new_email_id() for _ in everyone.portions()]
         claim = (
             Claim(key, user_id=login.key.user_id, email_id=ids[0], seconds=self._options.dedupe_seconds)
             if key
@@ -217,7 +218,7 @@ class Acceptor:
         _require_domain(screening.key, message)
         if screening.suppressed:
             raise self._suppressed(user_id, screening.suppressed)
-        return policy.without_foreign_senders(message, screening.key)
+        return policy.without_foreign_senders(message, screening.key) if message.header_senders else message
 
     def _suppressed(self, user_id: str, suppressed: Mapping[str, str]) -> _Refused:
         """The refusal, and its event for the webhooks."""

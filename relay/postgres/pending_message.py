@@ -52,16 +52,17 @@ class PendingMessage:
         self.statement = weight >= _ALONE
         #: The first row.
         self.payload = (encode_statement if self.statement else encode)(first, recipients)
+        further = len(rows) - 1
         #: The others, without what they share with the first one.
-        self.further_rows = encode_further(rows[1:]) if len(rows) > 1 else b""
+        self.further_rows = encode_further(rows[1:]) if further else b""
         size = len(self.payload)
-        #: Whether the message deserves care for its size.
-        self.large = size >= _LARGE
         #: Whether it takes a separate transaction: several rows come together or not at all.
-        self.alone = self.statement or size >= _ALONE or len(rows) > 1
+        self.alone = self.statement or further > 0 or size >= _ALONE
+        #: Whether the message deserves care for its size.
+        self.large = self.alone and size >= _LARGE
         self.deadline = deadline
         if self.alone:
-            self.deadline += (size / _LARGE_RATE if self.large else 0.0) + size * (len(rows) - 1) / _COPY_RATE
+            self.deadline += (size / _LARGE_RATE if self.large else 0.0) + size * further / _COPY_RATE
         #: Settled with what became of it; None: it has to try again in a separate transaction.
         self.done: Handoff[bool | None] = Handoff()
 

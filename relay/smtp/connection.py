@@ -218,12 +218,15 @@ class Connection:
             self._flush(self._reply_seconds)
         wire = self._wire
         now = time.monotonic()
-        first = self._deadline is None
-        if self._deadline is None:
+        deadline = self._deadline
+        first = deadline is None
+        # perf: four times a mail; a comparison takes 0.02 µs, a call of min 0.1 µs: python -m timeit "min(1.5, 2.5)"
+        if deadline is None:
             deadline = now + (self._pace.data_pause if self._in_data else self._command_seconds)
-        else:
-            deadline = min(self._deadline, now + self._pace.data_pause) if self._in_data else self._deadline
-        deadline = min(deadline, self._end_by)
+        elif self._in_data and deadline > now + self._pace.data_pause:
+            deadline = now + self._pace.data_pause
+        if deadline > self._end_by:  # noqa: PLR1730 - see above
+            deadline = self._end_by
         self._deadline = deadline
         if wire is None or deadline <= now:
             raise _Ended(replies.TIMED_OUT)
