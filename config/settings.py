@@ -194,6 +194,26 @@ class Settings:
     )
     ses_events_topic: str | None = _setting("SES_EVENTS_SNS_TOPIC_ARN", "the ARN of an SNS topic", default=None)
 
+    #: Where `python -m relay.web` listens, and in how many processes.
+    http_port: int = _whole("SMTP_RELAY_HTTP_PORT PORT", 8080, 1, 65535, "a port number")
+    http_processes: int = _whole("SMTP_RELAY_HTTP_PROCESSES", 1, 1, 256)
+    #: HTTPS with the relay's certificate; else TLS is the platform's.
+    http_tls: bool = _switch("SMTP_RELAY_HTTP_TLS", False)
+    #: Networks of proxies whose X-Forwarded-For is believed, and of those that begin with a PROXY header.
+    http_forwarded_for: str | None = _setting(
+        "SMTP_RELAY_HTTP_FORWARDED_FOR",
+        "networks like 10.0.0.0/8, 2001:db8::/32, with commas between them",
+        default=None,
+        form="networks",
+    )
+    http_proxy_protocol: str | None = _setting(
+        "SMTP_RELAY_HTTP_PROXY_PROTOCOL",
+        "networks like 10.0.0.0/8, 2001:db8::/32, with commas between them",
+        default=None,
+        form="networks",
+    )
+    http_metrics_port: int | None = _whole("SMTP_RELAY_HTTP_METRICS_PORT", None, 1, 65535, "a port number")
+
     web_concurrency: int = _whole("WEB_CONCURRENCY", 1, 1, 256)
     log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(
         "SMTP_RELAY_LOG_LEVEL", "debug, info, warning, error or critical", default="info"

@@ -140,6 +140,22 @@ DELIVERY_SEND_SECONDS: Final = Family(
 DELIVERY_OLDEST_DUE: Final = Family(
     "smtp_relay_delivery_oldest_due_seconds", "For how long the oldest row has waited that is due", Gauge
 ).labels()
+WEB_REQUESTS: Final = Family(
+    "smtp_relay_web_requests", "HTTP requests by route and status", Counter, ("route", "status")
+)
+TRACKING_EVENTS: Final = Family(
+    "smtp_relay_tracking_events", "Opens and clicks: recorded, or not to be recorded", Counter, ("type", "result")
+)
+NOTIFICATIONS: Final = Family(
+    "smtp_relay_notifications", "Messages of SNS by what became of them", Counter, ("result",)
+)
+EVENTS_NOT_WRITTEN: Final = Family(
+    "smtp_relay_events_not_written", "Events that came back and are kept, lost, unstorable", Counter, ("kind", "result")
+)
+EVENTS_KEPT: Final = Family("smtp_relay_events_kept", "Events in Redis that wait for Postgres", Gauge, ("kind",))
+SUPPRESSIONS_LEARNED: Final = Family(
+    "smtp_relay_suppressions_learned", "Addresses suppressed for a bounce or complaint", Counter, ("reason",)
+)
 CACHE: Final = Family("smtp_relay_cache", "Cache look-ups by kind and result: hit, miss", Counter, ("kind", "result"))
 FAULTS: Final = Family("smtp_relay_faults", "Failed calls to postgres, redis, sqs", Counter, ("service",))
 LOG_LINES_LOST: Final = Family("smtp_relay_log_lines_lost", "Log lines that could not be written", Counter).labels()

@@ -53,7 +53,12 @@ def _tls_contradictions(settings: Settings) -> Iterator[str]:
         if key_path:
             missing, given = given, missing
         yield f"{missing} is not set: should be the path of a PEM file, because {given} is set"
-    elif settings.tls_port is not None:
+        return
+    if settings.http_tls and not (cert_path and key_path):
+        yield (
+            "SMTP_RELAY_HTTP_TLS is true: should be false, or SMTP_RELAY_TLS_CERT_PATH and SMTP_RELAY_TLS_KEY_PATH set"
+        )
+    if settings.tls_port is not None and not cert_path:
         yield (
             f"SMTP_RELAY_TLS_PORT is {settings.tls_port}: should be unset, or SMTP_RELAY_TLS_CERT_PATH and "
             "SMTP_RELAY_TLS_KEY_PATH set"

@@ -1,4 +1,4 @@
-"""What relay and delivery worker need of OpenSend's tables (contract section 3), and whether a database has it.
+"""What relay, delivery worker and HTTP process need of OpenSend's tables (contract section 3), and whether it is there.
 
 Nothing is written to find out: the catalogue knows columns, types, keys and what the role may do.
 """
@@ -171,6 +171,41 @@ DELIVERY_TABLES: Final[Tables] = {
 DELIVERY_UNIQUE: Final[Sequence[Unique]] = (
     ("email_events", ("source_id",), "an event that is recorded again after a lost answer would be there twice"),
     ("email_suppressions", ("email", "user_id"), "who is suppressed could not be recorded"),
+)
+
+#: What the HTTP process uses.
+WEB_TABLES: Final[Tables] = {
+    "emails": _columns("""
+        id            uuid         S
+        status        varchar(50)  SU
+        user_id       text         S
+    """),
+    "domains": _columns("""
+        id            uuid         S
+        track_clicks  bool         S
+        track_opens   bool         S
+        user_id       text         S
+    """),
+    "email_suppressions": _columns("""
+        id                uuid         I
+        user_id           text         SI
+        email             varchar(512) SI
+        reason            varchar(50)  SIU
+        source_event_id   varchar(255) SIU
+        source_message_id varchar(255) SIU
+        source_email_id   uuid         SIU
+        metadata          jsonb        SIU
+        suppressed_at     timestamptz  I
+        updated_at        timestamptz  IU
+    """),
+    "email_events": DELIVERY_TABLES["email_events"],
+    "webhooks": TABLES["webhooks"],
+    "webhook_deliveries": TABLES["webhook_deliveries"],
+}
+
+WEB_UNIQUE: Final[Sequence[Unique]] = (
+    ("email_events", ("id",), "a click that is recorded again after a lost answer would be there twice"),
+    *DELIVERY_UNIQUE,
 )
 
 _PRIVILEGES: Final = {"S": "SELECT", "I": "INSERT", "U": "UPDATE"}

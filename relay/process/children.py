@@ -24,7 +24,7 @@ def prepare(channel: socket.socket) -> None:
     try:
         openssl_policy.restrict_groups()
     except OSError as error:
-        _refuse(f"OpenSSL takes no connection with the TLS groups that the relay wants: {error}")
+        refuse(f"OpenSSL takes no connection with the TLS groups that the relay wants: {error}")
 
     from config import environment
     from relay.operator import preflight
@@ -35,13 +35,13 @@ def prepare(channel: socket.socket) -> None:
         settings = preflight.load()
         listeners = sockets.bind(settings)
     except (environment.WrongSettings, sockets.CannotListen) as error:
-        _refuse(str(error))
+        refuse(str(error))
     pair = b""
     if settings.tls_cert_path and settings.tls_key_path:
         store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
         dear = openssl_policy.dear_groups(store.context)
         if dear:
-            _refuse(f"OpenSSL takes TLS groups that cost too much: {', '.join(dear)}")
+            refuse(f"OpenSSL takes TLS groups that cost too much: {', '.join(dear)}")
         warning = certificate.expiry_warning(store)
         if warning:
             sys.stderr.write(f"warning: {warning}\n")
@@ -58,7 +58,8 @@ def prepare(channel: socket.socket) -> None:
     )
 
 
-def _refuse(reason: str) -> NoReturn:
+def refuse(reason: str) -> NoReturn:
+    """Ends the process: the service can't start as it is configured."""
     sys.stderr.write(f"{reason}\n")
     raise SystemExit(2)
 

@@ -39,6 +39,10 @@ REMIND_LOCK_KEY: Final = b"smtp-relay:jobs:remind"
 #: Overdue rows that got a further job, by the time (unix ms) of that.
 REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
 
+#: Clicks and opens, and events of SES, that came while Postgres was away.
+KEPT_TRACKING_KEY: Final = b"smtp-relay:web:tracking"
+KEPT_SES_KEY: Final = b"smtp-relay:web:ses"
+
 #: Failed log-ins, by origin; refused origins; look-ups in progress; origins from which a key was valid.
 AUTH_FAILURES_PREFIX: Final = b"smtp-relay:auth:failures:"
 AUTH_REFUSED_PREFIX: Final = b"smtp-relay:auth:refused:"

@@ -42,10 +42,19 @@ def bind(settings: Settings) -> list[Listener]:
     ports = [("SMTP_RELAY_PORT", settings.port, False)]
     if settings.tls_port is not None:
         ports.append(("SMTP_RELAY_TLS_PORT", settings.tls_port, True))
+    return _bind(settings.host, ports)
+
+
+def bind_http(settings: Settings) -> list[Listener]:
+    """Every address of `host` on `http_port`. Raises CannotListen; then nothing stays bound."""
+    return _bind(settings.host, [("SMTP_RELAY_HTTP_PORT", settings.http_port, settings.http_tls)])
+
+
+def _bind(host: str, ports: Sequence[tuple[str, int, bool]]) -> list[Listener]:
     listeners: list[Listener] = []
     try:
         for variable, port, implicit_tls in ports:
-            for family, address in _addresses(settings.host, port):
+            for family, address in _addresses(host, port):
                 listeners.append(Listener(_listening_socket(family, address, variable, port), implicit_tls))
     except CannotListen:
         for listener in listeners:

@@ -9,7 +9,7 @@ kernel can arrange that (Linux); what is left over all the same, the next start 
 """
 
 from scripts.services.postgres import Postgres
-from scripts.services.relay import Delivery, Relay
+from scripts.services.relay import Delivery, Relay, Web
 from scripts.services.server import Server, ServiceFailed, free_port, start_together
 from scripts.services.ses import Ses
 from scripts.services.sqs import Sqs
@@ -24,6 +24,7 @@ __all__ = [
     "Ses",
     "Sqs",
     "Valkey",
+    "Web",
     "free_port",
     "start_together",
 ]

@@ -114,3 +114,59 @@ class Delivery(Server):
     def answers(self) -> bool:
         """Whether it has said that it takes work."""
         return self.log_path.exists() and '"delivery_ready"' in self.log_path.read_text(errors="replace")
+
+
+class Web(Server):
+    """The HTTP process. What it logs is in `server.log`, one JSON object a line."""
+
+    name = "The HTTP process"
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str | None],
+        port: int | None = None,
+        *,
+        sns: tuple[str, int] | None = None,
+    ) -> None:
+        """`settings` as for `Relay`. `sns`: the authority and the port of a double of SNS; None: Amazon's."""
+        super().__init__(directory, port)
+        self._given = dict(settings)
+        self._sns = sns
+
+    def command(self) -> list[str]:
+        """See Server."""
+        if self._sns is None:
+            return [sys.executable, "-m", "relay.web"]
+        cafile, port = self._sns
+        return [sys.executable, "-P", "-m", "scripts.web_with_double", cafile, str(port)]
+
+    def working_directory(self) -> Path:
+        """See Server."""
+        return ROOT
+
+    def environment(self) -> dict[str, str]:
+        """See Server."""
+        wanted: dict[str, str | None] = {
+            **super().environment(),
+            "PYTHONPATH": str(ROOT),
+            "SMTP_RELAY_HOST": self.host,
+            "SMTP_RELAY_HTTP_PORT": str(self.port),
+            "SMTP_RELAY_LOG_FORMAT": "json",
+            **self._given,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def answers(self) -> bool:
+        """Whether it has said that it serves."""
+        return b'"web_ready"' in self.log_path.read_bytes()[self._log_start :]
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """Everything that it wrote so far."""
+        return self.log_path.read_text(errors="replace")

@@ -23,9 +23,9 @@ import psycopg2.extensions
 import pytest
 from psycogreen.gevent import patch_psycopg
 
-from relay.operator import outgoing_probe, postgres_probe
+from relay.operator import outgoing_probe, postgres_probe, web_probe
 from relay.operator.postgres_probe import RolledBack, refusals
-from relay.postgres.schema_check import DELIVERY_TABLES, TABLES, Tables
+from relay.postgres.schema_check import DELIVERY_TABLES, TABLES, WEB_TABLES, Tables
 from relay.postgres.store import Store
 from scripts.database import NewApiKey, execute
 from scripts.services import Ses
@@ -34,7 +34,7 @@ from tests.support.relay_process import Relay
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "rights.md").read_text()
 PRIVILEGES = {"S": "SELECT", "I": "INSERT", "U": "UPDATE"}
-ROLES = {"opensend_relay": TABLES, "opensend_worker": DELIVERY_TABLES}
+ROLES = {"opensend_relay": TABLES, "opensend_worker": DELIVERY_TABLES, "opensend_web": WEB_TABLES}
 
 
 def blocks(language: str) -> list[str]:
@@ -90,11 +90,11 @@ def test_the_page_grants_what_the_check_asks_for() -> None:
 def test_no_right_may_be_missing(roles: dict[str, str], postgres_url: str, role: str) -> None:
     """By the statements alone, not by what the catalogue says of the role."""
     database = RolledBack(roles[role], statement_seconds=20)
-    operations = (
-        postgres_probe.operations(Store(roles[role], deadline=20, database=database))
-        if role == "opensend_relay"
-        else outgoing_probe.operations(database, seconds=20)
-    )
+    operations = {
+        "opensend_relay": lambda: postgres_probe.operations(Store(roles[role], deadline=20, database=database)),
+        "opensend_worker": lambda: outgoing_probe.operations(database, seconds=20),
+        "opensend_web": lambda: web_probe.operations(database, seconds=20),
+    }[role]()
 
     def refused() -> list[str]:
         found: list[str] = gevent.spawn(lambda: list(refusals(operations, database))).get()

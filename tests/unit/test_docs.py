@@ -23,6 +23,8 @@ SHORT = {
     "round": "tests/unit/delivery/test_round_trip.py",
     "links": "tests/unit/delivery/test_html_links.py",
     "large": "tests/integration/delivery/test_large_mails.py",
+    "visits": "tests/integration/web/test_tracked_links.py",
+    "notices": "tests/integration/web/test_ses_events.py",
 }
 
 

@@ -41,7 +41,7 @@ MODULES = dict(modules())
 def room(module: str) -> str:
     if module == "relay":
         return "relay.version"
-    if module in {"relay.__main__", "relay.delivery.__main__"}:
+    if module in {"relay.__main__", "relay.delivery.__main__", "relay.web.__main__"}:
         return "relay.__main__"  # commands put processes together, wherever they stand
     return "config" if module.split(".", maxsplit=1)[0] == "config" else ".".join(module.split(".")[:2])
 

@@ -13,7 +13,11 @@ _CORPUS = "tests/unit/mail/test_corpus.py"
 _DELIVERY = "tests/integration/delivery/test_deliverer.py"
 _MASTER = "tests/integration/test_master.py"
 #: Folders whose modules are tested together, with real servers, where they have no test of their name.
-TOGETHER = {"relay/delivery": "tests/integration/delivery", "relay/operator": "tests/integration/test_check.py"}
+TOGETHER = {
+    "relay/web": "tests/integration/web",
+    "relay/delivery": "tests/integration/delivery",
+    "relay/operator": "tests/integration/test_check.py",
+}
 ELSEWHERE = {
     "config/line_output.py": "tests/unit/config/test_full_disk.py",
     "config/settings.py": "tests/unit/config/test_environment.py",
@@ -21,6 +25,7 @@ ELSEWHERE = {
     "relay/aws/https.py": "tests/integration/storage/test_https.py",
     "relay/aws/service.py": "tests/integration/storage/test_credentials.py",
     "relay/aws/ses.py": _DELIVERY,
+    "relay/aws/sns_host.py": "tests/integration/web/test_ses_events.py",
     "relay/aws/sqs.py": "tests/integration/storage/test_jobs.py",
     "relay/aws/sqs_receiver.py": "tests/integration/delivery/test_process.py",
     "relay/core/errors.py": "tests/integration/storage/test_store.py",
@@ -59,6 +64,7 @@ ELSEWHERE = {
     "relay/mail/transfer_encoding.py": "tests/unit/mail/test_linear_bodies.py",
     "relay/postgres/database.py": "tests/integration/storage/test_store.py",
     "relay/postgres/driver.py": "tests/integration/storage/test_store.py",
+    "relay/postgres/events.py": "tests/integration/web/test_ses_events.py",
     "relay/postgres/group_commit.py": "tests/integration/storage/test_one_user_stops_no_other.py",
     "relay/postgres/leases.py": "tests/integration/delivery/test_leases.py",
     "relay/postgres/outgoing.py": _DELIVERY,
@@ -79,8 +85,11 @@ ELSEWHERE = {
     "relay/process/master_log.py": "tests/faults/test_log_readers.py",
     "relay/process/signals.py": _MASTER,
     "relay/process/template.py": "tests/integration/test_master_recovery.py",
+    "relay/process/web.py": "tests/integration/web/test_web_process.py",
+    "relay/process/web_children.py": "tests/integration/web/test_web_process.py",
     "relay/process/worker.py": _MASTER,
     "relay/redis/cache.py": "tests/integration/storage/test_cache.py",
+    "relay/redis/kept_events.py": "tests/integration/web/test_web_process.py",
     "relay/redis/keys.py": "tests/integration/storage/test_recorded_formats.py",
     "relay/redis/link.py": "tests/integration/storage/test_cache.py",
     "relay/postgres/waiting.py": "tests/integration/delivery/test_waiting.py",

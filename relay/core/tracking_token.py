@@ -1,0 +1,115 @@
+"""The tokens in tracked links: what mail is sent with, and what comes back (contract section 7).
+
+A token holds all that its link leads to, so it needs no row to be followed. Whoever does not know TRACKING_SECRET can
+neither make one nor read one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+from typing import Any, Final, Literal
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from relay.core.frozen import frozen
+
+#: What is authenticated with each token, and begins what is signed.
+CONTEXT: Final = b"opensend.tracking.v1"
+#: Characters of a token, at most: a request line with a longer one is not read (`relay.web.server`), so none is made.
+LONGEST_TOKEN: Final = 60_000
+
+_IV_OCTETS: Final = 12
+_TAG_OCTETS: Final = 16
+#: Characters of a signature: 32 octets as base64url without padding.
+_SIGNATURE_CHARACTERS: Final = 43
+
+
+@frozen
+class Tracked:
+    """What a token says. `recipient`: whose mail it was, where that is known; `target`: where a click leads to.
+
+    Texts are as the maker of the token had them: any length below that of a token, any characters, lone surrogates too.
+    """
+
+    kind: Literal["open", "click"]
+    user_id: str
+    email_id: str
+    domain_id: str
+    recipient: str | None
+    target: str | None
+
+
+class TrackingTokens:
+    """Makes tokens and verifies them."""
+
+    def __init__(self, secret: str) -> None:
+        """`secret`: TRACKING_SECRET, trimmed."""
+        self._secret = secret.encode()
+        self._cipher = AESGCM(hashlib.sha256(self._secret).digest())
+
+    def make(self, payload: dict[str, object]) -> str:
+        """A token for this payload."""
+        iv = os.urandom(_IV_OCTETS)
+        sealed = self._cipher.encrypt(iv, orjson.dumps(payload), CONTEXT)
+        # The library puts the tag behind the ciphertext, the contract before it.
+        encoded = _base64url(iv + sealed[-_TAG_OCTETS:] + sealed[:-_TAG_OCTETS])
+        return f"{encoded.decode()}.{self._signature(encoded).decode()}"
+
+    def verify(self, token: str) -> Tracked | None:
+        """What the token says; None: it is not one of ours.
+
+        The signature is compared in constant time, before anything else of the token is looked at. There is one way to
+        write a token: what is signed is the text, and the signature is compared as text.
+        """
+        if len(token) > LONGEST_TOKEN or not token.isascii():
+            return None
+        encoded, _, signature = token.encode().rpartition(b".")
+        if not hmac.compare_digest(self._signature(encoded), signature[: _SIGNATURE_CHARACTERS + 1]):
+            return None
+        try:
+            octets = base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
+            iv, tag, sealed = octets[:_IV_OCTETS], octets[_IV_OCTETS:][:_TAG_OCTETS], octets[_IV_OCTETS + _TAG_OCTETS :]
+            return _tracked(_document(self._cipher.decrypt(iv, sealed + tag, CONTEXT)))
+        except (binascii.Error, ValueError, InvalidTag, RecursionError):
+            return None
+
+    def _signature(self, encoded: bytes) -> bytes:
+        return _base64url(hmac.digest(self._secret, CONTEXT + b":" + encoded, "sha256"))
+
+
+def _document(octets: bytes) -> Any:
+    """What is in JSON. OpenSend's tokens are written by JavaScript, whose strings may hold half of a surrogate pair."""
+    try:
+        return orjson.loads(octets)
+    except orjson.JSONDecodeError:
+        return json.loads(octets)
+
+
+def _tracked(payload: Any) -> Tracked | None:
+    if not isinstance(payload, dict) or payload.get("v") != 1:
+        return None
+    kind, target, recipient = payload.get("kind"), payload.get("targetUrl"), payload.get("recipient")
+    ids: list[Any] = [payload.get(name) for name in ("userId", "emailId", "domainId")]
+    if kind not in ("open", "click") or not all(isinstance(each, str) for each in ids):
+        return None
+    if kind == "click" and not isinstance(target, str):
+        return None
+    return Tracked(
+        kind=kind,
+        user_id=ids[0],
+        email_id=ids[1],
+        domain_id=ids[2],
+        recipient=recipient if isinstance(recipient, str) else None,
+        target=target if kind == "click" else None,
+    )
+
+
+def _base64url(octets: bytes) -> bytes:
+    return base64.urlsafe_b64encode(octets).rstrip(b"=")

@@ -1,0 +1,81 @@
+"""`python -m relay.web --check`: could it serve with these settings, from here, now?
+
+As `python -m relay --check` for the relay. Every statement of the process's is carried out in a transaction that is
+rolled back; nothing is asked of Amazon.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from psycogreen.gevent import patch_psycopg
+
+patch_psycopg()
+
+from config.settings import Settings
+from relay.operator import web_probe
+from relay.operator.checking import ANSWER_SECONDS, run
+from relay.operator.finding import FAIL, OK, WARN, Finding
+from relay.operator.redis_probe import RedisProbe
+from relay.server.certificate import CertificateStore, expiry_warning
+
+#: Characters that OpenSend wants in TRACKING_SECRET.
+_SECRET_LENGTH: Final = 16
+_ARN: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]+")
+
+
+def main() -> int:
+    """Runs every check; the exit status, see `checking.run`."""
+    return run(
+        lambda settings: f"{settings.http_processes} process(es), listening on {settings.host}:{settings.http_port}",
+        lambda settings: (*_certificate(settings), *_tracking(settings), *_topic(settings)),
+        lambda _: (("database", _database), ("redis", _redis)),
+    )
+
+
+def _certificate(settings: Settings) -> Iterator[Finding]:
+    if not (settings.http_tls and settings.tls_cert_path and settings.tls_key_path):
+        yield Finding(OK, "certificate", "none: TLS is the platform's")
+        return
+    warning = expiry_warning(CertificateStore(settings.tls_cert_path, settings.tls_key_path))
+    yield Finding(WARN, "certificate", warning) if warning else Finding(OK, "certificate", settings.tls_cert_path)
+
+
+def _tracking(settings: Settings) -> Iterator[Finding]:
+    secret = (settings.tracking_secret or "").strip()
+    if not secret:
+        yield Finding(WARN, "tracking", "TRACKING_SECRET is not set: no tracked link leads anywhere")
+    elif len(secret) < _SECRET_LENGTH:
+        text = f"TRACKING_SECRET is shorter than {_SECRET_LENGTH} characters: OpenSend refuses it"
+        yield Finding(WARN, "tracking", text)
+    else:
+        yield Finding(OK, "tracking", "TRACKING_SECRET is set")
+
+
+def _topic(settings: Settings) -> Iterator[Finding]:
+    topics = [topic.strip() for topic in (settings.ses_events_topic or "").split(",") if topic.strip()]
+    if not topics:
+        yield Finding(WARN, "events", "SES_EVENTS_SNS_TOPIC_ARN is not set: nothing that SES tells is believed")
+    for topic in topics:
+        if not _ARN.fullmatch(topic):
+            yield Finding(FAIL, "events", f"SES_EVENTS_SNS_TOPIC_ARN has {topic!r}, which is no ARN of an SNS topic")
+        else:
+            yield Finding(OK, "events", f"those of {topic} are believed")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    return web_probe.findings(settings, seconds=ANSWER_SECONDS)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.redis_url is None:
+        text = "REDIS_URL is not set: what comes while Postgres is away is lost with the process"
+        yield Finding(WARN, "redis", text)
+        return
+    yield from RedisProbe(settings, timeout=ANSWER_SECONDS / 2).findings()

@@ -1,0 +1,84 @@
+"""What the master's children do where the service is the HTTP process: sockets of HTTP, and TLS where it is ours."""
+
+# ruff: noqa: PLC0415 - the master process imports next to nothing (relay.process.master), the rest is its children's
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False  # as in typing, which the master would have for this alone
+if TYPE_CHECKING:
+    import socket
+
+    from relay.process.assignment import Assignment
+
+
+def prepare(channel: socket.socket) -> None:
+    """In the first child: validates the settings, binds the sockets, and hands both to the master.
+
+    Raises SystemExit(2) after a line on stderr for whatever stands in the way.
+    """
+    from relay.process import children
+    from relay.server import openssl_policy
+
+    try:
+        openssl_policy.restrict_groups()
+    except OSError as error:
+        children.refuse(f"OpenSSL takes no connection with the TLS groups that the relay wants: {error}")
+
+    from config import environment
+    from relay.operator import preflight
+    from relay.process import handover
+    from relay.server import certificate, connection_table, sockets
+
+    try:
+        settings = preflight.load()
+        listeners = sockets.bind_http(settings)
+    except (environment.WrongSettings, sockets.CannotListen) as error:
+        children.refuse(str(error))
+    pair = b""
+    if settings.http_tls and settings.tls_cert_path and settings.tls_key_path:
+        store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
+        warning = certificate.expiry_warning(store)
+        if warning:
+            sys.stderr.write(f"warning: {warning}\n")
+        pair = store.pair.encode()
+    handover.send(
+        channel,
+        settings=settings.to_json(),
+        certificate=pair,
+        workers=settings.http_processes,
+        drain_seconds=settings.drain_seconds,
+        json_lines=settings.writes_json(),
+        # While no process serves, clients are closed without a word: the master's is one of SMTP.
+        listeners=[(listener.socket.fileno(), True) for listener in listeners],
+        table=connection_table.share(settings.http_processes, settings.max_connections),
+    )
+
+
+def load(settings: bytes) -> None:
+    """In the template: loads all code that an HTTP process runs with these settings."""
+    from relay.process import children
+    from relay.server import openssl_policy
+
+    children.show_stack_on_signal()
+    openssl_policy.restrict_groups()
+    # structlog would import it for tracebacks that are never printed: 6 MB of every process.
+    sys.modules["rich"] = None  # type: ignore[assignment]
+
+    from relay.process import web
+
+    web.load(settings)
+
+
+def serve(assignment: Assignment) -> int:
+    """In each HTTP process: everything else (relay.process.web). The exit status."""
+    from relay.process import web
+    from relay.server import certificate
+
+    try:
+        return web.run(assignment)
+    except certificate.CertificateError as error:
+        # The pair was good when it was kept, so this is the machine's trouble; the next attempt may be better.
+        sys.stderr.write(f"{error}\n")
+        return 1

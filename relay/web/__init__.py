@@ -1,0 +1,1 @@
+"""What comes back: tracked links, and what Amazon SES tells of mails that left."""

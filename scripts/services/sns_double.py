@@ -1,0 +1,170 @@
+"""Amazon SNS as its subscribers see it: signed messages, and the host where certificates and confirmations are.
+
+A double because the real service can't be had here. What it signs, and with what, is as Amazon documents it; its host
+has a certificate of an authority of its own, which whoever is to believe it is given (`relay.aws.sns_host.SnsHost`).
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import ssl
+import threading
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.x509.oid import NameOID
+
+REGION: Final = "us-east-1"
+HOST: Final = f"sns.{REGION}.amazonaws.com"
+TOPIC: Final = f"arn:aws:sns:{REGION}:123456789012:ses-events"
+CERTIFICATE_PATH: Final = "/SimpleNotificationService-0123456789abcdef0123456789abcdef.pem"
+_NOTIFICATION: Final = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
+_CONFIRMATION: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
+
+
+class SnsDouble:
+    """Signs messages, and serves the host: `url_of`, `requests`, `statuses`."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._certificate = _self_signed(self._key, HOST)
+        pem = self._certificate.public_bytes(serialization.Encoding.PEM)
+        key_pem = self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        #: Whom the host's certificate is from, PEM: itself.
+        self.cafile = directory / "sns.pem"
+        self.cafile.write_bytes(pem)
+        key_path = directory / "sns-key.pem"
+        key_path.write_bytes(key_pem)
+        #: Paths that were asked for, in order; and the status with which the next are answered instead of as usual.
+        self.requests: list[str] = []
+        self.statuses: list[int] = []
+        self._server = _Server(("127.0.0.1", 0), _handler(self, pem))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.cafile, key_path)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def notification(self, text: str, **changed: Any) -> dict[str, Any]:
+        """A signed Notification with this Message; members may be given, Subject and SignatureVersion too."""
+        return self.signed({"Type": "Notification", **self._members(), "Message": text, **changed}, _NOTIFICATION)
+
+    def confirmation(self, **changed: Any) -> dict[str, Any]:
+        """A signed SubscriptionConfirmation."""
+        token = uuid.uuid4().hex
+        url = f"https://{HOST}/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token={token}"
+        message = {"Type": "SubscriptionConfirmation", **self._members(), "Message": "You have chosen to subscribe …"}
+        return self.signed({**message, "Token": token, "SubscribeURL": url, **changed}, _CONFIRMATION)
+
+    def signed(self, message: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+        """The message with the signature that its SignatureVersion asks for."""
+        text = "".join(f"{name}\n{message[name]}\n" for name in names if name != "Subject" or message.get(name))
+        digest = hashes.SHA256() if message["SignatureVersion"] == "2" else hashes.SHA1()  # noqa: S303 - as SNS does
+        signature = self._key.sign(text.encode(), padding.PKCS1v15(), digest)
+        return {**message, "Signature": base64.b64encode(signature).decode()}
+
+    def _members(self) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.UTC)
+        return {
+            "MessageId": str(uuid.uuid4()),
+            "TopicArn": TOPIC,
+            "Timestamp": now.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+            "SignatureVersion": "1",
+            "SigningCertURL": f"https://{HOST}{CERTIFICATE_PATH}",
+        }
+
+
+def ses_message(word: str, email_id: str, recipients: list[str], **member: Any) -> str:
+    """What SES writes into a notification for one event of a mail; `member`: more of the event's own object."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    objects: dict[str, tuple[str, dict[str, Any]]] = {
+        "Send": ("send", {}),
+        "Delivery": ("delivery", {"timestamp": now, "recipients": recipients, "smtpResponse": "250 ok"}),
+        "Bounce": (
+            "bounce",
+            {
+                "bounceType": "Permanent",
+                "bounceSubType": "General",
+                "bouncedRecipients": [{"emailAddress": each, "status": "5.1.1"} for each in recipients],
+                "timestamp": now,
+            },
+        ),
+        "Complaint": (
+            "complaint",
+            {"complainedRecipients": [{"emailAddress": each} for each in recipients], "timestamp": now},
+        ),
+        "DeliveryDelay": ("deliveryDelay", {"delayType": "MailboxFull", "timestamp": now}),
+        "Open": ("open", {"ipAddress": "192.0.2.1", "timestamp": now, "userAgent": "Mail"}),
+        "Click": ("click", {"ipAddress": "192.0.2.1", "link": "https://x.example/", "timestamp": now}),
+        "Reject": ("reject", {"reason": "Bad content"}),
+        "RenderingFailure": ("failure", {"errorMessage": "Attribute is missing", "templateName": "t"}),
+    }
+    name, content = objects[word]
+    mail = {
+        "timestamp": now,
+        "messageId": "0100018f-0000-4000-8000-000000000000-000000",
+        "destination": recipients,
+        "headersTruncated": False,
+        "headers": [{"name": "Subject", "value": "Hello"}, {"name": "X-Entity-ID", "value": email_id}],
+        "tags": {"X-Entity-ID": [email_id]},
+    }
+    return json.dumps({"eventType": word, "mail": mail, name: {**content, **member}})
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+
+def _handler(double: SnsDouble, certificate: bytes) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            double.requests.append(self.path)
+            status = double.statuses.pop(0) if double.statuses else 200
+            known = self.path == CERTIFICATE_PATH or self.path.startswith("/?Action=ConfirmSubscription&")
+            body = certificate if self.path == CERTIFICATE_PATH else b"<ConfirmSubscriptionResponse/>"
+            self.send_response(status if known else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Requests are no news."""
+
+    return Handler
+
+
+def _self_signed(key: rsa.RSAPrivateKey, name: str) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )

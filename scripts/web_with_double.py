@@ -1,0 +1,40 @@
+"""`python -m relay.web`, but for whom it believes to be Amazon's SNS: a double, with an authority of its own.
+
+    python -m scripts.web_with_double CAFILE PORT [--replay QUEUE-URL]
+
+For tests and for development. No setting says so: what runs in production can't be made to believe anybody else.
+"""
+
+# ruff: noqa: PLC0415 - the master process imports next to nothing (relay.process.master), the rest is its children's
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False  # as in typing, which the master would have for this alone
+if TYPE_CHECKING:
+    from relay.process.assignment import Assignment
+
+
+def main(cafile: str, port: str, *arguments: str) -> int:
+    """As `relay.web.__main__.main` has it."""
+    if arguments:
+        from relay.aws.sns_host import SnsHost
+        from relay.operator import notification_replay  # patches, so before the other
+
+        return notification_replay.main(arguments[1], SnsHost(cafile, ("127.0.0.1", int(port))))
+
+    from relay.process import master, web_children
+
+    def serve(assignment: Assignment) -> int:
+        # Patched by the import before it.
+        from relay.aws.sns_host import SnsHost
+        from relay.process import web
+
+        return web.run(assignment, SnsHost(cafile, ("127.0.0.1", int(port))))
+
+    return master.run(web_children.prepare, web_children.load, serve)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(*sys.argv[1:]))
