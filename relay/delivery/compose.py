@@ -69,7 +69,7 @@ def bodies_of(email: OutgoingEmail) -> Bodies:
 
 def compose(
     email: OutgoingEmail,
-    bodies: Bodies | None = None,
+    bodies: Bodies,
     *,
     html: Content | None = None,
     spool: Spool | None = None,
@@ -77,17 +77,16 @@ def compose(
 ) -> Composed:
     """The mail of a row.
 
-    `bodies`: what it carries, where that isn't in the row itself. `html`: stands in for the row's own, where links are
-    tracked. `spool`: where the octets go; None: into memory. `invitation`: see `relay.delivery.parts`.
+    `bodies`: what it carries. `html`: stands in for the row's own, where links are tracked. `spool`: where the octets
+    go; None: into memory. `invitation`: see `relay.delivery.parts`.
 
     Raises Unsendable, and NoRoom with a spool. The same row makes the same octets.
     """
     sender, to, cc, bcc = _envelope(email)
-    for attachment in email.attachments if bodies is None else [each.about for each in bodies.enclosures]:
-        extension = refused_extension(attachment.filename)
+    for enclosure in bodies.enclosures:
+        extension = refused_extension(enclosure.about.filename)
         if extension is not None:
             raise Unsendable("RefusedExtension", f"attachments that end in .{extension} are refused")
-    bodies = bodies or bodies_of(email)
     pieces = _limited(_octets(email, bodies, bodies.html if html is None else html, invitation=invitation))
     if spool is None:
         return Composed(sender, to=to, cc=cc, bcc=bcc, content=Held(b"".join(pieces)))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from relay.core import provider_limits
 from relay.core.provider_limits import composed_octets, refused_extension
-from relay.delivery.compose import compose
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
+from tests.support.composing import compose
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.delivery import encoding, transfer
-from relay.delivery.compose import Unsendable, compose
+from relay.delivery.compose import Unsendable
 from relay.delivery.content import Held
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.delivery.transfer import Base64Decoder
 from relay.mail import Message, Unusable, parse
 from scripts.services.ses_double import Refused, check_content
+from tests.support.composing import compose
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
 MESSAGES = sorted(CORPUS.glob("*/*.eml"))

@@ -10,9 +10,10 @@ from typing import Final
 import pytest
 
 from relay.delivery import encoding
-from relay.delivery.compose import Unsendable, compose
+from relay.delivery.compose import Unsendable
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from tests.security.long_messages import grows
+from tests.support.composing import compose
 from tests.unit.delivery.test_compose import row
 
 #: What is repeated: what folding, encoding, quoting and decoding look for, alone and with something between.

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from relay.core import provider_limits
 from relay.delivery import encoding
-from relay.delivery.compose import compose
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.mail import parse
 from scripts.services.ses_double import check_content
+from tests.support.composing import compose
 from tests.unit.delivery.test_compose import _outer_parts, lines, row
 
 #: What programs on the way, parsers and headers stumble over.
