@@ -10,6 +10,19 @@ import sys
 import termios
 
 
+def append() -> None:
+    """Has each line go to the end of standard output where that is a file. Does not raise.
+
+    Processes share the position in it otherwise: one that takes a part of a line back moves it in two steps, and what
+    another writes between these lies behind a hole, or where the next line goes.
+    """
+    try:
+        if stat.S_ISREG(os.fstat(1).st_mode):
+            fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL) | os.O_APPEND)
+    except OSError:
+        return
+
+
 def write_line(line: bytes) -> bool:
     """Writes one line, which ends in LF, to standard output; whether it is there as a whole.
 
@@ -48,15 +61,14 @@ def has_room(octets: int) -> bool:
 
 
 def _take_back(octets: int) -> None:
-    """Removes what was written last, where standard output is a file and nobody has written behind it since."""
+    """Removes what was written last, where standard output is a file and nobody has written behind it since.
+
+    The position stays: it belongs to the process that wrote last, and nobody writes there (see `append`).
+    """
     try:
         status = os.fstat(1)
         end = os.lseek(1, 0, os.SEEK_CUR)
         if stat.S_ISREG(status.st_mode) and status.st_size == end:
             os.ftruncate(1, end - octets)
-            if not fcntl.fcntl(1, fcntl.F_GETFL) & os.O_APPEND:
-                # The next line would come behind a hole. With O_APPEND it does not, and the position, which processes
-                # share, belongs to the one that wrote last: moved, it would hide from that one where its line ends.
-                os.lseek(1, end - octets, os.SEEK_SET)
     except OSError:
         return

@@ -27,7 +27,7 @@ import orjson
 import structlog
 
 from config import redaction, sentry
-from config.line_output import has_room, write_line
+from config.line_output import append, has_room, write_line
 from config.settings import Settings
 
 _Line = MutableMapping[str, Any]
@@ -159,6 +159,7 @@ class LineLogger:
     @classmethod
     def look_at_outlet(cls) -> None:
         """Finds out what standard output is."""
+        append()
         cls._outlet = None
         with contextlib.suppress(OSError):  # there is none
             if stat.S_ISREG(os.fstat(1).st_mode):

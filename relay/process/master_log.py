@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import time
 
-from config.line_output import write_line
+from config.line_output import append, write_line
 
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class MasterLog:
         self._json_lines = json_lines
         #: Lines that could not be written, and of which no line has told yet.
         self._lost = 0
+        append()
 
     def say(self, level: str, event: str, **fields: int | float | str) -> None:
         """One line. Values are numbers and words of our own, so that nothing needs escaping. Does not raise."""

@@ -71,10 +71,45 @@ def test_no_line_is_cut_and_the_lost_are_counted(tmp_path: Path, limit: int, mod
     assert sum(line["count"] for line in found if line["event"] == "log_lines_lost") == 40 - len(kept)
 
 
-def test_several_processes_cut_nothing_of_each_other(tmp_path: Path) -> None:
-    found = run(tmp_path / "log", 2000, processes=3)
+@pytest.mark.parametrize("mode", [os.O_APPEND, 0])
+def test_several_processes_cut_nothing_of_each_other(tmp_path: Path, mode: int) -> None:
+    found = run(tmp_path / "log", 2000, processes=3, mode=mode)
     after = [line for line in found if line["event"] == "after"]
     assert after
+
+
+@pytest.mark.parametrize("mode", [os.O_APPEND, 0])
+def test_a_line_of_another_process_stays_that_comes_while_one_is_taken_back(tmp_path: Path, mode: int) -> None:
+    """It is shorter, so there is room for it as soon as the file is."""
+    code = """
+import os, resource
+from config import line_output
+line_output.append()
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+assert line_output.write_line(b"a" * 70 + b"\\n")
+shorten = os.ftruncate
+def interrupted(descriptor, size):
+    shorten(descriptor, size)
+    if not os.fork():
+        os.write(1, b"other\\n")
+        os._exit(0)
+    os.wait()
+os.ftruncate = interrupted
+assert not line_output.write_line(b"b" * 70 + b"\\n")
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+assert line_output.write_line(b"c\\n")
+"""
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | mode)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    try:
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=descriptor, check=True, timeout=60
+        )
+    finally:
+        os.close(descriptor)
+    assert path.read_bytes().splitlines() == [b"a" * 70, b"other", b"c"]
 
 
 def test_a_line_longer_than_a_pipe_has_room_for_does_not_wait(tmp_path: Path) -> None:
