@@ -1,6 +1,5 @@
 """What the relay does with Redis, done once, by the code and over the link that mail takes.
 
-A right that is missing, or a command that the server hasn't, shows in the operation that needs it and nowhere else.
 Nothing stays: what is written has names that no mail can have, a life of seconds, and is deleted at the end.
 """
 
@@ -8,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from config.settings import Settings
@@ -17,9 +16,10 @@ from relay.core.errors import RedisUnavailable
 from relay.core.records import ApiKey
 from relay.jobs.intents import Intents
 from relay.limits.attempts import Attempts, Candidate
-from relay.operator.causes import redis_cause
-from relay.operator.finding import FAIL, OK, WARN, Finding
-from relay.operator.outbox import Outbox, RedisFailed
+from relay.operator import redis_operations
+from relay.operator.finding import Finding
+from relay.operator.outbox import Outbox
+from relay.operator.redis_operations import Operation
 from relay.redis import keys, suppression_lists
 from relay.redis.cache import Cache
 from relay.redis.claims import Claim, claim_key
@@ -28,10 +28,6 @@ from relay.redis.suppression_lists import ListWriter
 
 #: How long what is written would live, were it not deleted; seconds.
 _SECONDS: Final = 10
-#: Error codes that don't pass by themselves: what they forbid is forbidden tomorrow.
-_LASTING: Final = ("NOPERM", "CROSSSLOT", "ERR", "MOVED")
-
-Operation = Callable[[], bool]
 
 
 class RedisProbe:
@@ -50,65 +46,26 @@ class RedisProbe:
     def findings(self) -> Iterator[Finding]:
         """What is wrong, a line for each operation; or one that says that nothing is. Never raises for Redis's sake."""
         try:
-            yield from self._findings()
+            yield from redis_operations.findings(self._link, self._operations(), away="")
         finally:
             self._clean_up()
             self._link.close()
 
-    def _findings(self) -> Iterator[Finding]:
-        if not self._cache.ping() and not self._link.up:
-            cluster = "ClusterMode" in self._link.failure
-            yield Finding(FAIL if cluster else WARN, "redis", redis_cause(self._link.failure or "Timeout"))
-            return
-        found = []
-        for name, loss, operation in self._operations():
-            self._link.error_replies.clear()
-            works = self._try(operation)
-            errors = sorted(self._link.error_replies)
-            if any(code == "CROSSSLOT" for code, _ in errors):
-                yield Finding(FAIL, "redis", redis_cause("ClusterMode"))
-                return
-            if works and not errors:
-                continue
-            said = ", ".join(f"{code} for {command}" for code, command in errors)
-            lasting = any(code in _LASTING for code, _ in errors)
-            found.append(Finding(FAIL if lasting else WARN, "redis", f"{name}: {said or self._silence()}; {loss}"))
-            if not self._link.up:
-                break  # the others would say the same
-        yield from found
-        if not found:
-            yield Finding(OK, "redis", "answers, reads and writes")
-
-    def _try(self, operation: Operation) -> bool:
-        try:
-            works = operation()
-        except (RedisUnavailable, RedisFailed):
-            works = False
-        errors = set(self._link.error_replies)
-        self._cache.ping()  # what nobody waits for has been carried out when this is answered, or refused
-        if ("NOPERM", "PING") not in errors:
-            self._link.error_replies.discard(("NOPERM", "PING"))
-        return works
-
-    def _silence(self) -> str:
-        return redis_cause(self._link.failure) if self._link.failure else "does not give back what was written"
-
-    def _operations(self) -> Sequence[tuple[str, str, Operation]]:
-        """What each is called, what is lost without it, and the operation."""
+    def _operations(self) -> Sequence[Operation]:
         operations = [
-            ("scripts", "every look-up would go to Postgres, and repeats be stored again", self._scripts),
-            ("API keys", "every look-up of a key would go to Postgres", self._keys),
-            ("claims", "repeats would be stored again", self._claims),
-            ("suppressions", "every look-up of a recipient would go to Postgres", self._suppressions),
-            ("lists of suppressions", "scripts/warm_cache.py could not fill them", self._lists),
+            Operation("scripts", "every look-up would go to Postgres, and repeats be stored again", self._scripts),
+            Operation("API keys", "every look-up of a key would go to Postgres", self._keys),
+            Operation("claims", "repeats would be stored again", self._claims),
+            Operation("suppressions", "every look-up of a recipient would go to Postgres", self._suppressions),
+            Operation("lists of suppressions", "scripts/warm_cache.py could not fill them", self._lists),
         ]
         if self._settings.max_auth_failures_per_address:
-            operations.append(("failed log-ins", "each process would count them for itself", self._attempts))
+            operations.append(Operation("failed log-ins", "each process would count them for itself", self._attempts))
         if self._settings.key_messages_per_minute or self._settings.address_messages_per_minute:
-            operations.append(("messages a minute", "each process would count them for itself", self._rates))
+            operations.append(Operation("messages a minute", "each process would count them for itself", self._rates))
         if self._settings.queue_url is not None:
             loss = "jobs that a crash or an outage leaves behind would be published after 15 minutes"
-            operations.append(("jobs", loss, self._jobs))
+            operations.append(Operation("jobs", loss, self._jobs))
         return operations
 
     # The operations. Each says whether it got the answers that it should.

@@ -283,8 +283,8 @@ def test_no_redis_there(check: Callable[..., Result], nobody: str) -> None:
 
 def test_a_wrong_redis_password(check: Callable[..., Result], redis_url: str) -> None:
     result = check(REDIS_URL=with_login(redis_url, "", "hunter2"))
-    assert result.status == 0
-    assert result.of("redis")[0][0] == "warn"
+    assert result.status == 1
+    assert result.of("redis") == [("FAIL", "user or password is wrong")]
     assert "hunter2" not in result.output
 
 
