@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from relay.delivery.mailbox import address_of
 from relay.delivery.outcome import KINDS, Failed, Outcome, Sent, Verdict
 from relay.delivery.provider import Handover, Provider
 from relay.delivery.regions import Regions
-from relay.delivery.row import OutgoingAttachment, OutgoingEmail
+from relay.delivery.row import Flaw, OutgoingAttachment, OutgoingEmail
 from relay.delivery.sandbox import simulation_of
 from relay.delivery.tracking import Tracking
 from relay.postgres.outgoing import HELD_OCTETS, Event, Outgoing, SendingDomain
@@ -160,6 +161,8 @@ class Deliverer:
 
         Raises Busy, NoRoom and PostgresUnavailable.
         """
+        if email.flaw is not None:
+            return Failed(Verdict.PERMANENT, email.flaw.code, email.flaw.text)
         try:
             if not email.large and not any(each.path is not None for each in email.attachments):
                 return leaving(email, bodies_of(email), self._tracking, domain)
@@ -281,14 +284,28 @@ def _suppressed_event(email_id: str, suppressed: dict[str, str]) -> Event:
     return Event(type="suppressed", source_id=f"suppressed:{email_id}", payload=payload)
 
 
+def user_of(row: tuple[object, ...]) -> str | None:
+    """Whose mail a claimed row is, in the order of `Outgoing.claim`."""
+    return _text(row[1])
+
+
 def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
-    """A claimed row, in the order of `Outgoing.claim`. What is of a wrong type is left out."""
-    (email_id, user_id, sender, to, cc, bcc, reply_to, subject, html, text, headers, attachments, retries, created) = (
-        row[:14]
-    )
-    text_octets, attachment_octets = row[14:16]
+    """A claimed row, in the order of `Outgoing.claim`. What is of a wrong type is left out. Raises nothing."""
+    (email_id, user_id, sender, header, html, text, attachments, retries, created, text_octets, attachment_octets) = row
     large = text_octets > HELD_OCTETS or (attachments is None and attachment_octets > 0)
-    entries = orjson.loads(attachments) if attachments is not None and not large else None
+    fields: Any = ((),) * 6
+    entries: Any = ()
+    flaw = None
+    try:
+        if header is None:
+            flaw = Flaw.HEADER_TOO_LARGE
+        else:
+            fields = _document(header)
+        if attachments is not None and not large:
+            entries = _document(attachments)
+    except (ValueError, RecursionError):
+        flaw = Flaw.UNREADABLE
+    to, cc, bcc, reply_to, subject, headers = fields
     return OutgoingEmail(
         id=str(email_id),
         user_id=user_id,
@@ -297,7 +314,7 @@ def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
         cc=_texts(cc),
         bcc=_texts(bcc),
         reply_to=_texts(reply_to),
-        subject=subject or "",
+        subject=_text(subject) or "",
         html=html if html and not large else "",
         text=text if text and not large else "",
         headers={k: v for k, v in headers.items() if isinstance(v, str)} if isinstance(headers, dict) else {},
@@ -316,7 +333,16 @@ def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
         created_at=created,
         large=large,
         stored_octets=text_octets + attachment_octets,
+        flaw=flaw,
     )
+
+
+def _document(text: str) -> Any:
+    """A JSON document. Raises ValueError and RecursionError."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)  # it knows numbers beyond those of a float, and nests more deeply
 
 
 def _texts(value: object) -> tuple[str, ...]:

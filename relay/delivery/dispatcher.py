@@ -1,7 +1,7 @@
 """Where the work comes from: jobs of the queue, and rows that wait in Postgres (contract sections 5 and 6).
 
     queue     `relay.delivery.queue_jobs`: a job names a row; the row is claimed, delivered, and the message deleted
-    Postgres  `relay.delivery.row_source`: without a queue all rows, with one those that no job comes for
+    Postgres  `relay.delivery.row_source`: without a queue all rows, with one those that no job comes for, or too late
 
 A claim decides who delivers a row, so a row that both of these name leaves once.
 """
@@ -15,9 +15,10 @@ import gevent.lock
 
 from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.supervision import Supervised, supervise
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer, email_of, user_of
 from relay.delivery.queue_jobs import QueueJobs
 from relay.delivery.row_source import RowSource, Turns
+from relay.delivery.shares import Share, Shares
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import WaitingRows
 
@@ -41,13 +42,16 @@ class Dispatcher:
         self._receiver = receiver
         self._concurrency = concurrency
         self._slots = gevent.lock.BoundedSemaphore(concurrency)
+        self._shares = Shares(concurrency)
+        self._jobs: QueueJobs | None = None
         self._not_before = 0.0
         self._rows = RowSource(
             outgoing,
             waiting,
             self._deliver_row,
             self._slots,
-            looks=receiver is None,
+            self._shares,
+            queue_works=None if receiver is None else self._queue_works,
             turns=turns,
             wait_for_leave=self._wait_for_leave,
         )
@@ -56,15 +60,16 @@ class Dispatcher:
     def start(self) -> None:
         """Begins to take work."""
         if self._receiver is not None:
-            jobs = QueueJobs(
+            self._jobs = QueueJobs(
                 self._receiver,
                 self._slots,
+                self._shares,
                 deliver=self._deliver,
                 scan=self._rows.ask_for_scan,
                 wait_for_leave=self._wait_for_leave,
                 ask_postgres=lambda: self._waiting.newest(1),
             )
-            self._loops.append(supervise("delivery_queue", jobs.receive))
+            self._loops.append(supervise("delivery_queue", self._jobs.receive))
         self._loops.extend(self._rows.start())
 
     def pause(self, seconds: float) -> None:
@@ -86,10 +91,14 @@ class Dispatcher:
 
     # One row.
 
-    def _deliver(self, email_id: str) -> None:
+    def _deliver(self, email_id: str, share: Share) -> None:
         """Claims a row and delivers it; nothing where another has it, or it is not due."""
         for row in self._outgoing.claim([email_id]):
+            share.belongs_to(user_of(row))
             self._deliver_row(row)
+
+    def _queue_works(self) -> bool:
+        return self._jobs is not None and self._jobs.working
 
     def _deliver_row(self, row: tuple[object, ...]) -> None:
         self._deliverer.deliver(email_of(row))

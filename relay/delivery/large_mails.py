@@ -24,7 +24,7 @@ from relay.delivery.fetch import UnavailableError, fetch
 from relay.delivery.parts import Bodies, Enclosure
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.delivery.transfer import Base64Decoder, NotBase64
-from relay.postgres.row_contents import MAX_ATTACHMENTS, RowContents, StoredEntry
+from relay.postgres.row_contents import MAX_ATTACHMENTS, RowContents, StoredEntry, TooManyAttachments
 
 _T = TypeVar("_T")
 
@@ -101,10 +101,11 @@ class LargeMails:
             self._alone.release()
 
     def _entries(self, email: OutgoingEmail) -> list[StoredEntry]:
-        entries = self._contents.entries(email.id)
-        if len(entries) > MAX_ATTACHMENTS:
-            raise Unsendable("TooManyAttachments", f"the mail has more than {MAX_ATTACHMENTS} attachments")
-        return entries
+        try:
+            return self._contents.entries(email.id)
+        except TooManyAttachments:
+            reason = f"there are more than {MAX_ATTACHMENTS} attachments, or their names take more than 10 MB"
+            raise Unsendable("TooManyAttachments", reason) from None
 
 
 def _about(entry: StoredEntry) -> OutgoingAttachment:

@@ -22,6 +22,7 @@ from relay.aws.sqs_receiver import MAX_MESSAGES, QueueReceiver, Received
 from relay.core import metrics
 from relay.core.errors import PostgresUnavailable, QueueUnavailable
 from relay.core.supervision import Supervised, run_once, supervise
+from relay.delivery.shares import Share, Shares
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,8 @@ VISIBILITY_SECONDS: Final = 120
 #: the first look; each further one doubles them. On a FIFO queue it comes back at once: its group would stand still.
 _LOOKS: Final = 3
 _LEFT_SECONDS: Final = 10
+#: Seconds after the last job for which the queue counts as at work: from one message to the next.
+_AT_WORK_SECONDS: Final = 1.0
 #: Seconds for which it is remembered whether the queue has a redrive policy.
 _REDRIVE_SECONDS: Final = 300.0
 #: Seconds that the end of the service waits for messages to be given back.
@@ -66,32 +69,43 @@ class QueueJobs:
         self,
         receiver: QueueReceiver,
         slots: gevent.lock.BoundedSemaphore,
+        shares: Shares,
         *,
-        deliver: Callable[[str], None],
+        deliver: Callable[[str, Share], None],
         scan: Callable[[], None],
         wait_for_leave: Callable[[], None],
         ask_postgres: Callable[[], object],
     ) -> None:
-        """`deliver`: claims and delivers a row; `scan`: has a scan begin soon; `wait_for_leave`: returns when work may
-        be taken. `ask_postgres` and `deliver` raise PostgresUnavailable.
+        """`deliver`: claims and delivers a row, and says its user; `scan`: has a scan begin soon; `wait_for_leave`:
+        returns when work may be taken. `ask_postgres` and `deliver` raise PostgresUnavailable.
         """
         self._receiver = receiver
         self._slots = slots
+        self._shares = shares
         self._deliver = deliver
         self._scan = scan
         self._wait_for_leave = wait_for_leave
         self._ask_postgres = ask_postgres
         self._postgres_away = False
+        #: Jobs that are being done, and the time (monotonic) at which the last one ended.
+        self._begun = 0
+        self._ended = float("-inf")
         self._redrives = False
         self._redrives_until = float("-inf")
+
+    @property
+    def working(self) -> bool:
+        """Whether jobs come and are done: others may have to wait behind them."""
+        return self._begun > 0 or time.monotonic() - self._ended < _AT_WORK_SECONDS
 
     def receive(self) -> None:
         """Works until it is killed. What was received and not begun then is given back."""
         while True:
             self._wait_for_postgres()
             self._wait_for_leave()
+            self._shares.wait()
             self._slots.wait()
-            most = 1 if self._receiver.fifo else max(1, min(MAX_MESSAGES, self._slots.counter))
+            most = max(1, min(MAX_MESSAGES, self._slots.counter, self._shares.room)) if not self._receiver.fifo else 1
             try:
                 messages = self._receiver.receive(most, visibility_seconds=VISIBILITY_SECONDS)
             except QueueUnavailable as unavailable:
@@ -100,8 +114,9 @@ class QueueJobs:
                 continue
             try:
                 while messages:
-                    self._slots.acquire()
-                    job = run_once("delivery_job", self._job, messages.pop(0))
+                    share = self._place()
+                    self._begun += 1
+                    job = run_once("delivery_job", self._job, messages.pop(0), share)
                     if self._receiver.fifo:
                         # All mail is one group: while this one is in flight, the queue has nothing else to give. It is
                         # waited for and not done here: the end of this loop must not be the end of a mail half sent.
@@ -109,10 +124,19 @@ class QueueJobs:
             finally:
                 self._give_back_all(messages)
 
-    def _job(self, received: Received) -> None:
-        """One message; its slot has been taken."""
+    def _place(self) -> Share:
+        """Takes a place for a job, as soon as the user with most mails on their way may have one more."""
+        while True:
+            self._shares.wait()
+            self._slots.acquire()
+            if self._shares.room > 0:
+                return self._shares.of_unknown()
+            self._slots.release()
+
+    def _job(self, received: Received, share: Share) -> None:
+        """One message; its place has been taken."""
         try:
-            self._do(received)
+            self._do(received, share)
         except PostgresUnavailable:
             # The message comes back; on a FIFO queue nothing may wait for that.
             self._postgres_away = True
@@ -125,9 +149,12 @@ class QueueJobs:
             if self._receiver.fifo:
                 self._forget(received)  # its row is in Postgres, and is found there
         finally:
+            share.end()
+            self._begun -= 1
+            self._ended = time.monotonic()
             self._slots.release()
 
-    def _do(self, received: Received) -> None:
+    def _do(self, received: Received, share: Share) -> None:
         job = job_of(received.body)
         if job is None:
             self._poison(received)
@@ -136,7 +163,7 @@ class QueueJobs:
         else:
             if job.kind == SEND:
                 with _Extending(self._receiver, received):
-                    self._deliver(job.email_id)
+                    self._deliver(job.email_id, share)
             else:
                 self._scan()
             self._receiver.delete(received)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from enum import Enum
 
 from relay.core.frozen import frozen
 
@@ -20,6 +21,23 @@ class OutgoingAttachment:
     path: str | None
     content_type: str | None
     content_id: str | None
+
+
+class Flaw(Enum):
+    """What no mail can be made of: a word for the row, and a text for who reads it there."""
+
+    HEADER_TOO_LARGE = "HeaderTooLarge", "recipients, subject and header fields take more than 256 KB"
+    UNREADABLE = "UnreadableRow", "a JSON document of the row is nested too deeply, or holds a number without end"
+
+    @property
+    def code(self) -> str:
+        """The word."""
+        return self.value[0]
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return self.value[1]
 
 
 @frozen
@@ -45,6 +63,8 @@ class OutgoingEmail:
     large: bool = False
     #: How much there is of texts and attachments at least: octets, as they are stored.
     stored_octets: int = 0
+    #: What is wrong with the row, so that no mail can be made of it.
+    flaw: Flaw | None = None
 
     def with_recipients(self, *, to: Sequence[str], cc: Sequence[str], bcc: Sequence[str]) -> OutgoingEmail:
         """The same mail to these."""

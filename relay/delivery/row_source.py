@@ -1,8 +1,12 @@
 """Work that waits in Postgres: rows are found, claimed some at a time, and delivered, each user in turn.
 
-    look   several times a second where there is no queue: the newest rows; when there are many, the oldest as well
+    look   several times a second where there is no queue, or it is at work: the newest rows; when there are many, the
+           oldest as well
     scan   every few seconds, with a queue too: rows that no job comes for (due retries and scheduled rows, rows whose
            job was lost), claims left behind, and what lies between the newest and the oldest
+
+A job lies behind all that were there before it, maybe a hundred thousand of another user. So while a queue is at work,
+rows that are older than LATE_SECONDS are taken here: each user in turn. Their jobs find them claimed.
 
 The processes of a machine look and scan in turns, so that an idle machine costs Postgres four small queries a second,
 however many processes it has. What one of them finds it claims at once.
@@ -26,6 +30,7 @@ from relay.core.frozen import frozen
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.abandoned import Abandoned
 from relay.delivery.backlog import Backlog
+from relay.delivery.shares import Share, Shares
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import Processing, Waiting, WaitingRows
 
@@ -42,6 +47,11 @@ _LOOK_SHARE: Final = 0.05
 _SCAN_SHARE: Final = 0.1
 #: A look that takes long reads what was made within the last so many seconds, and the rest less often.
 _RECENT_SECONDS: Final = 60.0
+#: Seconds after which a row is not left to its job: where the queue is at work, and where the job must have been lost.
+LATE_SECONDS: Final = 1.0
+LOST_SECONDS: Final = 900.0
+#: Rows of one claim: what it takes of Postgres grows with them.
+CLAIM_ROWS: Final = 10
 #: Octets of the rows of one claim, which are in memory at the same time, as far as there is more than one.
 CLAIM_OCTETS: Final = 4_000_000
 
@@ -65,7 +75,8 @@ class RowSource:
     """Finds rows, claims them when there is a place, and has each claimed row delivered in a separate greenlet.
 
     `deliver(row)` gets what `Outgoing.claim` gave. `places`: taken before a claim, given back when the row is done
-    with. `looks`: there is no queue, all rows are found here. `wait_for_leave` returns when work may be taken.
+    with. `shares`: of the same places, by user. `queue_works`: whether the queue is at work; None: there is no queue,
+    all rows are found here. `wait_for_leave` returns when work may be taken.
     """
 
     #: Seconds between two looks, and two scans, of all processes of a machine together.
@@ -78,8 +89,9 @@ class RowSource:
         waiting: WaitingRows,
         deliver: Callable[[tuple[Any, ...]], None],
         places: gevent.lock.BoundedSemaphore,
+        shares: Shares,
         *,
-        looks: bool,
+        queue_works: Callable[[], bool] | None,
         turns: Turns,
         wait_for_leave: Callable[[], None],
     ) -> None:
@@ -87,16 +99,14 @@ class RowSource:
         self._waiting = waiting
         self._deliver = deliver
         self._places = places
-        self._looks = looks
+        self._shares = shares
+        self._queue_works = queue_works
         self._turns = turns
         self._wait_for_leave = wait_for_leave
-        # One place in ten, and one at the least, is kept from a user who has all the others.
-        self._share = max(1, places.counter - max(1, places.counter // 10))
         self._backlog = Backlog()
         self._abandoned = Abandoned()
-        #: The user of each row that is on its way from here, and how many of each user are.
-        self._on_the_way: dict[str, str | None] = {}
-        self._busy: dict[str | None, int] = {}
+        #: The rows that are on their way from here.
+        self._on_the_way: dict[str, Share] = {}
         #: Something has changed for the loop that hands out.
         self._changed = Event()
         #: The loop that scans is to do something before its time: a whole scan (`_asked`), or to find more rows.
@@ -105,7 +115,7 @@ class RowSource:
         #: Whether more rows wait than one look reads, and which of them the last look saw.
         self._many = False
         self._last_seen: set[str] = set()
-        self._next_look = turns.next(self.look_seconds) if looks else math.inf
+        self._next_look = turns.next(self.look_seconds)
         self._next_whole_look = 0.0
         self._next_search = 0.0
         #: Whether the last claim got a row: what others hold locked is not asked for again and again.
@@ -130,20 +140,28 @@ class RowSource:
                 if time.monotonic() >= self._next_look:
                     self._next_look = self._turns.next(self.look_seconds)
                     self._fruitful = True
-                    self._look()
+                    if self._looks():
+                        self._look()
+                    else:
+                        self._many = False
                 self._backlog.ripen()
                 self._claim_some()
                 if self._many and self._fruitful and self._places.counter and not self._is_ready():
-                    self._refill()
-                    if self._is_ready():
-                        continue
+                    if len(self._backlog) < LOOK_ROWS:
+                        self._refill()
+                        if self._is_ready():
+                            continue
                     self._hungry.set()
             except PostgresUnavailable:
                 gevent.sleep(1.0)
             self._changed.wait(max(0.0, min(1.0, self._next_look - time.monotonic(), self._backlog.next_due())))
 
+    def _looks(self) -> bool:
+        """Whether rows are looked for that jobs may come for."""
+        return self._queue_works is None or self._queue_works()
+
     def _is_ready(self) -> bool:
-        return self._backlog.offers(self._busy, self._share)
+        return self._backlog.offers(self._shares.counts, self._shares.limit)
 
     def _look(self) -> None:
         """Reads the newest rows, and if those are many the oldest ones."""
@@ -173,15 +191,15 @@ class RowSource:
         """Claims what may leave now for the places that are free, until the next look."""
         while self._is_ready() and time.monotonic() < self._next_look:
             self._places.acquire()  # in one line with the jobs of the queue
-            rows = self._backlog.take(1 + self._places.counter, CLAIM_OCTETS, self._busy, self._share)
+            most = min(CLAIM_ROWS, 1 + self._places.counter)
+            rows = self._backlog.take(most, CLAIM_OCTETS, self._shares.counts, self._shares.limit)
             if not rows:
                 self._places.release()
                 return
             for _ in rows[1:]:
                 self._places.acquire(blocking=False)
             for row in rows:
-                self._on_the_way[row.email_id] = row.user_id
-                self._busy[row.user_id] = self._busy.get(row.user_id, 0) + 1
+                self._on_the_way[row.email_id] = self._shares.of(row.user_id)
             # In a separate greenlet: the end of this loop must not be the end of a claim, nor of a mail half sent.
             run_once("delivery_claim", self._claim, rows).join()
 
@@ -209,17 +227,17 @@ class RowSource:
             self._done(str(claimed[0]))
 
     def _done(self, email_id: str) -> None:
-        user = self._on_the_way.pop(email_id)
-        self._busy[user] -= 1
-        if not self._busy[user]:
-            del self._busy[user]
+        self._on_the_way.pop(email_id).end()
         self._places.release()
         self._changed.set()
 
     def _add(self, rows: Iterable[Waiting]) -> None:
-        """Takes in those of these rows that are found here: with a queue, those that no job comes for."""
+        """Takes in those of these rows that are found here: with a queue, those that no job comes for, or too late."""
+        age = -math.inf
+        if self._queue_works is not None:
+            age = LATE_SECONDS if self._looks() else LOST_SECONDS
         self._backlog.add(
-            row for row in rows if row.email_id not in self._on_the_way and (self._looks or row.retried or row.old)
+            row for row in rows if row.email_id not in self._on_the_way and (row.retried or row.age >= age)
         )
 
     # Scanning.
@@ -236,7 +254,7 @@ class RowSource:
                     next_scan = self._turns.next(self.scan_seconds)
                     self._scan_scheduled()
                     self._scan_claims()
-                if not self._looks or self._many:
+                if self._queue_works is not None or self._many:
                     self._search()
             except PostgresUnavailable:
                 gevent.sleep(1.0)

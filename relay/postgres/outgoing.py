@@ -16,7 +16,7 @@ from relay.postgres.database import Database
 from relay.postgres.driver import Cursor
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.transaction import in_transaction
-from relay.postgres.waiting import Processing
+from relay.postgres.waiting import HEADER_SIZE, Processing
 
 _T = TypeVar("_T")
 
@@ -27,20 +27,32 @@ _DUE: Final = """
  AND (e.scheduled_at IS NULL OR e.scheduled_at <= now())
  AND (e.provider_next_retry_at IS NULL OR e.provider_next_retry_at <= now())"""
 
-#: Octets of a row's texts, and of its attachments, that come with it; what is larger `RowContents` reads in pieces.
+#: Octets of a row's texts, of its attachments, and of its recipients, subject and header fields together, that are read
+#: with it. Larger texts and attachments `RowContents` reads in pieces; a mail with a larger header can't leave.
 HELD_OCTETS: Final = 262_144
 _TEXTS: Final = "(coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0))"
-# `created_at`: Python knows no year before 1 or after 9999, and one such row would spoil the claim of others.
-# `octet_length` and `pg_column_size` read no value. What is small as it is stored, compressed, may be large, so the
-# text of the attachments, which is made in any case, is measured.
-_COLUMNS: Final = f"""
- e.id, e.user_id, e."from", e."to", e.cc, e.bcc, e.reply_to, e.subject,
- CASE WHEN {_TEXTS} <= {HELD_OCTETS} THEN e.html END, CASE WHEN {_TEXTS} <= {HELD_OCTETS} THEN e.text END, e.headers,
- CASE WHEN pg_column_size(e.attachments) <= {HELD_OCTETS} THEN (
+
+
+def _held(size: str, document: str) -> str:
+    """A JSON document as text, NULL where it is larger. `size`: what it takes as it is stored, and reads no value.
+
+    What is small as it is stored, compressed, may be large, so the text, which is made in any case, is measured too.
+    """
+    return f"""
+ CASE WHEN {size} <= {HELD_OCTETS} THEN (
       SELECT CASE WHEN octet_length(j.document) <= {HELD_OCTETS} THEN j.document END
-        FROM (SELECT e.attachments::text AS document OFFSET 0) AS j) END,
+        FROM (SELECT {document}::text AS document OFFSET 0) AS j) END"""  # noqa: S608 - fixed texts
+
+
+# `created_at`: Python knows no year before 1 or after 9999, and one such row would spoil the claim of others.
+# JSON comes as text: what Python can't read of one row must not spoil the claim of others either.
+_COLUMNS: Final = f"""
+ e.id, e.user_id, e."from",
+ {_held(HEADER_SIZE, 'jsonb_build_array(e."to", e.cc, e.bcc, e.reply_to, e.subject, e.headers)')},
+ CASE WHEN {_TEXTS} <= {HELD_OCTETS} THEN e.html END, CASE WHEN {_TEXTS} <= {HELD_OCTETS} THEN e.text END,
+ {_held("pg_column_size(e.attachments)", "e.attachments")},
  e.provider_retry_count, greatest(least(e.created_at, '9999-12-30'), '0001-01-02'),
- {_TEXTS}, coalesce(pg_column_size(e.attachments), 0)"""  # noqa: S608 - fixed texts
+ {_TEXTS}, coalesce(pg_column_size(e.attachments), 0)"""
 
 #: The lock holds what was looked at until it is changed. `clock_timestamp`: two claims of one row never have the same
 #: mark.

@@ -17,8 +17,13 @@ from relay.postgres.transaction import in_transaction
 
 #: Octets of a text, and characters of Base64, that come in one row of a result.
 _PIECE: Final = 262_144
-#: Attachments of a row that are looked at: as many as the way in takes parts of a message at most.
+#: Attachments of a row that are looked at: as many as the way in takes parts of a message at most. And characters of
+#: what is said of them, with some for each of them.
 MAX_ATTACHMENTS: Final = 100_000
+MAX_ABOUT: Final = 10_000_000
+_ABOUT_EACH: Final = 50
+#: Attachments about which is read at a time.
+_ENTRIES_AT_A_TIME: Final = 200
 #: Seconds for all of a row, and for one statement: the first piece waits until the server has read the whole value.
 _SECONDS: Final = 120.0
 _STATEMENT_SECONDS: Final = 30
@@ -42,9 +47,10 @@ def _text_of(name: str, most: int) -> str:
 
 
 _ABOUT: Final = f"""
+DECLARE about NO SCROLL CURSOR FOR
 SELECT a.n, {_text_of("filename", 4000)}, {_text_of("path", 10_000)}, {_text_of("content_type", 1000)},
        {_text_of("content_id", 1000)}, octet_length(c.octets)
-{_ENTRIES} WHERE {_NAMED} ORDER BY a.n LIMIT {MAX_ATTACHMENTS + 1}"""
+{_ENTRIES} WHERE {_NAMED} ORDER BY a.n"""
 _CONTENTS: Final = f"""
 DECLARE contents NO SCROLL CURSOR FOR
 SELECT a.n, p.start, substring(c.octets FROM p.start FOR {_PIECE})
@@ -72,6 +78,10 @@ class StoredEntry:
     octets: int | None
 
 
+class TooManyAttachments(Exception):
+    """A row has more than MAX_ATTACHMENTS, or more than MAX_ABOUT is said of them."""
+
+
 class Reader(Protocol):
     """Takes what a row holds: `begin`, then each text, then the contents of the attachments."""
 
@@ -92,7 +102,7 @@ class RowContents:
         self._database = database
 
     def entries(self, email_id: str) -> list[StoredEntry]:
-        """The attachments of a row, MAX_ATTACHMENTS and one more at most."""
+        """The attachments of a row. Raises TooManyAttachments."""
 
         def work(cursor: Cursor) -> list[StoredEntry]:
             return in_transaction(cursor, lambda: _entries(cursor, email_id), begin=_BEGIN)
@@ -117,17 +127,27 @@ class RowContents:
 
 def _entries(cursor: Cursor, email_id: str) -> list[StoredEntry]:
     cursor.execute(_ABOUT, {"id": email_id})
-    return [
-        StoredEntry(
-            number=number,
-            filename=filename,
-            path=path,
-            content_type=content_type,
-            content_id=content_id,
-            octets=octets,
-        )
-        for number, filename, path, content_type, content_id, octets in cursor
-    ]
+    entries: list[StoredEntry] = []
+    said = 0
+    while True:
+        cursor.execute(f"FETCH {_ENTRIES_AT_A_TIME} FROM about")
+        rows = cursor.fetchall()
+        for number, filename, path, content_type, content_id, octets in rows:
+            said += _ABOUT_EACH + sum(len(text) for text in (filename, path, content_type, content_id) if text)
+            entries.append(
+                StoredEntry(
+                    number=number,
+                    filename=filename,
+                    path=path,
+                    content_type=content_type,
+                    content_id=content_id,
+                    octets=octets,
+                )
+            )
+        if len(entries) > MAX_ATTACHMENTS or said > MAX_ABOUT:
+            raise TooManyAttachments
+        if len(rows) < _ENTRIES_AT_A_TIME:
+            return entries
 
 
 def _pieces(cursor: Cursor, declaration: str, email_id: str) -> Iterator[tuple[int, bytes]]:

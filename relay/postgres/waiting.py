@@ -47,9 +47,9 @@ class Waiting(NamedTuple):
     due_in: float
     #: Whether it has been tried, or put back, before: no job will come for it.
     retried: bool
-    #: Whether it is so old that its job must have been lost.
-    old: bool
-    #: What its texts and attachments take, as they are stored.
+    #: Seconds since it was made, by the server's clock; infinite where the row says so.
+    age: float
+    #: What its texts, attachments, recipients and header fields take, as they are stored.
     octets: int
 
 
@@ -68,6 +68,11 @@ class Processing(NamedTuple):
     created: float
 
 
+#: What a row's recipients, subject and header fields take, as they are stored: no value is read.
+HEADER_SIZE: Final = """
+ (coalesce(pg_column_size(e."to"), 0) + coalesce(pg_column_size(e.cc), 0) + coalesce(pg_column_size(e.bcc), 0)
+  + coalesce(pg_column_size(e.reply_to), 0) + coalesce(octet_length(e.subject), 0)
+  + coalesce(pg_column_size(e.headers), 0))"""
 _CREATED: Final = "extract(epoch FROM e.created_at)::float8"
 _WAITING: Final = f"""
  e.id::text, e.user_id, {_CREATED},
@@ -75,8 +80,9 @@ _WAITING: Final = f"""
       ELSE coalesce(extract(epoch FROM greatest(e.scheduled_at, e.provider_next_retry_at))::float8
                     - extract(epoch FROM clock_timestamp())::float8, 0) END,
  e.provider_next_retry_at IS NOT NULL,
- e.created_at < clock_timestamp() - interval '15 minutes',
- coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0) + coalesce(pg_column_size(e.attachments), 0)"""
+ extract(epoch FROM clock_timestamp())::float8 - {_CREATED},
+ coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0) + coalesce(pg_column_size(e.attachments), 0)
+ + {HEADER_SIZE}"""
 _PROCESSING: Final = f"""
  e.id::text, e.xmin::text,
  e.provider_last_attempted_at IS NOT NULL

@@ -14,7 +14,6 @@ import gevent
 import pytest
 
 from relay.delivery import large_mails
-from relay.delivery.compose import compose
 from relay.delivery.deliverer import email_of
 from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.tracking import Tracking
@@ -23,6 +22,7 @@ from relay.postgres.database import Database
 from relay.postgres.outgoing import HELD_OCTETS, Outgoing
 from relay.postgres.row_contents import RowContents
 from scripts.services import Ses
+from tests.support.composing import compose
 from tests.unit.delivery.test_compose import row
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -91,11 +91,9 @@ def test_what_leaves_by_way_of_a_file_is_what_would_leave_from_memory(
     (taken,) = ses.taken()
     held = {"attachments": None, "html": "", "text": "", **columns}
     attachments = json.dumps(held["attachments"] or [])
-    recipients = ["Ann <to@x.example>"], [], []
-    texts = "Hello", held["html"], held["text"]
-    small = email_of(
-        (email_id, "user", "Ann <ann@example.com>", *recipients, [], *texts, {}, attachments, 0, created, 0, 0)
-    )
+    header = json.dumps([["Ann <to@x.example>"], [], [], [], "Hello", {}])
+    texts = held["html"], held["text"]
+    small = email_of((email_id, "user", "Ann <ann@example.com>", header, *texts, attachments, 0, created, 0, 0))
     assert taken.octets == compose(small).octets
 
 

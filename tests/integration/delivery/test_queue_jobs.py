@@ -18,6 +18,7 @@ from relay.aws.sqs_receiver import QueueReceiver, Received
 from relay.core.errors import PostgresUnavailable, QueueUnavailable
 from relay.delivery import queue_jobs
 from relay.delivery.queue_jobs import Job, QueueJobs, job_of
+from relay.delivery.shares import Share, Shares
 from scripts.services import Sqs
 
 EMAIL_ID = "0e0f7a3c-7d39-4c6e-9b3f-1a2b3c4d5e6f"
@@ -37,6 +38,7 @@ class Worker:
         self.jobs = QueueJobs(
             receiver,
             self.slots,
+            Shares(100),
             deliver=self._deliver,
             scan=self._scan,
             wait_for_leave=lambda: None,
@@ -44,7 +46,7 @@ class Worker:
         )
         self.greenlet = gevent.spawn(self.jobs.receive)
 
-    def _deliver(self, email_id: str) -> None:
+    def _deliver(self, email_id: str, _: Share) -> None:
         if self.errors:
             raise self.errors.pop(0)
         self.delivered.append(email_id)
@@ -221,7 +223,7 @@ def test_what_was_received_and_not_begun_is_given_back_at_the_end(sqs: Sqs, cons
     put(sqs, url, *[send(str(uuid.uuid4())) for _ in range(5)])
     worker = consume(url)
     blocked = gevent.event.Event()
-    worker.jobs._deliver = lambda _: blocked.wait()  # type: ignore[assignment,return-value]
+    worker.jobs._deliver = lambda *_: blocked.wait()  # type: ignore[assignment,return-value]
     worker.slots.acquire()
     worker.slots.acquire()
     worker.slots.acquire()

@@ -20,6 +20,7 @@ import pytest
 from relay.core.errors import PostgresUnavailable
 from relay.core.supervision import Supervised
 from relay.delivery.row_source import RowSource, Turns
+from relay.delivery.shares import Shares
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import PLANNER, WaitingRows, Walk
@@ -224,8 +225,16 @@ def test_whatever_error_strikes_each_row_is_delivered_once_and_every_place_comes
         if striking and generator.random() < 0.05:
             raise Struck("deliver")
 
+    shares = Shares(7)
     source = RowSource(
-        outgoing, WaitingRows(database), deliver, places, looks=True, turns=Turns(), wait_for_leave=lambda: None
+        outgoing,
+        WaitingRows(database),
+        deliver,
+        places,
+        shares,
+        queue_works=None,
+        turns=Turns(),
+        wait_for_leave=lambda: None,
     )
     loops = source.start()
     limit = time.monotonic() + 120.0
@@ -240,6 +249,7 @@ def test_whatever_error_strikes_each_row_is_delivered_once_and_every_place_comes
         rests(0.01)
     assert set(delivered.values()) == {1}
     assert source._on_the_way == {}
-    assert source._busy == {}
+    assert shares.counts == {}
+    assert shares.room == 6
     with contextlib.suppress(PostgresUnavailable):
         database.close()

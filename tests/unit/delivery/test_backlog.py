@@ -16,7 +16,7 @@ from relay.postgres.waiting import Waiting
 
 
 def row(number: int, user: str | None = "user", *, due_in: float = 0.0, octets: int = 1000) -> Waiting:
-    return Waiting(f"{number:032x}", user, float(number), due_in, False, False, octets)
+    return Waiting(f"{number:032x}", user, float(number), due_in, False, 0.0, octets)
 
 
 def take(backlog: Backlog, most: int, busy: dict[str | None, int] | None = None, share: int = 10**6) -> list[Waiting]:
