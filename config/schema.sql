@@ -114,3 +114,6 @@ CREATE TABLE IF NOT EXISTS webhook_deliveries (
     next_retry_at timestamptz,
     created_at    timestamptz NOT NULL DEFAULT now()
 );
+
+CREATE INDEX IF NOT EXISTS webhook_deliveries_status ON webhook_deliveries (status);
+CREATE INDEX IF NOT EXISTS webhook_deliveries_webhook_id ON webhook_deliveries (webhook_id);

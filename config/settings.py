@@ -192,6 +192,8 @@ class Settings:
     ses_send_events: Literal["auto", "ses", "ours"] = _setting(
         "SMTP_RELAY_SES_SEND_EVENTS", "auto, ses or ours", default="auto"
     )
+    #: Whether the delivery worker makes webhook deliveries; not: they are left to OpenSend's own.
+    webhooks: bool = _switch("SMTP_RELAY_WEBHOOKS", True)
     ses_events_topic: str | None = _setting("SES_EVENTS_SNS_TOPIC_ARN", "the ARN of an SNS topic", default=None)
 
     #: Where `python -m relay.web` listens, and in how many processes.

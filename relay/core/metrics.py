@@ -156,6 +156,11 @@ EVENTS_KEPT: Final = Family("smtp_relay_events_kept", "Events in Redis that wait
 SUPPRESSIONS_LEARNED: Final = Family(
     "smtp_relay_suppressions_learned", "Addresses suppressed for a bounce or complaint", Counter, ("reason",)
 )
+WEBHOOK_DELIVERIES: Final = Family(
+    "smtp_relay_webhook_deliveries", "Webhook deliveries by what became of an attempt", Counter, ("outcome",)
+)
+WEBHOOK_SECONDS: Final = Family("smtp_relay_webhook_seconds", "Time of a call to a webhook", Histogram, ("status",))
+WEBHOOKS_IN_FLIGHT: Final = Family("smtp_relay_webhooks_in_flight", "Calls to webhooks being made now", Gauge).labels()
 CACHE: Final = Family("smtp_relay_cache", "Cache look-ups by kind and result: hit, miss", Counter, ("kind", "result"))
 FAULTS: Final = Family("smtp_relay_faults", "Failed calls to postgres, redis, sqs", Counter, ("service",))
 LOG_LINES_LOST: Final = Family("smtp_relay_log_lines_lost", "Log lines that could not be written", Counter).labels()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import gevent
 import structlog
@@ -146,14 +146,24 @@ def _run_once(name: str, work: Callable[..., object], arguments: tuple[object, .
 class NativeThread:
     """A thread of the system for work that takes long and waits for nothing: the hub goes on meanwhile.
 
-    It is made with the first work, so behind the fork, and does one after the other.
+    It is made with the first work, so behind the fork, and does one after the other; `threads` of them at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
         self._pool: ThreadPool | None = None
 
     def run(self, work: Callable[[], _T]) -> _T:
         """What `work()` returns or raises. It may use nothing but memory and files."""
+        return self._ready().apply(work)
+
+    def begin(self, work: Callable[[], _T], ended: Callable[[object], object]) -> Callable[[], _T]:
+        """As `run`, for several who wait: each calls what this returns. `ended` is called when there is an outcome."""
+        result: Any = self._ready().spawn(work)
+        result.rawlink(ended)
+        return lambda: result.get()  # noqa: PLW0108 - without its parameters
+
+    def _ready(self) -> ThreadPool:
         if self._pool is None:
-            self._pool = ThreadPool(1)
-        return self._pool.apply(work)
+            self._pool = ThreadPool(self._threads)
+        return self._pool

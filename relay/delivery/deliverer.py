@@ -20,10 +20,10 @@ from relay.core.errors import PostgresUnavailable
 from relay.core.spellings import mailbox_of
 from relay.delivery.compose import Composed, Unsendable, bodies_of
 from relay.delivery.content import NoRoom
-from relay.delivery.fetch import RefusedUrlError, UnavailableError
 from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.leaving import leaving
 from relay.delivery.mailbox import address_of
+from relay.delivery.outbound_http import RefusedUrlError, UnavailableError
 from relay.delivery.outcome import KINDS, Failed, Outcome, Sent, Verdict
 from relay.delivery.provider import Handover, Provider
 from relay.delivery.regions import Regions

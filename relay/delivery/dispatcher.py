@@ -19,12 +19,16 @@ from relay.delivery.deliverer import Deliverer, email_of, user_of
 from relay.delivery.queue_jobs import QueueJobs
 from relay.delivery.row_source import RowSource, Turns
 from relay.delivery.shares import Share, Shares
+from relay.delivery.webhooks import Webhooks
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import WaitingRows
 
 
 class Dispatcher:
-    """Runs deliveries, at most `concurrency` at a time. `receiver`: None in polling mode."""
+    """Runs deliveries, at most `concurrency` at a time. `receiver`: None in polling mode.
+
+    `webhooks` is told of the jobs that are about them; None where they are another program's.
+    """
 
     def __init__(
         self,
@@ -35,11 +39,13 @@ class Dispatcher:
         *,
         concurrency: int,
         turns: Turns,
+        webhooks: Webhooks | None = None,
     ) -> None:
         self._outgoing = outgoing
         self._waiting = waiting
         self._deliverer = deliverer
         self._receiver = receiver
+        self._webhooks = webhooks
         self._concurrency = concurrency
         self._slots = gevent.lock.BoundedSemaphore(concurrency)
         self._shares = Shares(concurrency)
@@ -68,6 +74,7 @@ class Dispatcher:
                 scan=self._rows.ask_for_scan,
                 wait_for_leave=self._wait_for_leave,
                 ask_postgres=lambda: self._waiting.newest(1),
+                webhooks=self._webhooks,
             )
             self._loops.append(supervise("delivery_queue", self._jobs.receive))
         self._loops.extend(self._rows.start())

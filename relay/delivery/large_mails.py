@@ -20,7 +20,8 @@ from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.core.supervision import NativeThread
 from relay.delivery.compose import Unsendable, decoded
 from relay.delivery.content import Content, Held, Slice, Spool
-from relay.delivery.fetch import UnavailableError, fetch
+from relay.delivery.fetch import fetch
+from relay.delivery.outbound_http import Outbound, UnavailableError
 from relay.delivery.parts import Bodies, Enclosure
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.delivery.transfer import Base64Decoder, NotBase64
@@ -50,6 +51,7 @@ class LargeMails:
         self._alone = BoundedSemaphore(1)
         self._waiting = 0
         self._thread = NativeThread()
+        self._outbound = Outbound()
 
     @contextmanager
     def opened(self, email: OutgoingEmail) -> Iterator[tuple[Bodies, Spool]]:
@@ -64,7 +66,7 @@ class LargeMails:
             spool = stack.enter_context(Spool(self._directory))
             entries = self._entries(email) if email.large else []
             attachments = [_about(entry) for entry in entries] if email.large else email.attachments
-            found = _fetched(attachments, spool)
+            found = _fetched(attachments, spool, self._outbound)
             octets = spool.size + max(email.stored_octets, sum(entry.octets or 0 for entry in entries))
             if not alone and octets > ALONE_OCTETS:
                 stack.enter_context(self._turn())
@@ -115,7 +117,7 @@ def _about(entry: StoredEntry) -> OutgoingAttachment:
     )
 
 
-def _fetched(attachments: Sequence[OutgoingAttachment], spool: Spool) -> dict[int, Content]:
+def _fetched(attachments: Sequence[OutgoingAttachment], spool: Spool, outbound: Outbound) -> dict[int, Content]:
     """The contents that paths name, by the attachments' places. Raises RefusedUrlError and UnavailableError."""
     left = MAX_COMPOSED_OCTETS * 3 // 4 - sum(len(attachment.content or "") * 3 // 4 for attachment in attachments)
     until = time.monotonic() + FETCHING_SECONDS
@@ -125,7 +127,7 @@ def _fetched(attachments: Sequence[OutgoingAttachment], spool: Spool) -> dict[in
             if time.monotonic() > until:
                 raise UnavailableError("TimeoutError")
             start = spool.size
-            fetch(attachment.path, max(0, left - start), spool.write)
+            fetch(attachment.path, max(0, left - start), spool.write, outbound)
             found[place] = spool.since(start)
     return found
 

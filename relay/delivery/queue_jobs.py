@@ -2,8 +2,10 @@
 
 email.send              the row is claimed and delivered, the message deleted
 scheduled-email.scan    the worker looks at once for what no job comes for, the message is deleted
-webhook.dispatch,       not this worker's: left to another consumer of the queue, and deleted at the third look;
-webhook-delivery.scan   the deliveries are rows in Postgres (`pending`), so that nothing is lost with the message
+webhook.dispatch        the delivery is looked at at once; where a person asked for it (`manual`), it is made once more
+webhook-delivery.scan   the worker looks at once for deliveries that are due, the message is deleted
+both, where webhooks    left to another consumer of the queue, and deleted at the third look; the deliveries are rows in
+are OpenSend's work     Postgres (`pending`), so that nothing is lost with the message
 anything else           poison: left to the queue's redrive policy; deleted where a FIFO queue has none
 """
 
@@ -11,7 +13,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from datetime import datetime
+from typing import Final, NamedTuple, TypeGuard
 
 import gevent
 import gevent.lock
@@ -23,12 +26,15 @@ from relay.core import metrics
 from relay.core.errors import PostgresUnavailable, QueueUnavailable
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.shares import Share, Shares
+from relay.delivery.webhooks import Webhooks
 
 log = structlog.get_logger(__name__)
 
 SEND: Final = "email.send"
 SCAN: Final = "scheduled-email.scan"
-WEBHOOKS: Final = ("webhook.dispatch", "webhook-delivery.scan")
+DISPATCH: Final = "webhook.dispatch"
+WEBHOOK_SCAN: Final = "webhook-delivery.scan"
+WEBHOOKS: Final = (DISPATCH, WEBHOOK_SCAN)
 
 #: Seconds for which a message in flight is nobody else's; extended while its mail is being sent.
 VISIBILITY_SECONDS: Final = 120
@@ -48,7 +54,7 @@ _AWAY: Final = (0.5, 5.0)
 for _kind, _result in (
     (SEND, "done"),
     (SCAN, "done"),
-    *((kind, result) for kind in WEBHOOKS for result in ("left", "deleted")),
+    *((kind, result) for kind in WEBHOOKS for result in ("done", "left", "deleted")),
     ("poison", "left"),
     ("poison", "deleted"),
 ):
@@ -56,10 +62,13 @@ for _kind, _result in (
 
 
 class Job(NamedTuple):
-    """A job, as far as it matters here. `email_id`: of `email.send`."""
+    """A job, as far as it matters here. `row_id`: the email of `email.send`, the delivery of `webhook.dispatch`."""
 
     kind: str
-    email_id: str = ""
+    row_id: str = ""
+    #: Whether a person asked for it, and when.
+    manual: bool = False
+    requested: datetime | None = None
 
 
 class QueueJobs:
@@ -75,9 +84,11 @@ class QueueJobs:
         scan: Callable[[], None],
         wait_for_leave: Callable[[], None],
         ask_postgres: Callable[[], object],
+        webhooks: Webhooks | None,
     ) -> None:
         """`deliver`: claims and delivers a row, and says its user; `scan`: has a scan begin soon; `wait_for_leave`:
-        returns when work may be taken. `ask_postgres` and `deliver` raise PostgresUnavailable.
+        returns when work may be taken. `ask_postgres` and `deliver` raise PostgresUnavailable. `webhooks`: None where
+        they are OpenSend's.
         """
         self._receiver = receiver
         self._slots = slots
@@ -86,6 +97,7 @@ class QueueJobs:
         self._scan = scan
         self._wait_for_leave = wait_for_leave
         self._ask_postgres = ask_postgres
+        self._webhooks = webhooks
         self._postgres_away = False
         #: Jobs that are being done, and the time (monotonic) at which the last one ended.
         self._begun = 0
@@ -158,16 +170,28 @@ class QueueJobs:
         job = job_of(received.body)
         if job is None:
             self._poison(received)
-        elif job.kind in WEBHOOKS:
+        elif job.kind in WEBHOOKS and self._webhooks is None:
             self._leave(job.kind, received)
         else:
             if job.kind == SEND:
                 with _Extending(self._receiver, received):
-                    self._deliver(job.email_id, share)
+                    self._deliver(job.row_id, share)
+            elif self._webhooks is not None and job.kind == WEBHOOK_SCAN:
+                self._webhooks.wake()
+            elif self._webhooks is not None and job.kind == DISPATCH:
+                self._dispatch(self._webhooks, job)
             else:
                 self._scan()
             self._receiver.delete(received)
             metrics.DELIVERY_JOBS.labels(job.kind, "done").inc()
+
+    @staticmethod
+    def _dispatch(webhooks: Webhooks, job: Job) -> None:
+        """The delivery is a row in Postgres: nothing is lost with the message once that is as it should be."""
+        if job.manual:
+            webhooks.retry(job.row_id, job.requested)
+        else:
+            webhooks.name([job.row_id])
 
     def _leave(self, kind: str, received: Received) -> None:
         """A job for another consumer of the queue, if there is one."""
@@ -273,12 +297,27 @@ def job_of(body: str) -> Job | None:
     kind = document.get("type")
     if kind == SEND:
         email_id = document.get("emailId")
-        return Job(SEND, email_id) if isinstance(email_id, str) and _is_uuid(email_id) else None
-    if kind == WEBHOOKS[0]:
-        return Job(kind) if isinstance(document.get("deliveryId"), str) else None
-    return Job(kind) if kind in (SCAN, *WEBHOOKS) else None
+        return Job(SEND, email_id) if _is_uuid(email_id) else None
+    if kind == DISPATCH:
+        delivery_id = document.get("deliveryId")
+        if not _is_uuid(delivery_id):
+            return None
+        manual = document.get("source") == "manual"
+        return Job(DISPATCH, delivery_id, manual=manual, requested=_moment(document.get("requestedAt")))
+    return Job(kind) if kind in (SCAN, WEBHOOK_SCAN) else None
 
 
-def _is_uuid(text: str) -> bool:
+def _is_uuid(text: object) -> TypeGuard[str]:
+    if not isinstance(text, str):
+        return False
     digits = text.replace("-", "")
     return len(text) == 36 and len(digits) == 32 and all(digit in "0123456789abcdefABCDEF" for digit in digits)
+
+
+def _moment(text: object) -> datetime | None:
+    """A time of ISO 8601 with its offset; None for anything else."""
+    try:
+        found = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return found if found is not None and found.tzinfo is not None else None

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from config.settings import Settings
@@ -23,6 +24,7 @@ from relay.postgres.outgoing import Event, Outgoing
 from relay.postgres.row_contents import RowContents
 from relay.postgres.schema_check import DELIVERY_TABLES, DELIVERY_UNIQUE
 from relay.postgres.waiting import Processing, WaitingRows, Walk
+from relay.postgres.webhook_deliveries import ClaimedDelivery, WebhookDeliveries, WebhookResult
 
 #: Regions that are asked for at most.
 _MAX_REGIONS: Final = 20
@@ -83,6 +85,31 @@ def _walked(walk: Walk) -> None:
         walk.close()
 
 
+def _nobodys_result(delivery_id: str) -> WebhookResult:
+    delivery = ClaimedDelivery(
+        id=delivery_id,
+        webhook_id=delivery_id,
+        event_id=delivery_id,
+        attempt=0,
+        mark=datetime.now(UTC),
+        url=None,
+        webhook_status=None,
+        secret=None,
+        event_type=None,
+        payload=None,
+        payload_octets=0,
+    )
+    return WebhookResult(
+        delivery=delivery,
+        status="failed",
+        attempt=0,
+        attempted_at=None,
+        status_code=None,
+        response_body=None,
+        seconds=None,
+    )
+
+
 class _Unread:
     """Takes what a row holds, and keeps nothing of it; see `relay.postgres.row_contents.Reader`."""
 
@@ -105,6 +132,8 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
     user, email_id = f"check:{uuid.uuid4()}", str(uuid.uuid4())
     mailboxes = ["to@check.invalid"]
     nobodys = Processing(email_id, version="0", ours=True, expired=True, recent=True, created=0.0)
+    webhooks = WebhookDeliveries(database, deadline=seconds)
+    nobodys_result = _nobodys_result(email_id)
     event = Event(type="delayed", source_id=f"check:{email_id}", payload={"email_id": email_id})
     return (
         ("claiming mails", lambda: outgoing.claim([email_id])),
@@ -123,4 +152,9 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("recording an event", lambda: outgoing.record(email_id, user, event)),
         ("simulating a delivery", lambda: outgoing.simulate(email_id, user, "bounced", [event], "bounced")),
         ("putting mails back", lambda: outgoing.put_back([email_id], 1.0)),
+        ("looking for webhook deliveries", lambda: (webhooks.look(each=1, most=1), webhooks.look_at([email_id]))),
+        ("claiming webhook deliveries", lambda: webhooks.claim([email_id])),
+        ("reading events for webhooks", lambda: webhooks.payload(email_id)),
+        ("recording webhook deliveries", lambda: webhooks.record([nobodys_result])),
+        ("repeating webhook deliveries", lambda: webhooks.retry(email_id, None)),
     )

@@ -160,12 +160,30 @@ DELIVERY_TABLES: Final[Tables] = {
         email_id      uuid         I
         source_id     varchar(255) I
         type          varchar(50)  SI
-        payload       jsonb        I
+        payload       jsonb        SI
         user_id       text         SI
         received_at   timestamptz  I
     """),
-    "webhooks": TABLES["webhooks"],
-    "webhook_deliveries": TABLES["webhook_deliveries"],
+    "webhooks": _columns("""
+        id                 uuid         S
+        url                text         S
+        event_types        jsonb        S
+        status             varchar(50)  S
+        signing_secret_enc text         S
+        user_id            text         S
+    """),
+    "webhook_deliveries": _columns("""
+        id            uuid         SI
+        webhook_id    uuid         SI
+        event_id      uuid         SI
+        attempt       int4         SIU
+        status_code   int4         U
+        response_body text         U
+        status        varchar(50)  SIU
+        attempted_at  timestamptz  SU
+        next_retry_at timestamptz  SU
+        created_at    timestamptz  SI
+    """),
 }
 
 DELIVERY_UNIQUE: Final[Sequence[Unique]] = (

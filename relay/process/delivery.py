@@ -22,21 +22,26 @@ import config.sentry
 from config.settings import Settings
 from relay import __version__
 from relay.aws.sqs_receiver import QueueReceiver
-from relay.core.supervision import supervise
+from relay.core.supervision import run_once, supervise
 from relay.delivery import send_events, waiting_age
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.maildir_provider import MaildirProvider
+from relay.delivery.outbound_http import Outbound
 from relay.delivery.provider import Provider
 from relay.delivery.row_source import Turns
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import tracking_of
+from relay.delivery.webhook_attempts import WebhookAttempts
+from relay.delivery.webhook_secrets import WebhookSecrets
+from relay.delivery.webhooks import Webhooks
 from relay.operator import exposition
 from relay.postgres import waiting
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing, SendingDomain
 from relay.postgres.row_contents import RowContents
+from relay.postgres.webhook_deliveries import WebhookDeliveries
 from relay.process import signals
 from relay.process.assignment import Assignment
 from relay.process.heartbeat import BEAT_SECONDS
@@ -45,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 #: Connections to Postgres that a process opens at most.
 _CONNECTIONS = 5
+#: Further ones for webhooks: whatever becomes of those, mails go on.
+_WEBHOOK_CONNECTIONS = 2
 
 
 def load(settings_json: bytes) -> None:
@@ -58,8 +65,8 @@ def load(settings_json: bytes) -> None:
     gc.freeze()
 
 
-def run(assignment: Assignment) -> int:
-    """Delivers until told to end; the exit status."""
+def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
+    """Delivers until told to end; the exit status. `outbound`: how webhooks are reached."""
     settings = Settings.from_json(assignment.settings)
     config.logging.configure(settings)
     config.sentry.init(settings, __version__)
@@ -78,6 +85,9 @@ def run(assignment: Assignment) -> int:
         large_mails=LargeMails(RowContents(database), settings.spool_dir),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
     )
+    turns = Turns(index=assignment.index, processes=settings.delivery_processes)
+    webhook_database = Database(settings.database_url, statement_seconds=4.5, idle_limit=_WEBHOOK_CONNECTIONS)
+    webhooks = _webhooks(settings, webhook_database, turns, outbound or Outbound()) if settings.webhooks else None
     rows = waiting.WaitingRows(database)
     dispatcher = Dispatcher(
         outgoing,
@@ -85,24 +95,37 @@ def run(assignment: Assignment) -> int:
         deliverer,
         _receiver(settings),
         concurrency=settings.delivery_concurrency,
-        turns=Turns(index=assignment.index, processes=settings.delivery_processes),
+        turns=turns,
+        webhooks=webhooks,
     )
     ending = Event()
     signals.attend(assignment.lifeline, drain=ending.set, certificate=None)
     dispatcher.start()
+    if webhooks is not None:
+        webhooks.start()
     if settings.delivery_metrics_port is not None and assignment.index == 0:
         supervise("delivery_waiting_age", waiting_age.watch, rows)
     beat = gevent.get_hub().loop.timer(0, repeat=BEAT_SECONDS, ref=False)
     beat.start(assignment.heartbeats.beat, assignment.index)
     log.info("delivery_ready", provider=provider.name, concurrency=settings.delivery_concurrency)
     ending.wait()
+    draining = run_once("webhook_drain", webhooks.drain, settings.drain_seconds) if webhooks is not None else None
     left = dispatcher.drain(settings.drain_seconds)
     if left:
         log.warning("delivery_unfinished", mails=left)
+    if draining is not None:
+        draining.join()
     provider.close()
     database.close()
+    webhook_database.close()
     config.sentry.flush()
     return 0
+
+
+def _webhooks(settings: Settings, database: Database, turns: Turns, outbound: Outbound) -> Webhooks:
+    deliveries = WebhookDeliveries(database)
+    secrets = WebhookSecrets(settings.webhook_secret_encryption_key)
+    return Webhooks(deliveries, WebhookAttempts(deliveries, secrets, outbound), turns)
 
 
 def _provider(settings: Settings) -> Provider:

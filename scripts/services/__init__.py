@@ -14,9 +14,11 @@ from scripts.services.server import Server, ServiceFailed, free_port, start_toge
 from scripts.services.ses import Ses
 from scripts.services.sqs import Sqs
 from scripts.services.valkey import Valkey
+from scripts.services.webhook_sink import Hook, WebhookSink, WebhookWorker
 
 __all__ = [
     "Delivery",
+    "Hook",
     "Postgres",
     "Relay",
     "Server",
@@ -25,6 +27,8 @@ __all__ = [
     "Sqs",
     "Valkey",
     "Web",
+    "WebhookSink",
+    "WebhookWorker",
     "free_port",
     "start_together",
 ]

@@ -21,6 +21,9 @@ SHORT = {
     "compose": "tests/unit/delivery/test_compose.py",
     "tracking": "tests/unit/delivery/test_tracking.py",
     "round": "tests/unit/delivery/test_round_trip.py",
+    "webhooks": "tests/integration/delivery/test_webhooks.py",
+    "claims": "tests/integration/delivery/test_webhook_claims.py",
+    "outbound": "tests/unit/delivery/test_outbound_http.py",
     "links": "tests/unit/delivery/test_html_links.py",
     "large": "tests/integration/delivery/test_large_mails.py",
     "visits": "tests/integration/web/test_tracked_links.py",
@@ -37,7 +40,7 @@ def test_the_paths_that_a_page_names_are_there(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("name", ["contract.md", "delivery.md"])
+@pytest.mark.parametrize("name", ["contract.md", "delivery.md", "webhooks.md"])
 def test_the_tests_that_a_table_names_are_there(name: str) -> None:
     page = (ROOT / "docs" / name).read_text()
     path = ""

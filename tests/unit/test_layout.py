@@ -69,6 +69,7 @@ ELSEWHERE = {
     "relay/postgres/leases.py": "tests/integration/delivery/test_leases.py",
     "relay/postgres/outgoing.py": _DELIVERY,
     "relay/postgres/own_transaction.py": "tests/integration/storage/test_lock_waits.py",
+    "relay/postgres/webhook_deliveries.py": "tests/integration/delivery/test_webhook_claims.py",
     "relay/postgres/row_contents.py": "tests/integration/delivery/test_large_mails.py",
     "relay/postgres/schema_check.py": "tests/integration/test_schema_check.py",
     "relay/postgres/snapshot.py": "tests/integration/storage/test_warm_cache.py",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay.delivery.fetch import UnavailableError
+from relay.delivery.outbound_http import Outbound, UnavailableError
 from relay.mail import parse
 from scripts.services import Ses
 
@@ -279,7 +279,7 @@ def test_an_attachment_is_fetched_from_its_path(
     """The fetch itself is a double here: tests/unit/delivery/test_fetch.py has the real one."""
     asked: list[str] = []
 
-    def answer(url: str, _most: int, write: Callable[[bytes], None]) -> None:
+    def answer(url: str, _most: int, write: Callable[[bytes], None], _outbound: Outbound) -> None:
         asked.append(url)
         if "down" in url:
             raise UnavailableError("HTTP503")

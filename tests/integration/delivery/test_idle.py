@@ -30,7 +30,7 @@ def counting(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("mode", ["postgres", "queue"])
-def test_an_idle_machine_asks_four_cheap_questions_a_second_at_most(
+def test_an_idle_machine_asks_five_cheap_questions_a_second_at_most(
     counting: str, ses: Ses, sqs: Sqs, tmp_path: Path, mode: str
 ) -> None:
     """However many processes it has. Some rows are there that wait for something: they are no work either."""
@@ -72,7 +72,7 @@ def test_an_idle_machine_asks_four_cheap_questions_a_second_at_most(
             row: Any = cursor.fetchone()
         connection.close()
     calls, seconds, pages = float(row[0] or 0), float(row[1]), row[2]
-    assert 0 < calls / seconds <= 4.0
+    assert 0 < calls / seconds <= 5.0
     # Rows that wait lie in some pages; more than these are no cheap question.
     assert pages <= 250
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import gevent
@@ -19,6 +20,7 @@ from relay.core.errors import PostgresUnavailable, QueueUnavailable
 from relay.delivery import queue_jobs
 from relay.delivery.queue_jobs import Job, QueueJobs, job_of
 from relay.delivery.shares import Share, Shares
+from relay.delivery.webhooks import Webhooks
 from scripts.services import Sqs
 
 EMAIL_ID = "0e0f7a3c-7d39-4c6e-9b3f-1a2b3c4d5e6f"
@@ -27,7 +29,7 @@ EMAIL_ID = "0e0f7a3c-7d39-4c6e-9b3f-1a2b3c4d5e6f"
 class Worker:
     """A consumer of one queue, and what it was asked to do."""
 
-    def __init__(self, receiver: QueueReceiver) -> None:
+    def __init__(self, receiver: QueueReceiver, webhooks: Webhooks | None) -> None:
         self.delivered: list[str] = []
         self.scans = 0
         self.asked_postgres = 0
@@ -43,6 +45,7 @@ class Worker:
             scan=self._scan,
             wait_for_leave=lambda: None,
             ask_postgres=self._ask,
+            webhooks=webhooks,
         )
         self.greenlet = gevent.spawn(self.jobs.receive)
 
@@ -83,9 +86,9 @@ def consume(sqs: Sqs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
     monkeypatch.setattr(queue_jobs, "_AWAY", (0.05, 0.1))
     workers: list[tuple[Worker, QueueReceiver]] = []
 
-    def start(url: str, kind: type[QueueReceiver] = Receiver) -> Worker:
+    def start(url: str, kind: type[QueueReceiver] = Receiver, webhooks: Webhooks | None = None) -> Worker:
         receiver = kind(url, sqs.region)
-        workers.append((Worker(receiver), receiver))
+        workers.append((Worker(receiver, webhooks), receiver))
         return workers[-1][0]
 
     yield start
@@ -163,7 +166,52 @@ def test_a_job_for_a_webhook_comes_to_another_consumer(sqs: Sqs, consume: Callab
     # It blocks this process, the first consumer with it.
     (received,) = receiver.receive(1, visibility_seconds=60, wait_seconds=20)
     receiver.close()
-    assert (job_of(received.body), received.count) == (Job("webhook.dispatch"), 2)
+    job = job_of(received.body)
+    assert job is not None
+    assert (job.kind, received.count) == ("webhook.dispatch", 2)
+
+
+class NotedWebhooks(Webhooks):
+    """A stand-in that notes what jobs ask for: tests/integration/delivery/test_webhook_claims.py has the real rows."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.errors: list[PostgresUnavailable] = []
+
+    def wake(self) -> None:
+        self.asked.append(("wake",))
+
+    def name(self, delivery_ids: Iterable[str]) -> None:
+        self.asked.append(("name", *delivery_ids))
+
+    def retry(self, delivery_id: str, requested: datetime | None) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.asked.append(("retry", delivery_id, requested))
+
+
+@pytest.mark.parametrize("suffix", ["", ".fifo"])
+def test_jobs_for_webhooks_are_done_and_deleted(
+    sqs: Sqs, consume: Callable[..., Worker], suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person's wish for one more attempt waits for Postgres; what only says that a row is there need not."""
+    monkeypatch.setattr(queue_jobs, "VISIBILITY_SECONDS", 1)
+    url, _ = new_queue(sqs, suffix)
+    named, wanted = webhook(), webhook() | {"source": "manual", "requestedAt": "2026-11-27T10:00:00.000Z"}
+    put(sqs, url, named, {"type": "webhook-delivery.scan", "limit": 5}, wanted)
+    webhooks = NotedWebhooks()
+    webhooks.errors.append(PostgresUnavailable())
+    worker = consume(url, webhooks=webhooks)
+    until(lambda: left(sqs, url) == 0)
+    assert sorted(webhooks.asked, key=str) == sorted(
+        [
+            ("name", named["deliveryId"]),
+            ("wake",),
+            ("retry", wanted["deliveryId"], datetime(2026, 11, 27, 10, tzinfo=UTC)),
+        ],
+        key=str,
+    )
+    assert (worker.delivered, worker.scans) == ([], 0)
 
 
 @pytest.mark.parametrize("denied", [False, True])
@@ -249,7 +297,11 @@ def test_jobs() -> None:
     assert job_of(json.dumps(send())) == Job("email.send", EMAIL_ID)
     assert job_of('{"type": "scheduled-email.scan"}') == Job("scheduled-email.scan")
     assert job_of('{"type": "webhook-delivery.scan", "limit": 3}') == Job("webhook-delivery.scan")
-    assert job_of('{"type": "webhook.dispatch", "deliveryId": "d"}') == Job("webhook.dispatch")
+    assert job_of('{"type": "webhook.dispatch", "deliveryId": "d"}') is None
+    made = {"type": "webhook.dispatch", "deliveryId": EMAIL_ID, "source": "ses-ingest", "requestedAt": "yesterday"}
+    assert job_of(json.dumps(made)) == Job("webhook.dispatch", EMAIL_ID)
+    made |= {"source": "manual", "requestedAt": "2026-11-27T10:00:00"}  # a time without an offset is none
+    assert job_of(json.dumps(made)) == Job("webhook.dispatch", EMAIL_ID, manual=True)
     for body in ("", "null", "3", "[" * 5000, '{"type": []}', '{"type": "webhook.dispatch"}', '{"type": "email.send"}'):
         assert job_of(body) is None
 

@@ -1,0 +1,297 @@
+"""HTTP requests to URLs that customers wrote: never into our own network, and never for longer or more than wanted.
+
+A name is resolved once, every address is looked at, and the connection goes to an address that was looked at, with the
+name in Host and in the TLS handshake (contract sections 3 and 9). A redirect is a response like any other.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import SplitResult, quote, urlsplit
+
+import gevent
+import gevent.monkey
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from relay.core.address import normalise_domain
+from relay.core.supervision import NativeThread
+
+_PORTS: Final = {"http": 80, "https": 443}
+_PRIVATE_SUFFIXES: Final = (".internal", ".local", ".localhost", ".cluster.local")
+#: Of IPv6 only this is routed globally (RFC 4291 section 2.4): NAT64 and all other ways into IPv4 are outside of it,
+#: but for those in the next list.
+_GLOBAL_UNICAST: Final = ipaddress.ip_network("2000::/3")
+#: Networks that are globally routable by their form, or by what an older Python knows, and may not be: 6to4 and its
+#: relays, protocols (Teredo and a cloud's metadata among them), documentation, and the host agent of a cloud.
+_REFUSED_NETWORKS: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("2002::/16", "192.88.99.0/24", "192.0.0.0/24", "2001::/23", "3fff::/20", "2001:db8::/32"),
+            *("198.18.0.0/15", "168.63.129.16/32"),
+        ),
+    )
+)
+#: Characters of a URL.
+_LONGEST_URL: Final = 8_000
+#: Among them the backslash, which some programs take for a slash.
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+_IN_TARGET: Final = "/?%:@!$&'()*+,;=~-._[]"
+#: A host whose last label is a number is an IPv4 address in one of its notations, and no name (WHATWG URL, 3.5).
+_NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)")
+
+#: Octets read at a time, and the most that a response may have beside its content: header fields and interim responses,
+#: and what frames the content, so many times its octets.
+_READ: Final = 16_384
+_MOST_HEAD: Final = 65_536
+_MOST_FRAMING: Final = 8
+#: Threads that look names up. A name whose servers say nothing keeps one for longer than anybody waits for it.
+_LOOK_UPS: Final = 64
+
+Resolve = Callable[[str, int], Sequence[str]]
+#: Status and octets of the content; whether more of it is wanted.
+Receive = Callable[[int, bytes], bool]
+
+
+class RefusedUrlError(Exception):
+    """A URL that is never asked for anything, whatever it would answer."""
+
+
+class UnavailableError(Exception):
+    """There was no whole answer. It may come later. The text names the cause."""
+
+
+class Outbound:
+    """Makes such requests. Each one has a connection of its own."""
+
+    def __init__(
+        self,
+        *,
+        is_routable: Callable[[str], bool] | None = None,
+        resolve: Resolve | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """`is_routable`: which addresses may be connected to. `resolve`: the addresses of a name; raises OSError.
+        `context`: whom to trust. By default `routable`, the system's resolver, and the system's authorities.
+        """
+        self._is_routable = is_routable or routable
+        self._resolve = resolve or _LookUps().addresses
+        self._context = context
+
+    def request(
+        self, method: str, url: str, fields: Mapping[str, str], body: bytes | None, receive: Receive, *, seconds: float
+    ) -> int:
+        """The status of the response; its content goes to `receive` until that wants no more of it.
+
+        `fields` are all but Host, Connection and Content-Length. Whatever it does ends after `seconds`. Raises
+        RefusedUrlError, UnavailableError, and what `receive` raises.
+        """
+        parts = checked(url)
+        deadline = time.monotonic() + seconds
+        with gevent.Timeout(seconds) as limit:
+            try:
+                return self._request(parts, _head(method, parts, fields, body), body, receive, deadline)
+            except (OSError, HttpParserError, HttpParserUpgrade, UnicodeError) as error:
+                raise UnavailableError(_cause(error)) from None
+            except gevent.Timeout as late:
+                if late is not limit:
+                    raise
+                raise UnavailableError(f"TimeoutError: no whole answer within {seconds:g} s") from None
+
+    def _request(self, parts: SplitResult, head: bytes, body: bytes | None, receive: Receive, deadline: float) -> int:
+        sock = self._connect(parts, deadline)
+        try:
+            sock.sendall(head + (body or b""))
+            return _Response(receive).read(sock, deadline)
+        finally:
+            sock.close()
+
+    def _connect(self, parts: SplitResult, deadline: float) -> socket.socket:
+        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        addresses = list(dict.fromkeys(self._resolve(host, port)))
+        if not addresses or not all(map(self._is_routable, addresses)):
+            raise RefusedUrlError("an address that is not globally routable")
+        for place, address in enumerate(addresses):
+            left = _seconds_left(deadline)
+            # The last one may take all that is left, the others leave some of it to those after them.
+            last = place == len(addresses) - 1
+            try:
+                sock = socket.create_connection((address, port), timeout=left if last else left / 2)
+                break
+            except OSError:
+                if last:
+                    raise
+        try:
+            sock.settimeout(_seconds_left(deadline))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if parts.scheme == "https":
+                if self._context is None:
+                    self._context = ssl.create_default_context()
+                sock = self._context.wrap_socket(sock, server_hostname=host)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+class _Response:
+    """One response, as llhttp reads it (RFC 9112)."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._parser = HttpResponseParser(self)
+        self._receive = receive
+        self._ended = self._headers_complete = self._measured = False
+        self._octets = self._content = 0
+        self._pieces: list[bytes] = []
+
+    def read(self, sock: socket.socket, deadline: float) -> int:
+        """The status, when the content has ended or no more of it is wanted."""
+        while True:
+            # Anew for each piece: a server that sends an octet now and then, or without a pause, is not in time by it.
+            sock.settimeout(_seconds_left(deadline))
+            octets = sock.recv(_READ)
+            self._octets += len(octets)
+            if octets:
+                self._feed(octets)
+            if self._octets > _MOST_HEAD + (1 + _MOST_FRAMING) * self._content:
+                raise ConnectionAbortedError("header fields without end")
+            status = self._parser.get_status_code()
+            pieces, self._pieces = self._pieces, []
+            if self._headers_complete and not all(self._receive(status, piece) for piece in pieces):
+                return status
+            if self._ended:
+                return status
+            if not octets:
+                if self._headers_complete and not self._measured:  # to the end of the connection (RFC 9112, 6.3)
+                    return status
+                raise ConnectionResetError("closed before its answer was complete")
+
+    def _feed(self, octets: bytes) -> None:
+        try:
+            self._parser.feed_data(octets)
+        except HttpParserError:
+            # What follows a whole response, as content does that a 204 may not have, is nothing to us.
+            if not self._ended:
+                raise
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        """Called by the parser."""
+        self._measured = self._measured or name.lower() in {b"content-length", b"transfer-encoding"}
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        # An interim response (RFC 9110 section 15.2) is none: the head goes on.
+        if self._parser.get_status_code() >= 200:
+            self._headers_complete = True
+        else:
+            self._measured = False
+
+    def on_body(self, octets: bytes) -> None:
+        """Called by the parser."""
+        self._content += len(octets)
+        self._pieces.append(octets)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self._ended = self._headers_complete
+
+
+class _LookUps:
+    """The system's resolver, in threads apart from those that look up our own servers."""
+
+    def __init__(self) -> None:
+        self._threads = NativeThread(_LOOK_UPS)
+        #: What is being looked up now: one name takes one thread, however many wait for it.
+        self._running: dict[tuple[str, int], Callable[[], list[Any]]] = {}
+
+    def addresses(self, host: str, port: int) -> list[str]:
+        """The addresses of a name. Raises OSError."""
+        running = self._running.get((host, port))
+        if running is None:
+            getaddrinfo = gevent.monkey.get_original("socket", "getaddrinfo")
+            running = self._running[host, port] = self._threads.begin(
+                lambda: getaddrinfo(host, port, 0, socket.SOCK_STREAM),
+                lambda _: self._running.pop((host, port), None),
+            )
+        return [str(info[4][0]) for info in running()]
+
+
+def checked(url: str) -> SplitResult:
+    """The parts of a URL that may be asked, as far as its text tells. Raises RefusedUrlError."""
+    url = url.strip()
+    if len(url) > _LONGEST_URL or _CONTROLS.search(url):
+        raise RefusedUrlError("not a URL")
+    try:
+        parts = urlsplit(url)
+        if "@" in parts.netloc:
+            raise RefusedUrlError("user information")
+        port = parts.port
+        host = parts.hostname or ""
+        if host and not host.isascii():
+            host = normalise_domain(host)
+            # Its form in ASCII is what is resolved, asked for in the request, and named in the certificate.
+            parts = parts._replace(netloc=host if port is None else f"{host}:{port}")
+    except ValueError:
+        raise RefusedUrlError("not a URL") from None
+    host = host.rstrip(".").lower()
+    if parts.scheme not in _PORTS or not host:
+        raise RefusedUrlError("neither http nor https")
+    if port is not None and port < 1024 and port not in _PORTS.values():
+        raise RefusedUrlError("a reserved port")
+    if host == "localhost" or host.endswith(_PRIVATE_SUFFIXES):
+        raise RefusedUrlError("a private name")
+    if _NUMBER.fullmatch(host) and not _is_dotted_quad(host):
+        raise RefusedUrlError("an address in an unusual notation")
+    if re.search(r"[\s\"<>^`{|}%]", host):
+        raise RefusedUrlError("not a URL")
+    return parts
+
+
+def routable(address: str) -> bool:
+    """Whether an address may be connected to: globally routable, by whatever way it is written."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return routable(str(found.ipv4_mapped))
+        if found not in _GLOBAL_UNICAST:
+            return False
+    if any(found in network for network in _REFUSED_NETWORKS):
+        return False
+    return found.is_global and not found.is_multicast and not found.is_reserved
+
+
+def _is_dotted_quad(host: str) -> bool:
+    try:
+        return str(ipaddress.IPv4Address(host)) == host
+    except ValueError:
+        return False
+
+
+def _head(method: str, parts: SplitResult, fields: Mapping[str, str], body: bytes | None) -> bytes:
+    # As browsers do: what may not stand in a request is encoded, what is encoded stays.
+    target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_IN_TARGET)
+    if not target.startswith("/"):
+        target = "/" + target
+    length = {} if body is None else {"Content-Length": str(len(body))}
+    given = {"Host": parts.netloc, **fields, **length, "Connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
+def _seconds_left(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("no whole answer in time")
+    return seconds
+
+
+def _cause(error: Exception) -> str:
+    """The name of an error and what it says, which is nothing of our network: the address was its own."""
+    said = str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

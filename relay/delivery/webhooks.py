@@ -1,0 +1,218 @@
+"""Webhook deliveries: found, claimed when there is a place, made, and recorded (contract section 9).
+
+    wake   a job of the queue, a word in Redis or an event of this process names deliveries: they are looked at at once
+    look   once a second, and less often where that takes long: what is due, some of each webhook
+
+What waits is in Postgres. In memory are the names of what the last look saw, and the calls that are being made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+import gevent
+import structlog
+from gevent.event import Event
+
+from relay.core import metrics
+from relay.core.errors import PostgresUnavailable
+from relay.core.supervision import Supervised, run_once, supervise
+from relay.delivery.row_source import Turns
+from relay.delivery.webhook_attempts import WebhookAttempts
+from relay.delivery.webhook_places import WebhookPlaces
+from relay.postgres.webhook_deliveries import LEASE_SECONDS, ClaimedDelivery, Due, WebhookDeliveries, WebhookResult
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks of all processes of a machine together.
+LOOK_SECONDS: Final = 1.0
+#: Deliveries that a look names: of one webhook, and of all.
+LOOK_EACH: Final = 200
+LOOK_MOST: Final = 2_000
+#: The part of the time that looks may take of Postgres, and the shortest time between two of them, in seconds.
+_LOOK_SHARE: Final = 0.1
+_LOOK_PAUSE: Final = 0.05
+#: Deliveries of one claim, and of one look at those that somebody named.
+_CLAIMED: Final = 100
+_NAMED: Final = 200
+#: Names that are kept until they are looked at. What is beyond is found by a look.
+_MOST_NAMED: Final = 5_000
+#: Results of one statement.
+_RECORDED: Final = 100
+
+
+class Webhooks:
+    """Makes webhook deliveries, each in a separate greenlet."""
+
+    def __init__(self, deliveries: WebhookDeliveries, attempts: WebhookAttempts, turns: Turns) -> None:
+        self._deliveries = deliveries
+        self._attempts = attempts
+        self._turns = turns
+        self._places = WebhookPlaces()
+        #: Something has changed for the loop that hands out.
+        self._changed = Event()
+        #: Deliveries that somebody named, in order.
+        self._named: dict[str, None] = {}
+        self._next_look = 0.0
+        self._look_wanted = False
+        self._not_before = 0.0
+        #: Webhooks of which the last look saw as many deliveries as it names.
+        self._many: set[str] = set()
+        #: With the moment (time.monotonic()) until which a result is of use.
+        self._results: list[tuple[float, WebhookResult, bool]] = []
+        self._to_record = Event()
+        self._loops: list[Supervised] = []
+        self._recording: Supervised | None = None
+
+    def start(self) -> None:
+        """Begins to take work."""
+        self._recording = supervise("webhook_results", self._record)
+        self._loops.append(supervise("webhook_deliveries", self._hand_out))
+
+    def drain(self, seconds: float) -> int:
+        """Takes no more work, and waits for the calls that are being made. Returns how many are left."""
+        for loop in self._loops:
+            loop.stop()
+        until = time.monotonic() + seconds
+        while self._places.busy and time.monotonic() < until:
+            gevent.sleep(0.05)
+        if self._recording is not None:
+            self._recording.stop()
+        return self._places.busy
+
+    def wake(self) -> None:
+        """Something may be due: has a look begin soon."""
+        self._look_wanted = True
+        self._changed.set()
+
+    def name(self, delivery_ids: Iterable[str]) -> None:
+        """These deliveries may be due: has them looked at now."""
+        for delivery_id in delivery_ids:
+            if len(self._named) >= _MOST_NAMED:
+                self._look_wanted = True
+                break
+            self._named[delivery_id] = None
+        self._changed.set()
+
+    def retry(self, delivery_id: str, requested: datetime | None) -> None:
+        """Makes a delivery once more (see `WebhookDeliveries.retry`). Raises PostgresUnavailable."""
+        self._deliveries.retry(delivery_id, requested)
+        self.name([delivery_id])
+
+    # Handing out.
+
+    def _hand_out(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                self._look_at_named()
+                self._look_if_due()
+                self._claim_some()
+            except PostgresUnavailable:
+                gevent.sleep(1.0)
+            wanted = self._look_wanted or self._places.wants_more(self._many)
+            next_look = self._not_before if wanted else self._next_look
+            self._changed.wait(min(1.0, max(0.0, next_look - time.monotonic())))
+
+    def _look_at_named(self) -> None:
+        while self._named:
+            ids = list(self._named)[:_NAMED]
+            self._places.add(self._deliveries.look_at(ids))
+            for delivery_id in ids:
+                del self._named[delivery_id]
+            self._claim_some()
+
+    def _look_if_due(self) -> None:
+        began = time.monotonic()
+        wanted = self._look_wanted or self._places.wants_more(self._many)
+        if began < self._not_before or not (wanted or began >= self._next_look):
+            return
+        self._look_wanted = False
+        due = self._deliveries.look(each=LOOK_EACH, most=LOOK_MOST)
+        seen: dict[str, int] = {}
+        for each in due:
+            seen[each.webhook_id] = seen.get(each.webhook_id, 0) + 1
+        self._many = {webhook_id for webhook_id, count in seen.items() if count == LOOK_EACH}
+        if len(due) == LOOK_MOST:
+            self._many = set(seen)
+        self._places.replace(due)
+        ended = time.monotonic()
+        self._not_before = ended + max(_LOOK_PAUSE, (ended - began) / _LOOK_SHARE)
+        self._next_look = max(self._not_before, self._turns.next(LOOK_SECONDS))
+
+    def _claim_some(self) -> None:
+        """Claims what there are places for."""
+        due = self._places.take()
+        for start in range(0, len(due), _CLAIMED):
+            # In a separate greenlet: the end of this loop must not be the end of a claim.
+            run_once("webhook_claim", self._claim, due[start : start + _CLAIMED]).join()
+
+    def _claim(self, due: list[Due]) -> None:
+        left = {each.delivery_id for each in due}
+        until = time.monotonic() + LEASE_SECONDS
+        try:
+            for claimed in self._deliveries.claim(left):
+                left.discard(claimed.id)
+                run_once("webhook_call", self._make, claimed, until)
+        except PostgresUnavailable:
+            gevent.sleep(1.0)
+        finally:
+            for delivery_id in left:
+                self._done(delivery_id, quick=None)
+
+    def _make(self, claimed: ClaimedDelivery, until: float) -> None:
+        metrics.WEBHOOKS_IN_FLIGHT.value += 1
+        recorded = False
+        try:
+            result, quick = self._attempts.make(claimed)
+            self._results.append((until, result, quick))
+            self._to_record.set()
+            recorded = True
+        except PostgresUnavailable:
+            metrics.FAULTS.labels("postgres").inc()
+        finally:
+            metrics.WEBHOOKS_IN_FLIGHT.value -= 1
+            if not recorded:
+                self._done(claimed.id, quick=None)
+
+    def _done(self, delivery_id: str, *, quick: bool | None) -> None:
+        self._places.give_back(delivery_id, quick=quick)
+        self._changed.set()
+
+    # Recording.
+
+    def _record(self) -> None:
+        """Records results, as many at a time as there are; places are free when that is done."""
+        while True:
+            self._to_record.wait()
+            self._to_record.clear()
+            while self._results:
+                some = self._results[:_RECORDED]
+                try:
+                    self._deliveries.record([result for _, result, _ in some])
+                except PostgresUnavailable:
+                    gevent.sleep(1.0)
+                    self._give_up_late()
+                    continue
+                del self._results[: len(some)]
+                for _, result, quick in some:
+                    log.info(
+                        "webhook_delivery",
+                        delivery=result.delivery.id,
+                        outcome=result.status,
+                        attempt=result.attempt,
+                        status=result.status_code,
+                    )
+                    self._done(result.delivery.id, quick=quick)
+
+    def _give_up_late(self) -> None:
+        """What could not be recorded within its lease is anybody's by now, and is made again with the same id."""
+        now = time.monotonic()
+        late = [result for until, result, _ in self._results if until < now]
+        self._results = [entry for entry in self._results if entry[0] >= now]
+        for result in late:
+            log.warning("webhook_result_lost", delivery=result.delivery.id)
+            self._done(result.delivery.id, quick=None)

@@ -1,0 +1,206 @@
+"""All SQL of webhooks: what is due, claims, and what became of them (contract sections 3 and 9).
+
+A claim sets `next_retry_at` to the end of its lease and leaves the status `pending`, which OpenSend's own dispatcher
+honours. Nothing else is changed by it: a process that dies leaves a delivery that is due again, with the same attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar
+
+from relay.core import deadlines
+from relay.core.frozen import frozen
+from relay.postgres.database import Database
+from relay.postgres.driver import Cursor
+
+_T = TypeVar("_T")
+
+#: Seconds for which a claimed delivery is nobody else's. A call takes 5, and what it brought is recorded at once.
+LEASE_SECONDS: Final = 60.0
+#: Octets of a payload that come with a claim; a longer one is read by itself.
+HELD_OCTETS: Final = 65_536
+
+_PENDING: Final = "d.status = 'pending' AND (d.next_retry_at IS NULL OR d.next_retry_at <= clock_timestamp())"
+#: CASE: no index fits, or a planner with old statistics reads all that is pending for the few that are asked for.
+_DUE: Final = """
+ CASE d.status WHEN 'pending' THEN d.next_retry_at IS NULL OR d.next_retry_at <= clock_timestamp() ELSE false END"""
+
+#: Of each webhook the first ones, those that were never tried before the others, and the webhooks in turn.
+_LOOK: Final = f"""
+SELECT id::text, webhook_id::text, user_id FROM (
+  SELECT d.id, d.webhook_id, w.user_id, d.created_at,
+         row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.attempt > 0, d.created_at) AS place
+    FROM webhook_deliveries d LEFT JOIN webhooks w ON w.id = d.webhook_id
+   WHERE {_PENDING}) AS due
+ WHERE place <= %(each)s ORDER BY place, created_at LIMIT %(most)s"""  # noqa: S608 - fixed texts
+
+_LOOK_AT: Final = f"""
+SELECT d.id::text, d.webhook_id::text, w.user_id
+  FROM webhook_deliveries d LEFT JOIN webhooks w ON w.id = d.webhook_id
+ WHERE d.id = ANY (%(ids)s::uuid[]) AND {_DUE}"""  # noqa: S608 - fixed texts
+
+#: `octet_length` of the text: what is small as it is stored, compressed, may be large.
+_CLAIM: Final = f"""
+WITH free AS (
+  SELECT d.id FROM webhook_deliveries d WHERE d.id = ANY (%(ids)s::uuid[]) AND {_DUE} FOR UPDATE SKIP LOCKED),
+claimed AS (
+  UPDATE webhook_deliveries d SET next_retry_at = clock_timestamp() + make_interval(secs => %(lease)s)
+    FROM free WHERE d.id = free.id RETURNING d.id, d.webhook_id, d.event_id, d.attempt, d.next_retry_at)
+SELECT c.id::text, c.webhook_id::text, c.event_id::text, c.attempt, c.next_retry_at,
+       w.url, w.status, w.signing_secret_enc, e.type,
+       CASE WHEN j.octets <= %(held)s THEN j.document END, coalesce(j.octets, 0)
+  FROM claimed c LEFT JOIN webhooks w ON w.id = c.webhook_id LEFT JOIN email_events e ON e.id = c.event_id
+  LEFT JOIN LATERAL (
+    SELECT t.document, octet_length(t.document) AS octets FROM (SELECT e.payload::text AS document OFFSET 0) AS t
+  ) AS j ON true"""  # noqa: S608 - fixed texts
+
+#: A result counts where the row is as the claim left it. A success counts wherever the delivery is still open.
+_RECORD: Final = """
+UPDATE webhook_deliveries d
+   SET status = r.status, attempt = r.attempt, attempted_at = coalesce(r.attempted_at, d.attempted_at),
+       status_code = r.status_code, response_body = r.response_body,
+       next_retry_at = clock_timestamp() + make_interval(secs => r.seconds)
+  FROM unnest(%(ids)s::uuid[], %(marks)s::timestamptz[], %(statuses)s::text[], %(attempts)s::int[],
+              %(times)s::timestamptz[], %(codes)s::int[], %(bodies)s::text[], %(seconds)s::float8[])
+    AS r (id, mark, status, attempt, attempted_at, status_code, response_body, seconds)
+ WHERE d.id = r.id AND d.status = 'pending' AND (d.next_retry_at = r.mark OR r.status = 'success')"""
+
+#: Time beyond the longest lease tells a delivery that waits for its next attempt from one that is being made.
+_RETRY: Final = """
+UPDATE webhook_deliveries d SET status = 'pending', next_retry_at = NULL
+ WHERE d.id = %(id)s::uuid AND CASE
+   WHEN d.status = 'pending' THEN d.next_retry_at > clock_timestamp() + make_interval(secs => %(lease)s)
+   WHEN %(requested)s::timestamptz IS NULL THEN d.status <> 'success'
+   ELSE d.attempted_at IS NULL OR d.attempted_at < %(requested)s::timestamptz END"""
+
+
+class Due(NamedTuple):
+    """A delivery that may be made now."""
+
+    delivery_id: str
+    webhook_id: str
+    #: Whose webhook it is; None where that is gone.
+    user_id: str | None
+
+
+@frozen
+class ClaimedDelivery:
+    """A delivery that is this process's until its lease ends."""
+
+    id: str
+    webhook_id: str
+    event_id: str
+    #: Attempts so far.
+    attempt: int
+    #: What the claim wrote into `next_retry_at`.
+    mark: datetime
+    #: Of the webhook; None where that is gone.
+    url: str | None
+    webhook_status: str | None
+    secret: str | None
+    #: Of the event; None where that is gone.
+    event_type: str | None
+    #: A JSON document; None where it has more than HELD_OCTETS.
+    payload: str | None
+    payload_octets: int
+
+
+@frozen
+class WebhookResult:
+    """What became of a claimed delivery. `seconds`: until it is due again; None where it is not."""
+
+    delivery: ClaimedDelivery
+    status: str
+    attempt: int
+    attempted_at: datetime | None
+    status_code: int | None
+    response_body: str | None
+    seconds: float | None
+
+
+class WebhookDeliveries:
+    """The rows of webhook_deliveries. Every method raises PostgresUnavailable within about `deadline` seconds."""
+
+    def __init__(self, database: Database, *, deadline: float = 5.0) -> None:
+        self._database = database
+        self._deadline = deadline
+
+    def look(self, *, each: int, most: int) -> list[Due]:
+        """What is due: at most so many of each webhook, and of all; the webhooks in turn."""
+        return [Due(*row) for row in self._rows(_LOOK, {"each": each, "most": most})]
+
+    def look_at(self, ids: Collection[str]) -> list[Due]:
+        """Those of these deliveries that are due."""
+        return [Due(*row) for row in self._rows(_LOOK_AT, {"ids": list(ids)})]
+
+    def claim(self, ids: Collection[str]) -> list[ClaimedDelivery]:
+        """Claims those of these deliveries that are due and that nobody holds."""
+        values = {"ids": list(ids), "lease": LEASE_SECONDS, "held": HELD_OCTETS}
+        return [
+            ClaimedDelivery(
+                id=delivery_id,
+                webhook_id=webhook_id,
+                event_id=event_id,
+                attempt=attempt,
+                mark=mark,
+                url=url,
+                webhook_status=webhook_status,
+                secret=secret,
+                event_type=event_type,
+                payload=payload,
+                payload_octets=octets,
+            )
+            for (
+                delivery_id,
+                webhook_id,
+                event_id,
+                attempt,
+                mark,
+                url,
+                webhook_status,
+                secret,
+                event_type,
+                payload,
+                octets,
+            ) in self._rows(_CLAIM, values)
+        ]
+
+    def payload(self, event_id: str) -> str | None:
+        """The payload of an event, a JSON document; None: the event is gone."""
+        rows = self._rows("SELECT payload::text FROM email_events WHERE id = %(id)s::uuid", {"id": event_id})
+        return str(rows[0][0]) if rows else None
+
+    def record(self, results: Sequence[WebhookResult]) -> None:
+        """Records what became of deliveries, in one statement."""
+        values = {
+            "ids": [result.delivery.id for result in results],
+            "marks": [result.delivery.mark for result in results],
+            "statuses": [result.status for result in results],
+            "attempts": [result.attempt for result in results],
+            "times": [result.attempted_at for result in results],
+            "codes": [result.status_code for result in results],
+            "bodies": [result.response_body for result in results],
+            "seconds": [result.seconds for result in results],
+        }
+        self._use(lambda cursor: cursor.execute(_RECORD, values))
+
+    def retry(self, delivery_id: str, requested: datetime | None) -> None:
+        """Somebody wants a delivery to be made once more, whatever became of it, and now.
+
+        `requested`: when. One that has been attempted since is left alone, so that a repeated request does nothing; so
+        is one that is being made. Without a time a success is left alone.
+        """
+        values = {"id": delivery_id, "requested": requested, "lease": LEASE_SECONDS}
+        self._use(lambda cursor: cursor.execute(_RETRY, values))
+
+    def _rows(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        def select(cursor: Cursor) -> list[tuple[Any, ...]]:
+            cursor.execute(statement, values)
+            return cursor.fetchall()
+
+        return self._use(select)
+
+    def _use(self, work: Callable[[Cursor], _T]) -> _T:
+        return self._database.use(deadlines.after(self._deadline), work)

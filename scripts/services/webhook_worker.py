@@ -1,0 +1,40 @@
+"""A delivery process that reaches webhooks on 127.0.0.1: python -m scripts.services.webhook_worker CAFILE.
+
+It is the process of `python -m relay.delivery` with another `Outbound`, by its constructor: nothing in the environment
+lets a worker connect to this machine. Settings are those of the environment.
+"""
+
+from relay.process import delivery
+
+# ruff: noqa: I001 - the first import patches the standard library
+
+import os
+import ssl
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+from config import environment
+from relay.delivery.outbound_http import Outbound
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status."""
+    context = ssl.create_default_context(cafile=arguments[0])
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    outbound = Outbound(
+        is_routable=lambda address: address == "127.0.0.1",
+        resolve=lambda _host, _port: ["127.0.0.1"],
+        context=context,
+    )
+    settings = environment.load().to_json()
+    delivery.load(settings)
+    lifeline, _ = os.pipe()
+    assignment: Any = SimpleNamespace(
+        index=0, settings=settings, lifeline=lifeline, heartbeats=SimpleNamespace(beat=lambda _index: None)
+    )
+    return delivery.run(assignment, outbound=outbound)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
