@@ -137,6 +137,15 @@ DELIVERY_CLAIM_SECONDS: Final = Family("smtp_relay_delivery_claim_seconds", "Tim
 DELIVERY_SEND_SECONDS: Final = Family(
     "smtp_relay_delivery_send_seconds", "Time of a call to the provider", Histogram, ("result",)
 )
+DELIVERY_UNCLEAR: Final = Family(
+    "smtp_relay_delivery_unclear",
+    "Mails that the provider may have: found, then proven, again, failed or held",
+    Counter,
+    ("result",),
+)
+DELIVERY_HELD: Final = Family(
+    "smtp_relay_delivery_held", "Claimed mails of more than 24 hours that wait for a command", Gauge
+).labels()
 DELIVERY_OLDEST_DUE: Final = Family(
     "smtp_relay_delivery_oldest_due_seconds", "For how long the oldest row has waited that is due", Gauge
 ).labels()

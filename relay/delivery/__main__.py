@@ -1,4 +1,4 @@
-"""`python -m relay.delivery`: deliver; `--check`: could mail leave? `--preview`: what would leave?"""
+"""`python -m relay.delivery`: deliver; `--check`: could mail leave? `--preview`: what would? `--unclear`: what did?"""
 
 # ruff: noqa: PLC0415 - the master process imports next to nothing (relay.process.master), the rest is its children's
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = """\
-usage: python -m relay.delivery [--check | --preview EMAIL-ID | --version | --help]
+usage: python -m relay.delivery
+         [--check | --preview EMAIL-ID | --unclear … | --version | --help]
 
 The delivery worker: sends what is queued. Without an argument it works until SIGTERM.
 
@@ -21,6 +22,10 @@ The delivery worker: sends what is queued. Without an argument it works until SI
              exit 1 where mail could not leave, 2 for a wrong setting
   --preview  print the octets that would leave for a row, to a file or a
              pipe; nothing is sent or changed
+  --unclear  list mails of more than 24 hours that a worker did not finish:
+             they may have been sent, and wait for one of
+             --unclear --release EMAIL-ID (send it) and
+             --unclear --fail EMAIL-ID (end it as failed)
   --version  print the version
   --help     print this
 
@@ -34,6 +39,10 @@ def main(arguments: Sequence[str]) -> int:
         from relay.operator import delivery_preview
 
         return delivery_preview.main(arguments[1])
+    if arguments and arguments[0] == "--unclear":
+        from relay.operator import held_mails
+
+        return held_mails.main(arguments[1:])
     return command_line.run("python -m relay.delivery", USAGE, arguments, serve=_serve, check=_check)
 
 

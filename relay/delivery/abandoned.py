@@ -26,11 +26,7 @@ class Abandoned:
         self._in_this_round: set[str] = set()
 
     def among(self, rows: Iterable[Processing]) -> list[Processing]:
-        """Those of these rows whose claim has been left behind.
-
-        Rows older than 24 hours with a claim that is not ours are nobody's to send: who crashed long ago, before this
-        worker was there, has left mail that its recipients don't expect any more.
-        """
+        """Those of these rows whose claim has been left behind."""
         now = time.monotonic()
         left_behind = []
         for row in rows:
@@ -42,7 +38,7 @@ class Abandoned:
             if version != row.version:
                 if len(self._seen) < MOST or row.email_id in self._seen:
                     self._seen[row.email_id] = row.version, now
-            elif now - since >= LEASE.total_seconds() and row.recent:
+            elif now - since >= LEASE.total_seconds():
                 left_behind.append(row)
             if row.email_id in self._seen:
                 self._in_this_round.add(row.email_id)

@@ -20,16 +20,21 @@ from relay.core.errors import PostgresUnavailable
 from relay.core.spellings import mailbox_of
 from relay.delivery.compose import Composed, Unsendable, bodies_of
 from relay.delivery.content import NoRoom
+from relay.delivery.gathered import Gathered
+from relay.delivery.handovers import EVENT_SECONDS, Handovers
 from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.leaving import leaving
 from relay.delivery.mailbox import address_of
 from relay.delivery.outbound_http import RefusedUrlError, UnavailableError
-from relay.delivery.outcome import KINDS, Failed, Outcome, Sent, Verdict
+from relay.delivery.outcome import KINDS, Failed, Outcome, Verdict
 from relay.delivery.provider import Handover, Provider
 from relay.delivery.regions import Regions
 from relay.delivery.row import Flaw, OutgoingAttachment, OutgoingEmail
 from relay.delivery.sandbox import simulation_of
+from relay.delivery.send_events import sent_event
 from relay.delivery.tracking import Tracking
+from relay.delivery.unclear import Decision, Unclear
+from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
 from relay.postgres.outgoing import HELD_OCTETS, Event, Outgoing, SendingDomain
 
 log = structlog.get_logger(__name__)
@@ -40,9 +45,11 @@ RECORDING_SECONDS: Final = 570.0
 #: Seconds after which a mail is tried again that other large mails are before, and one that the spool has no room for.
 _BUSY_SECONDS: Final = 15.0
 _NO_ROOM_SECONDS: Final = 30.0
+#: Seconds for which a mail that is put back waits for others, so that one statement does for all of them.
+_TOGETHER_SECONDS: Final = 0.02
 
 # A series that begins with its first event hides that event from rate().
-for _outcome in ("sent", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded"):
+for _outcome in ("sent", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded", "held"):
     metrics.DELIVERIES.labels(_outcome)
 for _simulated in ("delivered", "bounced", "complained", "suppressed"):
     metrics.DELIVERIES.labels(f"simulated_{_simulated}")
@@ -52,11 +59,16 @@ for _result in ("sent", "failed"):
     metrics.DELIVERY_SEND_SECONDS.labels(_result)
 
 
+#: Id, seconds until it may leave, whether the provider may have it.
+_PutBack = tuple[str, float, bool]
+
+
 class Deliverer:
     """Delivers claimed rows, for any number of greenlets.
 
     `max_attempts`: how often a mail is tried that fails in a way that may pass. `records_sent`: whether an event `sent`
     is recorded here for a mail of this domain. `pause`: called with the seconds for which nothing should be tried.
+    `handovers`: who is told of each step. `unclear`: decides on mails that the provider may have.
     """
 
     def __init__(
@@ -68,6 +80,8 @@ class Deliverer:
         records_sent: Callable[[SendingDomain | None], bool],
         tracking: Tracking | None,
         large_mails: LargeMails,
+        handovers: Handovers,
+        unclear: Unclear,
         pause: Callable[[float], None],
     ) -> None:
         self._outgoing = outgoing
@@ -76,16 +90,24 @@ class Deliverer:
         self._records_sent = records_sent
         self._tracking = tracking
         self._large_mails = large_mails
+        self._handovers = handovers
+        self._unclear = unclear
         self._pause = pause
+        self._put_backs: Gathered[_PutBack, None] = Gathered(
+            "delivery_put_back", self._put_back_all, seconds=_TOGETHER_SECONDS
+        )
         self._regions = Regions()
 
     def deliver(self, email: OutgoingEmail) -> None:
         """Sends the mail and records what became of it. Raises PostgresUnavailable where that can't be recorded."""
         began = time.monotonic()
         metrics.DELIVERY_IN_FLIGHT.value += 1
+        self._handovers.begin(email.id)
         try:
             outcome = self._outcome(email)
+            self._handovers.end(email.id)
         finally:
+            self._handovers.leave(email.id)
             metrics.DELIVERY_IN_FLIGHT.value -= 1
         metrics.DELIVERIES.labels(outcome).inc()
         log.info("delivery", email_id=email.id, outcome=outcome, seconds=round(time.monotonic() - began, 4))
@@ -105,6 +127,9 @@ class Deliverer:
         if simulation is not None:
             self._outgoing.simulate(email.id, email.user_id, simulation.status, simulation.events, simulation.reason)
             return f"simulated_{simulation.status}"
+        decided = self._decided(email) if email.unclear else None
+        if decided is not None:
+            return decided
         domain = self._domain(email)
         region = domain.region if domain is not None else DEFAULT_REGION
         configuration_set = domain.configuration_set if domain is not None else None
@@ -132,22 +157,31 @@ class Deliverer:
                     region=region,
                     configuration_set=configuration_set,
                 )
-                if not self._outgoing.may_hand_over(email.id):
-                    # It took too long, or this process stood still: another worker may have the row soon, or has it.
+                records_sent = self._records_sent(domain)
+                if not self._handovers.may_hand_over(email.id, records_sent=records_sent):
                     log.warning("claim_too_old", email_id=email.id)
                     return self._put_back(email, 0.0)
                 rest = self._regions.admit(handover)
                 if rest:
+                    self._handovers.answered(email.id, None)
                     return self._put_back(email, rest)
-                outcome = self._regions.judge(handover, self._send(handover))
+                answer = self._send(handover)
+                outcome = self._regions.judge(handover, answer)
         except Busy:
             return self._put_back(email, _BUSY_SECONDS)
         except NoRoom as full:
             log.error("delivery_spool_full", code=full.code)
             return self._put_back(email, _NO_ROOM_SECONDS)
         if isinstance(outcome, Failed):
+            if isinstance(answer, Failed) and answer.verdict is Verdict.UNCLEAR:
+                metrics.DELIVERY_UNCLEAR.labels("found").inc()
+                return self._failed(email, outcome, unclear=True, wait=0.0 if records_sent else EVENT_SECONDS)
+            self._handovers.answered(email.id, None)
             return self._failed(email, outcome)
-        return self._sent(email, outcome, domain)
+        self._handovers.answered(email.id, outcome.message_id)
+        event = sent_event(email.id, self._provider.name, outcome.message_id) if records_sent else None
+        _until_recorded(lambda: self._outgoing.sent(email.id, event))
+        return "sent"
 
     def _send(self, handover: Handover) -> Outcome:
         began = time.monotonic()
@@ -209,39 +243,46 @@ class Deliverer:
                 continue
         return self._outgoing.sending_domain(email.user_id, sorted(names))
 
-    def _sent(self, email: OutgoingEmail, sent: Sent, domain: SendingDomain | None) -> str:
-        event = None
-        if self._records_sent(domain):
-            payload = {"email_id": email.id, "provider": self._provider.name, "message_id": sent.message_id}
-            event = Event(type="sent", source_id=f"provider-sent:{email.id}", payload=payload)
-        _until_recorded(lambda: self._outgoing.sent(email.id, event))
-        return "sent"
+    def _decided(self, email: OutgoingEmail) -> str | None:
+        """What became of a mail that the provider may have; None: it is sent again."""
+        match self._unclear.decide(email, self._max_attempts):
+            case Decision.PROVEN:
+                self._outgoing.sent(email.id, None)
+                return "sent"
+            case Decision.FAILED:
+                return self._fail(email, max(1, email.retries), UNCLEAR, UNCLEAR_TEXT)
+            case Decision.HELD:
+                return "held"
+            case _:
+                return None
 
-    def _put_back(self, email: OutgoingEmail, seconds: float) -> str:
+    def _put_back(self, email: OutgoingEmail, seconds: float, *, unclear: bool = False) -> str:
         """The mail waits, for a reason that is not in it; where none can leave, nothing else is looked for either."""
         rest = self._regions.all_rest()
         if rest:
             self._pause(rest)
-        self._outgoing.put_back([email.id], seconds)
+        self._put_backs.ask((email.id, seconds, unclear))
         return "put_back"
 
-    def _failed(self, email: OutgoingEmail, failed: Failed) -> str:
+    def _put_back_all(self, rows: Sequence[_PutBack]) -> list[None]:
+        self._outgoing.put_back(
+            [email_id for email_id, _, _ in rows],
+            [seconds for _, seconds, _ in rows],
+            unclear={email_id for email_id, _, unclear in rows if unclear},
+        )
+        return [None] * len(rows)
+
+    def _failed(self, email: OutgoingEmail, failed: Failed, *, unclear: bool = False, wait: float = 0.0) -> str:
+        """`unclear`: the provider may have the mail, which is found out before it is sent again. `wait`: seconds."""
         metrics.DELIVERY_FAILURES.labels(failed.kind or failed.verdict.value).inc()
         if failed.verdict is Verdict.NOT_THIS_MAIL:
-            return self._put_back(email, failed.pause)
+            return self._put_back(email, max(wait, failed.pause), unclear=unclear)
         attempt = email.retries + 1
         error = {"code": failed.code, "message": failed.message[:1000]}
-        if failed.verdict is Verdict.PERMANENT or attempt >= self._max_attempts:
-            payload: dict[str, object] = {
-                "reason": "provider_retries_exhausted",
-                "provider": self._provider.name,
-                "attempt_count": attempt,
-                "last_error": error,
-            }
-            event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
-            self._outgoing.fail(email.id, attempt, failed.code, failed.message, event)
-            return "failed"
-        seconds = float(min(900, 2 ** min(attempt + 1, 6)))
+        # One that is unclear ends, too, when its attempts are used up: after the truth was asked (`Unclear.decide`).
+        if failed.verdict is Verdict.PERMANENT or (attempt >= self._max_attempts and not unclear):
+            return self._fail(email, attempt, failed.code, failed.message)
+        seconds = max(wait, float(min(900, 2 ** min(attempt + 1, 6))))
         at = datetime.now(UTC) + timedelta(seconds=seconds)
         payload = {
             "email_id": email.id,
@@ -252,8 +293,20 @@ class Deliverer:
             "last_error": error,
         }
         event = Event(type="delayed", source_id=f"provider-delayed:{email.id}:{attempt}", payload=payload)
-        self._outgoing.retry(email.id, attempt, seconds, failed.code, failed.message, event)
+        code, message = (UNCLEAR, UNCLEAR_TEXT) if unclear else (failed.code, failed.message)
+        self._outgoing.retry(email.id, attempt, seconds, code, message, event)
         return "delayed"
+
+    def _fail(self, email: OutgoingEmail, attempt: int, code: str, message: str) -> str:
+        payload: dict[str, object] = {
+            "reason": "provider_retries_exhausted",
+            "provider": self._provider.name,
+            "attempt_count": attempt,
+            "last_error": {"code": code, "message": message[:1000]},
+        }
+        event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
+        self._outgoing.fail(email.id, attempt, code, message, event)
+        return "failed"
 
 
 def _until_recorded(record: Callable[[], None]) -> None:
@@ -291,7 +344,8 @@ def user_of(row: tuple[object, ...]) -> str | None:
 
 def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
     """A claimed row, in the order of `Outgoing.claim`. What is of a wrong type is left out. Raises nothing."""
-    (email_id, user_id, sender, header, html, text, attachments, retries, created, text_octets, attachment_octets) = row
+    (email_id, user_id, sender, header, html, text, attachments, retries, created) = row[:9]
+    text_octets, attachment_octets, unclear = row[9:12]
     large = text_octets > HELD_OCTETS or (attachments is None and attachment_octets > 0)
     fields: Any = ((),) * 6
     entries: Any = ()
@@ -334,6 +388,7 @@ def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
         large=large,
         stored_octets=text_octets + attachment_octets,
         flaw=flaw,
+        unclear=unclear,
     )
 
 

@@ -19,6 +19,7 @@ from relay.delivery.deliverer import Deliverer, email_of, user_of
 from relay.delivery.queue_jobs import QueueJobs
 from relay.delivery.row_source import RowSource, Turns
 from relay.delivery.shares import Share, Shares
+from relay.delivery.unclear import LeftBehind
 from relay.delivery.webhooks import Webhooks
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import WaitingRows
@@ -37,6 +38,7 @@ class Dispatcher:
         deliverer: Deliverer,
         receiver: QueueReceiver | None,
         *,
+        left_behind: LeftBehind,
         concurrency: int,
         turns: Turns,
         webhooks: Webhooks | None = None,
@@ -57,6 +59,7 @@ class Dispatcher:
             self._deliver_row,
             self._slots,
             self._shares,
+            left_behind=left_behind,
             queue_works=None if receiver is None else self._queue_works,
             turns=turns,
             wait_for_leave=self._wait_for_leave,

@@ -140,6 +140,9 @@ _REJECTING_CODES: Final = frozenset(
     )
 )
 
+#: Bad Gateway, Gateway Timeout (RFC 9110).
+_GATEWAYS: Final = (502, 504)
+
 #: Where the words of SES's own text end: what follows may quote the mail, whose sender would choose the verdict on all.
 _QUOTED: Final = re.compile(r"[.:;<\"'`(]")
 _ACTION: Final = re.compile(r"to perform:?\s*[`'\"]?(ses:[A-Za-z]{1,60})\b|\b(ses:[A-Z][A-Za-z]{1,60})\b")
@@ -172,7 +175,9 @@ def of_ses_error(status: int, code: str, message: str) -> Failed:
         # The operator's mistake, for all mail of the domain; once it is mended they can leave.
         return _account(code, message, _PAUSED, "configuration_set", Scope.CONFIGURATION_SET)
     if status >= 500:
-        return Failed(Verdict.EITHER, code, message, _AWAY, "server_error")
+        # Of a gateway it is no answer of SES's: what stands before it got none in time, or lost it.
+        verdict = Verdict.UNCLEAR if status in _GATEWAYS else Verdict.EITHER
+        return Failed(verdict, code, message, _AWAY, "server_error")
     if code in _REJECTING_CODES:
         return Failed(Verdict.PERMANENT, code, message, kind="rejected")
     if 200 <= status < 300:

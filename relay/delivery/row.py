@@ -65,6 +65,8 @@ class OutgoingEmail:
     stored_octets: int = 0
     #: What is wrong with the row, so that no mail can be made of it.
     flaw: Flaw | None = None
+    #: Whether the provider may have the mail.
+    unclear: bool = False
 
     def with_recipients(self, *, to: Sequence[str], cc: Sequence[str], bcc: Sequence[str]) -> OutgoingEmail:
         """The same mail to these."""

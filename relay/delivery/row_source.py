@@ -28,11 +28,11 @@ from relay.core import metrics
 from relay.core.errors import PostgresUnavailable
 from relay.core.frozen import frozen
 from relay.core.supervision import Supervised, run_once, supervise
-from relay.delivery.abandoned import Abandoned
 from relay.delivery.backlog import Backlog
 from relay.delivery.shares import Share, Shares
+from relay.delivery.unclear import LeftBehind
 from relay.postgres.outgoing import Outgoing
-from relay.postgres.waiting import Processing, Waiting, WaitingRows
+from relay.postgres.waiting import Waiting, WaitingRows
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +91,7 @@ class RowSource:
         places: gevent.lock.BoundedSemaphore,
         shares: Shares,
         *,
+        left_behind: LeftBehind,
         queue_works: Callable[[], bool] | None,
         turns: Turns,
         wait_for_leave: Callable[[], None],
@@ -104,7 +105,7 @@ class RowSource:
         self._turns = turns
         self._wait_for_leave = wait_for_leave
         self._backlog = Backlog()
-        self._abandoned = Abandoned()
+        self._left_behind = left_behind
         #: The rows that are on their way from here.
         self._on_the_way: dict[str, Share] = {}
         #: Something has changed for the loop that hands out.
@@ -270,17 +271,9 @@ class RowSource:
         )
 
     def _scan_claims(self) -> None:
-        """Claims that were left behind: their rows are `queued` again."""
-
-        def look(rows: list[Processing]) -> None:
-            left_behind = self._abandoned.among(rows)
-            count = self._outgoing.put_back_abandoned(left_behind) if left_behind else 0
-            if count:
-                metrics.DELIVERIES.labels("abandoned").inc(count)
-                log.warning("abandoned_claims", count=count)
-
-        self._each_piece("processing", lambda: self._waiting.processing(PIECE), look)
-        self._abandoned.end_round()
+        """Claims that were left behind."""
+        self._each_piece("processing", lambda: self._waiting.processing(PIECE), self._left_behind.settle)
+        self._left_behind.end_round()
 
     def _search(self) -> None:
         """All queued rows, not more often than a backlog of that length allows."""

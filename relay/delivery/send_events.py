@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from relay.postgres.outgoing import Event
+
 
 def ours(
     rule: Literal["auto", "ses", "ours"], *, provider: str, events_topic: str | None, configuration_set: str | None
@@ -19,3 +21,9 @@ def ours(
     if rule == "ses":
         return False
     return not (configuration_set and events_topic)
+
+
+def sent_event(email_id: str, provider: str, message_id: str) -> Event:
+    """The event that this worker records for a mail that the provider has."""
+    payload = {"email_id": email_id, "provider": provider, "message_id": message_id}
+    return Event(type="sent", source_id=f"provider-sent:{email_id}", payload=payload)

@@ -27,14 +27,19 @@ from config.settings import Settings
 from relay.core.errors import PostgresUnavailable
 from relay.delivery.content import NoRoom
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.outcome import Failed
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import tracking_of
+from relay.delivery.unclear import Unclear
 from relay.operator import preflight
 from relay.postgres.database import Database
+from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
+from relay.redis.claim_states import ClaimStates
+from relay.redis.link import RedisLink
 
 
 def main(email_id: str) -> int:
@@ -59,7 +64,8 @@ def main(email_id: str) -> int:
 
 def _show(settings: Settings, email_id: str) -> int:
     database = Database(settings.database_url, statement_seconds=4.5, idle_limit=2)
-    outgoing = Outgoing(database)
+    outgoing, left = Outgoing(database), LeftRows(database)
+    nowhere = ClaimStates(RedisLink(None, verify_tls=True, timeout=1.0, pause=1.0))
     deliverer = Deliverer(
         outgoing,
         SesProvider(),  # never called
@@ -67,6 +73,8 @@ def _show(settings: Settings, email_id: str) -> int:
         records_sent=lambda _: False,
         tracking=tracking_of(settings),
         large_mails=LargeMails(RowContents(database), settings.spool_dir),
+        handovers=Handovers(nowhere, outgoing, left, service="", index=0, provider="ses"),
+        unclear=Unclear(left, settings.unclear),
         pause=lambda _: None,
     )
     try:

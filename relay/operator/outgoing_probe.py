@@ -20,6 +20,7 @@ from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.postgres_probe import RolledBack, refusals
 from relay.postgres import schema_check
 from relay.postgres.database import ConnectionLost, Database, Rejected
+from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Event, Outgoing
 from relay.postgres.row_contents import RowContents
 from relay.postgres.schema_check import DELIVERY_TABLES, DELIVERY_UNIQUE
@@ -131,7 +132,8 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
     waiting = WaitingRows(database, deadline=seconds)
     user, email_id = f"check:{uuid.uuid4()}", str(uuid.uuid4())
     mailboxes = ["to@check.invalid"]
-    nobodys = Processing(email_id, version="0", ours=True, expired=True, recent=True, created=0.0)
+    left = LeftRows(database, deadline=seconds)
+    nobodys = [Processing(email_id, version="0", ours=True, expired=True, recent=True, created=0.0, mark=0)]
     webhooks = WebhookDeliveries(database, deadline=seconds)
     nobodys_result = _nobodys_result(email_id)
     event = Event(type="delayed", source_id=f"check:{email_id}", payload={"email_id": email_id})
@@ -140,7 +142,10 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("looking for waiting mails", lambda: (waiting.newest(1), waiting.oldest("scheduled", 1))),
         ("looking for claimed mails", lambda: waiting.processing(1)),
         ("walking through waiting mails", lambda: _walked(waiting.walk("queued"))),
-        ("giving up old claims", lambda: outgoing.put_back_abandoned([nobodys])),
+        ("giving up old claims", lambda: (left.put_back(nobodys), left.settle(nobodys))),
+        ("looking for events of mails", lambda: left.known_to_provider([email_id])),
+        ("releasing held mails", lambda: (left.held(1, email_id=email_id), left.release(email_id))),
+        ("failing held mails", lambda: outgoing.fail_held(email_id, "Check", "check", event)),
         ("looking at large mails", lambda: contents.entries(email_id)),
         ("reading large mails", lambda: contents.read(email_id, _Unread())),
         ("looking up domains", lambda: outgoing.sending_domain(user, ["check.invalid"])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -15,8 +16,9 @@ from relay.postgres import suppressions
 from relay.postgres.database import Database
 from relay.postgres.driver import Cursor
 from relay.postgres.leases import Leases, clocks
+from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
 from relay.postgres.transaction import in_transaction
-from relay.postgres.waiting import HEADER_SIZE, Processing
+from relay.postgres.waiting import HEADER_SIZE
 
 _T = TypeVar("_T")
 
@@ -52,7 +54,8 @@ _COLUMNS: Final = f"""
  CASE WHEN {_TEXTS} <= {HELD_OCTETS} THEN e.html END, CASE WHEN {_TEXTS} <= {HELD_OCTETS} THEN e.text END,
  {_held("pg_column_size(e.attachments)", "e.attachments")},
  e.provider_retry_count, greatest(least(e.created_at, '9999-12-30'), '0001-01-02'),
- {_TEXTS}, coalesce(pg_column_size(e.attachments), 0)"""
+ {_TEXTS}, coalesce(pg_column_size(e.attachments), 0),
+ coalesce(e.provider_last_error_code = '{UNCLEAR}', false)"""
 
 #: The lock holds what was looked at until it is changed. `clock_timestamp`: two claims of one row never have the same
 #: mark.
@@ -65,14 +68,6 @@ RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed text
 
 #: The row is as this process's claim left it: nobody has given the claim up, and claimed it anew.
 _OURS: Final = "status = 'processing' AND provider_last_attempted_at = %(mark)s"
-
-#: Each row in the version in which it was seen: whatever happened to it since, it is left alone.
-_PUT_BACK_ABANDONED: Final = """
-WITH left_behind AS (
-  SELECT e.id FROM emails e JOIN unnest(%(ids)s::uuid[], %(versions)s::text[]) AS seen (id, version) ON e.id = seen.id
-   WHERE e.status = 'processing' AND e.xmin::text = seen.version FOR UPDATE OF e SKIP LOCKED)
-UPDATE emails e SET status = 'queued', provider_next_retry_at = clock_timestamp()
-  FROM left_behind WHERE e.id = left_behind.id"""
 
 #: One event, and a pending delivery for each webhook that wants it; nothing where its source id is known.
 _EVENT: Final = """
@@ -138,6 +133,7 @@ class Outgoing:
         self._database = database
         self._deadline = deadline
         self._leases = Leases()
+        self._left = LeftRows(database, deadline=deadline)
 
     def claim(self, ids: Collection[str], *, skip_locked: bool = False) -> list[tuple[object, ...]]:
         """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`.
@@ -172,15 +168,9 @@ class Outgoing:
         """Whether the claim of this row is young enough for a call to the provider, to be asked right before it."""
         return self._leases.allows_handover(email_id)
 
-    def put_back_abandoned(self, rows: Sequence[Processing]) -> int:
-        """Makes rows `queued` again whose claim has been left behind, unless they have changed since; how many."""
-
-        def update(cursor: Cursor) -> int:
-            values = {"ids": [row.email_id for row in rows], "versions": [row.version for row in rows]}
-            cursor.execute(_PUT_BACK_ABANDONED, values)
-            return int(cursor.rowcount)
-
-        return self._use(update)
+    def mark(self, email_id: str) -> datetime | None:
+        """What this process's claim of the row wrote; None where there is none."""
+        return self._leases.mark(email_id)
 
     def sending_domain(self, user_id: str, names: Sequence[str]) -> SendingDomain | None:
         """The user's domain of one of these names (lower case; A-label and U-label form of one)."""
@@ -319,19 +309,32 @@ class Outgoing:
         )
         self._use(lambda cursor: cursor.execute(statement, {"id": email_id, "user": user_id, **_of(event)}))
 
-    def put_back(self, ids: Collection[str], seconds: float) -> None:
-        """These can't be sent now, for no fault of theirs: back to `queued` in one statement, no attempt used up."""
-        marks = [self._leases.mark(email_id) for email_id in ids]
-        self._use(
-            lambda cursor: cursor.execute(
-                "UPDATE emails e SET status = 'queued', provider_next_retry_at = now() + make_interval(secs => %s)"
-                " FROM unnest(%s::uuid[], %s::timestamptz[]) AS claimed (id, mark)"
-                " WHERE e.id = claimed.id AND e.status = 'processing' AND e.provider_last_attempted_at = claimed.mark",
-                (seconds, list(ids), marks),
-            )
+    def put_back(self, ids: Sequence[str], seconds: float | Sequence[float], *, unclear: Collection[str] = ()) -> None:
+        """These can't be sent now, for no fault of theirs: back to `queued` in one statement, no attempt used up.
+
+        `seconds`: until they may leave, of all or of each. `unclear`: those of them that the provider may have.
+        """
+        waits = [seconds] * len(ids) if isinstance(seconds, float | int) else seconds
+        self._left.give_back(
+            [
+                Left(email_id=email_id, mark=self._leases.mark(email_id), seconds=wait, unclear=email_id in unclear)
+                for email_id, wait in zip(ids, waits, strict=True)
+            ]
         )
         for email_id in ids:
             self._leases.forget(email_id)
+
+    def fail_held(self, email_id: str, code: str, message: str, event: Event) -> None:
+        """Ends a mail that no worker takes up by itself (`LeftRows.held`) as failed."""
+        self._finish(
+            email_id,
+            "status = 'failed', provider_next_retry_at = NULL, provider_dead_lettered_at = now(),"
+            " provider_last_error_code = %(code)s, provider_last_error_message = %(message)s",
+            HELD,
+            event,
+            code=code,
+            message=message,
+        )
 
     def _finish(self, email_id: str, assignments: str, condition: str, event: Event | None, **values: object) -> None:
         statement = _FINISH.format(assignments=assignments, condition=condition)

@@ -129,8 +129,8 @@ DELIVERY_TABLES: Final[Tables] = {
         provider_last_attempted_at  timestamptz  SU
         provider_next_retry_at      timestamptz  SU
         provider_dead_lettered_at   timestamptz  U
-        provider_last_error_code    varchar(255) U
-        provider_last_error_message text         U
+        provider_last_error_code    varchar(255) SU
+        provider_last_error_message text         SU
     """),
     "domains": _columns("""
         id                         uuid         S
@@ -157,7 +157,7 @@ DELIVERY_TABLES: Final[Tables] = {
     """),
     "email_events": _columns("""
         id            uuid         SI
-        email_id      uuid         I
+        email_id      uuid         SI
         source_id     varchar(255) I
         type          varchar(50)  SI
         payload       jsonb        SI

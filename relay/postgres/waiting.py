@@ -66,6 +66,8 @@ class Processing(NamedTuple):
     #: Whether the row was made within the last 24 hours.
     recent: bool
     created: float
+    #: When our claim was made, in microseconds since 1970; 0 where nothing says so.
+    mark: int
 
 
 #: What a row's recipients, subject and header fields take, as they are stored: no value is read.
@@ -88,7 +90,8 @@ _PROCESSING: Final = f"""
  e.provider_last_attempted_at IS NOT NULL
    AND (e.provider_next_retry_at IS NULL OR e.provider_next_retry_at <= e.provider_last_attempted_at),
  coalesce(e.provider_last_attempted_at < clock_timestamp() - interval '15 minutes', false),
- e.created_at > clock_timestamp() - interval '24 hours', {_CREATED}"""
+ e.created_at > clock_timestamp() - interval '24 hours', {_CREATED},
+ coalesce((extract(epoch FROM e.provider_last_attempted_at) * 1000000)::bigint, 0)"""
 
 _OLDEST: Final = """
 SELECT {columns} FROM emails e

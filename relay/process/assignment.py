@@ -19,10 +19,20 @@ class Assignment:
     """One worker's."""
 
     def __init__(
-        self, index: int, received: Handover, *, certificate: bytes, lifeline: int, heartbeats: Heartbeats, keeper: int
+        self,
+        index: int,
+        received: Handover,
+        *,
+        service: str,
+        certificate: bytes,
+        lifeline: int,
+        heartbeats: Heartbeats,
+        keeper: int,
     ) -> None:
         #: Counts the workers from 0.
         self.index = index
+        #: Names this start of the service: whoever had this index in it before has ended.
+        self.service = service
         #: As JSON. Holds secrets.
         self.settings = received.settings
         #: Listening descriptors, each with whether it is for implicit TLS.

@@ -26,6 +26,7 @@ from relay.core.supervision import run_once, supervise
 from relay.delivery import send_events, waiting_age
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.maildir_provider import MaildirProvider
 from relay.delivery.outbound_http import Outbound
@@ -33,25 +34,31 @@ from relay.delivery.provider import Provider
 from relay.delivery.row_source import Turns
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import tracking_of
+from relay.delivery.unclear import LeftBehind, Unclear
 from relay.delivery.webhook_attempts import WebhookAttempts
 from relay.delivery.webhook_secrets import WebhookSecrets
 from relay.delivery.webhooks import Webhooks
 from relay.operator import exposition
 from relay.postgres import waiting
 from relay.postgres.database import Database
+from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing, SendingDomain
 from relay.postgres.row_contents import RowContents
 from relay.postgres.webhook_deliveries import WebhookDeliveries
 from relay.process import signals
 from relay.process.assignment import Assignment
 from relay.process.heartbeat import BEAT_SECONDS
+from relay.redis.claim_states import ClaimStates
+from relay.redis.link import RedisLink
 
 log = structlog.get_logger(__name__)
 
-#: Connections to Postgres that a process opens at most.
+#: Connections to Postgres that a process opens at most, but for walks and the look at events.
 _CONNECTIONS = 5
 #: Further ones for webhooks: whatever becomes of those, mails go on.
 _WEBHOOK_CONNECTIONS = 2
+#: Seconds that Redis has for an answer: a mail waits for it right before it is handed over.
+_REDIS_SECONDS = 1.0
 
 
 def load(settings_json: bytes) -> None:
@@ -75,7 +82,13 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         settings.database_url, statement_seconds=4.5, idle_limit=_CONNECTIONS, switched_off=waiting.PLANNER
     )
     outgoing = Outgoing(database)
+    left = LeftRows(database)
     provider = _provider(settings)
+    link = RedisLink(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=_REDIS_SECONDS, pause=1.0)
+    states = ClaimStates(link)
+    handovers = Handovers(
+        states, outgoing, left, service=assignment.service, index=assignment.index, provider=provider.name
+    )
     deliverer = Deliverer(
         outgoing,
         provider,
@@ -83,6 +96,8 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         records_sent=lambda domain: _records_sent(settings, domain),
         tracking=tracking_of(settings),
         large_mails=LargeMails(RowContents(database), settings.spool_dir),
+        handovers=handovers,
+        unclear=Unclear(left, settings.unclear),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
     )
     turns = Turns(index=assignment.index, processes=settings.delivery_processes)
@@ -94,12 +109,14 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         rows,
         deliverer,
         _receiver(settings),
+        left_behind=LeftBehind(left, states),
         concurrency=settings.delivery_concurrency,
         turns=turns,
         webhooks=webhooks,
     )
     ending = Event()
     signals.attend(assignment.lifeline, drain=ending.set, certificate=None)
+    supervise("delivery_claims", handovers.watch)
     dispatcher.start()
     if webhooks is not None:
         webhooks.start()
@@ -110,12 +127,14 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     log.info("delivery_ready", provider=provider.name, concurrency=settings.delivery_concurrency)
     ending.wait()
     draining = run_once("webhook_drain", webhooks.drain, settings.drain_seconds) if webhooks is not None else None
-    left = dispatcher.drain(settings.drain_seconds)
-    if left:
-        log.warning("delivery_unfinished", mails=left)
+    unfinished = dispatcher.drain(settings.drain_seconds)
+    if unfinished:
+        log.warning("delivery_unfinished", mails=unfinished)
     if draining is not None:
         draining.join()
     provider.close()
+    handovers.close()
+    link.close()
     database.close()
     webhook_database.close()
     config.sentry.flush()

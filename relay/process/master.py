@@ -79,6 +79,7 @@ def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None],
 class _Master:
     def __init__(self, received: Handover, load: Callable[[bytes], None], serve: Serve, signals: SignalPipe) -> None:
         self._received = received
+        self._service = os.urandom(8).hex()
         self._load = load
         self._serve = serve
         self._signals = signals
@@ -297,6 +298,7 @@ class _Master:
         assignment = Assignment(
             index,
             self._received,
+            service=self._service,
             certificate=certificate,
             lifeline=self._lifeline,
             heartbeats=self._heartbeats,

@@ -54,6 +54,10 @@ AUTH_KNOWN_PREFIX: Final = b"smtp-relay:auth:known:"
 #: Messages of one minute, by what they are counted for.
 RATE_PREFIX: Final = "smtp-relay:rate"
 
+#: The delivery processes, by the time (unix ms) of their last beat; the state of what each has claimed, by its name.
+DELIVERY_OWNERS_KEY: Final = b"smtp-relay:delivery:owners"
+DELIVERY_CLAIMS_PREFIX: Final = b"smtp-relay:delivery:claims:"
+
 
 def rate_windows(counted: str) -> tuple[str, str]:
     """The names of the previous window and of the current one, where the `limits` library has them."""

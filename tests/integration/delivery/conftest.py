@@ -14,12 +14,17 @@ import pytest
 from psycogreen.gevent import patch_psycopg
 
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import Tracking
+from relay.delivery.unclear import Unclear
 from relay.postgres.database import Database
+from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
+from relay.redis.claim_states import ClaimStates
+from relay.redis.link import RedisLink
 from scripts.services import Ses
 
 
@@ -49,6 +54,27 @@ def database(postgres_url: str) -> Iterator[Database]:
 @pytest.fixture
 def outgoing(database: Database) -> Outgoing:
     return Outgoing(database)
+
+
+@pytest.fixture
+def left(database: Database) -> LeftRows:
+    return LeftRows(database)
+
+
+@pytest.fixture
+def without_redis() -> ClaimStates:
+    return ClaimStates(RedisLink(None, verify_tls=True, timeout=1.0, pause=1.0))
+
+
+@pytest.fixture
+def handovers(outgoing: Outgoing, left: LeftRows, without_redis: ClaimStates) -> Handovers:
+    """Of a process without Redis."""
+    return Handovers(without_redis, outgoing, left, service="test", index=0, provider="ses")
+
+
+@pytest.fixture
+def unclear(left: LeftRows) -> Unclear:
+    return Unclear(left, "again")
 
 
 @pytest.fixture
@@ -104,7 +130,12 @@ def pauses() -> list[float]:
 
 @pytest.fixture
 def deliver(
-    outgoing: Outgoing, large_mails: LargeMails, ses: Ses, pauses: list[float]
+    outgoing: Outgoing,
+    large_mails: LargeMails,
+    handovers: Handovers,
+    unclear: Unclear,
+    ses: Ses,
+    pauses: list[float],
 ) -> Iterator[Callable[..., None]]:
     """Claims and delivers one row by way of SES's double."""
     provider = SesProvider()
@@ -119,6 +150,8 @@ def deliver(
             records_sent=lambda _: records_sent,
             tracking=tracking,
             large_mails=large_mails,
+            handovers=handovers,
+            unclear=unclear,
             pause=pauses.append,
         )
         for row in outgoing.claim([email_id]):

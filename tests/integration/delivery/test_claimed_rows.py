@@ -11,6 +11,7 @@ import pytest
 
 from relay.delivery.abandoned import Abandoned
 from relay.postgres.database import Database
+from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Event, Outgoing
 from relay.postgres.waiting import PLANNER, WaitingRows
 
@@ -60,7 +61,12 @@ def test_a_claim_of_ours_is_given_up_after_fifteen_minutes(
 
 @pytest.mark.parametrize("before", ["tried", "put back", "abandoned", "nothing"])
 def test_opensends_claim_is_not_taken_for_an_old_one_of_ours(
-    add_email: Callable[..., str], outgoing: Outgoing, waiting: WaitingRows, query: Query, before: str
+    add_email: Callable[..., str],
+    outgoing: Outgoing,
+    left: LeftRows,
+    waiting: WaitingRows,
+    query: Query,
+    before: str,
 ) -> None:
     """It leaves the time that an earlier claim of ours has written, which may be long ago."""
     email_id = add_email()
@@ -72,14 +78,14 @@ def test_opensends_claim_is_not_taken_for_an_old_one_of_ours(
         outgoing.put_back([email_id], 0.0)
     elif before == "abandoned":
         age(query, 16)
-        assert outgoing.put_back_abandoned(Abandoned().among(waiting.processing(10))) == 1
+        assert left.put_back(Abandoned().among(waiting.processing(10))) == 1
     age(query, 60)
     assert query(OPENSEND, email_id) == [(email_id,)]
     assert left_behind(waiting) == set()
 
 
 def test_a_row_that_has_changed_since_it_was_looked_at_is_not_put_back(
-    add_email: Callable[..., str], outgoing: Outgoing, waiting: WaitingRows, query: Query
+    add_email: Callable[..., str], outgoing: Outgoing, left: LeftRows, waiting: WaitingRows, query: Query
 ) -> None:
     """Another process was first, and somebody has claimed the row anew: put back once more it would be sent twice."""
     ids = {name: add_email() for name in ("claimed by ours", "claimed by OpenSend", "sent", "canceled", "left")}
@@ -92,8 +98,8 @@ def test_a_row_that_has_changed_since_it_was_looked_at_is_not_put_back(
     assert query(OPENSEND, ids["claimed by OpenSend"])
     outgoing.sent(ids["sent"], None)
     query("UPDATE emails SET status = 'canceled' WHERE id = %s", ids["canceled"])
-    assert outgoing.put_back_abandoned(rows) == 1
-    assert outgoing.put_back_abandoned(rows) == 0
+    assert left.put_back(rows) == 1
+    assert left.put_back(rows) == 0
     assert {status: email_id for email_id, status in query("SELECT id::text, status FROM emails")} | {
         "processing": ""
     } == {"processing": "", "sent": ids["sent"], "canceled": ids["canceled"], "queued": ids["left"]}

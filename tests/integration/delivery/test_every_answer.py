@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.ses_provider import SesProvider
+from relay.delivery.unclear import Unclear
 from relay.postgres.outgoing import Outgoing
 from scripts.services import Ses, free_port
 
 Query = Callable[..., list[tuple[Any, ...]]]
 Deliver = Callable[[str], None]
 
-FAILED, DELAYED, WAITS, SENT = "failed", "delayed", "waits", "sent"
+#: UNSURE: it waits, and before it is sent again events are asked whether the provider has it.
+FAILED, DELAYED, WAITS, UNSURE, SENT = "failed", "delayed", "waits", "unsure", "sent"
 
 
 def error(status: int, code: str, message: str = "") -> dict[str, Any]:
@@ -45,17 +48,18 @@ ANSWERS = {
     "MAIL FROM": (error(400, "MailFromDomainNotVerifiedException"), FAILED, FAILED),
     "malformed": (error(400, "BadRequestException", "Duplicate header 'Subject'."), FAILED, FAILED),
     "unknown": (error(400, "ANewException"), DELAYED, DELAYED),
-    **{f"{status}": (error(status, "InternalFailure"), WAITS, DELAYED) for status in (500, 502, 503, 504, 599)},
-    "no word": ({"silent": True}, WAITS, DELAYED),
-    "taken, and no word": ({"lost": True}, WAITS, DELAYED),
-    "too late": ({"seconds": 3}, WAITS, DELAYED),
-    "half a status line": (raw("HTTP/1.1 2"), WAITS, DELAYED),
-    "half a header": (raw("HTTP/1.1 200 OK", "Content-Le"), WAITS, DELAYED),
-    "half a body": (raw("HTTP/1.1 200 OK", "Content-Length: 90", "", '{"MessageId": "0'), WAITS, DELAYED),
-    "no JSON": (raw("HTTP/1.1 200 OK", "Content-Length: 6", "", "<html>"), WAITS, DELAYED),
-    "no MessageId": (raw("HTTP/1.1 200 OK", "Content-Length: 2", "", "{}"), WAITS, DELAYED),
-    "a MessageId that is none": (raw("HTTP/1.1 200 OK", "Content-Length: 16", "", '{"MessageId": 1}'), WAITS, DELAYED),
-    "rubbish": (raw("rubbish", "", ""), WAITS, DELAYED),
+    **{f"{status}": (error(status, "InternalFailure"), WAITS, DELAYED) for status in (500, 503, 599)},
+    **{f"{status}": (error(status, "InternalFailure"), UNSURE, DELAYED) for status in (502, 504)},
+    "no word": ({"silent": True}, UNSURE, DELAYED),
+    "taken, and no word": ({"lost": True}, UNSURE, DELAYED),
+    "too late": ({"seconds": 3}, UNSURE, DELAYED),
+    "half a status line": (raw("HTTP/1.1 2"), UNSURE, DELAYED),
+    "half a header": (raw("HTTP/1.1 200 OK", "Content-Le"), UNSURE, DELAYED),
+    "half a body": (raw("HTTP/1.1 200 OK", "Content-Length: 90", "", '{"MessageId": "0'), UNSURE, DELAYED),
+    "no JSON": (raw("HTTP/1.1 200 OK", "Content-Length: 6", "", "<html>"), UNSURE, DELAYED),
+    "no MessageId": (raw("HTTP/1.1 200 OK", "Content-Length: 2", "", "{}"), UNSURE, DELAYED),
+    "a MessageId that is none": (raw("HTTP/1.1 200 OK", "Content-Length: 16", "", '{"MessageId": 1}'), UNSURE, DELAYED),
+    "rubbish": (raw("rubbish", "", ""), UNSURE, DELAYED),
     "somebody else": (raw("HTTP/1.1 302 Found", "Location: /", "Content-Length: 0", "", ""), WAITS, WAITS),
     "a proxy": (raw("HTTP/1.1 407 No", "Content-Length: 0", "", ""), WAITS, WAITS),
     "as usual": ({}, SENT, SENT),
@@ -64,7 +68,12 @@ ANSWERS = {
 
 @pytest.fixture
 def new_worker(
-    outgoing: Outgoing, large_mails: LargeMails, ses: Ses, monkeypatch: pytest.MonkeyPatch
+    outgoing: Outgoing,
+    large_mails: LargeMails,
+    handovers: Handovers,
+    unclear: Unclear,
+    ses: Ses,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[], Deliver]]:
     """A function that makes deliverers that know nothing of each other; SES has a second for an answer."""
     monkeypatch.setattr("relay.aws.ses._CALL_SECONDS", 1.0)
@@ -78,6 +87,8 @@ def new_worker(
             records_sent=lambda _: False,
             tracking=None,
             large_mails=large_mails,
+            handovers=handovers,
+            unclear=unclear,
             pause=lambda _: None,
         )
 
@@ -112,6 +123,7 @@ def test_what_becomes_of_the_row(
             FAILED: ("failed", 1, False, True, ["failed"]),
             DELAYED: ("queued", 1, True, True, ["delayed"]),
             WAITS: ("queued", 0, True, False, []),
+            UNSURE: ("queued", 0, True, True, []),
             SENT: ("sent", 0, False, False, []),
         }[beside if witnessed else alone]
         ((status, attempts, waits, code),) = query(

@@ -93,7 +93,7 @@ def test_what_leaves_by_way_of_a_file_is_what_would_leave_from_memory(
     attachments = json.dumps(held["attachments"] or [])
     header = json.dumps([["Ann <to@x.example>"], [], [], [], "Hello", {}])
     texts = held["html"], held["text"]
-    small = email_of((email_id, "user", "Ann <ann@example.com>", header, *texts, attachments, 0, created, 0, 0))
+    small = email_of((email_id, "user", "Ann <ann@example.com>", header, *texts, attachments, 0, created, 0, 0, False))
     assert taken.octets == compose(small).octets
 
 

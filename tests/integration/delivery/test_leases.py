@@ -12,8 +12,10 @@ from relay.aws import ses as aws_ses
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.delivery import deliverer as deliverer_module
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.ses_provider import SesProvider
+from relay.delivery.unclear import Unclear
 from relay.postgres import leases
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Event, Outgoing
@@ -79,6 +81,8 @@ def test_a_worker_that_stood_still_between_claim_and_call_does_not_send(
     add_email: Callable[..., str],
     outgoing: Outgoing,
     large_mails: LargeMails,
+    handovers: Handovers,
+    unclear: Unclear,
     ses: Ses,
     query: Query,
     monkeypatch: pytest.MonkeyPatch,
@@ -94,6 +98,8 @@ def test_a_worker_that_stood_still_between_claim_and_call_does_not_send(
         records_sent=lambda _: True,
         tracking=None,
         large_mails=large_mails,
+        handovers=handovers,
+        unclear=unclear,
         pause=lambda _: None,
     )
     (row,) = outgoing.claim([email_id])

@@ -9,8 +9,10 @@ import gevent
 import pytest
 
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.handovers import Handovers
 from relay.delivery.outcome import Outcome, Sent, of_ses_error, of_silence
 from relay.delivery.provider import Handover
+from relay.delivery.unclear import Unclear
 from relay.postgres.outgoing import Outgoing
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -56,6 +58,8 @@ class Scripted:
 def test_twenty_at_once_lose_nothing_and_one_is_tried_at_a_time(
     add_email: Callable[..., str],
     outgoing: Outgoing,
+    handovers: Handovers,
+    unclear: Unclear,
     query: Query,
     monkeypatch: pytest.MonkeyPatch,
     failure: Outcome,
@@ -68,6 +72,8 @@ def test_twenty_at_once_lose_nothing_and_one_is_tried_at_a_time(
         records_sent=lambda _: False,
         tracking=None,
         large_mails=None,  # type: ignore[arg-type]  # none of these mails is large
+        handovers=handovers,
+        unclear=unclear,
         pause=lambda _: None,
     )
 

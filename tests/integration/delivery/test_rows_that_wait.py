@@ -21,9 +21,12 @@ from relay.core.errors import PostgresUnavailable
 from relay.core.supervision import Supervised
 from relay.delivery.row_source import RowSource, Turns
 from relay.delivery.shares import Shares
+from relay.delivery.unclear import LeftBehind
 from relay.postgres.database import Database
+from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import PLANNER, WaitingRows, Walk
+from relay.redis.claim_states import ClaimStates
 from scripts.database import apply_schema, create_database
 from scripts.services import Delivery, Postgres, Ses, Sqs
 from tests.integration.delivery.test_waiting import insert
@@ -177,7 +180,12 @@ class Struck(Exception):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_error_strikes_each_row_is_delivered_once_and_every_place_comes_back(
-    postgres_url: str, outgoing: Outgoing, query: Query, monkeypatch: pytest.MonkeyPatch, seed: int
+    postgres_url: str,
+    outgoing: Outgoing,
+    without_redis: ClaimStates,
+    query: Query,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
 ) -> None:
     """Errors strike every call to Postgres, before it or behind it, and the delivery itself."""
     generator = random.Random(seed)
@@ -202,7 +210,8 @@ def test_whatever_error_strikes_each_row_is_delivered_once_and_every_place_comes
     for owner, names in (
         (WaitingRows, ("newest", "oldest", "processing")),
         (Walk, ("read",)),
-        (Outgoing, ("claim", "put_back_abandoned")),
+        (Outgoing, ("claim",)),
+        (LeftRows, ("put_back",)),
     ):
         for name in names:
             strike(owner, name)
@@ -232,6 +241,7 @@ def test_whatever_error_strikes_each_row_is_delivered_once_and_every_place_comes
         deliver,
         places,
         shares,
+        left_behind=LeftBehind(LeftRows(database), without_redis),
         queue_works=None,
         turns=Turns(),
         wait_for_leave=lambda: None,

@@ -12,7 +12,7 @@ from relay.postgres.waiting import Processing
 def claim(
     number: int, version: str = "1", *, ours: bool = False, expired: bool = False, recent: bool = True
 ) -> Processing:
-    return Processing(str(number), version, ours, expired, recent, float(number))
+    return Processing(str(number), version, ours, expired, recent, float(number), number)
 
 
 def test_a_claim_without_a_time_is_given_up_when_it_was_the_same_for_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,12 +21,12 @@ def test_a_claim_without_a_time_is_given_up_when_it_was_the_same_for_a_lease(mon
     abandoned = Abandoned()
     for _ in range(89):  # every ten seconds, for a little less than 15 minutes
         changing = claim(2, str(now))
-        assert abandoned.among([claim(1), changing, claim(3, recent=False)]) == []
+        assert abandoned.among([claim(1), changing]) == []
         assert abandoned.among([claim(4)] if now != 500.0 else []) == []  # it was sent meanwhile, and is claimed anew
         abandoned.end_round()
         now += 10.0
     now += 20.0
-    assert abandoned.among([claim(1), claim(2, "new"), claim(3, recent=False), claim(4)]) == [claim(1)]
+    assert abandoned.among([claim(1), claim(2, "new"), claim(4)]) == [claim(1)]
 
 
 def test_a_claim_of_ours_is_given_up_by_its_own_time() -> None:

@@ -50,9 +50,9 @@ ABOUT_MAIL, PASSING, OTHERS, EITHER, UNCLEAR = (
         (400, "ExpiredToken", "", OTHERS, "credentials"),
         (500, "InternalFailure", "", EITHER, "server_error"),
         (500, "InternalServiceErrorException", "", EITHER, "server_error"),
-        (502, "HTTP502", "", EITHER, "server_error"),
+        (502, "HTTP502", "", UNCLEAR, "server_error"),
         (503, "ServiceUnavailable", "", EITHER, "server_error"),
-        (504, "HTTP504", "", EITHER, "server_error"),
+        (504, "HTTP504", "", UNCLEAR, "server_error"),
         (599, "HTTP599", "", EITHER, "server_error"),
         (200, "HTTP200", "", UNCLEAR, "unanswered"),
         (202, "HTTP202", "", UNCLEAR, "unanswered"),
@@ -71,7 +71,8 @@ def test_code_and_text_decide(status: int, code: str, message: str, verdict: Ver
 
 @pytest.mark.parametrize("status", range(500, 600))
 def test_every_5xx_is_the_mails_or_the_regions(status: int) -> None:
-    assert of_ses_error(status, f"HTTP{status}", "").verdict is EITHER
+    """Of a gateway's nobody knows whether SES has the mail."""
+    assert of_ses_error(status, f"HTTP{status}", "").verdict is (UNCLEAR if status in (502, 504) else EITHER)
 
 
 @pytest.mark.parametrize("code", ["MessageRejected", "BadRequestException", "ThrottlingException"])

@@ -1,0 +1,240 @@
+"""The claims of this process, how far each is, and what others have left behind (docs/guarantees.md, section 9).
+
+In memory, and in Redis for those who come after: a process that dies leaves there which of its mails had not been
+handed over. Those go back to the queue at once. What the provider has said yes to is recorded for the dead. Without
+Redis all this is unknown to others, and a claim is given up when its lease is over.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import gevent
+import structlog
+
+from relay.core import metrics
+from relay.core.errors import PostgresUnavailable, RedisUnavailable
+from relay.delivery.send_events import sent_event
+from relay.postgres.left_rows import Left, LeftRows, mark_of, microseconds
+from relay.postgres.outgoing import Outgoing
+from relay.redis.claim_states import CLAIMED, HANDING_OVER, SENT, SILENT_MS, ClaimStates, Note
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two beats.
+BEAT_SECONDS: Final = 5.0
+#: Seconds from a beat for which nobody takes this process for dead, with room for a call on its way.
+_SAFE_SECONDS: Final = SILENT_MS / 1000 - 10.0
+#: Seconds for which a provider's own event `sent` is waited for where one is to come.
+EVENT_SECONDS: Final = 180.0
+#: Answers, and claims, whose record failed and that are kept in memory. Redis has them too.
+_MOST_KEPT: Final = 10_000
+
+
+@dataclass(slots=True)
+class _Claim:
+    mark: datetime
+    #: The name under which Redis knows of it; empty: Redis was not told.
+    owner: str
+    state: str = CLAIMED
+    records_sent: bool = True
+    message_id: str = ""
+
+
+class Handovers:
+    """Asked at each step of a delivery; `watch` looks after what was left behind."""
+
+    def __init__(
+        self, states: ClaimStates, outgoing: Outgoing, left: LeftRows, *, service: str, index: int, provider: str
+    ) -> None:
+        """`service`, `index`: the service and which of its processes this is. `provider`: its name, for events."""
+        self._states = states
+        self._outgoing = outgoing
+        self._left = left
+        self._provider = provider
+        #: Those who had this place before have ended: the master has waited for them.
+        self._place = f"{service}:{index}:"
+        self._owner = self._new_owner()
+        #: Whether Redis has been told of this name.
+        self._named = False
+        self._beat = float("-inf")
+        self._succeeded = False
+        self._claims: dict[str, _Claim] = {}
+        #: Those of which it could not be recorded what became of them.
+        self._left_over: dict[str, _Claim] = {}
+
+    # The steps of a delivery.
+
+    def begin(self, email_id: str) -> None:
+        """A row has been claimed."""
+        mark = self._outgoing.mark(email_id)
+        if mark is None:
+            return
+        # What is told under a name that does not beat, nobody takes up.
+        told = self._states.up and time.monotonic() - self._beat < _SAFE_SECONDS
+        claim = self._claims[email_id] = _Claim(mark, self._owner if told else "")
+        self._post(email_id, claim)
+
+    def may_hand_over(self, email_id: str, *, records_sent: bool) -> bool:
+        """Whether the provider may be called for this row, to be asked right before.
+
+        False: it took too long, or this process stood still: another worker may have the row soon, or has it. Or Redis
+        was told of the claim and does not answer now: of the next claim it will not be told.
+        """
+        claim = self._claims.get(email_id)
+        if claim is None or not self._outgoing.may_hand_over(email_id):
+            return False
+        claim.records_sent = records_sent
+        if not self._states.up and not claim.owner:
+            claim.state = HANDING_OVER
+            return True
+        told, claim.owner = bool(claim.owner), claim.owner or self._owner
+        claim.state = HANDING_OVER
+        try:
+            allowed = self._states.hand_over(claim.owner, _note(email_id, claim))
+        except RedisUnavailable:
+            # Redis may go on saying that the row was not handed over.
+            allowed = not told
+        else:
+            if not allowed:
+                self._say_alive()
+        if not allowed:
+            claim.state = CLAIMED
+        return allowed
+
+    def answered(self, email_id: str, message_id: str | None) -> None:
+        """The provider has answered. `message_id`: its name of the mail; None: it does not have it."""
+        claim = self._claims.get(email_id)
+        if claim is not None:
+            claim.state = CLAIMED if message_id is None else SENT
+            claim.message_id = message_id or ""
+            self._post(email_id, claim)
+
+    def end(self, email_id: str) -> None:
+        """What became of the row is recorded."""
+        claim = self._claims.pop(email_id, None)
+        if claim is not None and claim.owner:
+            self._states.post_end(claim.owner, email_id)
+
+    def leave(self, email_id: str) -> None:
+        """What became of the row can't be recorded now: it is tried again, until it is. Does nothing after `end`."""
+        claim = self._claims.pop(email_id, None)
+        if claim is not None and len(self._left_over) < _MOST_KEPT:
+            self._left_over[email_id] = claim
+
+    # What was left behind.
+
+    def watch(self) -> None:
+        """Beats, and deals with what this process and dead ones have left; never returns."""
+        while True:
+            with suppress(PostgresUnavailable, RedisUnavailable):  # all of it is there when they are back
+                self.look()
+            gevent.sleep(BEAT_SECONDS)
+
+    def look(self) -> None:
+        """One round. Raises PostgresUnavailable and RedisUnavailable."""
+        silent = self._say_alive()
+        self._settle()
+        if silent is None:
+            return
+        if not self._succeeded:
+            before = [name for name in self._states.owners() if name.startswith(self._place) and name != self._owner]
+            for owner in before:
+                self._take_over(owner, ended=True)
+            self._succeeded = True
+        for owner in silent:
+            if owner != self._owner:
+                self._take_over(owner, ended=False)
+
+    def close(self) -> None:
+        """The process ends: what it has not finished is for others to take at once."""
+        try:
+            self._states.retire(self._owner)
+        except RedisUnavailable:
+            return  # they take it when it has been silent for long enough
+
+    def _say_alive(self) -> list[str] | None:
+        """Beats. Who has fallen silent; None where Redis does not say."""
+        try:
+            began = time.monotonic()
+            silent = self._states.beat(self._owner, first=not self._named)
+            if silent is None:
+                # It was taken for dead, or Redis has forgotten: what it has told there counts no more.
+                log.warning("delivery_owner_renewed")
+                self._owner, self._named = self._new_owner(), False
+                silent = self._states.beat(self._owner, first=True)
+        except RedisUnavailable:
+            return None
+        self._beat, self._named = began, True
+        return silent
+
+    def _settle(self) -> None:
+        """Records what could not be recorded."""
+        if not self._left_over:
+            return
+        left_over = dict(self._left_over)
+        notes = [_note(email_id, claim) for email_id, claim in left_over.items()]
+        self._record(notes, sure=True, ended=True)
+        for email_id, claim in left_over.items():
+            del self._left_over[email_id]
+            if claim.owner:
+                self._states.post_end(claim.owner, email_id)
+
+    def _take_over(self, owner: str, *, ended: bool) -> None:
+        estate = self._states.take(owner, ended=ended)
+        if estate is None:
+            return
+        count = self._record(estate.notes, sure=estate.sure, ended=estate.ended)
+        log.warning("delivery_taken_over", count=count, claims=len(estate.notes))
+        self._states.done(owner, [note.email_id for note in estate.notes])
+
+    def _record(self, notes: Sequence[Note], *, sure: bool, ended: bool) -> int:
+        """Records the provider's answers, and gives back the other claims; how many of these."""
+        for note in notes:
+            if note.state == SENT:
+                event = sent_event(note.email_id, self._provider, note.message_id) if note.records_sent else None
+                self._outgoing.sent(note.email_id, event)
+        rows = list(_to_give_back(notes, sure=sure, ended=ended))
+        count = self._left.give_back(rows) if rows else 0
+        metrics.DELIVERY_UNCLEAR.labels("found").inc(sum(row.unclear for row in rows))
+        metrics.DELIVERIES.labels("abandoned").inc(count)
+        return count
+
+    def _post(self, email_id: str, claim: _Claim) -> None:
+        if claim.owner:
+            self._states.post(claim.owner, _note(email_id, claim))
+
+    def _new_owner(self) -> str:
+        return self._place + secrets.token_hex(8)
+
+
+def _to_give_back(notes: Sequence[Note], *, sure: bool, ended: bool) -> Iterator[Left]:
+    """Claims that are over: all of a process that has ended, else those that it had not begun to hand over."""
+    for note in notes:
+        if note.state == SENT:
+            continue
+        unclear = not (sure and note.state == CLAIMED)
+        if ended or not unclear:
+            waits = unclear and not note.records_sent
+            yield Left(
+                email_id=note.email_id,
+                mark=mark_of(note.mark),
+                seconds=EVENT_SECONDS if waits else 0.0,
+                unclear=unclear,
+            )
+
+
+def _note(email_id: str, claim: _Claim) -> Note:
+    return Note(
+        email_id=email_id,
+        state=claim.state,
+        mark=microseconds(claim.mark),
+        records_sent=claim.records_sent,
+        message_id=claim.message_id,
+    )

@@ -1,0 +1,228 @@
+"""How far each delivery process is with each of its mails, for those who come after it.
+
+A process has a name (`owner`). A sorted set has the time of each owner's last beat, and a hash for each owner has the
+state of each row that it has claimed:
+
+    c   claimed: the provider has not been called
+    h   handing over: written, and answered by Redis, before the provider is called
+    s   the provider has the mail: its answer, which may not be in Postgres yet
+
+So `c` says for certain that the provider does not have the mail, as long as this is the server that was told of `h`:
+the hash names the run of the server that it began with, since a server that starts from an old copy may have lost what
+was written last. An owner that was taken for dead is marked so in its hash: from then on it hands nothing over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from relay.core.frozen import frozen
+from relay.redis.keys import DELIVERY_CLAIMS_PREFIX, DELIVERY_OWNERS_KEY
+from relay.redis.link import RedisLink, Script
+from relay.redis.protocol import Argument
+
+CLAIMED, HANDING_OVER, SENT = "c", "h", "s"
+
+#: Milliseconds without a beat after which others take an owner for dead.
+SILENT_MS: Final = 45_000
+#: Seconds for which an owner's hash is kept without a beat: longer than any lease.
+KEEP_SECONDS: Final = 3600
+
+_COMMON: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Of this start of the server; empty where the user may not ask.
+local function run()
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+end
+"""
+_BEAT = Script(
+    _COMMON
+    + """
+-- KEYS: owners, the owner's hash. ARGV: owner, seconds, milliseconds of silence, 1: the first beat under this name
+-- Returns false where the owner must not go on under its name, else the owners that have fallen silent.
+if ARGV[4] == '1' then
+  redis.call('HSET', KEYS[2], 'run', run())
+elseif redis.call('HEXISTS', KEYS[2], 'dead') == 1 or redis.call('HGET', KEYS[2], 'run') ~= run() then
+  return false
+end
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
+"""
+)
+_HAND_OVER = Script(
+    """
+-- KEYS: the owner's hash. ARGV: email id, value, seconds
+-- A server that has forgotten the owner may have forgotten that it was taken for dead.
+if redis.call('HEXISTS', KEYS[1], 'dead') == 1 or redis.call('HEXISTS', KEYS[1], 'run') == 0 then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+)
+_TAKE = Script(
+    _COMMON
+    + """
+-- KEYS: owners, the owner's hash. ARGV: owner, milliseconds of silence, 1: it is certainly dead
+-- Returns false where it is alive, or others have it; else whether this is the server of its first beat, and the hash.
+local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not beat or (ARGV[3] == '0' and now - tonumber(beat) < tonumber(ARGV[2])) then return false end
+if ARGV[3] == '1' or redis.call('HEXISTS', KEYS[2], 'dead') == 0 then redis.call('HSET', KEYS[2], 'dead', ARGV[3]) end
+if redis.call('TTL', KEYS[2]) < 0 then redis.call('EXPIRE', KEYS[2], 3600) end
+-- Whoever takes it may die as well: others look at it again later.
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+local known = redis.call('HGET', KEYS[2], 'run')
+return {known and known ~= '' and known == run() and 1 or 0, redis.call('HGETALL', KEYS[2])}
+"""
+)
+_HELD = Script(
+    """
+-- KEYS: owners. ARGV: prefix of their hashes, then pairs: email id, mark
+-- Returns the positions of those that an owner which is not dead works on, or whose answer waits to be recorded.
+local held = {}
+for _, owner in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local key = ARGV[1] .. owner
+  local dead = redis.call('HEXISTS', key, 'dead') == 1
+  for i = 2, #ARGV, 2 do
+    local value = redis.call('HGET', key, ARGV[i])
+    if value then
+      local state, mark = string.match(value, '^(%a):(%d+)')
+      if mark == ARGV[i + 1] and (state == 's' or not dead) then held[#held + 1] = i / 2 end
+    end
+  end
+end
+return held
+"""
+)
+_RETIRE = Script(
+    """
+-- KEYS: owners, the owner's hash. ARGV: owner
+local known = redis.call('HEXISTS', KEYS[2], 'run') + redis.call('HEXISTS', KEYS[2], 'dead')
+if redis.call('HLEN', KEYS[2]) > known then
+  redis.call('HSET', KEYS[2], 'dead', '1')
+  redis.call('ZADD', KEYS[1], 0, ARGV[1])
+else
+  redis.call('DEL', KEYS[2])
+  redis.call('ZREM', KEYS[1], ARGV[1])
+end
+"""
+)
+
+
+@frozen
+class Note:
+    """What is known of one claimed row. `mark`: the claim's, in microseconds since 1970."""
+
+    email_id: str
+    state: str
+    mark: int
+    #: Whether the worker records the event `sent`; if not, the provider's own is to come.
+    records_sent: bool
+    #: The provider's name of the mail, where it has it.
+    message_id: str
+
+    def value(self) -> str:
+        """As it stands in the hash."""
+        return f"{self.state}:{self.mark}:{int(self.records_sent)}:{self.message_id}"
+
+
+@frozen
+class Estate:
+    """What an owner that is dead has left. `sure`: the states are those that it wrote last."""
+
+    sure: bool
+    #: Whether its process has ended for certain; if not, it may only have been silent.
+    ended: bool
+    notes: tuple[Note, ...]
+
+
+class ClaimStates:
+    """The states of claims in Redis. What is posted may be lost with Redis; all else raises RedisUnavailable."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis is asked at all just now."""
+        return self._link.up
+
+    def post(self, owner: str, note: Note) -> None:
+        """Writes a state; nobody waits for it."""
+        self._link.post([("HSET", _hash(owner), note.email_id, note.value())])
+
+    def post_end(self, owner: str, email_id: str) -> None:
+        """The row is no longer claimed; nobody waits for it."""
+        self._link.post([("HDEL", _hash(owner), email_id)])
+
+    def hand_over(self, owner: str, note: Note) -> bool:
+        """Writes that the provider is called now; False: it must not be, others may have taken the owner for dead."""
+        return bool(_HAND_OVER.run(self._link, [_hash(owner)], [note.email_id, note.value(), KEEP_SECONDS]))
+
+    def beat(self, owner: str, *, first: bool) -> list[str] | None:
+        """Says that the owner lives. Others that have fallen silent; None: it has to take another name.
+
+        `first`: it has not beaten under this name before.
+        """
+        arguments: list[Argument] = [owner, KEEP_SECONDS, SILENT_MS, int(first)]
+        silent = _BEAT.run(self._link, [DELIVERY_OWNERS_KEY, _hash(owner)], arguments)
+        return None if silent is None else [name.decode() for name in silent]
+
+    def owners(self) -> list[str]:
+        """All of them."""
+        return [name.decode() for name in self._link.call("ZRANGE", DELIVERY_OWNERS_KEY, 0, -1)]
+
+    def take(self, owner: str, *, ended: bool) -> Estate | None:
+        """What a dead owner has left; None: it lives after all, or nothing is left. `ended`: its process certainly has.
+
+        `done` has to follow; until then others may take it as well.
+        """
+        keys = [DELIVERY_OWNERS_KEY, _hash(owner)]
+        answer = _TAKE.run(self._link, keys, [owner, SILENT_MS, int(ended)])
+        if answer is None:
+            return None
+        sure, entries = answer
+        fields = dict(zip(entries[::2], entries[1::2], strict=True))
+        notes = tuple(note for name, value in fields.items() if (note := _note(name, value)) is not None)
+        return Estate(sure=bool(sure), ended=fields.get(b"dead") == b"1", notes=notes)
+
+    def done(self, owner: str, email_ids: Collection[str]) -> None:
+        """What a dead owner has left is dealt with: nobody looks at it again. These rows are claimed no more."""
+        if email_ids:
+            self._link.call("HDEL", _hash(owner), *email_ids)
+        self._link.call("ZREM", DELIVERY_OWNERS_KEY, owner)
+
+    def held(self, marks: Mapping[str, int]) -> set[str]:
+        """Those of these claims (email id → mark) that a process works on, or whose answer waits to be recorded."""
+        ids = list(marks)
+        arguments: list[Argument] = [DELIVERY_CLAIMS_PREFIX]
+        for email_id in ids:
+            arguments += [email_id, marks[email_id]]
+        return {ids[position - 1] for position in _HELD.run(self._link, [DELIVERY_OWNERS_KEY], arguments)}
+
+    def retire(self, owner: str) -> None:
+        """The process ends: what it has left is for others to take at once."""
+        _RETIRE.run(self._link, [DELIVERY_OWNERS_KEY, _hash(owner)], [owner])
+
+
+def _hash(owner: str) -> bytes:
+    return DELIVERY_CLAIMS_PREFIX + owner.encode()
+
+
+def _note(name: Any, value: Any) -> Note | None:
+    """The note of one field; None for those that say something of the owner."""
+    state, _, rest = value.decode().partition(":")
+    mark, _, rest = rest.partition(":")
+    records_sent, _, message_id = rest.partition(":")
+    if not mark.isdecimal():
+        return None
+    return Note(
+        email_id=name.decode(),
+        state=state,
+        mark=int(mark),
+        records_sent=records_sent == "1",
+        message_id=message_id,
+    )
