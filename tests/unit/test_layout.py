@@ -65,7 +65,6 @@ ELSEWHERE = {
     "relay/postgres/database.py": "tests/integration/storage/test_store.py",
     "relay/postgres/driver.py": "tests/integration/storage/test_store.py",
     "relay/postgres/events.py": "tests/integration/web/test_ses_events.py",
-    "relay/postgres/group_commit.py": "tests/integration/storage/test_one_user_stops_no_other.py",
     "relay/postgres/leases.py": "tests/integration/delivery/test_leases.py",
     "relay/postgres/left_rows.py": "tests/integration/delivery/test_claimed_rows.py",
     "relay/postgres/outgoing.py": _DELIVERY,
