@@ -120,7 +120,12 @@ def test_a_row_that_cannot_be_read_spoils_no_claim_of_others(
 
 
 def test_what_is_said_of_attachments_is_bounded(
-    add_email: Callable[..., str], outgoing: Outgoing, large_mails: LargeMails, ses: Ses, query: Query
+    add_email: Callable[..., str],
+    outgoing: Outgoing,
+    left: LeftRows,
+    large_mails: LargeMails,
+    ses: Ses,
+    query: Query,
 ) -> None:
     """File names of 4,000 characters, by the thousand: each of them would be in memory several times."""
     email_id = add_email(attachments=[{"filename": "n" * 4000, "content": "QQ=="}] * 3000)
