@@ -7,6 +7,7 @@ pydantic is needed for this alone, so a process that imports this module ends so
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import ipaddress
 import os
 import re
@@ -28,6 +29,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.settings import Settings, Source
 
+#: What the names of the relay's own settings begin with.
+_PREFIX: Final = "SMTP_RELAY_"
+
+
+class Wrong(ValueError):
+    """What is wrong with a value, in words that hold nothing secret of it."""
+
 
 class WrongSettings(Exception):
     """What the environment says can't work. The text, fit for stderr, is a line for each wrong variable; no secrets."""
@@ -40,6 +48,17 @@ def load() -> Settings:
     except ValidationError as error:
         raise WrongSettings("\n".join(sorted(set(_lines(error))))) from None
     return Settings(**values)
+
+
+def unknown() -> list[str]:
+    """A line for each variable of this process's environment that looks like a setting and is none."""
+    known = {name for setting in dataclasses.fields(Settings) for name in setting.metadata["source"].variables}
+    lines = []
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            lines.append(f"{name} is no setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return lines
 
 
 # The model, made of what config.settings declares.
@@ -70,37 +89,60 @@ def _switch(value: object) -> object:
 
 #: A name, an address, or an address with a zone (RFC 6874).
 _HOST: Final = re.compile(r"[A-Za-z0-9._:%-]*")
+_UNENCODED: Final = "its host name is none; characters of a password such as @ : / # have to be percent-encoded"
+
+
+def _scheme(value: str) -> str:
+    """What stands before `://`. Raises Wrong: a value without it may be nothing but a password."""
+    scheme, found, _ = value.partition("://")
+    if not found or not re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme):
+        raise Wrong("it has no scheme such as postgres:// or redis://")
+    return scheme.lower()
+
+
+def _port(text: str) -> None:
+    if not (text.isdecimal() and len(text) < 10):
+        raise Wrong("its port is no number; characters of a password such as @ : / # have to be percent-encoded")
+    if not 0 < int(text) < 65536:
+        raise Wrong(f"port {int(text)} is out of range")
 
 
 def _postgres_url(value: str) -> str:
-    if urlsplit(value).scheme not in ("postgres", "postgresql"):
-        raise ValueError
+    scheme = _scheme(value)
+    if scheme not in ("postgres", "postgresql"):
+        raise Wrong(f"scheme {scheme!r} is not supported")
     try:
         parameters = psycopg2.extensions.parse_dsn(value)
     except psycopg2.ProgrammingError as error:
-        raise ValueError from error
+        raise Wrong("libpq does not understand it, or knows no such parameter") from error
     # An `@` or a blank that should have been percent-encoded ends up here, with the password's end before it.
     for host in parameters.get("host", "").split(","):
         if not host.startswith(("/", "@")) and not _HOST.fullmatch(host):
-            raise ValueError
+            raise Wrong(_UNENCODED)
     # Several hosts have several ports; libpq itself looks at them only when it connects.
-    if not all(
-        port.isdecimal() and 0 < int(port) < 65536 for port in parameters.get("port", "5432").split(",") if port
-    ):
-        raise ValueError
+    for port in parameters.get("port", "5432").split(","):
+        if port:
+            _port(port)
     return value
 
 
 def _redis_url(value: str) -> str:
+    scheme = _scheme(value)
+    if scheme not in ("redis", "rediss"):
+        raise Wrong(f"scheme {scheme!r} is not supported")
     parts = urlsplit(value)
-    database = parts.path.removeprefix("/")
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.port == 0:
-        raise ValueError
+    if not parts.hostname:
+        raise Wrong("it names no host")
+    _, _, host = parts.netloc.rpartition("@")
+    _, colon, port = host.rpartition("]")[2].partition(":")
+    if colon and port:
+        _port(port)
     # A `/`, `?` or `#` that should have been percent-encoded: what follows was meant for the password and the host.
     if not _HOST.fullmatch(parts.hostname) or "@" in parts.path + parts.query or parts.fragment:
-        raise ValueError
+        raise Wrong(_UNENCODED)
+    database = parts.path.removeprefix("/")
     if database and not (database.isascii() and database.isdigit()):
-        raise ValueError
+        raise Wrong("what follows its / should be the number of a database")
     return value
 
 
@@ -116,8 +158,15 @@ def _pattern(form: str) -> Callable[[str], str]:
 
 
 def _networks(value: str) -> str:
-    for network in value.split(","):
-        ipaddress.ip_network(network.strip())
+    for network in map(str.strip, value.split(",")):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            try:
+                meant = ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise error from None
+            raise Wrong(f"host bits are set; did you mean {meant}?") from error
     return value
 
 
@@ -125,8 +174,18 @@ _FORMS: Final = {"postgres-url": _postgres_url, "redis-url": _redis_url, "networ
 
 
 def _checked(form: str) -> AfterValidator:
-    check = _FORMS.get(form) or _pattern(form)
-    return AfterValidator(lambda value: value if value is None else check(value))
+    form_check = _FORMS.get(form) or _pattern(form)
+
+    def check(value: str | None) -> str | None:
+        try:
+            return value if value is None else form_check(value)
+        except Wrong:
+            raise
+        except ValueError:
+            # A library's text may hold any part of the value.
+            raise Wrong from None
+
+    return AfterValidator(check)
 
 
 def _definition(setting: dataclasses.Field[object], kind: object) -> tuple[object, object]:
@@ -164,7 +223,8 @@ def _lines(error: ValidationError) -> Iterator[str]:
         source = sources[str(problem["loc"][0])]
         # The first one that is set is the one that was read.
         variable = next((name for name in source.variables if os.environ.get(name)), source.variables[0])
-        yield f"{variable} {_shown(variable, source)}: should be {source.expected}"
+        reason = problem["msg"].removeprefix("Value error, ") if problem["type"] == "value_error" else ""
+        yield f"{variable} {_shown(variable, source)}: {f'{reason}; ' if reason else ''}should be {source.expected}"
 
 
 def _shown(variable: str, source: Source) -> str:

@@ -126,6 +126,9 @@ def run(selection: Selection, *, as_json: bool) -> Exit:
                 signal.signal(number, stopper(warming))
             warming.run()
             status = Exit.INTERRUPTED if warming.summary.interrupted else Exit.DONE
+            found = warming.summary.keys or warming.summary.suppressions
+            if selection.user_id is not None and not found and status is Exit.DONE:
+                status = complain("nothing is stored of a user with this id: no API key, no suppression", Exit.FAILED)
     except Unavailable as unavailable:
         status = complain(f"Postgres failed (DATABASE_URL): {postgres_cause(unavailable.__cause__)}", Exit.FAILED)
     except RedisFailed as failed:
@@ -204,9 +207,15 @@ def tell(summary: Summary, status: Exit, *, dry_run: bool, as_json: bool) -> Non
     if dry_run and status is Exit.DONE:
         verb = "Would warm"
     print(
-        f"{verb} {summary.keys:,} keys and {summary.suppressions:,} suppressions of {summary.lists:,} users"
+        f"{verb} {_counted(summary.keys, 'key')} and {_counted(summary.suppressions, 'suppression')}"
+        f" of {_counted(summary.lists, 'user')}"
         f" in {summary.seconds:.1f} s ({summary.rate:,.0f} entries/s)."
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    """`1 key`, `2 keys`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def complain(text: str, status: Exit) -> Exit:

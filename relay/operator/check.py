@@ -24,7 +24,8 @@ from relay.operator import postgres_probe
 from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
-from relay.server.certificate import CertificateStore, expiry_warning
+from relay.server import sockets
+from relay.server.certificate import CertificateStore, expiry_warning, refused_by_clients
 from relay.server.openssl_policy import dear_groups
 
 
@@ -32,12 +33,20 @@ def main() -> int:
     """Runs every check; the exit status, see `checking.run`."""
     return run(
         lambda settings: f"{settings.web_concurrency} worker(s), listening on {settings.host}:{settings.port}",
-        _certificate,
+        lambda settings: (*_ports(settings), *_certificate(settings)),
         lambda _: (("database", _database), ("redis", _redis), ("queue", _queue)),
     )
 
 
 # What this machine has.
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    """Whether the relay could listen."""
+    try:
+        sockets.try_to_bind(settings)
+    except sockets.CannotListen as error:
+        yield Finding(FAIL, "port", str(error))
 
 
 def _certificate(settings: Settings) -> Iterator[Finding]:
@@ -50,7 +59,7 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     if dear:
         yield Finding(FAIL, "certificate", f"OpenSSL takes TLS groups that cost too much: {', '.join(dear)}")
     elif wrong_dates:
-        yield Finding(WARN, "certificate", wrong_dates)
+        yield Finding(FAIL if refused_by_clients(store) else WARN, "certificate", wrong_dates)
     else:
         yield Finding(OK, "certificate", settings.tls_cert_path)
 

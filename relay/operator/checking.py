@@ -51,6 +51,8 @@ def run(
             _show(Finding(FAIL, "settings", line))
         return 2
     _show(Finding(OK, "settings", summary(settings)))
+    for line in environment.unknown():
+        _show(Finding(WARN, "settings", line))
     findings = [*local(settings), *_gather(settings, remote(settings))]
     for finding in findings:
         _show(finding)

@@ -271,8 +271,12 @@ def problems(cursor: Cursor, tables: Tables = TABLES, unique: Sequence[Unique] =
     ((encoding,),) = cursor.fetchall()
     if encoding != "UTF8":
         yield f"is encoded in {encoding}, should be UTF8: mails with other characters would be refused"
+    columns_of = {table: _found_columns(cursor, table) for table in tables}
+    if not any(columns_of.values()):
+        yield "holds no OpenSend tables, as far as this role sees: run OpenSend's migrations first"
+        return
     for table, columns in tables.items():
-        found = _found_columns(cursor, table)
+        found = columns_of[table]
         if not found:
             yield f"{table}: there is no such table"
             continue

@@ -36,6 +36,7 @@ def prepare(channel: socket.socket) -> None:
         listeners = sockets.bind(settings)
     except (environment.WrongSettings, sockets.CannotListen) as error:
         refuse(str(error))
+    warn_of_unknown_settings()
     pair = b""
     if settings.tls_cert_path and settings.tls_key_path:
         store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
@@ -56,6 +57,14 @@ def prepare(channel: socket.socket) -> None:
         listeners=[(listener.socket.fileno(), listener.implicit_tls) for listener in listeners],
         table=connection_table.share(settings.web_concurrency, settings.max_connections),
     )
+
+
+def warn_of_unknown_settings() -> None:
+    """A line on stderr for each variable that only looks like a setting."""
+    from config import environment
+
+    for line in environment.unknown():
+        sys.stderr.write(f"warning: {line}\n")
 
 
 def refuse(reason: str) -> NoReturn:

@@ -9,6 +9,10 @@ import sys
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Final
+
+#: Those that stand alone.
+_OPTIONS: Final = ("--check", "--version", "--help", "-h")
 
 
 def run(
@@ -17,8 +21,11 @@ def run(
     """Does what the arguments ask for; the exit status, 2 for wrong arguments. `program`: how it is started."""
     if not arguments:
         return serve()
-    if len(arguments) > 1 or arguments[0] not in ("--check", "--version", "--help", "-h"):
-        sys.stderr.write(f"{program}: can't make anything of: {' '.join(arguments)}\n\n{usage}")
+    if len(arguments) > 1 or arguments[0] not in _OPTIONS:
+        wrong = next((each for each in arguments if each not in _OPTIONS), None)
+        kind = "unknown option" if wrong and wrong.startswith("-") else "unexpected argument"
+        said = "one option at a time" if wrong is None else f"{kind}: {wrong}"
+        sys.stderr.write(f"{program}: {said}\n\n{usage}")
         return 2
     if arguments[0] == "--check":
         return check()

@@ -17,14 +17,14 @@ def prepare(channel: socket.socket) -> None:
     """In the first child: validates the settings. Raises SystemExit(2) after a line on stderr for a wrong one."""
     from config import environment
     from relay.operator import preflight
-    from relay.process import handover
+    from relay.process import children, handover
     from relay.server import connection_table
 
     try:
         settings = preflight.load()
     except environment.WrongSettings as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(2) from error
+        children.refuse(str(error))
+    children.warn_of_unknown_settings()
     handover.send(
         channel,
         settings=settings.to_json(),

@@ -36,6 +36,7 @@ def prepare(channel: socket.socket) -> None:
         listeners = sockets.bind_http(settings)
     except (environment.WrongSettings, sockets.CannotListen) as error:
         children.refuse(str(error))
+    children.warn_of_unknown_settings()
     pair = b""
     if settings.http_tls and settings.tls_cert_path and settings.tls_key_path:
         store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)

@@ -188,7 +188,8 @@ def expiry_warning(store: CertificateStore) -> str | None:
     what = f"SMTP_RELAY_TLS_CERT_PATH is {store.cert_path!r}:"
     if refusal is not None:
         return f"{what} {refusal}, clients that verify it will not send"
-    return f"{what} expires in {days:.0f} days" if days is not None and days < WARN_DAYS else None
+    plural = "" if days is not None and round(days) == 1 else "s"
+    return f"{what} expires in {days:.0f} day{plural}" if days is not None and days < WARN_DAYS else None
 
 
 def _dates(store: CertificateStore) -> tuple[str | None, float | None]:

@@ -34,28 +34,39 @@ class Listener:
         return cls(socket.socket(fileno=fd), implicit_tls)
 
 
+def try_to_bind(settings: Settings) -> None:
+    """As `bind`, but nothing listens, and all is released at once. Raises CannotListen."""
+    for listener in _bind_smtp(settings, listens=False):
+        listener.socket.close()
+
+
 def bind(settings: Settings) -> list[Listener]:
     """Every address of `host` on `port`, and on `tls_port` if that is set.
 
     Raises CannotListen; then nothing stays bound.
     """
+    return _bind_smtp(settings, listens=True)
+
+
+def _bind_smtp(settings: Settings, *, listens: bool) -> list[Listener]:
     ports = [("SMTP_RELAY_PORT", settings.port, False)]
     if settings.tls_port is not None:
         ports.append(("SMTP_RELAY_TLS_PORT", settings.tls_port, True))
-    return _bind(settings.host, ports)
+    return _bind(settings.host, ports, listens=listens)
 
 
 def bind_http(settings: Settings) -> list[Listener]:
     """Every address of `host` on `http_port`. Raises CannotListen; then nothing stays bound."""
-    return _bind(settings.host, [("SMTP_RELAY_HTTP_PORT", settings.http_port, settings.http_tls)])
+    return _bind(settings.host, [("SMTP_RELAY_HTTP_PORT", settings.http_port, settings.http_tls)], listens=True)
 
 
-def _bind(host: str, ports: Sequence[tuple[str, int, bool]]) -> list[Listener]:
+def _bind(host: str, ports: Sequence[tuple[str, int, bool]], *, listens: bool) -> list[Listener]:
     listeners: list[Listener] = []
     try:
         for variable, port, implicit_tls in ports:
             for family, address in _addresses(host, port):
-                listeners.append(Listener(_listening_socket(family, address, variable, port), implicit_tls))
+                made = _stream_socket(family, address, variable, port, listens=listens)
+                listeners.append(Listener(made, implicit_tls))
     except CannotListen:
         for listener in listeners:
             listener.socket.close()
@@ -71,8 +82,8 @@ def _addresses(host: str, port: int) -> Sequence[tuple[socket.AddressFamily, tup
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
-def _listening_socket(
-    family: socket.AddressFamily, address: tuple[object, ...], variable: str, port: int
+def _stream_socket(
+    family: socket.AddressFamily, address: tuple[object, ...], variable: str, port: int, *, listens: bool
 ) -> socket.socket:
     made: socket.socket | None = None
     try:
@@ -82,7 +93,8 @@ def _listening_socket(
             # Only `::` is meant to take IPv4 too; beside an IPv4 socket of the same name it must not.
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
         made.bind(address)
-        made.listen(BACKLOG)
+        if listens:
+            made.listen(BACKLOG)
         made.setblocking(False)
     except OSError as error:
         if made is not None:

@@ -143,10 +143,31 @@ def test_wrong_settings() -> None:
 def test_an_expired_certificate(check: Callable[..., Result], tmp_path: Path) -> None:
     cert_path, key_path = write_pair(tmp_path, days=-1, starts=-9)
     result = check(SMTP_RELAY_TLS_CERT_PATH=cert_path, SMTP_RELAY_TLS_KEY_PATH=key_path)
-    assert result.status == 0
+    assert result.status == 1
     ((level, text),) = result.of("certificate")
-    assert level == "warn"
+    assert level == "FAIL"
     assert "has expired" in text
+
+
+def test_where_the_relay_could_not_listen(check: Callable[..., Result]) -> None:
+    assert check(SMTP_RELAY_HOST="300.1.1.1").of("port") == [
+        ("FAIL", "SMTP_RELAY_HOST is '300.1.1.1': should be an address of this machine, or a name")
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        result = check(SMTP_RELAY_HOST="127.0.0.1", SMTP_RELAY_PORT=port)
+        assert result.status == 1
+        ((level, text),) = result.of("port")
+        assert level == "FAIL"
+        assert text.startswith(f"SMTP_RELAY_PORT is {port}: should be a free port")
+
+
+def test_a_variable_that_is_no_setting(check: Callable[..., Result]) -> None:
+    result = check(SMTP_RELAY_MAX_RECIPIENT="5")
+    assert result.status == 0
+    assert ("warn", "SMTP_RELAY_MAX_RECIPIENT is no setting; did you mean SMTP_RELAY_MAX_RECIPIENTS?") in result.of(
+        "settings"
+    )
 
 
 @pytest.mark.skipif(
@@ -219,7 +240,9 @@ def test_an_empty_database(check: Callable[..., Result], postgres_url: str) -> N
     execute(postgres_url, "DROP SCHEMA public CASCADE")
     result = check()
     assert result.status == 1
-    assert ("FAIL", "emails: there is no such table") in result.of("database")
+    assert result.of("database") == [
+        ("FAIL", "holds no OpenSend tables, as far as this role sees: run OpenSend's migrations first")
+    ]
 
 
 @pytest.fixture

@@ -308,7 +308,7 @@ def test_the_command_warms_and_says_so(
     process = command()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert re.fullmatch(r"Warmed 1 keys and 700 suppressions of 1 users in \d+\.\d s \([\d,]+ entries/s\)\.\n", out)
+    assert re.fullmatch(r"Warmed 1 key and 700 suppressions of 1 user in \d+\.\d s \([\d,]+ entries/s\)\.\n", out)
     assert cache.find_key(hash_of(key)).key is not None
 
 
@@ -378,7 +378,7 @@ def test_ctrl_c_ends_the_command_in_good_order(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert out.startswith("Interrupted after 0 keys and 30,000 suppressions of 1 users")
+    assert out.startswith("Interrupted after 0 keys and 30,000 suppressions of 1 user")
     assert client.keys("smtp-relay:suppressions:*") == [suppression_lists.marker_key("a")]
     assert client.keys("smtp-relay:suppressed:*:b") == []
 

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config import environment
 from config.settings import RecipientRule, Settings, Source
@@ -186,8 +188,66 @@ def test_a_wrong_value_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_wrong_secret_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     (line,) = refusal(monkeypatch, **{variable: value})
-    assert line.startswith(f"{variable} is set, but not shown: should be ")
+    assert line.startswith(f"{variable} is set, but not shown: ")
+    assert "should be " in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("DATABASE_URL", "mysql://user:secret@db/x", "scheme 'mysql' is not supported; should be"),
+        ("DATABASE_URL", "postgres://user:secret@db:99999/x", "port 99999 is out of range; should be"),
+        ("DATABASE_URL", "postgres://user:secret@db:0/x", "port 0 is out of range; should be"),
+        ("DATABASE_URL", "postgres://user:secret@db/x?nonsense=1", "libpq does not understand it"),
+        ("DATABASE_URL", "secret", "it has no scheme"),
+        ("DATABASE_URL", "postgres://user:sec ret@se cret@db/x", "percent-encoded"),
+        ("REDIS_URL", "http://:secret@cache", "scheme 'http' is not supported"),
+        ("REDIS_URL", "redis://:secret@cache:99999", "port 99999 is out of range"),
+        ("REDIS_URL", "redis://:secret@cache:port", "its port is no number"),
+        ("REDIS_URL", "redis://:secret@", "it names no host"),
+        ("REDIS_URL", "redis://:secret@cache/zero", "number of a database"),
+        ("SMTP_RELAY_PROXY_PROTOCOL", "10.0.0.1/8", "host bits are set; did you mean 10.0.0.0/8?; should be"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    (line,) = refusal(monkeypatch, **{variable: value})
+    assert reason in line
+    assert not any(part in line for part in ("secret", "sec ret", "se cret"))
+
+
+@given(
+    st.text(alphabet="ab:/@?#[]% \\'\"&=.1", min_size=1, max_size=24), st.sampled_from(["DATABASE_URL", "REDIS_URL"])
+)
+def test_no_part_of_a_url_is_shown_whatever_is_wrong_with_it(text: str, variable: str) -> None:
+    scheme = "postgres" if variable == "DATABASE_URL" else "redis"
+    said = ""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv(variable, f"{scheme}://u:Xq7{text}Zw9@db.example/1")
+        try:
+            environment.load()
+        except environment.WrongSettings as refused:
+            said = str(refused)
+    assert "Xq7" not in said
+    assert "Zw9" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("SMTP_RELAY_MAX_RECIPIENT", "SMTP_RELAY_MAX_RECIPIENT is no setting; did you mean SMTP_RELAY_MAX_RECIPIENTS?"),
+        ("SMTP_RELAY_XYZ", "SMTP_RELAY_XYZ is no setting"),
+    ],
+)
+def test_a_variable_that_only_looks_like_a_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, line: str
+) -> None:
+    monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("SMTP_RELAY_PORT", "2587")
+    assert [each for each in environment.unknown() if name in each] == [line]
+    assert not any("SMTP_RELAY_PORT" in each for each in environment.unknown())
 
 
 def test_no_database(monkeypatch: pytest.MonkeyPatch) -> None:

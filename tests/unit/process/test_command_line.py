@@ -16,9 +16,9 @@ from relay.process import command_line
         (["--version"], 0, f"opensend-relay {__version__}\n", ""),
         (["--help"], 0, "how to\n", ""),
         (["-h"], 0, "how to\n", ""),
-        (["--chekc"], 2, "", "a program: can't make anything of: --chekc\n\nhow to\n"),
-        (["--check", "--help"], 2, "", "a program: can't make anything of: --check --help\n\nhow to\n"),
-        ([""], 2, "", "a program: can't make anything of: \n\nhow to\n"),
+        (["--chekc"], 2, "", "a program: unknown option: --chekc\n\nhow to\n"),
+        (["--check", "--help"], 2, "", "a program: one option at a time\n\nhow to\n"),
+        ([""], 2, "", "a program: unexpected argument: \n\nhow to\n"),
     ],
 )
 def test_arguments(
