@@ -45,8 +45,8 @@ def write_line(line: bytes) -> bool:
 def has_room(octets: int) -> bool:
     """Whether standard output, which is ready for writing, takes so many octets without making the writer wait.
 
-    A pipe counts as ready as soon as it takes PIPE_BUF octets, and a longer line would wait for a reader who may have
-    stopped to read. Where nothing can be found out, there is room.
+    A pipe counts as ready as soon as it takes PIPE_BUF octets, and a longer line would wait for a reader that may have
+    stopped reading. Where nothing can be found out, there is room.
     """
     if octets <= select.PIPE_BUF or sys.platform != "linux":
         return True
@@ -61,9 +61,9 @@ def has_room(octets: int) -> bool:
 
 
 def _take_back(octets: int) -> None:
-    """Removes what was written last, where standard output is a file and nobody has written behind it since.
+    """Removes what was written last, where standard output is a file and nothing has been written behind it since.
 
-    The position stays: it belongs to the process that wrote last, and nobody writes there (see `append`).
+    The position stays: it belongs to the process that wrote last, and no process writes there (see `append`).
     """
     try:
         status = os.fstat(1)

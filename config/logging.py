@@ -32,7 +32,7 @@ from config.settings import Settings
 
 _Line = MutableMapping[str, Any]
 
-#: Fields that nobody should ever log: what they hold is a secret or somebody's mail.
+#: Fields that no line may have: what they hold is a secret or part of a mail.
 DANGEROUS: Final = frozenset(
     (
         "password",

@@ -1,4 +1,4 @@
-"""Error reports to Sentry, where SENTRY_DSN is set: types, codes and places, nothing of anybody's mail.
+"""Error reports to Sentry, where SENTRY_DSN is set: types, codes and places, nothing of any mail.
 
 The client's integrations stay off. They would take what libraries log, the arguments of this process, local variables
 and requests; here only `report` sends, and `scrub` passes on a fixed list of fields.
@@ -44,7 +44,7 @@ _last_sent: dict[str, float] = {}
 
 def load() -> None:
     """Loads the library, for a process that others are forked from. Starts nothing."""
-    import sentry_sdk.utils  # noqa: F401, PLC0415 - 7 MB that only those pay who use it
+    import sentry_sdk.utils  # noqa: F401, PLC0415 - 7 MB, only where a DSN is set
 
 
 def init(settings: Settings, version: str) -> None:
@@ -55,7 +55,7 @@ def init(settings: Settings, version: str) -> None:
     global _client  # noqa: PLW0603 - one client a process, as the library has it
     if settings.sentry_dsn is None:
         return
-    import sentry_sdk  # noqa: PLC0415 - 7 MB that only those pay who use it
+    import sentry_sdk  # noqa: PLC0415 - 7 MB, only where a DSN is set
 
     sentry_sdk.init(
         dsn=settings.sentry_dsn,

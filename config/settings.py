@@ -23,7 +23,7 @@ class RecipientRule(StrEnum):
 
     #: The header's To, Cc and Bcc, and the envelope's other recipients.
     MERGE = "merge"
-    #: The envelope alone; each header field keeps those who are in it, the rest is Bcc.
+    #: The envelope alone; each header field keeps those of its addresses that are in it, the rest is Bcc.
     ENVELOPE = "envelope"
     #: The header's To, Cc and Bcc alone, whatever the envelope says.
     HEADERS = "headers"
@@ -54,7 +54,7 @@ def _setting(variables: str, expected: str, *, default: Any = ..., **source: Any
     return field(**options)
 
 
-def _whole(variables: str, default: int | None, minimum: int, maximum: int, what: str = "a whole number") -> Any:
+def _whole(variables: str, default: int | None, minimum: int, maximum: int, *, what: str = "a whole number") -> Any:
     return _setting(variables, f"{what} from {minimum} to {maximum}", default=default, minimum=minimum, maximum=maximum)
 
 
@@ -92,7 +92,7 @@ class Settings:
     #: Whether the certificate of a rediss:// server is verified. Some platforms present a self-signed one.
     redis_tls_verify: bool = _switch("SMTP_RELAY_REDIS_TLS_VERIFY", True)
 
-    port: int = _whole("SMTP_RELAY_PORT PORT", 2587, 1, 65535, "a port number")
+    port: int = _whole("SMTP_RELAY_PORT PORT", 2587, 1, 65535, what="a port number")
     host: str = _setting(
         "SMTP_RELAY_HOST",
         "an address or name to listen on, like 0.0.0.0 or ::",
@@ -102,7 +102,7 @@ class Settings:
     tls_cert_path: str | None = _setting("SMTP_RELAY_TLS_CERT_PATH", "the path of a PEM file", default=None)
     tls_key_path: str | None = _setting("SMTP_RELAY_TLS_KEY_PATH", "the path of a PEM file", default=None)
     #: A second listener with implicit TLS (RFC 8314); needs the certificate.
-    tls_port: int | None = _whole("SMTP_RELAY_TLS_PORT", None, 1, 65535, "a port number")
+    tls_port: int | None = _whole("SMTP_RELAY_TLS_PORT", None, 1, 65535, what="a port number")
     #: What the greeting and EHLO name.
     hostname: str = _setting(
         "SMTP_RELAY_HOSTNAME", "a host name", default=_machine_name, form=r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
@@ -124,13 +124,15 @@ class Settings:
     max_commands_before_auth: int = _whole("SMTP_RELAY_MAX_COMMANDS_BEFORE_AUTH", 100, 1, 1_000_000)
     #: Different wrong keys from one address within 15 minutes; 0 refuses no address.
     max_auth_failures_per_address: int = _whole("SMTP_RELAY_MAX_AUTH_FAILURES_PER_ADDRESS", 10, 0, 1_000_000)
-    auth_refusal_seconds: int = _whole("SMTP_RELAY_AUTH_REFUSAL_SECONDS", 900, 1, 86_400, "seconds, a whole number")
+    auth_refusal_seconds: int = _whole(
+        "SMTP_RELAY_AUTH_REFUSAL_SECONDS", 900, 1, 86_400, what="seconds, a whole number"
+    )
     #: The most that the reply to a failed AUTH is kept back; the first one is kept back for a thirty-second of it.
     auth_delay_seconds: float = _seconds("SMTP_RELAY_AUTH_DELAY_SECONDS", 8.0, 0, 30)
     #: Octets a second that a client has to keep up in message data.
     min_rate: int = _whole("SMTP_RELAY_MIN_RATE", 1000, 1, 1_000_000_000)
     connection_seconds: float = _seconds("SMTP_RELAY_CONNECTION_SECONDS", 3600.0, 1, 604_800)
-    #: Networks of proxies that name their client by the PROXY protocol; None: nobody is asked for that.
+    #: Networks of proxies that name their client by the PROXY protocol; None: the protocol is not expected.
     proxy_protocol: str | None = _setting(
         "SMTP_RELAY_PROXY_PROTOCOL",
         "networks like 10.0.0.0/8, 2001:db8::/32, with commas between them",
@@ -181,14 +183,14 @@ class Settings:
 
     #: Whether messages are refused whose attachments have file names that Amazon SES refuses.
     refuse_extensions: bool = _switch("SMTP_RELAY_REFUSE_EXTENSIONS", True)
-    #: Who takes mail from the delivery worker, and where `maildir` puts it.
+    #: The provider that takes mail from the delivery worker, and where `maildir` puts it.
     provider: Literal["ses", "maildir"] = _setting("SMTP_RELAY_PROVIDER", "ses or maildir", default="ses")
     maildir: str | None = _setting("SMTP_RELAY_MAILDIR", "the path of a folder", default=None)
     #: Mails that one delivery process sends at a time, and how many such processes there are.
     delivery_concurrency: int = _whole("SMTP_RELAY_DELIVERY_CONCURRENCY", 20, 1, 1000)
     delivery_processes: int = _whole("SMTP_RELAY_DELIVERY_PROCESSES", 1, 1, 256)
-    delivery_metrics_port: int | None = _whole("SMTP_RELAY_DELIVERY_METRICS_PORT", None, 1, 65535, "a port number")
-    #: Who records that a mail was sent: SES's own event, this worker, or (auto) SES where that can be.
+    delivery_metrics_port: int | None = _whole("SMTP_RELAY_DELIVERY_METRICS_PORT", None, 1, 65535, what="a port number")
+    #: What records that a mail was sent: SES's own event, this worker, or (auto) SES where that can be.
     ses_send_events: Literal["auto", "ses", "ours"] = _setting(
         "SMTP_RELAY_SES_SEND_EVENTS", "auto, ses or ours", default="auto"
     )
@@ -230,13 +232,13 @@ class Settings:
         "SENTRY_DSN", "a DSN like https://key@host/1", default=None, secret=True, form=r"https?://[^\s/@]+@[^\s/@]+/\S+"
     )
     #: Where the first worker exposes its metrics, the second on the next port, and so on. None: nowhere.
-    metrics_port: int | None = _whole("SMTP_RELAY_METRICS_PORT", None, 1, 65535, "a port number")
+    metrics_port: int | None = _whole("SMTP_RELAY_METRICS_PORT", None, 1, 65535, what="a port number")
     metrics_host: str = _setting(
         "SMTP_RELAY_METRICS_HOST", "an address to listen on", default="127.0.0.1", form=r"[^\s/@]+"
     )
 
     def writes_json(self) -> bool:
-        """Whether log lines are JSON: as the setting says, or where nobody watches on a terminal."""
+        """Whether log lines are JSON: as the setting says, or where standard output is no terminal."""
         return self.log_format == "json" or (self.log_format == "auto" and not os.isatty(1))
 
     def to_json(self) -> bytes:

@@ -29,7 +29,7 @@ known vulnerabilities of what runs in production and of the rest.
 Exit status: 0 all is well, 1 something is wrong, 3 nothing is wrong but PyPI could not be asked about everything.
 """
 _PIP_AUDIT: Final = "pip-audit==2.10.1"
-#: What an environment brings along, which nobody asked for.
+#: What an environment brings along by itself.
 _OF_THE_ENVIRONMENT: Final = frozenset(("pip", "setuptools"))
 #: flanker writes its grammar's tables anew at its first import (scripts/bootstrap.py has it do so).
 _WRITTEN_ANEW: Final = re.compile(r"flanker/addresslib/_parser/\w+_parsetab\.py")

@@ -2,7 +2,7 @@
 
     python scripts/bench_warming.py --suppressions 1000000
 
-Starts a Postgres and a Valkey of its own in a temporary directory, and fills them with made-up data: four fifths of the
+Starts a separate Postgres and Valkey in a temporary directory, and fills them with made-up data: four fifths of the
 suppressions belong to one user, the rest to 500. The naive way is a key for each address, written in pipelines of 1,000
 by redis-py, which is also what a look-up without a complete list would need.
 """

@@ -1,8 +1,8 @@
 """Makes or renews the checkout's `.venv`, then becomes the program that was asked for. Run by `scripts/launch`.
 
 Only the standard library, since nothing else is there yet. `.venv/installed.txt` is a copy of the requirements that
-were installed, written last: as long as both are the same, the environment is whole. Whoever uses the environment holds
-a shared lock on `.dev/venv.lock`, whoever changes it an exclusive one.
+were installed, written last: as long as both are the same, the environment is whole. A process that uses the
+environment holds a shared lock on `.dev/venv.lock`, one that changes it an exclusive one.
 """
 
 from __future__ import annotations

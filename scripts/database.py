@@ -48,7 +48,7 @@ def create_database(server_url: str, name: str, template: str = "template1") -> 
 
 
 def drop_database(server_url: str, name: str) -> None:
-    """Drops a database, whoever is still connected to it."""
+    """Drops a database, also with connections to it."""
     execute(server_url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
@@ -66,7 +66,7 @@ def create_api_key(
     name: str = "development",
     token: str | None = None,
 ) -> NewApiKey:
-    """Stores an API key as OpenSend does and returns it with the token that nobody can read later."""
+    """Stores an API key as OpenSend does and returns it with the token, which can't be read later."""
     token = token or f"os_live_{secrets.token_urlsafe(24)}"
     key = NewApiKey(str(uuid.uuid4()), token, user_id or str(uuid.uuid4()))
     execute(

@@ -39,11 +39,11 @@ class Refused(Exception):
 
 
 class Stop(Exception):
-    """Someone asked for the end."""
+    """The end was asked for."""
 
 
 class Screen:
-    """Where a person reads. It may go away before we do: then there is nobody left to tell."""
+    """Where a person reads. It may go away before we do: then there is nothing left to write to."""
 
     def __init__(self, out: TextIO, *, colour: bool) -> None:
         self._out = out
@@ -73,7 +73,7 @@ class Wish:
             signal.signal(number, self._note)
 
     def check(self) -> None:
-        """Raises Stop if someone asked for the end."""
+        """Raises Stop if the end was asked for."""
         if self.stop:
             raise Stop
 
@@ -270,7 +270,7 @@ def _welcome(screen: Screen, port: int, key: NewApiKey, seconds: float) -> None:
 
 
 def _watch(screen: Screen, wish: Wish, services: Sequence[Relay | Delivery], views: Sequence[LogView]) -> None:
-    """Shows the logs until someone asks for the end. Raises Refused when one of the services ends by itself."""
+    """Shows the logs until the end is asked for. Raises Refused when one of the services ends by itself."""
     while not wish.stop:
         for view in views:
             for line in view.new_lines():

@@ -93,7 +93,7 @@ class Copies:
 
 def _pytest(copy: Path, tests: Sequence[str]) -> int | None:
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    # A group of its own: servers that the tests started must not outlive a run that was given up.
+    # A separate group: servers that the tests started must not outlive a run that was given up.
     process = subprocess.Popen(
         command,
         cwd=copy,

@@ -36,7 +36,7 @@ from relay.redis.cache import Cache
 
 #: Seconds between two lines of progress where there is no terminal.
 LINE_INTERVAL = 10.0
-#: Redis may take longer here than in the relay, where somebody waits for a reply.
+#: Redis may take longer here than in the relay, where a client waits for a reply.
 REDIS_TIMEOUT = 10.0
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

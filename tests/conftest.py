@@ -19,14 +19,14 @@ hypothesis.settings.load_profile("relay")
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """The session's Postgres. A test that stops or kills a server starts one of its own instead."""
+    """The session's Postgres. A test that stops or kills a server starts a separate one instead."""
     with Postgres(tmp_path_factory.mktemp("postgres"), durable=False) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """The session's Valkey. A test that stops or kills a server starts one of its own instead."""
+    """The session's Valkey. A test that stops or kills a server starts a separate one instead."""
     with Valkey(tmp_path_factory.mktemp("valkey")) as server:
         yield server
 

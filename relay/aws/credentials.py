@@ -1,7 +1,7 @@
 """Credentials for AWS, found by boto3's own rules: environment, files, roles, programs, the machine's services.
 
 boto3 waits for a program that it is told to ask (`credential_process`) as long as that runs, and keeps all that it
-prints. Here it is ended with the question: when the one who asks gives up, and when it prints too much.
+prints. Here it is ended when the caller gives up, and when it prints too much.
 """
 
 from __future__ import annotations

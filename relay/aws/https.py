@@ -57,7 +57,7 @@ class Answer(NamedTuple):
 
 
 class HttpsClient:
-    """POSTs to `endpoint`. `cafile`: whom to trust, PEM.
+    """POSTs to `endpoint`. `cafile`: the trusted authorities, PEM.
 
     `connect_seconds` bounds the time for a connection to one address of the endpoint, `call_seconds` the whole call:
     name, connection, handshake, request and response, however slowly they come. In a process that gevent has not
@@ -71,7 +71,7 @@ class HttpsClient:
         self._context = _context(cafile) if parts.scheme == "https" else None
         self._connect_seconds, self._call_seconds = connect_seconds, call_seconds
         #: With the moment (time.monotonic()) when each was last used, the latest at the end.
-        self._idle: deque[tuple[float, _Connection]] = deque()
+        self._idle: deque[tuple[float, _HttpsConnection]] = deque()
 
     def post(self, body: bytes | RequestBody, headers: Mapping[str, str], *, more_seconds: float = 0.0) -> Answer:
         """The response. `headers` are all but Content-Length; `more_seconds` are added to those of a call.
@@ -83,7 +83,7 @@ class HttpsClient:
         head = f"POST {self._path} HTTP/1.1\r\n{fields}Content-Length: {size}\r\n\r\n".encode("latin-1")
         seconds = self._call_seconds + more_seconds
         deadline = time.monotonic() + seconds
-        connection: _Connection | None = None
+        connection: _HttpsConnection | None = None
         # A BaseException, so that nothing on the way takes it for an error that it knows.
         with gevent.Timeout(seconds) as limit:
             try:
@@ -110,7 +110,7 @@ class HttpsClient:
         while self._idle:
             self._idle.pop()[1].sock.close()
 
-    def _take(self) -> _Connection:
+    def _take(self) -> _HttpsConnection:
         while self._idle and self._idle[0][0] < time.monotonic() - _IDLE_SECONDS:
             self._idle.popleft()[1].sock.close()
         while self._idle:
@@ -120,7 +120,7 @@ class HttpsClient:
             connection.sock.close()
         return self._connect()
 
-    def _connect(self) -> _Connection:
+    def _connect(self) -> _HttpsConnection:
         sock = socket.create_connection((self._host, self._port), timeout=self._connect_seconds)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -129,10 +129,10 @@ class HttpsClient:
         except BaseException:
             sock.close()
             raise
-        return _Connection(sock)
+        return _HttpsConnection(sock)
 
 
-class _Connection:
+class _HttpsConnection:
     """A connection with its parser, which tells it of the answer that comes."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -227,7 +227,7 @@ def _silent(sock: socket.socket) -> bool:
     """Whether the other side has neither closed nor said anything since its answer.
 
     What it says unasked would be taken for the answer to the next call, and the next answer for that to the one after:
-    jobs would count as taken that nobody has.
+    jobs would count as taken that are in no queue.
     """
     sock.settimeout(0.0)
     try:

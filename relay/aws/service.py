@@ -1,4 +1,4 @@
-"""One AWS service in one region: who we are there, where it is, and signed calls to it, one try each.
+"""One AWS service in one region: credentials and endpoint, and signed calls to it, one try each.
 
 boto3 finds credentials and endpoint, and botocore signs. The calls are made by `relay.aws.https`, for a fraction of the
 CPU that botocore's session or a boto3 client takes; boto3's clients would also try three times by themselves.
@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 import boto3
 import gevent
@@ -18,6 +18,7 @@ import orjson
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -59,9 +60,9 @@ class Response:
 
 @frozen
 class _Opened:
-    """What calls need: who we are, and where they go."""
+    """What calls need: credentials, and where they go."""
 
-    credentials: Any
+    credentials: Credentials
     region: str
     url: str
     host: str
@@ -71,8 +72,8 @@ class _Opened:
 
 
 class AwsService:
-    """Calls one service. Nothing is asked of anybody before the first call, nor in vain for ever: each call finds out
-    anew what the one before could not, and what AWS no longer accepts is looked up again."""
+    """Calls one service. Nothing is looked up before the first call. Each call tries again to find what the one before
+    could not, and what AWS no longer accepts is looked up again."""
 
     #: Seconds from one look-up to the next where AWS refuses what it found.
     trust_seconds = 60.0

@@ -72,11 +72,11 @@ class Ses:
         if configuration_set:
             rest["ConfigurationSetName"] = configuration_set
         after = b'"}},' + orjson.dumps(rest)[1:]
-        body: bytes | _Body
+        body: bytes | _LargeRequest
         if isinstance(content, bytes):
             body, more_seconds = b"".join((_BEFORE, b64encode(content), after)), 0.0
         else:
-            body = _Body(content, after)
+            body = _LargeRequest(content, after)
             more_seconds = body.size / _LEAST_RATE
         try:
             response = self._service.call(body, {"Content-Type": "application/json"}, more_seconds=more_seconds)
@@ -94,7 +94,7 @@ class Ses:
 
 
 @frozen
-class _Body:
+class _LargeRequest:
     """A request whose mail is read, and made Base64, piece by piece."""
 
     content: RequestBody

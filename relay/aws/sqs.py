@@ -16,7 +16,7 @@ from relay.core.errors import QueueUnavailable
 #: Entries that one SendMessageBatch takes.
 MAX_ENTRIES: Final = 10
 
-Entry = dict[str, Any]
+Entry = dict[str, object]
 
 
 class Queue:
@@ -58,16 +58,17 @@ class Queue:
             raise QueueUnavailable(error.code) from None
 
     def send(self, entries: Sequence[Entry]) -> dict[str, str]:
-        """Sends at most MAX_ENTRIES, each with an `Id` of its own. Returns those that failed: Id → code.
+        """Sends at most MAX_ENTRIES, each with a different `Id`. Returns those that failed: Id → code.
 
         Raises QueueUnavailable when all failed together; with `unclear` they may have been taken all the same.
         """
         answer = self.call("SendMessageBatch", {"Entries": entries})
         taken = {str(entry.get("Id")) for entry in answer.get("Successful") or ()}
         codes = {str(entry.get("Id")): str(entry.get("Code")) for entry in answer.get("Failed") or ()}
-        return {entry["Id"]: codes.get(entry["Id"], "NotMentioned") for entry in entries if entry["Id"] not in taken}
+        ids = [str(entry["Id"]) for entry in entries]
+        return {entry_id: codes.get(entry_id, "NotMentioned") for entry_id in ids if entry_id not in taken}
 
-    def call(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def call(self, action: str, parameters: Mapping[str, object]) -> dict[str, Any]:
         """One action of SQS's API on this queue: its answer. Raises QueueUnavailable."""
         response = self._call(action, parameters)
         if response.status != 200:
@@ -100,7 +101,7 @@ class Queue:
         """Closes the connections that are idle."""
         self._service.close()
 
-    def _call(self, action: str, parameters: Mapping[str, Any]) -> Response:
+    def _call(self, action: str, parameters: Mapping[str, object]) -> Response:
         """The response to one call. Raises QueueUnavailable."""
         body = orjson.dumps({"QueueUrl": self.url, **parameters})
         fields = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": f"AmazonSQS.{action}"}

@@ -40,7 +40,7 @@ class QueueReceiver:
         return self._queue.fifo
 
     def receive(self, most: int, *, visibility_seconds: int, wait_seconds: int = WAIT_SECONDS) -> list[Received]:
-        """At most `most` messages (of MAX_MESSAGES), waiting for the first; nobody else sees them for so long."""
+        """At most `most` messages (of MAX_MESSAGES), waiting for the first; no other consumer sees them for so long."""
         answer = self._queue.call(
             "ReceiveMessage",
             {
@@ -62,12 +62,12 @@ class QueueReceiver:
         self._queue.call("DeleteMessage", {"ReceiptHandle": received.receipt})
 
     def extend(self, received: Received, seconds: int) -> None:
-        """Nobody else sees the message for so long from now; 0: it comes back at once."""
+        """No other consumer sees the message for so long from now; 0: it comes back at once."""
         self._queue.call("ChangeMessageVisibility", {"ReceiptHandle": received.receipt, "VisibilityTimeout": seconds})
 
     def redrives(self) -> bool:
-        """Whether the queue puts messages that nobody can use aside by itself. False where the role may not know."""
-        attributes: Any = self._queue.call("GetQueueAttributes", {"AttributeNames": ["RedrivePolicy"]})
+        """Whether the queue has a redrive policy. False where the role may not know."""
+        attributes = self._queue.call("GetQueueAttributes", {"AttributeNames": ["RedrivePolicy"]})
         return bool((attributes.get("Attributes") or {}).get("RedrivePolicy"))
 
     def probe(self) -> dict[str, str]:
@@ -75,7 +75,7 @@ class QueueReceiver:
 
         SQS looks at rights before it refuses a wrong parameter. Raises QueueUnavailable where it can't be asked.
         """
-        wrong: Mapping[str, Mapping[str, Any]] = {
+        wrong: Mapping[str, Mapping[str, object]] = {
             "ReceiveMessage": {"MaxNumberOfMessages": 0},
             "DeleteMessage": {"ReceiptHandle": "check"},
             "ChangeMessageVisibility": {"ReceiptHandle": "check", "VisibilityTimeout": 0},

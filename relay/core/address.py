@@ -94,7 +94,7 @@ def _unusual_local_part(local: str, *, allow_utf8_local_part: bool) -> str:
         # around.
         raise BadAddress("character in the local part that can't be shown")
     if _SPECIALS & set(unicodedata.normalize("NFKC", local)) - set(local):
-        # Who reads a full-width at sign as one sees another address.
+        # A program that reads a full-width at sign as `@` sees another address.
         raise BadAddress("character in the local part that may be taken for another")
     return local if _UTF_8_DOT_ATOM.match(local) else _quoted(local)
 

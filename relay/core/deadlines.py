@@ -1,4 +1,4 @@
-"""By when somebody has to have an answer: one moment for everything that is asked on the way to it.
+"""Deadlines: the one moment by which an answer is due, for everything that is asked on the way to it.
 
 Each question to Postgres has a separate time limit; but a message may need several, and a client that waits for a reply
 counts them together. So the accept path says once how long it may take, and no question that it asks lasts longer.

@@ -41,7 +41,7 @@ class Memo(dict[K, V]):
 def memoised(*, entries: int, octets: int) -> Callable[[Callable[[K], V]], Callable[[K], V]]:
     """Keeps at most `entries` results of a function of one argument, of arguments that take at most `octets` of memory.
 
-    Nobody may change what the function returns. Several arguments are given as one tuple.
+    What the function returns must not be changed. Several arguments are given as one tuple.
     """
 
     def decorated(function: Callable[[K], V]) -> Callable[[K], V]:

@@ -1,8 +1,8 @@
 """What the relay counts and times, and how a scraper reads it.
 
 Counting is an addition to an attribute, without locks or look-ups, because it happens for every message whether or not
-somebody reads it; Prometheus's library is imported only where `SMTP_RELAY_METRICS_PORT` asks for it, and then at each
-scrape reads what was counted. Each worker is a target of its own, on the port of the setting plus its index: the
+they are read; Prometheus's library is imported only where `SMTP_RELAY_METRICS_PORT` asks for it, and then at each
+scrape reads what was counted. Each worker is a separate target, on the port of the setting plus its index: the
 scraper adds them up, as it does for several machines. Labels are words from short lists of ours: no address, no user.
 """
 
@@ -175,5 +175,5 @@ FAULTS: Final = Family("smtp_relay_faults", "Failed calls to postgres, redis, sq
 LOG_LINES_LOST: Final = Family("smtp_relay_log_lines_lost", "Log lines that could not be written", Counter).labels()
 GREENLETS: Final = Family("smtp_relay_greenlets", "Supervised greenlets that run now", Gauge, ("greenlet",))
 GREENLET_FAILURES: Final = Family(
-    "smtp_relay_greenlet_failures", "Ends of greenlets that nobody wanted; each began again", Counter, ("greenlet",)
+    "smtp_relay_greenlet_failures", "Unexpected ends of greenlets; each began again", Counter, ("greenlet",)
 )

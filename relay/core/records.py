@@ -51,5 +51,5 @@ class EmailRow:
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """Everyone that this row is delivered to, whatever the field."""
+        """Every address that this row is delivered to, whatever the field."""
         return (*self.to, *self.cc, *self.bcc)

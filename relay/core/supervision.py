@@ -1,6 +1,6 @@
 """The one way to start a greenlet: what runs for long is begun again when it ends, what runs once is never silent.
 
-A greenlet that an unforeseen error ends is missed by nobody until mail or jobs are. So every loop of the relay is
+That an unforeseen error has ended a greenlet shows only when mail or jobs are missing. So every loop of the relay is
 `supervise`d: its end is logged and counted, and it begins again after a pause that grows. Its name stands in the log,
 in the metrics `smtp_relay_greenlets` and `smtp_relay_greenlet_failures`, and in `RUNNING`. Work that ends by itself
 goes through `run_once`.
@@ -87,7 +87,7 @@ class Supervised:
                 log.error("greenlet_ended", greenlet=self.name, failures=self._failures + 1)
         except (SystemExit, KeyboardInterrupt):
             raise  # the process is to end
-        except BaseException as error:  # a gevent.Timeout of somebody else's ends it as well
+        except BaseException as error:  # a gevent.Timeout of other code ends it as well
             if not self._stopped:
                 log.error("greenlet_failed", greenlet=self.name, failures=self._failures + 1, exc_info=error)
         finally:

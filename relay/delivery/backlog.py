@@ -62,13 +62,13 @@ class Backlog:
         return self._later[0][0] - time.monotonic() if self._later else math.inf
 
     def offers(self, busy: Mapping[str | None, int], share: int) -> bool:
-        """Whether somebody has a row that may leave, of whom less than `share` are on their way (`busy`, by user)."""
+        """Whether a user has a row that may leave and less than `share` on their way (`busy`, by user)."""
         return any(busy.get(user, 0) < share for user in self._users)
 
     def take(self, most: int, octets: int, busy: Mapping[str | None, int], share: int) -> list[Waiting]:
         """The next rows, of each user in turn, at most `most`, and more than one only if they have at most `octets`.
 
-        Users of whom `share` are on their way, these rows included, are passed over. What is handed out is forgotten.
+        Users with `share` rows on their way, these included, are passed over. What is handed out is forgotten.
         """
         taken: list[Waiting] = []
         counts = dict(busy)

@@ -49,7 +49,7 @@ class Composed:
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """Everyone that it goes to."""
+        """All its recipients."""
         return (*self.to, *self.cc, *self.bcc)
 
     @property
@@ -160,7 +160,7 @@ def _header(email: OutgoingEmail) -> Iterator[bytes]:
 
 
 def _shown(mailboxes: Sequence[str]) -> Iterator[str]:
-    """Those of them that can stand in a header. The mail is worth more than an address that nobody can answer to."""
+    """Those of them that can stand in a header. The mail leaves without an address that can't be answered to."""
     for each in mailboxes:
         try:
             yield mailbox.shown(each)

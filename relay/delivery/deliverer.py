@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import idna
@@ -35,6 +35,7 @@ from relay.delivery.send_events import sent_event
 from relay.delivery.tracking import Tracking
 from relay.delivery.unclear import Decision, Unclear
 from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
+from relay.postgres.driver import Row
 from relay.postgres.outgoing import HELD_OCTETS, Event, Outgoing, SendingDomain
 
 log = structlog.get_logger(__name__)
@@ -113,7 +114,7 @@ class Deliverer:
         log.info("delivery", email_id=email.id, outcome=outcome, seconds=round(time.monotonic() - began, 4))
 
     def preview(self, email: OutgoingEmail, files: ExitStack) -> Composed | Failed | None:
-        """The mail that would leave for a row, or why none would; None: nobody is left who may get it.
+        """The mail that would leave for a row, or why none would; None: no recipient is left.
 
         Its files are closed with `files`. Nothing is sent or recorded. Raises Busy, NoRoom and PostgresUnavailable.
         """
@@ -216,7 +217,7 @@ class Deliverer:
             return Failed(Verdict.PASSING, "InternalError", type(error).__name__)
 
     def _without_suppressed(self, email: OutgoingEmail) -> tuple[OutgoingEmail, dict[str, str]]:
-        """The mail without those who must not get it by now, and who they are: they may have been added since."""
+        """The mail without the recipients that are suppressed by now, and these: they may have been added since."""
         if not email.user_id:
             return email, {}
         # Rows of REST may spell a domain otherwise than the relay's do.
@@ -337,12 +338,12 @@ def _suppressed_event(email_id: str, suppressed: dict[str, str]) -> Event:
     return Event(type="suppressed", source_id=f"suppressed:{email_id}", payload=payload)
 
 
-def user_of(row: tuple[object, ...]) -> str | None:
-    """Whose mail a claimed row is, in the order of `Outgoing.claim`."""
+def user_of(row: Row) -> str | None:
+    """The user whose mail a claimed row is, in the order of `Outgoing.claim`."""
     return _text(row[1])
 
 
-def email_of(row: tuple[Any, ...]) -> OutgoingEmail:
+def email_of(row: Row) -> OutgoingEmail:
     """A claimed row, in the order of `Outgoing.claim`. What is of a wrong type is left out. Raises nothing."""
     (email_id, user_id, sender, header, html, text, attachments, retries, created) = row[:9]
     text_octets, attachment_octets, unclear = row[9:12]

@@ -3,7 +3,7 @@
     queue     `relay.delivery.queue_jobs`: a job names a row; the row is claimed, delivered, and the message deleted
     Postgres  `relay.delivery.row_source`: without a queue all rows, with one those that no job comes for, or too late
 
-A claim decides who delivers a row, so a row that both of these name leaves once.
+A claim decides which of them delivers a row, so a row that both of these name leaves once.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class LargeMails:
             text: Content = Held(email.text.encode("utf-8", "replace"))
             html: Content = Held(email.html.encode("utf-8", "replace"))
             if email.large:
-                reading = _Reading(spool, entries)
+                reading = _RowReader(spool, entries)
                 self._contents.read(email.id, reading)
                 text, html = reading.texts["text"], reading.texts["html"]
                 found |= {place: reading.of(entry) for place, entry in enumerate(entries) if entry.octets is not None}
@@ -132,7 +132,7 @@ def _fetched(attachments: Sequence[OutgoingAttachment], spool: Spool, outbound: 
     return found
 
 
-class _Reading:
+class _RowReader:
     """Puts what a row holds into a spool, decoded; see `relay.postgres.row_contents.Reader`."""
 
     def __init__(self, spool: Spool, entries: Sequence[StoredEntry]) -> None:

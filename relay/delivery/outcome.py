@@ -27,7 +27,7 @@ class Verdict(Enum):
     NOT_THIS_MAIL = "not_this_mail"
     #: This mail's or the region's: what becomes of other mails of the region tells (`relay.delivery.regions`).
     EITHER = "either"
-    #: As EITHER, and nobody knows whether the provider has the mail: the answer was lost after it was handed over.
+    #: As EITHER, and it is not known whether the provider has the mail: the answer was lost after it was handed over.
     UNCLEAR = "unclear"
 
 
@@ -44,7 +44,7 @@ class Scope(Enum):
 
 @frozen
 class Failed:
-    """The provider does not have the mail, or nobody knows. `code`: the SDK's name of the error."""
+    """The provider does not have the mail, or that is not known. `code`: the SDK's name of the error."""
 
     verdict: Verdict
     code: str
@@ -181,7 +181,7 @@ def of_ses_error(status: int, code: str, message: str) -> Failed:
     if code in _REJECTING_CODES:
         return Failed(Verdict.PERMANENT, code, message, kind="rejected")
     if 200 <= status < 300:
-        # A yes without a name for the mail: cut off on the way, or from somebody else.
+        # A success without a name for the mail: cut off on the way, or from another server.
         return Failed(Verdict.UNCLEAR, code, message or "a success without a MessageId", _UNCLEAR, "unanswered")
     if code.startswith("HTTP"):
         # No error of SES's: a proxy's, or of another server at the endpoint.

@@ -60,8 +60,8 @@ class Part:
 
 
 def root_of(email_id: str, bodies: Bodies, html: Content, *, invitation: bool = True) -> Part:
-    """The whole body. `html`: what leaves in place of that of `bodies`. `invitation`: whether a calendar that invites
-    somebody is shown as the text is, beside being attached. Raises NoRoom.
+    """The whole body. `html`: what leaves in place of that of `bodies`. `invitation`: whether a calendar with an
+    invitation is shown as the text is, beside being attached. Raises NoRoom.
     """
     named, others = _by_place(bodies)
     calendar = next(filter(None, map(_invitation, others)), None) if invitation else None

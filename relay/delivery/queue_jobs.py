@@ -36,7 +36,7 @@ DISPATCH: Final = "webhook.dispatch"
 WEBHOOK_SCAN: Final = "webhook-delivery.scan"
 WEBHOOKS: Final = (DISPATCH, WEBHOOK_SCAN)
 
-#: Seconds for which a message in flight is nobody else's; extended while its mail is being sent.
+#: Seconds for which no other consumer sees a message in flight; extended while its mail is being sent.
 VISIBILITY_SECONDS: Final = 120
 #: How often a job of another consumer's is looked at before it is deleted, and the seconds for which it is left after
 #: the first look; each further one doubles them. On a FIFO queue it comes back at once: its group would stand still.
@@ -215,7 +215,7 @@ class QueueJobs:
         log.error("poison", deleted=deleted)
 
     def _knows_redrive(self) -> bool:
-        """Whether the queue has a redrive policy. False where nobody may know."""
+        """Whether the queue has a redrive policy. False where the role may not know."""
         if time.monotonic() >= self._redrives_until:
             try:
                 self._redrives = self._receiver.redrives()

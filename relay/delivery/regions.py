@@ -36,7 +36,7 @@ _PROBE_SECONDS: Final = 180.0
 _BEHIND_PROBE: Final = 2.0
 #: A region to which nothing went for so long (seconds) is not asked whether it rests.
 _USED_SECONDS: Final = 600.0
-#: Nobody is kept from looking for mail to other regions for longer (seconds).
+#: No worker waits for longer before it looks for mail to other regions (seconds).
 LONGEST_PAUSE: Final = 15.0
 
 Key = tuple[str, ...]
@@ -73,7 +73,7 @@ class Regions:
         """
         now = time.monotonic()
         seconds = max(_wait(self._states[key], email_id, now) for key in self._keys(region, configuration_set, sender))
-        # Spread, so that those who wait do not all come at once.
+        # Spread, so that those that wait do not all come at once.
         return seconds * random.uniform(1.0, 1.2)  # noqa: S311 - spreads load
 
     def admit(self, handover: Handover) -> float:
@@ -89,7 +89,7 @@ class Regions:
         return seconds
 
     def judge(self, handover: Handover, outcome: Outcome) -> Outcome:
-        """The outcome, with the verdict that the other mails of the region give; notes it for those who come."""
+        """The outcome, with the verdict that the other mails of the region give; notes it for those that come."""
         keys = list(self._keys(handover.region, handover.configuration_set, handover.sender))
         now = time.monotonic()
         if not isinstance(outcome, Failed) or outcome.verdict in (Verdict.PERMANENT, Verdict.PASSING):

@@ -74,5 +74,5 @@ class OutgoingEmail:
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """Everyone that this mail goes to, To first, then Cc, then Bcc."""
+        """All recipients of this mail, To first, then Cc, then Bcc."""
         return (*self.to, *self.cc, *self.bcc)

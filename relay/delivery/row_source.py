@@ -31,6 +31,7 @@ from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.backlog import Backlog
 from relay.delivery.shares import Share, Shares
 from relay.delivery.unclear import LeftBehind
+from relay.postgres.driver import Row
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import Waiting, WaitingRows
 
@@ -87,7 +88,7 @@ class RowSource:
         self,
         outgoing: Outgoing,
         waiting: WaitingRows,
-        deliver: Callable[[tuple[Any, ...]], None],
+        deliver: Callable[[Row], None],
         places: gevent.lock.BoundedSemaphore,
         shares: Shares,
         *,
@@ -172,7 +173,7 @@ class RowSource:
         seen = {row.email_id for row in rows}
         many = len(rows) == LOOK_ROWS
         if many and self._last_seen.isdisjoint(seen):
-            # More than one look reads have come since the last one: somebody else's may be among them.
+            # More than one look reads have come since the last one: rows of other users may be among them.
             rows = self._waiting.newest(MANY_ROWS, seconds=None if whole else _RECENT_SECONDS)
         if whole:
             now = time.monotonic()
@@ -219,7 +220,7 @@ class RowSource:
             for email_id in left:
                 self._done(email_id)
 
-    def _row(self, claimed: tuple[Any, ...]) -> None:
+    def _row(self, claimed: Row) -> None:
         try:
             self._deliver(claimed)
         except PostgresUnavailable:

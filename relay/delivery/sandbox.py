@@ -19,7 +19,8 @@ _ADDRESS: Final = re.compile(
 
 @frozen
 class Simulation:
-    """What is recorded for one mail: its last status, its events in order, and who is suppressed for which reason."""
+    """What is recorded for one mail: its last status, its events in order, and which addresses are suppressed for which
+    reason."""
 
     status: str
     events: Sequence[Event]

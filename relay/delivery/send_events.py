@@ -1,4 +1,4 @@
-"""Who records the event `sent` (contract section 6): SES, where its own will come back, or this worker."""
+"""Which side records the event `sent` (contract section 6): SES, where its own will come back, or this worker."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def ours(
     """Whether this worker records it for a mail. `rule`: the setting SMTP_RELAY_SES_SEND_EVENTS.
 
     `auto`: SES does where the domain names a configuration set and the topic of its events is known. A set may have no
-    destination for them, which nobody here can see: then `ours` is the rule to choose. Where SES does not get the mail
-    its event can never come, whatever the rule is.
+    destination for them, which can't be seen from here: then `ours` is the rule to choose. Where SES does not get the
+    mail its event can never come, whatever the rule is.
     """
     if provider != "ses" or rule == "ours":
         return True

@@ -41,7 +41,7 @@ def text_body(content: Content) -> tuple[str, Pieces]:
     if isinstance(content, Held):
         name, octets = _short_text(content.octets)
         return name, lambda: iter((octets,))
-    if all(map(_Plain().takes, _with_lf(content.pieces()))):
+    if all(map(_SevenBit().takes, _with_lf(content.pieces()))):
         return "7bit", lambda: (piece.replace(b"\n", b"\r\n") for piece in _with_lf(content.pieces()))
     plain, quoted = 0, 0
     for piece in _with_lf(content.pieces()):
@@ -56,7 +56,7 @@ def text_body(content: Content) -> tuple[str, Pieces]:
 def _short_text(octets: bytes) -> tuple[str, bytes]:
     """The same for a text in memory."""
     lines = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    plain = _Plain()
+    plain = _SevenBit()
     if plain.takes(lines):
         return "7bit", lines.replace(b"\n", b"\r\n")
     quoted = b"".join(_quoted([lines]))
@@ -65,7 +65,7 @@ def _short_text(octets: bytes) -> tuple[str, bytes]:
     return "base64", b"".join(base64_lines([lines.replace(b"\n", b"\r\n")]))
 
 
-class _Plain:
+class _SevenBit:
     """Whether a text, piece by piece, may stand in a mail as it is."""
 
     def __init__(self) -> None:

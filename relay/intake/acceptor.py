@@ -164,14 +164,14 @@ class Acceptor:
         login = submission.login
         _require_domain(login.key, message)
         self._require_deliverable(message, submission.body.size)
-        everyone = policy.recipients_of(message, submission.recipients, submission.rule)
-        mailboxes = everyone.mailboxes()
+        recipients = policy.recipients_of(message, submission.recipients, submission.rule)
+        mailboxes = recipients.mailboxes()
         if not mailboxes:
             raise _Refused(replies.left_out(replies.NO_RECIPIENTS, message.left_out), "no_recipients")
         if len(mailboxes) > self._options.max_recipients:
             reply = replies.too_many_recipients(len(mailboxes), self._options.max_recipients)
             raise _Refused(reply, "too_many_recipients")
-        ids = [new_email_id()] if len(mailboxes) == 1 else [new_email_id() for _ in everyone.portions()]
+        ids = [new_email_id()] if len(mailboxes) == 1 else [new_email_id() for _ in recipients.portions()]
         claim = (
             Claim(key, user_id=login.key.user_id, email_id=ids[0], seconds=self._options.dedupe_seconds)
             if key
@@ -186,14 +186,14 @@ class Acceptor:
             message = self._judged(screening, login.key.user_id, message)
             holders: dict[str, Holder] = {}
             if screening.held:
-                # With an idempotency key Postgres orders all who store the message, so nobody has to wait for anybody.
+                # With an idempotency key Postgres puts all that store the message in an order: none has to wait here.
                 keyed = message.idempotency_key is not None
                 holders = self._settled(screening.held) if keyed else self._settle(attempt, screening.held)
-            fresh = everyone if not holders else everyone.only(set(mailboxes) - holders.keys())
+            fresh = recipients if not holders else recipients.only(set(mailboxes) - holders.keys())
             if holders and not fresh.mailboxes():
                 attempt.release()
                 return _repeated(max(holders.values(), key=lambda holder: holder.age_ms).email_id)
-            return self._insert(attempt, message, fresh, login.key.user_id, ids)
+            return self._insert(attempt, message, fresh, user_id=login.key.user_id, ids=ids)
         except Unavailable as unavailable:
             if not unavailable.unclear:
                 attempt.release()
@@ -261,11 +261,11 @@ class Acceptor:
         return {box: holder for box, holder in held.items() if holder.email_id in stored}
 
     def _insert(
-        self, attempt: _Attempt, message: Message, fresh: Recipients, user_id: str, ids: Sequence[str]
+        self, attempt: _Attempt, message: Message, fresh: Recipients, *, user_id: str, ids: Sequence[str]
     ) -> Verdict:
         key = message.idempotency_key
         if key is None:
-            rows = policy.rows(message, fresh, user_id, ids, repeat(None))
+            rows = policy.rows(message, fresh, user_id=user_id, ids=ids, keys=repeat(None))
             self._commit(rows, fresh, user_id)
             return _queued(rows)
         # Parts that come together would all look for the same place, of which one gets it: so, within a process, one
@@ -273,7 +273,7 @@ class Acceptor:
         with self._store.turn(user_id, key):
             keys = part_keys(key, ids[0])
             while True:
-                rows = policy.rows(message, fresh, user_id, ids, keys)
+                rows = policy.rows(message, fresh, user_id=user_id, ids=ids, keys=keys)
                 if self._commit(rows, fresh, user_id):
                     return _queued(rows)
                 earlier = self._store.find_parts(user_id, key, rows[0])
@@ -312,11 +312,11 @@ class _Attempt:
         return self._lookups.screen(token_hash, user_id, self._mailboxes, claim=self._claim, intents=self._intents)
 
     def claim_again(self, mailboxes: Collection[str]) -> dict[str, Holder]:
-        """Claims whom nobody holds any more; returns those that are still held."""
+        """Claims those that are no longer held; returns those that are still held."""
         return {} if self._claim is None else self._lookups.claim(self._claim, mailboxes)
 
     def take_over(self, stale: Mapping[str, Holder]) -> dict[str, Holder]:
-        """Claims those whose holder has died; returns those that somebody else took over first."""
+        """Claims those whose holder has died; returns those that another message took over first."""
         return {} if self._claim is None else self._lookups.take_over(self._claim, stale)
 
     def release(self) -> None:

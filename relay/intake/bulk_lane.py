@@ -1,9 +1,9 @@
 """The lane for messages that no worker parses itself: the large ones, and those whose parsing was given up there.
 
-Parsing tens of megabytes and building a statement of them are CPU work that no greenlet can interrupt; in a process of
-its own it holds up nobody, and neither does it when something goes wrong with it: each message has a child to itself.
-A child that stored its message takes another one; one that did not ends. `SMTP_RELAY_MEMORY_BUDGET_BYTES` bounds the
-memory: a message that finds it used up waits for a turn, with the client waiting at the final dot.
+Parsing tens of megabytes and building a statement of them are CPU work that no greenlet can interrupt; in a separate
+process it holds up no other message, and neither does it when something goes wrong with it: each message has a child to
+itself. A child that stored its message takes another one; one that did not ends. `SMTP_RELAY_MEMORY_BUDGET_BYTES`
+bounds the memory: a message that finds it used up waits for a turn, with the client waiting at the final dot.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from relay.intake.bulk_protocol import (
     encode_head,
     leaves_child_free,
     receive_message,
-    send_order,
+    send_request,
 )
 from relay.intake.memory_budget import MemoryBudget
 from relay.intake.overruns import MessageOverruns
@@ -183,7 +183,7 @@ class BulkLane:
             self._free.pop(child).close()
             self._give_back(child)
             if select.select([child.process], [], [], 0)[0]:
-                # Its process is gone, which says nothing but by that, and nobody would tell how the child ends.
+                # Its process is gone, and no other would report how the child ends.
                 child.channel.close()
                 self._give_up(child.process)
                 continue
@@ -198,12 +198,12 @@ class BulkLane:
         begun = False
         try:
             child.messages += 1
-            send_order(child.channel, head, body.fileno())
+            send_request(child.channel, head, body.fileno())
             begun = isinstance(self._receive(child.channel, START_SECONDS), Started)
             if not begun:
                 raise EOFError
         except TimeoutError:
-            # It may be stopped, which nobody tells. Closing its channel ends it as soon as it goes on.
+            # It may be stopped, which is not reported. Closing its channel ends it as soon as it goes on.
             self._give_up(child.process)
             raise _Silent from None
         finally:
@@ -216,7 +216,7 @@ class BulkLane:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                return _Child(ours, self._order(CHILD, [theirs.fileno()]))
+                return _Child(ours, self._request(CHILD, [theirs.fileno()]))
             except BaseException:
                 ours.close()
                 raise
@@ -268,15 +268,15 @@ class BulkLane:
             raise EOFError
         return decode_report(document)
 
-    def _order(self, order: bytes, descriptors: list[int]) -> socket.socket:
-        """Has an order carried out by the process, or by its successor if it is gone; its channel. Raises OSError."""
+    def _request(self, request: bytes, descriptors: list[int]) -> socket.socket:
+        """Has a request carried out by the process, or by its successor if it is gone; its channel. Raises OSError."""
         while True:
             if not self._channels:
                 self._lost()
                 raise EOFError
             process = self._channels[0]
             try:
-                socket.send_fds(process, [order], descriptors)
+                socket.send_fds(process, [request], descriptors)
             except OSError:
                 self._give_up(process)
             else:
@@ -297,7 +297,7 @@ class BulkLane:
                 with theirs:
                     socket.send_fds(self._channels[0], [SUCCESSOR], [theirs.fileno()])
             except OSError:
-                # Gone as well, which the next order finds out.
+                # Gone as well, which the next request finds out.
                 ours.close()
             else:
                 self._channels.append(ours)

@@ -30,7 +30,7 @@ from relay.smtp.submission import Login, Submission, Verdict
 #: Of heads and reports. To be raised with each change of them.
 VERSION: Final = 4
 
-#: Orders to the process.
+#: Requests to the process.
 CHILD: Final = b"c"
 SUCCESSOR: Final = b"s"
 #: What comes before a head, with the descriptor.
@@ -53,7 +53,7 @@ class Reading(StrEnum):
 
 
 @frozen
-class Order:
+class Request:
     """One message as a child gets it."""
 
     submission: Submission
@@ -103,8 +103,8 @@ def encode_head(submission: Submission, reading: Reading) -> bytes:
     return json.dumps(head).encode("ascii")
 
 
-def decode_head(document: bytes, body: Body) -> Order:
-    """The order that a head describes, with the file that came along. Raises ForeignVersion."""
+def decode_head(document: bytes, body: Body) -> Request:
+    """The request that a head describes, with the file that came along. Raises ForeignVersion."""
     head = _decode(document)
     submission = Submission(
         login=Login(head["token_hash"], ApiKey(**head["key"])),
@@ -114,7 +114,7 @@ def decode_head(document: bytes, body: Body) -> Order:
         connection_id=head["connection_id"],
         reverse_path=(head["reverse_path"][0], head["reverse_path"][1]),
     )
-    return Order(submission, Reading(head["reading"]))
+    return Request(submission, Reading(head["reading"]))
 
 
 def encode_report(report: Report) -> bytes:
@@ -171,13 +171,13 @@ def _decode(document: bytes) -> dict[str, Any]:
     return decoded
 
 
-def send_order(channel: socket.socket, head: bytes, file: int) -> None:
+def send_request(channel: socket.socket, head: bytes, file: int) -> None:
     """A head, with the descriptor of the file that has the octets, to a child. Raises OSError."""
     socket.send_fds(channel, [MESSAGE], [file])
     send_message(channel, head)
 
 
-def receive_order(channel: socket.socket) -> tuple[bytes, int] | None:
+def receive_request(channel: socket.socket) -> tuple[bytes, int] | None:
     """The next head and its file, which the caller closes; None when the other side closed. Raises OSError."""
     _, descriptors, _, _ = socket.recv_fds(channel, len(MESSAGE), 1)
     if not descriptors:

@@ -1,10 +1,10 @@
 """Cache-aside, in one place: asks Redis, then Postgres, and writes back what it learned.
 
 How old an answer can be. A key: revoked in OpenSend's dashboard, which deletes the shared entry, it ends with the next
-message; deleted in Postgres alone, within a minute, whatever OpenSend's own entry says. Who asks just while it is
-being deleted can bring the entry back, for some two seconds: what was written back is compared with Postgres once more.
-A suppression that is added counts at once (the INSERT looks again); one that is removed counts within a minute. An
-address or a key of one user never answers for another's: the user is part of every key.
+message; deleted in Postgres alone, within a minute, whatever OpenSend's own entry says. A look-up at the moment at
+which it is deleted can bring the entry back, for some two seconds: what was written back is compared with Postgres once
+more. A suppression that is added counts at once (the INSERT looks again); one that is removed counts within a minute.
+An address or a key of one user never answers for another's: the user is part of every key.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ class Lookups:
         intents: Sequence[str] = (),
         certain: bool = False,
     ) -> Screening:
-        """One round trip: is the key still good, is any recipient suppressed, has anyone got this message already.
+        """One round trip: is the key still good, is any recipient suppressed, has any of them got this message already.
 
         `recipients` in comparison form. `intents`: ids of the rows that will need a job (empty in polling mode).
         `certain`: ask Postgres about recipients that the cache knows nothing about. Otherwise that is left to
         `Store.insert`, whose statement asks the same at no extra round trip (an outcome `Suppressed`).
         """
-        screened = self._cache.screen(token_hash, user_id, recipients, claim, intents)
+        screened = self._cache.screen(token_hash, user_id, recipients, claim=claim, intents=intents)
         if screened is None:
             key = self._fetch_key(token_hash)
             doubtful: Sequence[str] = recipients if certain else ()
@@ -114,7 +114,7 @@ class Lookups:
     def take_over(self, claim: Claim, stale: Mapping[str, Holder]) -> dict[str, Holder]:
         """Claims recipients whose holders came to nothing: their row is not in Postgres.
 
-        Returns those that somebody else took over first.
+        Returns those that another message took over first.
         """
         return self._cache.take(claim, {email: holder.email_id for email, holder in stale.items()})
 
@@ -163,7 +163,7 @@ class Lookups:
 class _WriteBacks:
     """Writes keys to the shared cache, and looks at each a second time.
 
-    Somebody may revoke a key between our SELECT and our SET: then the entry that OpenSend deletes is not there yet, and
+    A key may be revoked between our SELECT and our SET: then the entry that OpenSend deletes is not there yet, and
     ours would last its full time. What changed in between is seen by a SELECT after the SET.
     """
 

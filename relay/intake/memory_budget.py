@@ -1,4 +1,4 @@
-"""A number of octets that several messages may use parts of: who comes first is served first."""
+"""A number of octets that several messages may use parts of, in the order in which they ask."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Part:
         return self._event.is_set()
 
     def shrink(self, octets: int) -> None:
-        """Gives back all but so many. What was given back can't be had again: two who want more might wait for each
+        """Gives back all but so many. What was given back can't be had again: two that want more might wait for each
         other."""
         if self.granted and octets < self.octets:
             surplus, self.octets = self.octets - octets, octets
@@ -36,7 +36,7 @@ class Part:
 class MemoryBudget:
     """Octets of memory, handed out to greenlets in the order in which they asked.
 
-    Nobody overtakes: small wishes would otherwise keep a large one waiting for ever.
+    None overtakes: small requests would otherwise keep a large one waiting for ever.
     """
 
     def __init__(self, octets: int) -> None:
@@ -74,7 +74,7 @@ class MemoryBudget:
         return not self._waiting and octets <= self._free
 
     def take(self, octets: int) -> bool:
-        """Takes so many, for the caller to give back, if nobody has to wait for that; whether it did."""
+        """Takes so many, for the caller to give back, if no other has to wait for that; whether it did."""
         if not self.has(octets):
             return False
         self._free -= octets

@@ -1,4 +1,4 @@
-"""Who and what took too long to parse: keys that are kept out of the workers for a while, and messages that come again.
+"""What took too long to parse: keys that are kept out of the workers for a while, and messages that come again.
 
 Each process has its own: with several workers, each finds out for itself.
 """

@@ -1,8 +1,8 @@
 """How much CPU time a message may take to parse in a worker, where all others wait meanwhile.
 
-A timer of the process's CPU time ticks whether or not somebody parses, so that a message costs two assignments. It is a
-hint and no bound: it is looked at between two steps of the interpreter, and an exception that it raises in a destructor
-is lost (the next tick raises another). What holds is the kill of a child: see `relay.process.bulk_child`.
+A timer of the process's CPU time ticks whether or not a message is parsed, so that a message costs two assignments. It
+is a hint and no bound: it is looked at between two steps of the interpreter, and an exception that it raises in a
+destructor is lost (the next tick raises another). What holds is the kill of a child: see `relay.process.bulk_child`.
 """
 
 from __future__ import annotations

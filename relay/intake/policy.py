@@ -29,7 +29,7 @@ _SAFE: Final = re.compile(
 
 @frozen
 class Recipients:
-    """Who receives a message, by header field; nobody is in two of them. Addresses in the stored form."""
+    """The recipients of a message by header field, each in one of them. Addresses in the stored form."""
 
     to: tuple[str, ...]
     cc: tuple[str, ...]
@@ -37,10 +37,10 @@ class Recipients:
     _mailboxes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def mailboxes(self) -> tuple[str, ...]:
-        """Everyone, in comparison form."""
+        """All of them, in comparison form."""
         if not self._mailboxes:
-            everyone = tuple([comparison_form(address) for address in (*self.to, *self.cc, *self.bcc)])
-            object.__setattr__(self, "_mailboxes", everyone)
+            mailboxes = tuple([comparison_form(address) for address in (*self.to, *self.cc, *self.bcc)])
+            object.__setattr__(self, "_mailboxes", mailboxes)
         return self._mailboxes
 
     def only(self, mailboxes: Collection[str]) -> Recipients:
@@ -48,8 +48,8 @@ class Recipients:
         return Recipients(to=_among(self.to, mailboxes), cc=_among(self.cc, mailboxes), bcc=_among(self.bcc, mailboxes))
 
     def portions(self, size: int = RECIPIENTS_PER_ROW) -> list[Recipients]:
-        """The same people in groups of at most `size`, To first, then Cc, then Bcc; behind them, each in a group of
-        its own, the addresses that SES may refuse a whole mail for.
+        """The same people in groups of at most `size`, To first, then Cc, then Bcc; behind them, each in a separate
+        group, the addresses that SES may refuse a whole mail for.
         """
         if len(self.mailboxes()) == 1:
             return [self]
@@ -99,8 +99,8 @@ def may_send_from(key: ApiKey, from_addresses: Sequence[str]) -> bool:
 
 
 def without_foreign_senders(message: Message, key: ApiKey) -> Message:
-    """The message without those of its headers that name, beside From, somebody as its sender whom the key may not send
-    as. Their names are among its `dropped_headers`.
+    """The message without those of its headers beside From that name a sender for which the key may not send. Their
+    names are among its `dropped_headers`.
     """
     if key.domain is None or not message.header_senders:
         return message
@@ -115,7 +115,7 @@ def without_foreign_senders(message: Message, key: ApiKey) -> Message:
 
 
 def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule) -> Recipients:
-    """Who receives the message. `envelope`: the forward-paths in the stored form.
+    """The recipients of the message. `envelope`: the forward-paths in the stored form.
 
     `merge`: all of To, Cc and Bcc, and as Bcc those in the envelope alone: mail libraries strip that field and leave
     its addresses in RCPT only. `envelope`: the envelope's alone, those in To or Cc there. `headers`: those of the
@@ -147,7 +147,7 @@ def _fresh(addresses: Iterable[str], seen: dict[str, None]) -> tuple[str, ...]:
 
 
 def rows(
-    message: Message, recipients: Recipients, user_id: str, ids: Iterable[str], keys: Iterable[str | None]
+    message: Message, recipients: Recipients, *, user_id: str, ids: Iterable[str], keys: Iterable[str | None]
 ) -> list[EmailRow]:
     """What is stored: one row for each portion of the recipients, with one of `ids` and one of `keys` each.
 

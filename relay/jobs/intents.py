@@ -1,4 +1,5 @@
-"""What Redis remembers about jobs: which rows will need one, who sweeps, and who was reminded (contract section 5).
+"""What Redis remembers about jobs: rows that will need one, the lock of the sweep, and rows that got a second job
+(contract section 5).
 
 An intent is noted before the row is committed, in the round trip that screens the message, and goes when SQS has taken
 the job. So whatever a crash leaves without a job is on this list, as long as Redis keeps it.

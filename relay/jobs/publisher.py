@@ -190,7 +190,7 @@ class Publisher:
         old = [job for job in self._pending() if job.requested_at < before]
         for start in range(0, len(old), _PAGE):
             now = self._intents.now_ms()
-            # Between here and the command nobody else runs: what the queue has taken by now is not noted again.
+            # Between here and the command no other greenlet runs: what the queue has taken by now is not noted again.
             pending = {job.email_id for job in self._pending()}
             ids = [job.email_id for job in old[start : start + _PAGE] if job.email_id in pending]
             if ids:

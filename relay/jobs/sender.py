@@ -44,7 +44,7 @@ class JobSender:
         self._codes: set[str] = set()
         #: Since it fails, an answer was lost to a call that may have been carried out.
         self._unclear = False
-        #: Somebody is finding out.
+        #: A greenlet is trying a call, to find out whether the queue answers again.
         self._trying = False
         self._pause = self.first_pause
         self._not_before = 0.0

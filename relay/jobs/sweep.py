@@ -1,7 +1,7 @@
-"""Publishes what was missed: rows whose job nobody knows to be in the queue (contract section 5).
+"""Publishes what was missed: rows whose job is not known to be in the queue (contract section 5).
 
 Two nets. The first are the intents in Redis: one that is still there half a minute after it was noted belongs to a
-process that died. The second needs nothing but Postgres: a row that nobody has tried to deliver for a quarter of an
+process that died. The second needs nothing but Postgres: a row that has had no attempt at delivery for a quarter of an
 hour gets a further job, at most one in six hours, because as a rule it means that the workers are behind and its job
 waits in the queue as it should. A job too many is harmless: workers claim the row.
 """
@@ -153,7 +153,7 @@ class Sweep:
         refused = 0
         for batch in self._batches(ids):
             if not self._intents.hold_lock(SWEEP_LOCK_KEY, self._token, _LOCK_SECONDS):
-                raise RedisUnavailable("lock lost")  # the queue was slow, and somebody else is at it
+                raise RedisUnavailable("lock lost")  # the queue was slow, and another process sweeps now
             failed = {job.email_id for job in self._sender.send([Job.of(email_id) for email_id in batch])}
             taken = [email_id for email_id in batch if email_id not in failed]
             if taken:

@@ -1,11 +1,12 @@
-"""Failed AUTHs by origin: answered ever more slowly, then refused for a while, without locking out who is known there.
+"""Failed AUTHs by origin: answered ever more slowly, then refused for a while, without locking out keys that are known
+there.
 
 What counts is how many *different* wrong keys came from an origin: a guesser tries many, while a device that was left
 behind with an old key repeats that one, and must not shut out the office around it. While an origin is refused, these
 are looked at all the same:
 
 - a key that was good from there within the last day,
-- one key a second, whichever comes: a good key that nobody has used from there before gets in when it tries again,
+- one key a second, whichever comes: a good key that has not been used from there before gets in when it tries again,
   and a guesser is left with 60 guesses a minute, of keys that have more than 128 random bits.
 
 A key that is not looked up gets the same 421 after the same time as a wrong one that was.
@@ -80,7 +81,8 @@ MOST_REMEMBERED: Final = 5_000
 
 @frozen
 class Candidate:
-    """A key that somebody presents: whence, and what it is known by here. Both are digests of `relay.limits.origin`."""
+    """A key that a client presents: its origin, and what it is known by here. Both are digests of
+    `relay.limits.origin`."""
 
     origin: bytes
     key: bytes
@@ -156,7 +158,7 @@ class Attempts:
             return self._begin_alone(candidate)
 
     def end(self, candidate: Candidate) -> None:
-        """The look-up has ended, and `failed` has noted it if so. Blocks nobody."""
+        """The look-up has ended, and `failed` has noted it if so. Does not block."""
         self._link.post([("ZREM", _look_ups_key(candidate.origin), candidate.key)])
         record = self._records.get(candidate.origin)
         if record is not None:
@@ -178,7 +180,7 @@ class Attempts:
         return self._delay(count)
 
     def succeeded(self, candidate: Candidate) -> None:
-        """Notes that a key was good. Blocks nobody, and costs nothing for a key that is in use."""
+        """Notes that a key was good. Does not block, and costs nothing for a key that is in use."""
         now = time.monotonic()
         written = self._known.get(candidate)
         if not self._most or (written is not None and now - written < _REFRESH_SECONDS):

@@ -84,7 +84,7 @@ class ProcessLimits:
     """Makes the limits of each client of a process; what they count is counted together."""
 
     def __init__(self, settings: Settings, link: RedisLink) -> None:
-        # All processes of an installation have this in common, and who reads Redis alone doesn't know it.
+        # All processes of an installation have this in common, and it is not in Redis.
         self.origins = Origins(settings.database_url.encode("utf-8", "surrogateescape"))
         self._attempts = Attempts(
             link,
@@ -94,7 +94,7 @@ class ProcessLimits:
         )
         self._rates: Rates | None = None
         if settings.key_messages_per_minute or settings.address_messages_per_minute:
-            from relay.limits.rates import Rates  # noqa: PLC0415 - 2 MB for those who want it
+            from relay.limits.rates import Rates  # noqa: PLC0415 - 2 MB, only with a limit
 
             self._rates = Rates(
                 link, per_key=settings.key_messages_per_minute, per_origin=settings.address_messages_per_minute

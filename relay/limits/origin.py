@@ -1,4 +1,4 @@
-"""Whom a limit counts: the client's IPv4 address or its IPv6 network, as a keyed hash that tells nobody where it is."""
+"""What a limit counts by: the client's IPv4 address or its IPv6 network, as a keyed hash that does not reveal it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 _DIGEST_OCTETS: Final = 8
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-#: Providers hand out no less than this to one customer, who can use any address in it: RFC 6177.
+#: Providers assign no less than this to one customer, so a client can use any address in it: RFC 6177.
 _IPV6_NETWORK_OCTETS: Final = 8
 
 

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 from relay.mail import quoted_string
 
-#: Format characters that nobody sees and no domain has: marks of direction, the byte order mark, the soft hyphen.
+#: Format characters that are not visible and that no domain has: marks of direction, the byte order mark, the soft
+#: hyphen.
 _UNUSABLE: Final = "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
 #: Those and the joiners, which are part of some scripts.
 INVISIBLE: Final = _UNUSABLE + "\u200c\u200d"

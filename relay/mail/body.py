@@ -60,7 +60,7 @@ class _Piece(NamedTuple):
 def read(raw: bytes, root: Part, limits: Limits) -> Content:
     """The content of the message whose parts are `root`. Raises Unusable where the attachments, and what is made of one
     form for the other, are too large together."""
-    return _texts_alone(raw, root) or _Reading(raw, root, limits).read()
+    return _texts_alone(raw, root) or _BodyReader(raw, root, limits).read()
 
 
 def _texts_alone(raw: bytes, root: Part) -> Content | None:
@@ -88,7 +88,7 @@ def _texts_alone(raw: bytes, root: Part) -> Content | None:
     return Content(plain, html, ())
 
 
-class _Reading:
+class _BodyReader:
     """One walk over one tree."""
 
     def __init__(self, raw: bytes, root: Part, limits: Limits) -> None:

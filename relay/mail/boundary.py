@@ -47,14 +47,14 @@ def search(raw: bytes, needle: bytes, start: int, end: int) -> int:
     return -1
 
 
-def find(raw: bytes, start: int, end: int, boundary: bytes, limit: int) -> list[Delimiter]:
+def find(raw: bytes, start: int, end: int, boundary: bytes, *, limit: int) -> list[Delimiter]:
     """The delimiter lines of `boundary` in `raw[start:end]`, `limit` at most. Blanks at the end of the line are
     allowed.
     """
     found: list[Delimiter] = []
     needle = b"--" + boundary
     if raw.startswith(needle, start, end):
-        _take(raw, start, start + len(needle), end, found)
+        _take(raw, found, before=start, position=start + len(needle), end=end)
     needle = b"\n" + needle
     size = len(needle)
     position = start
@@ -68,11 +68,11 @@ def find(raw: bytes, start: int, end: int, boundary: bytes, limit: int) -> list[
             break
         before = line - 1 if line > start and raw[line - 1] == 0x0D else line
         position = line + size
-        _take(raw, before, position, end, found)
+        _take(raw, found, before=before, position=position, end=end)
     return found
 
 
-def _take(raw: bytes, before: int, position: int, end: int, found: list[Delimiter]) -> None:
+def _take(raw: bytes, found: list[Delimiter], *, before: int, position: int, end: int) -> None:
     """Adds the delimiter line whose boundary ends at `position`, if it ends as one does. Two in a row share the line
     end between them.
     """

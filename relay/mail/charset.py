@@ -77,7 +77,7 @@ _BYTE_ORDER_MARKS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "
 
 
 def codec(label: str) -> str | None:
-    """Python's name of the charset that a label stands for; None for UTF-8, ASCII, nothing, and what nobody knows."""
+    """Python's name of the charset that a label stands for; None for UTF-8, ASCII, nothing, and unknown labels."""
     return _codec(label) if label and len(label) <= _LONGEST_LABEL else None
 
 

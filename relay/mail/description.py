@@ -160,5 +160,5 @@ def _of_block(block: bytes) -> Description | None:
     return None if fields is None else of(header_block.made_of(fields, clean=True))
 
 
-#: Nobody changes what it returns.
+#: What it returns must not be changed.
 _of_block_again = memoised(entries=512, octets=_REMEMBERED + 64)(_of_block)

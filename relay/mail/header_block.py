@@ -174,7 +174,7 @@ def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> tuple[H
         fields = _unfolded(text.replace("\r\n", "\n").removesuffix("\n"))
         if fields is not None:
             return made_of(fields, clean=True), body
-    return _Walk(text, terminated=terminated, cut=cut).read(start, body)
+    return _LineReader(text, terminated=terminated, cut=cut).read(start, body)
 
 
 def near_end(raw: bytes, start: int, end: int) -> int:
@@ -247,7 +247,7 @@ def _field(line: str) -> Field | None:
     return field
 
 
-class _Walk:
+class _LineReader:
     """The same line by line, tolerating what a block should not hold."""
 
     def __init__(self, text: str, *, terminated: bool, cut: bool) -> None:

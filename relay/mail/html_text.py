@@ -23,7 +23,7 @@ _BLOCKS: Final = frozenset(
     )
 )
 _CELLS: Final = frozenset(("td", "th"))
-#: Elements whose content nobody sees.
+#: Elements whose content is not shown.
 UNSEEN: Final = RAW_TEXT - {"textarea", "xmp"}
 #: What belongs to a head; any other element ends it (WHATWG HTML section 13.2.6.4.4).
 IN_HEAD: Final = frozenset(("base", "head", "link", "meta", "noscript", "script", "style", "template", "title"))

@@ -23,7 +23,7 @@ _ELEMENT = re.compile(
 )
 #: Mailboxes of one field that are taken; no setting lets a message have so many recipients.
 _MAX_MAILBOXES = 100_000
-#: Addresses that are looked for in a field that nobody can read with certainty.
+#: Addresses that are looked for in a field that can't be read with certainty.
 _MAX_LOOKALIKES = 1000
 
 #: An encoded word is one word, whatever specials were left in it.
@@ -145,7 +145,7 @@ def sole_address(view: str) -> str | None:
 
 
 def addresses(mailboxes: Sequence[Mailbox], *, allow_utf8_local_parts: bool) -> tuple[tuple[str, ...], int]:
-    """The stored form of each mailbox, each once, and how many were left out because nobody can send to them.
+    """The stored form of each mailbox, each once, and how many were left out because they can't be sent to.
 
     A domain needs a full stop: SES refuses a whole mail for one recipient without. Raises BadAddress for a local part
     that isn't ASCII, unless they are allowed.
@@ -177,7 +177,7 @@ def address_of(mailbox: Mailbox, *, allow_utf8_local_parts: bool) -> str:
 def lookalikes(view: str) -> list[Mailbox]:
     """Every stretch of a field that some reader might take for an address, wherever it stands; the first thousand.
 
-    A domain without a full stop is nobody's.
+    A domain without a full stop is left out.
     """
     text = _text(charset.utf_8_view(view))
     joined = " ".join(text.split()).replace(" @", "@").replace("@ ", "@").replace(" .", ".")

@@ -40,15 +40,15 @@ class Message:
     tags: tuple[tuple[str, str], ...] = ()
     #: Names of the headers that did not fit among those that SES takes; logged, never their values.
     dropped_headers: tuple[str, ...] = ()
-    #: Who read the structure, for the metric: `shortcut` where there was none to read, `flanker`, or `fallback:<cause>`
-    #: with a cause of boundary, charset, limits, malformed, size, structure (docs/mime.md).
+    #: What read the structure, for the metric: `shortcut` where there was none to read, `flanker`, or
+    #: `fallback:<cause>` with a cause of boundary, charset, limits, malformed, size, structure (docs/mime.md).
     parser: str = "flanker"
     #: Entries of To, Cc and Bcc that are no addresses, or none that can be sent to.
     left_out: int = 0
-    #: By lower-case name, whom Sender, Resent-From and Resent-Sender name, in the stored form; none where that is not
-    #: certain. A key that is restricted to a domain keeps such a header only where all of them are in it.
+    #: By lower-case name, the addresses in Sender, Resent-From and Resent-Sender, in the stored form; none where that
+    #: is not certain. A key that is restricted to a domain keeps such a header only where all of them are in it.
     header_senders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Parts that nobody is shown: AMP for Email, beside other forms of the same text. Counted.
+    #: Parts that are not shown: AMP for Email, beside other forms of the same text. Counted.
     dropped_parts: int = 0
 
 

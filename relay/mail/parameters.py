@@ -84,7 +84,7 @@ def _parse_short(view: str) -> Parameters:
     return Parameters(value.lower(), texts=texts, views=texts)
 
 
-#: Nobody changes what it returns.
+#: What it returns must not be changed.
 _parse_again = memoised(entries=512, octets=_REMEMBERED + 80)(_parse_short)
 
 

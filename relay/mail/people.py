@@ -1,4 +1,4 @@
-"""Who sends a message, who receives it, and who gets the replies: the address fields of its header block."""
+"""The senders and recipients of a message, and where replies go: the address fields of its header block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relay.mail import encoded_word, mailbox
 from relay.mail.mailbox import Mailbox, MailboxList
 from relay.mail.message import Fault, Unusable
 
-#: Fields beside From that say who sent a message (RFC 5322 sections 3.6.2 and 3.6.6).
+#: Fields beside From that name a sender of a message (RFC 5322 sections 3.6.2 and 3.6.6).
 _SENDER, _RESENT_FROM, _RESENT_SENDER = "sender", "resent-from", "resent-sender"
 #: Where one of these is, there may be an address.
 _NOT_A_NAME: Final = frozenset("@<>\uff20")
@@ -35,7 +35,7 @@ class People:
         self.left_out = 0
 
     def correspondents(self, reverse_path: str = "") -> _Correspondents:
-        """Who sends the message, what a reader might take for that, and who gets the replies.
+        """The sender, every address that a mail program might show as the sender, and where replies go.
 
         A From that holds a name and nothing like an address takes the reverse-path, if there is one. Raises Unusable.
         """
@@ -109,8 +109,8 @@ class People:
         return addresses
 
     def header_senders(self) -> dict[str, tuple[str, ...]]:
-        """By lower-case name, every address that a reader might see in the fields beside From that say who sent the
-        message; none for a field that can't be read with certainty.
+        """By lower-case name, every address that a reader might see in the fields beside From that name a sender; none
+        for a field that can't be read with certainty.
         """
         values = self._values
         # perf: one by one 0.1 µs, frozenset.isdisjoint 0.3 µs, which asks for each field of the message: python -m

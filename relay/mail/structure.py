@@ -21,7 +21,7 @@ _REST = description.assumed(Head([], {}, True), Parameters("application/octet-st
 
 
 def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> tuple[Part, str]:
-    """The message's root part, and who read it: `shortcut`, `flanker`, or `fallback:<cause>`. Never raises.
+    """The message's root part, and what read it: `shortcut`, `flanker`, or `fallback:<cause>`. Never raises.
 
     The shortcut is for what needs no parser: a message of one part, and multiparts (mixed, related, alternative) whose
     header blocks and delimiter lines are all as they should be. Everything else is flanker's. What flanker found is
@@ -35,9 +35,9 @@ def read(raw: bytes, limits: Limits, *, shortcuts: bool = True) -> tuple[Part, s
             return root, "shortcut"
     try:
         span = flanker_scan.scan(raw)
-        return _Reading(raw, limits, shortcuts=shortcuts).root(about, body, span), "flanker"
+        return _StructureReader(raw, limits, shortcuts=shortcuts).root(about, body, span), "flanker"
     except Unfit as unfit:
-        return _Reading(raw, limits, shortcuts=shortcuts).root(about, body, None), f"fallback:{unfit.cause}"
+        return _StructureReader(raw, limits, shortcuts=shortcuts).root(about, body, None), f"fallback:{unfit.cause}"
 
 
 def _described(raw: bytes, start: int, end: int, default: Parameters, *, shortcuts: bool) -> tuple[Description, int]:
@@ -49,7 +49,7 @@ def _described(raw: bytes, start: int, end: int, default: Parameters, *, shortcu
     about = description.of(head, default)
     if about.multipart and raw.find(b"\n--", start, body) >= 0:
         for value in boundary.candidates(about.content_type.views.get("boundary", "")):
-            lines = boundary.find(raw, start, body, value, 1)
+            lines = boundary.find(raw, start, body, value, limit=1)
             if lines and lines[0].start > start:
                 body = raw.index(b"--", lines[0].start)
                 head, _ = header_block.read(raw, start, body, shortcuts=shortcuts)
@@ -57,7 +57,7 @@ def _described(raw: bytes, start: int, end: int, default: Parameters, *, shortcu
     return about, body
 
 
-class _Reading:
+class _StructureReader:
     """One walk over one message."""
 
     def __init__(self, raw: bytes, limits: Limits, *, shortcuts: bool) -> None:
@@ -100,11 +100,11 @@ class _Reading:
         """
         limit = self._max_parts - self._count + 2
         for value in boundary.candidates(part.about.content_type.views.get("boundary", "")):
-            lines = boundary.find(self._raw, part.body, part.end, value, limit)
+            lines = boundary.find(self._raw, part.body, part.end, value, limit=limit)
             if lines:
                 return lines
         adopted = boundary.adopt(self._raw, part.body, part.end)
-        return boundary.find(self._raw, part.body, part.end, adopted, limit) if adopted else []
+        return boundary.find(self._raw, part.body, part.end, adopted, limit=limit) if adopted else []
 
     def _split(self, part: Part, lines: list[Delimiter], depth: int) -> None:
         for number, line in enumerate(lines):
@@ -115,14 +115,14 @@ class _Reading:
                 self._full = True
                 part.children.append(Part(_REST, line.end, line.end, len(self._raw)))
                 continue
-            self._add(part, line.end, max(line.end, end), depth, None)
+            self._add(part, line.end, max(line.end, end), depth=depth, span=None)
 
     def _split_as(self, part: Part, span: Span, depth: int) -> None:
         """Splits where flanker did, which must be at every line of the declared boundary and nowhere else."""
         value = part.about.content_type.views.get("boundary", "").encode("latin-1")
         if not value or len(value) > boundary.MAX_LENGTH or self._count + len(span.parts) > self._max_parts:
             raise Unfit("limits" if value else "boundary")
-        lines = boundary.find(self._raw, part.body, part.end, value, len(span.parts) + 2)
+        lines = boundary.find(self._raw, part.body, part.end, value, limit=len(span.parts) + 2)
         opening = [line for line in lines if not line.closes]
         if not opening or len(opening) != len(span.parts) or (len(opening) != len(lines) and not lines[-1].closes):
             raise Unfit("boundary")
@@ -130,9 +130,9 @@ class _Reading:
         for line, end, child in zip(opening, ends, span.parts, strict=False):
             if line.end > end:
                 raise Unfit("boundary")
-            self._add(part, line.end, end, depth, child)
+            self._add(part, line.end, end, depth=depth, span=child)
 
-    def _add(self, part: Part, start: int, end: int, depth: int, span: Span | None) -> None:
+    def _add(self, part: Part, start: int, end: int, *, depth: int, span: Span | None) -> None:
         default = description.MESSAGE if part.media_type == "multipart/digest" else description.TEXT
         about, body = _described(self._raw, start, end, default, shortcuts=self._shortcuts)
         child = self._part(Part(about, start, body, end), depth + 1, span)

@@ -29,7 +29,7 @@ def _fill(raw: bytes, part: Part, depth: int, left: int) -> int:
     name = kind.views.get("boundary", "")
     if not depth or kind.value not in _MULTIPARTS or not 0 < len(name) <= boundary.MAX_LENGTH or name != name.strip():
         return -1
-    lines = boundary.find(raw, part.body, part.end, name.encode("latin-1"), _LINES)
+    lines = boundary.find(raw, part.body, part.end, name.encode("latin-1"), limit=_LINES)
     left -= len(lines)
     if not 2 <= len(lines) < _LINES or not lines[-1][2] or left < 0:
         return -1

@@ -167,7 +167,7 @@ def _keep_base64(raw: bytes, start: int, end: int) -> str | None:
     """Sound Base64 without its line breaks; None where it holds anything else or padding in its midst."""
     pieces: list[str] = []
     step = _LONG_STEP if end - start > _MANY else _STEP
-    rest = _cut_lines(raw, start, end, step, pieces)
+    rest = _cut_lines(raw, start, end, step=step, pieces=pieces)
     size = sum(map(len, pieces))
     padding = b""
     for position in range(rest, end, step):
@@ -188,7 +188,7 @@ def _keep_base64(raw: bytes, start: int, end: int) -> str | None:
     return pieces[0] if len(pieces) == 1 else "".join(pieces)
 
 
-def _cut_lines(raw: bytes, start: int, end: int, step: int, pieces: list[str]) -> int:
+def _cut_lines(raw: bytes, start: int, end: int, *, step: int, pieces: list[str]) -> int:
     """Adds lines of Base64 that are as long as the first and end with CRLF, without their ends and padding; the offset
     where the rest begins.
 

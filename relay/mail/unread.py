@@ -1,7 +1,7 @@
 """A message of which the header alone is read: for one whose body took more time than any message may have.
 
 Nothing is lost of it: its body becomes an attachment, together with those header fields that say how to read it. The
-other fields are not in there: Bcc and what is meant for the relay alone are nobody else's business.
+other fields are not in there: Bcc and what is meant for the relay alone must not reach any recipient.
 """
 
 from __future__ import annotations

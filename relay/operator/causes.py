@@ -21,7 +21,7 @@ from config import redaction
 _POSTGRES: Final[Mapping[str, str]] = {
     "password authentication failed": "user or password is wrong (password authentication failed)",
     "no password supplied": "a password is wanted, and DATABASE_URL has none",
-    "no pg_hba.conf entry": "the server lets nobody in with this user, database, address and encryption (pg_hba.conf)",
+    "no pg_hba.conf entry": "no line of pg_hba.conf allows this user, database, address and encryption",
     'database ".*" does not exist': "there is no such database",
     'role ".*" does not exist': "there is no such role",
     "is not permitted to log in": "the role may not log in",

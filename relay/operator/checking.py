@@ -24,7 +24,7 @@ from relay.operator.finding import FAIL, OK, WARN, Finding
 LIMIT: Final = 10.0
 #: Time limits of what is asked, in seconds: below LIMIT, so that it can be said what was wrong.
 ANSWER_SECONDS: Final = 4.0
-#: Codes of SQS's JSON protocol by which nobody would find them in its documentation.
+#: Codes of SQS's JSON protocol that its documentation has by other names.
 OTHER_NAMES: Final = {"QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue"}
 
 _COLOURS: Final = {OK: "\x1b[32m", WARN: "\x1b[33m", FAIL: "\x1b[31m"}

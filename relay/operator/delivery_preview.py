@@ -1,8 +1,9 @@
 """`python -m relay.delivery --preview EMAIL-ID`: the octets that would leave for a row. Nothing is sent or changed.
 
-Everything is done as for a delivery up to the call to the provider: who is suppressed by now is left out, links are
-tracked, and what the `path` of an attachment names is fetched. What goes to standard output is the mail itself, with
-CRLF line ends. An attached message may hold octets that a terminal would act upon, so a terminal gets nothing.
+Everything is done as for a delivery up to the call to the provider: recipients that are suppressed by now are left out,
+links are tracked, and what the `path` of an attachment names is fetched. What goes to standard output is the mail
+itself, with CRLF line ends. An attached message may hold octets that a terminal would act upon, so a terminal gets
+nothing.
 """
 
 from gevent import monkey
@@ -84,7 +85,7 @@ def _show(settings: Settings, email_id: str) -> int:
         with ExitStack() as files:
             composed = deliverer.preview(email_of(row), files)
             if composed is None:
-                return _say("nobody is left who may get it: all recipients are suppressed", 1)
+                return _say("no recipient is left: all are suppressed", 1)
             if isinstance(composed, Failed):
                 return _say(f"{composed.code}: {composed.message}", 1)
             for piece in composed.content.pieces():

@@ -27,7 +27,7 @@ LAG_INTERVAL: Final = 0.1
 
 
 def load() -> None:
-    """Loads what `serve` needs, where the settings ask for it: 4 MB that only those pay who use it."""
+    """Loads what `serve` needs, where the settings ask for it: it takes 4 MB."""
     for module in ("prometheus_client", "relay.operator.scrape_server"):
         importlib.import_module(module)
 

@@ -40,7 +40,7 @@ class RolledBack(Database):
 
     def connect(
         self, deadline: float, *, statement_seconds: float | None = None, lock_seconds: float | None = None
-    ) -> Any:
+    ) -> Connection:
         """As Database has it."""
         connection = super().connect(deadline, statement_seconds=statement_seconds, lock_seconds=lock_seconds)
         connection.cursor_factory = _NothingStays
@@ -117,7 +117,7 @@ def refusals(operations: Iterable[tuple[str, Callable[[], object]]], database: R
 def operations(store: Store) -> Sequence[tuple[str, Callable[[], object]]]:
     """What each is called, and the operation."""
     user = f"check:{uuid.uuid4()}"
-    nobody = [str(uuid.uuid4())]
+    unknown = [str(uuid.uuid4())]
     payload = {"reason": "recipient_suppressed", "recipients": []}
     return (
         ("looking up API keys", lambda: store.find_api_keys(["0" * 64])),
@@ -125,11 +125,11 @@ def operations(store: Store) -> Sequence[tuple[str, Callable[[], object]]]:
         ("storing a mail", lambda: store.insert([_row(user)], [_MAILBOX])),
         ("storing a mail to many", lambda: store.insert([_row(user, "check"), _row(user), _row(user)], [_MAILBOX])),
         ("looking up idempotency keys", lambda: store.holder_of_key(user, "check")),
-        ("releasing idempotency keys", lambda: store.release_key(nobody[0], user, "check")),
+        ("releasing idempotency keys", lambda: store.release_key(unknown[0], user, "check")),
         ("looking up parts of a mail", lambda: store.find_parts(user, "check", _row(user, "check"))),
-        ("looking up mails", lambda: store.rows_exist(nobody)),
-        ("looking for mails without a job", lambda: (store.queued(nobody), store.overdue(timedelta(days=3650), 1))),
-        ("writing last_used_at", lambda: store.touch_api_keys(nobody)),
+        ("looking up mails", lambda: store.rows_exist(unknown)),
+        ("looking for mails without a job", lambda: (store.queued(unknown), store.overdue(timedelta(days=3650), 1))),
+        ("writing last_used_at", lambda: store.touch_api_keys(unknown)),
         ("recording suppressed mails", lambda: store.record_suppressed(user, payload)),
     )
 

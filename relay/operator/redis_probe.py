@@ -92,8 +92,8 @@ class RedisProbe:
             Claim(self._claim.key, user_id=self._user, email_id=str(uuid.uuid4()), seconds=_SECONDS),
         )
         intents = [mine.email_id] if self._settings.queue_url is not None else []
-        first = self._cache.screen(self._token_hash, self._user, people, mine, intents)
-        second = self._cache.screen(self._token_hash, self._user, people, other, ())
+        first = self._cache.screen(self._token_hash, self._user, people, claim=mine, intents=intents)
+        second = self._cache.screen(self._token_hash, self._user, people, claim=other, intents=())
         held = self._cache.take(other, dict.fromkeys(people))
         self._cache.release(mine, people, intents)
         free = self._cache.take(other, dict.fromkeys(people))
@@ -105,7 +105,7 @@ class RedisProbe:
     def _suppressions(self) -> bool:
         self._cache.remember(self._user, {"gone@check.invalid": "manual", "clear@check.invalid": None})
         people = ["gone@check.invalid", "clear@check.invalid"]
-        screened = self._cache.screen(self._token_hash, self._user, people, None, ())
+        screened = self._cache.screen(self._token_hash, self._user, people, claim=None, intents=())
         self._link.call("SMISMEMBER", keys.SUPPRESSION_BUCKET_PREFIX + self._user.encode(), "0")
         return screened is not None and screened.suppressed == {"gone@check.invalid": "manual"}
 
@@ -118,7 +118,7 @@ class RedisProbe:
             writer.finish()
         outbox.settle()
         people = ["listed@check.invalid", "unlisted@check.invalid"]
-        screened = self._cache.screen(self._token_hash, self._user, people, None, ())
+        screened = self._cache.screen(self._token_hash, self._user, people, claim=None, intents=())
         ListWriter(outbox, self._user, 0, _SECONDS).finish()  # replaces the other, which is dropped
         outbox.settle()
         return screened is not None and screened.listed == ["listed@check.invalid"] and not screened.unknown
@@ -134,9 +134,9 @@ class RedisProbe:
         return begun and refused
 
     def _rates(self) -> bool:
-        from relay.limits.rates import Rate  # noqa: PLC0415 - 2 MB for those who want it
+        from relay.limits.rates import Rate  # noqa: PLC0415 - 2 MB, only with a limit
 
-        # The library renames a window when its minute is over, which nobody waits for here.
+        # The library renames a window when its minute is over, which is not waited for here.
         old, new = (f"{keys.RATE_PREFIX}/{self._user}/{number}" for number in range(2))
         self._link.call("SET", old, 1, "EX", _SECONDS)
         self._link.call("RENAME", old, new)
@@ -154,7 +154,7 @@ class RedisProbe:
         intents.drop([email_id])
         intents.settle()
         for lock in (keys.SWEEP_LOCK_KEY, keys.REMIND_LOCK_KEY):
-            if intents.hold_lock(lock, self._user, 1):  # else somebody sweeps just now
+            if intents.hold_lock(lock, self._user, 1):  # else another process sweeps just now
                 intents.leave_lock(lock, self._user)
         return noted and reminded
 

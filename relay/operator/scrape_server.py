@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Any, Final
+from wsgiref.types import WSGIApplication
 
 import gevent
+import gevent.socket
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 #: Connections at a time. One more, and the oldest is closed: a scraper that comes now is served now.
@@ -30,11 +32,12 @@ class _Handler(WSGIHandler):
 class ScrapeServer(WSGIServer):
     """Serves one WSGI application."""
 
-    def __init__(self, address: tuple[str, int], application: Any) -> None:
+    def __init__(self, address: tuple[str, int], application: WSGIApplication) -> None:
         super().__init__(address, application, log=None, error_log=None, handler_class=_Handler)
+        #: Greenlets of gevent's, for which the stubs say greenlets without `kill`.
         self._open: OrderedDict[Any, None] = OrderedDict()
 
-    def handle(self, sock: Any, address: Any) -> None:
+    def handle(self, sock: gevent.socket.socket, address: str) -> None:
         """One connection, in a separate greenlet."""
         while len(self._open) >= MOST_CONNECTIONS:
             oldest, _ = self._open.popitem(last=False)

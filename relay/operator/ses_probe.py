@@ -7,7 +7,7 @@ printed: it may name accounts and addresses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import boto3
@@ -30,7 +30,7 @@ _MEANINGS: Final = {
     "quota": "the daily quota is used up",
     "throttled": "too many calls just now",
     "server_error": "SES is in trouble",
-    "unreachable": "somebody else answers at the endpoint",
+    "unreachable": "what answers at the endpoint is not SES",
 }
 
 
@@ -65,7 +65,7 @@ def _findings(region: str, seconds: float) -> Iterator[Finding]:
         yield Finding(OK, "ses", f"{region}: takes mail{rate}")
 
 
-def _refusal(call: Any) -> Failed | None:
+def _refusal(call: Callable[[], object]) -> Failed | None:
     """What SES said instead of yes."""
     try:
         call()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from relay.core.frozen import frozen
 from relay.operator.outbox import Outbox
@@ -19,6 +19,8 @@ from relay.redis import suppression_lists
 from relay.redis.cache import Cache
 from relay.redis.key_entries import key_commands
 from relay.redis.suppression_lists import ListWriter
+
+_T = TypeVar("_T")
 
 #: How long a list is believed by default, in seconds. Being old makes it slower, never wrong
 #: (relay.redis.suppression_lists).
@@ -87,7 +89,7 @@ class Warming:
         started = time.monotonic()
         outbox = Outbox(self.cache.link, discard=self.selection.dry_run)
         outbox.load(suppression_lists.SCRIPTS)
-        pace = _Pace(self.selection.rate)
+        pace = _EntryRate(self.selection.rate)
         try:
             if self.selection.keys:
                 self._keys(outbox, pace)
@@ -97,7 +99,7 @@ class Warming:
             self.summary.seconds = time.monotonic() - started
         return self.summary
 
-    def _keys(self, outbox: Outbox, pace: _Pace) -> None:
+    def _keys(self, outbox: Outbox, pace: _EntryRate) -> None:
         select = (self.selection.user_id, self.selection.active_within)
         total = self.snapshot.count_api_keys(*select)
         for page in _paged(self.snapshot.api_keys(*select), 500):
@@ -112,7 +114,7 @@ class Warming:
             self.progress("keys", self.summary.keys, total)
             pace.keep(len(page))
 
-    def _lists(self, outbox: Outbox, pace: _Pace) -> None:
+    def _lists(self, outbox: Outbox, pace: _EntryRate) -> None:
         total = self.snapshot.count_suppressions(self.selection.user_id)
         for user_id, size, pages in self.snapshot.suppression_lists(self.selection.user_id):
             writer = ListWriter(outbox, user_id, size, self.selection.list_seconds)
@@ -136,7 +138,7 @@ class Warming:
         outbox.settle()
 
 
-class _Pace:
+class _EntryRate:
     """Not more than so many entries a second."""
 
     def __init__(self, rate: float | None) -> None:
@@ -150,8 +152,8 @@ class _Pace:
             time.sleep(max(0.0, self._started + self._done / self._rate - time.monotonic()))
 
 
-def _paged(items: Iterator[Any], size: int) -> Iterator[Sequence[Any]]:
-    page: list[Any] = []
+def _paged(items: Iterator[_T], size: int) -> Iterator[Sequence[_T]]:
+    page: list[_T] = []
     for item in items:
         page.append(item)
         if len(page) == size:

@@ -37,11 +37,13 @@ _PASSING_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY: Final = "25006"
 #: Codes that say "never": the database's encoding has no such character (untranslatable, not in its repertoire).
 _UNSTORABLE_CODES: Final = ("22P05", "22021")
-#: A time limit: for a lock (lock_timeout), and for the whole statement (statement_timeout; or somebody cancelled it).
+#: A time limit: for a lock (lock_timeout), and for the whole statement (statement_timeout; or it was cancelled from
+#: outside).
 _LOCK_NOT_AVAILABLE, _QUERY_CANCELED = "55P03", "57014"
 #: How long a connection may take to come about, at most.
 _CONNECT_SECONDS: Final = 2.0
-#: A server that does not answer within so long has had its chance; within less, it may just be that nobody waited.
+#: A server that does not answer within so long has had its chance; within less, it may just be that the wait was too
+#: short.
 _FAIR_SECONDS: Final = 1.0
 #: With less time than this a question is not worth asking.
 _LEAST_SECONDS: Final = 0.02
@@ -58,7 +60,7 @@ class ConnectionLost(Exception):
 class Overran(ConnectionLost):
     """The server gave a statement up for its time limit: nothing was carried out, and the connection is as before.
 
-    `blocked`: all that it did was wait for a lock, which somebody else's open transaction holds.
+    `blocked`: all that it did was wait for a lock, which another open transaction holds.
     """
 
     def __init__(self, *, blocked: bool) -> None:
@@ -81,7 +83,7 @@ class Rejected(Exception):
 class Database:
     """Hands out connections, and remembers for a moment that there is none to be had."""
 
-    #: After a failure to connect nobody tries again for so long (seconds): the first and the longest pause.
+    #: After a failure to connect there is no other try for so long (seconds): the first and the longest pause.
     first_pause = 0.1
     longest_pause = 1.0
 
@@ -120,7 +122,7 @@ class Database:
         try:
             connection = self._connect(seconds, statement_seconds, lock_seconds)
         except (psycopg2.Error, OSError, gevent.Timeout) as error:
-            # That somebody's time is over says nothing about the server, and must not keep others from it.
+            # That one caller's time is over says nothing about the server, and must not keep others from it.
             if seconds >= _FAIR_SECONDS or not isinstance(error, gevent.Timeout):
                 self._failed(error)
             raise ConnectionLost(unclear=False) from error
@@ -140,7 +142,7 @@ class Database:
             gevent.sleep(seconds_left(self._not_before))
 
     def run(self, connection: Connection, deadline: float, work: Callable[[Cursor], _T]) -> _T:
-        """`work(cursor)` on a connection that nobody else uses.
+        """`work(cursor)` on a connection that no other greenlet uses.
 
         Raises ConnectionLost, Overran or Rejected; the connection is closed then unless it is still good.
         """
@@ -264,7 +266,7 @@ class Database:
         self._failures = min(self._failures + 1, 30)
 
     @staticmethod
-    def _fault(connection: Connection, error: Any) -> ConnectionLost | Rejected:
+    def _fault(connection: Connection, error: psycopg2.Error) -> ConnectionLost | Rejected:
         code: str | None = error.pgcode
         if code in {_LOCK_NOT_AVAILABLE, _QUERY_CANCELED} and not connection.closed:
             return Overran(blocked=code == _LOCK_NOT_AVAILABLE)

@@ -48,8 +48,8 @@ class Suppressed:
 
 Outcome = Stored | Repeated | Suppressed
 
-#: What one statement of many messages may take, and how long it may wait for a lock; seconds. Who needs longer goes
-#: alone, so nobody is held up for longer by another user's message. Measured for the largest of them: 0.1 s.
+#: What one statement of many messages may take, and how long it may wait for a lock; seconds. A message that needs
+#: longer goes alone, so no message is held up for longer by another user's. Measured for the largest of them: 0.1 s.
 BATCH_SECONDS: Final = 0.6
 BATCH_LOCK_SECONDS: Final = 0.1
 #: When a second writer helps while the first is busy: when so many wait, or when the first takes so long (seconds).
@@ -63,8 +63,8 @@ _LEAST_SECONDS: Final = 1.0
 class GroupCommit:
     """Writer greenlets that take whatever waits, bounded in rows and bytes, and insert it in one statement.
 
-    A statement that takes too long is given up, and whom it was for goes on without the others: who is the cause, a
-    lock, a trigger, a large row or a slow look-up, only shows then. See `relay.postgres.own_transaction`.
+    A statement that takes too long is given up, and each of its messages goes on alone: only then it shows which of
+    them was the cause, by a lock, a trigger, a large row or a slow look-up. See `relay.postgres.own_transaction`.
     """
 
     def __init__(self, database: Database, *, writers: int, max_rows: int, max_bytes: int, alone: int) -> None:
@@ -121,7 +121,7 @@ class GroupCommit:
         return message.done.get()
 
     def _look_after_waiting(self) -> None:
-        """Runs in the hub: wakes another writer for those who came just after the first one had begun."""
+        """Runs in the hub: wakes another writer for messages that came just after the first one had begun."""
         if not (self._waiting and self._idle):
             self._alarm_set = False
             self._alarm.stop()
@@ -141,7 +141,7 @@ class GroupCommit:
         self._apart.clear()
 
     def _write(self) -> None:
-        session = _Session(self._database)
+        session = _WriterConnection(self._database)
         wake = Event()
         try:
             while True:
@@ -151,7 +151,7 @@ class GroupCommit:
                     try:
                         wake.wait()
                     finally:
-                        # Whatever ended the wait: nobody may take this writer for one that can be woken.
+                        # Whatever ended the wait: this writer is no longer one that can be woken.
                         if wake in self._idle:
                             self._idle.remove(wake)
                     wake.clear()
@@ -182,7 +182,7 @@ class GroupCommit:
             batch.append(self._waiting.popleft())
         return batch
 
-    def _store(self, session: _Session, batch: list[PendingMessage]) -> None:
+    def _store(self, session: _WriterConnection, batch: list[PendingMessage]) -> None:
         """Settles each message of the batch."""
         now = time.monotonic()
         pending = [message for message in batch if message.deadline - now >= _LEAST_SECONDS]
@@ -208,7 +208,7 @@ class GroupCommit:
             for message in pending:
                 message.done.set(there is None or message.ids[0] in there)
 
-    def _try_twice(self, session: _Session, batch: list[PendingMessage], now: float) -> set[str] | None:
+    def _try_twice(self, session: _WriterConnection, batch: list[PendingMessage], now: float) -> set[str] | None:
         """The ids of the messages that went in; None: all. The second try has the same ids, so that it can't store
         anything twice."""
         deadline = min(message.deadline for message in batch)
@@ -228,7 +228,7 @@ class GroupCommit:
                 raise
 
     @staticmethod
-    def _insert(session: _Session, batch: list[PendingMessage], deadline: float) -> set[str] | None:
+    def _insert(session: _WriterConnection, batch: list[PendingMessage], deadline: float) -> set[str] | None:
         payloads = [message.payload for message in batch]
         if session.run(deadline, lambda cursor: session.insert(cursor, payloads)) == len(batch):
             return None
@@ -238,7 +238,7 @@ class GroupCommit:
         except ConnectionLost:
             raise ConnectionLost(unclear=True) from None
 
-    def _part(self, session: _Session, batch: list[PendingMessage], *, blocked: bool) -> None:
+    def _part(self, session: _WriterConnection, batch: list[PendingMessage], *, blocked: bool) -> None:
         """The batch took too long, and nothing of it is stored: each user's messages go without those of others."""
         if not blocked:
             self._rows = max(1, len(batch) // 2)
@@ -255,7 +255,7 @@ class GroupCommit:
         if self._apart and self._idle:
             self._idle.pop().set()
 
-    def _split(self, session: _Session, batch: list[PendingMessage], rejected: Rejected) -> None:
+    def _split(self, session: _WriterConnection, batch: list[PendingMessage], rejected: Rejected) -> None:
         """One message that the server refuses must not fail the others of its batch."""
         if len(batch) == 1:
             log.error("row_rejected", email_id=batch[0].ids[0], sqlstate=rejected.sqlstate)
@@ -266,7 +266,7 @@ class GroupCommit:
         self._store(session, batch[half:])
 
 
-class _Session:
+class _WriterConnection:
     """A writer's own connection. The INSERT is prepared there, which halves the server's work for a single row."""
 
     def __init__(self, database: Database) -> None:

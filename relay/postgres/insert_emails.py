@@ -1,8 +1,8 @@
 """The INSERTs of the accept path: rows as JSON, and the statements that take many of them (contract section 3).
 
 A message's document is sent once, in its first row. Its further rows differ in recipients, id and key: Postgres copies
-the rest from the first one, value by value as they lie in the table, so that neither the wire nor anybody's memory
-holds more for a thousand recipients than for one.
+the rest from the first one, value by value as they lie in the table, so that neither the wire nor the memory of either
+side holds more for a thousand recipients than for one.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _texts(row: EmailRow) -> Iterator[str]:
 def _statement(head: bytes, payloads: Sequence[bytes], tail: bytes) -> bytes:
     """The payloads as a JSON array in a dollar-quoted literal, put together in one step: it may be 50 MB.
 
-    The server takes what is in such a literal as it is, so nobody has to look for quotes in it, which would block the
+    The server takes what is in such a literal as it is, so there is no search for quotes in it, which would block the
     hub for 3 ms a megabyte. The tag can't be guessed, and isn't in there.
     """
     tag = _tag(payloads)

@@ -43,7 +43,7 @@ class EarlierParts:
     first_id: str
     #: Whether it is the same message. Another one under this key stores nothing.
     same_message: bool
-    #: Who is in any of the rows, in comparison form.
+    #: The recipients of all the rows, in comparison form.
     mailboxes: frozenset[str]
     #: How many rows there are; the next one is number `rows + 1`.
     rows: int
@@ -94,6 +94,6 @@ def find_parts(cursor: Cursor, user_id: str, key: str, row: EmailRow) -> Earlier
 
 
 def _mailboxes(fields: list[object]) -> set[str]:
-    """Who is in these columns. Others write rows too: what is no text in a list is nobody."""
+    """The recipients in these columns. Other programs write rows too: what is no text in a list is left out."""
     lists = [column for column in fields if isinstance(column, list)]
     return {comparison_form(address) for addresses in lists for address in addresses if isinstance(address, str)}

@@ -66,7 +66,7 @@ UPDATE emails e SET status = 'processing', provider_last_attempted_at = clock_ti
   FROM free WHERE e.id = free.id
 RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed texts
 
-#: The row is as this process's claim left it: nobody has given the claim up, and claimed it anew.
+#: The row is as this process's claim left it: the claim has not been given up, and the row not claimed anew.
 _OURS: Final = "status = 'processing' AND provider_last_attempted_at = %(mark)s"
 
 #: One event, and a pending delivery for each webhook that wants it; nothing where its source id is known.
@@ -138,7 +138,7 @@ class Outgoing:
     def claim(self, ids: Collection[str], *, skip_locked: bool = False) -> list[tuple[object, ...]]:
         """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`.
 
-        A row that somebody holds locked is waited for, since a job comes once: OpenSend publishes it before its own
+        A row that is locked is waited for, since a job comes once: OpenSend publishes it before its own
         change of the row is committed. `skip_locked`: it is passed over, and will be found again.
         """
         statement = _CLAIM.format(locked="SKIP LOCKED" if skip_locked else "")
@@ -198,7 +198,7 @@ class Outgoing:
         return self._use(select)
 
     def suppressed(self, user_id: str, mailboxes: Collection[str]) -> dict[str, str]:
-        """Who of these (comparison form) must get no mail by now → reason."""
+        """Those of these (comparison form) that must get no mail by now → reason."""
         return self._use(lambda cursor: suppressions.find(cursor, user_id, mailboxes))
 
     def sent(self, email_id: str, event: Event | None) -> None:
@@ -247,7 +247,7 @@ class Outgoing:
         )
 
     def suppress(self, email_id: str, event: Event) -> None:
-        """Nobody is left who may get this mail."""
+        """No recipient of this mail is left."""
         self._finish(email_id, "status = 'suppressed'", _OURS, event, mark=self._leases.mark(email_id))
 
     def simulate(
@@ -267,7 +267,7 @@ class Outgoing:
                     "WITH " + _EVENT.format(email="%(id)s::uuid", user="%(user)s", source="", condition="true"), values
                 )
             if reason is not None and user_id:
-                # Also where the row is gone, for nobody then: so a right that is missing shows in a check.
+                # Also where the row is gone, with no effect then: so a right that is missing shows in a check.
                 source = events[-1].source_id
                 metadata = {
                     "source": "ses",

@@ -1,8 +1,8 @@
 """Messages that share no statement: those of several rows, the large ones, and those that would hold up others.
 
-A lock that somebody else's open transaction holds (REST, about to store the same idempotency key) is not waited for:
-the message tries again and again, and holds no connection in between. So it takes nobody's place, however long that
-transaction lasts.
+A lock that another open transaction holds (REST, about to store the same idempotency key) is not waited for:
+the message tries again and again, and holds no connection in between. So it takes no other message's place, however
+long that transaction lasts.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class OwnTransactions:
     """Carries out transactions of one message each, in the greenlets that ask for them."""
 
     def __init__(self, database: Database, slow_users: SlowUsers, *, places: int, slow_seconds: float) -> None:
-        """`places`: how many at a time; one user has at most half of them. Who takes longer than `slow_seconds`, or
-        waits for a lock, is noted in `slow_users`."""
+        """`places`: how many at a time; one user has at most half of them. The user of a message that takes longer than
+        `slow_seconds`, or waits for a lock, is noted in `slow_users`."""
         self._database = database
         self._slow_users = slow_users
         self._slow_seconds = slow_seconds
@@ -123,7 +123,7 @@ class OwnTransactions:
                 connection.close()
 
     def _note(self, message: PendingMessage) -> None:
-        if not message.alone:  # else it holds up nobody, and says nothing about the user's other messages
+        if not message.alone:  # else it holds up no other, and says nothing about the user's other messages
             self._slow_users.note(message.user_id)
 
 

@@ -1,4 +1,4 @@
-"""A message on its way to Postgres: what is sent, by when, and who waits for it."""
+"""A message on its way to Postgres: what is sent, by when, and which greenlet waits for it."""
 
 from __future__ import annotations
 

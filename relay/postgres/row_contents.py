@@ -160,7 +160,7 @@ def _pieces(cursor: Cursor, declaration: str, email_id: str) -> Iterator[tuple[i
         if row is None:
             break
         octets = bytes(row[2])
-        # Nothing but the way in which the server joins promises this order.
+        # The statement has no ORDER BY for this order: it comes from the way in which the server joins.
         if row[1] != (wanted if row[0] == number else 1) or row[0] < number:
             raise AssertionError("pieces out of order")
         number, wanted = row[0], row[1] + len(octets)

@@ -188,7 +188,7 @@ DELIVERY_TABLES: Final[Tables] = {
 
 DELIVERY_UNIQUE: Final[Sequence[Unique]] = (
     ("email_events", ("source_id",), "an event that is recorded again after a lost answer would be there twice"),
-    ("email_suppressions", ("email", "user_id"), "who is suppressed could not be recorded"),
+    ("email_suppressions", ("email", "user_id"), "suppressed recipients could not be recorded"),
 )
 
 #: What the HTTP process uses.
@@ -251,7 +251,7 @@ SELECT array_agg(a.attname::text ORDER BY a.attname)
 
 
 @frozen
-class _Found:
+class _FoundColumn:
     type: str
     limit: int | None
     must_be_given: bool
@@ -301,10 +301,10 @@ def hidden_tables(cursor: Cursor, tables: Iterable[str]) -> list[str]:
     return [name for (name,) in cursor.fetchall()]
 
 
-def _found_columns(cursor: Cursor, table: str) -> dict[str, _Found]:
+def _found_columns(cursor: Cursor, table: str) -> dict[str, _FoundColumn]:
     cursor.execute(_COLUMNS_SQL, (table,))
     return {
-        name: _Found(
+        name: _FoundColumn(
             kind, limit, must_be_given, frozenset(letter for letter, has in zip("SIU", may, strict=True) if has)
         )
         for name, kind, limit, must_be_given, *may in cursor.fetchall()
@@ -316,7 +316,7 @@ def _unique_sets(cursor: Cursor, table: str) -> list[list[str]]:
     return [names for (names,) in cursor.fetchall()]
 
 
-def _column_problems(where: str, wanted: Column, found: _Found | None) -> Iterator[str]:
+def _column_problems(where: str, wanted: Column, found: _FoundColumn | None) -> Iterator[str]:
     if found is None:
         yield f"{where}: there is no such column"
         return

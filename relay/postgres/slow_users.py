@@ -6,7 +6,8 @@ import math
 import time
 from typing import Final
 
-#: How long at first, and at most; seconds. Who holds up others again soon goes alone for twice as long each time.
+#: How long at first, and at most; seconds. A user that holds up others again soon goes alone for twice as long each
+#: time.
 _FIRST_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 60.0
 #: Beyond this many users the first to be noted are forgotten: that costs others one slow statement at most.
@@ -24,7 +25,7 @@ class SlowUsers:
         return bool(self._noted)
 
     def note(self, user_id: str) -> None:
-        """Somebody's message took long, or waited for a lock."""
+        """A message of this user took long, or waited for a lock."""
         now = time.monotonic()
         until, seconds = self._noted.pop(user_id, (-math.inf, 0.0))
         if now >= until + _LONGEST_SECONDS:

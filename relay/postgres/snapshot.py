@@ -1,12 +1,12 @@
-"""Whole tables, read from one snapshot of Postgres without ever holding them (server-side cursors)."""
+"""Whole tables, read from one snapshot of Postgres without holding them in memory (server-side cursors)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import psycopg2
 
@@ -84,7 +84,7 @@ class Snapshot:
             for user, number in users:
                 yield user, number, _pages(rows, number)
 
-    def _number(self, statement: str, parameters: dict[str, object]) -> int:
+    def _number(self, statement: str, parameters: Mapping[str, object]) -> int:
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
@@ -94,7 +94,7 @@ class Snapshot:
             raise PostgresUnavailable() from error
 
     @contextmanager
-    def _stream(self, statement: str, parameters: dict[str, Any]) -> Iterator[Any]:
+    def _stream(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
         self._cursors += 1
         try:
             with self._connection.cursor(f"stream_{self._cursors}") as cursor:

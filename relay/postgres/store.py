@@ -152,7 +152,7 @@ class Store:
         return self._use(select)
 
     def overdue(self, older_than: timedelta, limit: int, after: tuple[str, str] | None = None) -> list[tuple[str, str]]:
-        """Emails that nobody has tried to deliver for so long: (created_at, id), oldest first, those behind `after`.
+        """Emails without any attempt to deliver them for so long: (created_at, id), oldest first, those behind `after`.
 
         The time is Postgres's own text, which there is also for times that Python has no value for (`-infinity`).
         """
@@ -174,7 +174,7 @@ class Store:
         """Sets last_used_at of these keys, where it is more than a minute ago."""
 
         def update(cursor: Cursor) -> None:
-            # A key whose row somebody else is writing gets its time from them: never wait for a time stamp.
+            # A key whose row another transaction is writing gets its time from that: never wait for a time stamp.
             cursor.execute(
                 "UPDATE api_keys SET last_used_at = now() WHERE id IN (SELECT id FROM api_keys"
                 " WHERE id = ANY (%s::uuid[]) AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')"

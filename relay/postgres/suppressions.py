@@ -1,4 +1,4 @@
-"""Who must get no mail of a user, as Postgres knows it (contract section 3)."""
+"""Addresses that must get no mail of a user, as Postgres has them (contract section 3)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def in_transaction(cursor: Cursor, work: Callable[[], _T], *, begin: str = "BEGI
     """`work()` between `begin` and COMMIT. What it raises goes through, and nothing of it stays.
 
     A statement that the server refuses leaves the connection good, so that the refusal can be told from a loss. After
-    anything else it is closed: nobody else could use it, and the server rolls back.
+    anything else it is closed: no other caller could use it, and the server rolls back.
     """
     try:
         cursor.execute(begin)

@@ -7,7 +7,7 @@ the same, and are kept from it here:
                      by their age: the range over `status` and its place in ORDER BY leave that one index alone, and
                      PLANNER takes sorting away
     equal times      rows of one transaction have one created_at, and no index has an order among them: nothing asks
-                     for such an order, and what is in their midst is read through a cursor (Walk)
+                     for such an order, and what lies between them is read through a cursor (Walk)
     rows not due     would be passed over within the statement until enough others are found: they are handed out too
 """
 
@@ -21,7 +21,7 @@ import structlog
 from relay.core import deadlines
 from relay.core.errors import PostgresUnavailable
 from relay.postgres.database import ConnectionLost, Database, Rejected
-from relay.postgres.driver import Connection, Cursor
+from relay.postgres.driver import Connection, Cursor, Row
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Waiting(NamedTuple):
 
 
 class Processing(NamedTuple):
-    """A row that somebody has claimed."""
+    """A row that has been claimed."""
 
     email_id: str
     #: Names the row's version: it is another one as soon as anything of the row has changed.
@@ -122,7 +122,7 @@ class WaitingRows:
         return [Waiting(*row) for row in self._select(statement, status, most=most)]
 
     def processing(self, most: int) -> list[Processing]:
-        """The oldest rows that somebody has claimed."""
+        """The oldest rows that have been claimed."""
         statement = _OLDEST.format(columns=_PROCESSING, since="'-infinity'") + " LIMIT %(most)s"
         return [Processing(*row) for row in self._select(statement, "processing", most=most)]
 
@@ -130,8 +130,8 @@ class WaitingRows:
         """A walk through all rows of a status."""
         return Walk(self._database, status, self._deadline)
 
-    def _select(self, statement: str, status: str, **values: Any) -> list[tuple[Any, ...]]:
-        def select(cursor: Cursor) -> list[tuple[Any, ...]]:
+    def _select(self, statement: str, status: str, **values: object) -> list[Row]:
+        def select(cursor: Cursor) -> list[Row]:
             cursor.execute(statement, {"status": status, **values})
             return cursor.fetchall()
 
@@ -156,7 +156,7 @@ class Walk:
 
     def read(self, most: int) -> tuple[list[Any], bool]:
         """The next rows, Waiting or Processing, and whether they are the last ones. Raises PostgresUnavailable."""
-        kind: Any = Processing if self._status == "processing" else Waiting
+        kind = Processing if self._status == "processing" else Waiting
         rows = [kind(*row) for row in self._fetch(most)]
         if rows:
             self._last = rows[-1].created
@@ -182,7 +182,7 @@ class Walk:
         stuck = self._since is not None and self._last - self._since <= 2 * _BEFORE
         self._since = self._last + _BEFORE if stuck else self._last - _BEFORE
 
-    def _fetch(self, most: int) -> list[tuple[Any, ...]]:
+    def _fetch(self, most: int) -> list[Row]:
         deadline = deadlines.after(self._deadline)
         try:
             opened = self._connection is not None
@@ -201,7 +201,7 @@ class Walk:
             self.close()
             raise
 
-    def _execute(self, cursor: Cursor, most: int, opened: bool) -> list[tuple[Any, ...]]:
+    def _execute(self, cursor: Cursor, most: int, opened: bool) -> list[Row]:
         statement = f"FETCH {most:d} FROM walk"
         if not opened:
             since = "'-infinity'" if self._since is None else "to_timestamp(%(since)s)"

@@ -1,4 +1,4 @@
-"""While no worker serves, the master answers clients in their place, so that nobody waits for a greeting in vain."""
+"""While no worker serves, the master answers clients in their place, so that none waits for a greeting in vain."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PATIENCE_SECONDS: Final = 3.0
 REPLY: Final = b"421 4.3.2 Service not available, try again later\r\n"
 #: Clients that are answered at one turn.
 _AT_ONCE: Final = 200
-#: Nobody is answered for so long after the system would not let us: what waits stays ready for select(); seconds.
+#: No client is answered for so long after an error of the system: what waits stays ready for select(); seconds.
 REST_SECONDS: Final = 1.0
 
 
 class Absence:
-    """Knows for how long nobody has served."""
+    """Knows for how long no worker has served."""
 
     def __init__(self, listeners: Sequence[tuple[int, bool]]) -> None:
         """`listeners`: descriptors of non-blocking sockets, each with whether it is for implicit TLS."""
@@ -32,14 +32,14 @@ class Absence:
         self._open: dict[int, tuple[socket.socket, bool]] = {}
 
     def attend(self, served: bool) -> None:
-        """To be told at least once a second whether anybody serves."""
+        """To be told at least once a second whether any worker serves."""
         if served:
             self.end()
         elif self._since is None:
             self._since = time.monotonic()
 
     def descriptors(self) -> list[int]:
-        """For select(): where clients wait who are to be turned away."""
+        """For select(): where clients wait that are to be turned away."""
         now = time.monotonic()
         if self._since is None or now - self._since < PATIENCE_SECONDS or now < self._rest_until:
             return []
@@ -58,7 +58,8 @@ class Absence:
         return any(descriptor in self._open for descriptor in ready)
 
     def turn_away(self, ready: Sequence[int]) -> None:
-        """Tells clients on these descriptors that nobody serves; those who wait for a handshake are told nothing."""
+        """Tells clients on these descriptors that no worker serves; those that wait for a handshake are told
+        nothing."""
         for descriptor in ready:
             if descriptor in self._open:
                 self._turn_away(*self._open[descriptor])
@@ -68,7 +69,7 @@ class Absence:
             try:
                 client, _ = listener.accept()
             except BlockingIOError:
-                return  # nobody else for now
+                return  # no other client for now
             except OSError:
                 self._rest()
                 return
@@ -84,7 +85,7 @@ class Absence:
         self._rest_until = time.monotonic() + REST_SECONDS
 
     def end(self) -> None:
-        """Turns nobody away any more, until `attend` hears of an absence again."""
+        """Turns no client away any more, until `attend` hears of an absence again."""
         self._since = None
         for listener, _ in self._open.values():
             listener.close()

@@ -1,8 +1,8 @@
 """The process for large messages: it forks children for them, and says what ended those that ended without a verdict.
 
 A worker forks it before it starts anything else, so that it has everything loaded and nothing running: what it forks in
-turn reads no file of the program, whatever has become of those since the service started. It parses nothing, connects
-to nobody and keeps nothing of a message, so that hardly anything can end it; should something do so all the same, a
+turn reads no file of the program, whatever has become of those since the service started. It parses nothing, opens no
+connection and keeps nothing of a message, so that hardly anything can end it; should something do so all the same, a
 second one stands ready, which the first forked at its own start.
 
 It ends when its worker does, and its children with it.
@@ -87,6 +87,7 @@ class _Process:
 
     def __init__(self, settings: Settings, channel: int) -> None:
         self._settings = settings
+        # Sockets of the C module: the type of `socket.recv_fds` leaves them out, the function does not.
         self._channel: Any = _sockets.socket(fileno=channel)
         #: pid -> the child's end of its socket pair, until the child has ended.
         self._children: dict[int, Any] = {}
@@ -99,7 +100,7 @@ class _Process:
         signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
 
     def serve(self, successor: int | None) -> None:
-        """Carries out what the worker orders, until that ends."""
+        """Carries out what the worker requests, until that ends."""
         if successor is not None:
             self._fork_successor(successor)
         while True:
@@ -115,15 +116,15 @@ class _Process:
             os.kill(pid, signal.SIGKILL)
 
     def _carry_out(self) -> bool:
-        """One order; whether there may be more."""
+        """One request; whether there may be more."""
         try:
-            order, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
+            request, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
         except ConnectionError:
             return False
         try:
-            if order == CHILD and descriptors:
+            if request == CHILD and descriptors:
                 self._fork_child(descriptors[0])
-            elif order == SUCCESSOR and descriptors:
+            elif request == SUCCESSOR and descriptors:
                 self._fork_successor(descriptors[0])
         except OSError as error:
             # The worker sees the socket pair closed. There is no log here: nothing in this process may need a hub.
@@ -132,7 +133,7 @@ class _Process:
             for descriptor in descriptors:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
-        return bool(order)
+        return bool(request)
 
     def _fork_child(self, channel: int) -> None:
         kept: Any = _sockets.socket(fileno=os.dup(channel))

@@ -1,8 +1,8 @@
 """What a child of the process for large messages does: it reads a message, stores it, answers, and waits for another.
 
-It has one message at a time, so that whatever a message makes of its child, nobody else pays for it. The bounds are the
-kernel's, so that they hold in the midst of a regular expression or of a library written in C: a timer of CPU time while
-the message is parsed, and one of the clock for all of it. Neither is handled, so each of them ends the process.
+It has one message at a time, so that whatever a message does to its child, no other message is affected. The bounds are
+the kernel's, so that they hold in the midst of a regular expression or of a library written in C: a timer of CPU time
+while the message is parsed, and one of the clock for all of it. Neither is handled, so each of them ends the process.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from relay.intake import footprint
 from relay.intake.acceptor import AcceptOptions, Acceptor, Parse
 from relay.intake.bulk_protocol import (
     ForeignVersion,
-    Order,
     Reading,
     Report,
+    Request,
     Started,
     Uses,
     decode_head,
     encode_report,
     leaves_child_free,
-    receive_order,
+    receive_request,
     send_message,
 )
 from relay.intake.lookups import Lookups
@@ -66,18 +66,18 @@ REDIS_SECONDS: Final = 3.0
 LEASE_SECONDS: Final = 120.0
 #: How soon a next message has to come to find the memory of the last one, if that is enough for it.
 KEPT_SECONDS: Final = 0.01
-#: Added to the score by which the kernel chooses whom to end when memory is short: a child before anybody else.
+#: Added to the score by which the kernel chooses a process to end when memory is short: a child before any other.
 _EXPENDABLE: Final = 500
 
 
 def serve(settings: Settings, descriptor: int) -> None:
-    """Carries out the orders that come over the socket `descriptor`, one after the other, until that is closed."""
+    """Carries out the requests that come over the socket `descriptor`, one after the other, until that is closed."""
     _bound()
     config.logging.configure(settings)
     config.sentry.init(settings, __version__)
     with socket.socket(fileno=descriptor) as channel:
         child = _Child(settings, channel)
-        # Without a worker there is nobody to tell, and the process for large messages ends its children.
+        # Without a worker there is no reader, and the process for large messages ends its children.
         with contextlib.suppress(ConnectionError), contextlib.closing(child):
             while child.carry_out():
                 pass
@@ -88,7 +88,7 @@ def _bound() -> None:
     """What holds for all that this process does."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    # None of the deaths that are meant to happen leaves forty megabytes of somebody's mail on the disk.
+    # No process that is ended on purpose leaves a core file with forty megabytes of a mail on the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
         score.write(str(_EXPENDABLE))
@@ -114,10 +114,10 @@ class _Child:
         self._cache.close()
 
     def carry_out(self) -> bool:
-        """One order: whether there may be another. Raises OSError when the worker is gone."""
+        """One request: whether there may be another. Raises OSError when the worker is gone."""
         if not select.select([self._channel], [], [], KEPT_SECONDS)[0]:
             self._heap.trim()
-        received = receive_order(self._channel)
+        received = receive_request(self._channel)
         if received is None:
             return False
         head, file = received
@@ -126,14 +126,14 @@ class _Child:
             verdict = self._verdict(head, body)
         self._send(verdict)
         with contextlib.suppress(RedisUnavailable):
-            # What was sent before, with nobody waiting for it, has arrived when this is answered.
+            # What was sent before without waiting for the reply has arrived when this is answered.
             self._cache.link.call("PING")
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         return leaves_child_free(verdict)
 
     def _verdict(self, head: bytes, body: Body) -> Verdict:
         try:
-            order = decode_head(head, body)
+            request = decode_head(head, body)
         except ForeignVersion:
             log.error("version_mismatch")
             return Verdict(replies.TRY_LATER, "bulk_version")
@@ -146,8 +146,8 @@ class _Child:
         else:
             self._heap.by_pieces()
         self._send(Started())
-        acceptor = Acceptor(self._lookups, self._postgres, self._options, self._parser(order.reading, body.size))
-        return _accept(acceptor, order)
+        acceptor = Acceptor(self._lookups, self._postgres, self._options, self._parser(request.reading, body.size))
+        return _accept(acceptor, request)
 
     def _parser(self, reading: Reading, size: int) -> Parse:
         """The parser that is asked for, within its time, which tells the worker how much memory it used."""
@@ -164,11 +164,11 @@ class _Child:
         send_message(self._channel, encode_report(report))
 
 
-def _accept(acceptor: Acceptor, order: Order) -> Verdict:
+def _accept(acceptor: Acceptor, request: Request) -> Verdict:
     try:
-        return acceptor.store(order.submission)
+        return acceptor.store(request.submission)
     except Exception:  # the top of the process: the client gets 451
-        log.exception("unexpected_error", connection=order.submission.connection_id)
+        log.exception("unexpected_error", connection=request.submission.connection_id)
         return Verdict(replies.TRY_LATER, "failed")
 
 

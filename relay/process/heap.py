@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from typing import Any, Final
+from typing import Final
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD: Final = -1
@@ -30,9 +30,9 @@ class Heap:
     """glibc's heap of this process. One per process."""
 
     def __init__(self) -> None:
-        self._libc: Any = None
+        self._libc: ctypes.CDLL | None = None
         with contextlib.suppress(OSError, AttributeError):
-            libc: Any = ctypes.CDLL(None)
+            libc = ctypes.CDLL(None)
             libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
             libc.malloc.argtypes = libc.malloc_trim.argtypes = [ctypes.c_size_t]
             libc.sbrk.argtypes = [ctypes.c_ssize_t]

@@ -167,7 +167,7 @@ class _Master:
         self._log.say("info", "draining", workers=len(self._roster.workers), signal=signal.Signals(number).name)
         self._absence.end()
         for fd, _ in self._received.listeners:
-            # Ours is the last one open once the workers closed theirs; it would take clients whom nobody serves.
+            # Ours is the last one open once the workers closed theirs; it would take clients that no process serves.
             os.close(fd)
         self._roster.due.clear()
         if self._template is not None:

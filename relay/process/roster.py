@@ -1,4 +1,4 @@
-"""The workers as the master sees them: who there is, who is due to be forked, who died too soon, who has hung."""
+"""The workers as the master sees them: which there are, are due to be forked, died too soon, or hang."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Roster:
 
     def __init__(self, heartbeats: Heartbeats, count: int) -> None:
         self._heartbeats = heartbeats
-        #: By process id. What is here has not been waited for, so that its id is nobody else's.
+        #: By process id. What is here has not been waited for, so that no other process has its id.
         self.workers: dict[int, Worker] = {}
         #: index -> when it is due to be forked
         self.due = dict.fromkeys(range(count), 0.0)
@@ -66,14 +66,14 @@ class Roster:
         self.workers[pid] = Worker(self._heartbeats, index, pid)
 
     def take_due(self, now: float) -> list[int]:
-        """The indices of those who are to be forked now."""
+        """The indices of those that are to be forked now."""
         indices = [index for index, moment in self.due.items() if moment <= now]
         for index in indices:
             del self.due[index]
         return indices
 
     def serves(self) -> bool:
-        """Whether anybody serves."""
+        """Whether any worker serves."""
         return any(worker.watch.served for worker in self.workers.values())
 
     def signal_all(self, number: signal.Signals) -> None:

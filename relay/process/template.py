@@ -43,7 +43,7 @@ def run(channel: int, load: Callable[[], None], work: Callable[[int, bytes], int
     `work(index, certificate)` is what a worker does.
     """
     workers_name = _rename(NAME)
-    # Signals stay blocked, as `forking.fork` leaves them: who sends them to every process means the service.
+    # Signals stay blocked, as `forking.fork` leaves them: one that is sent to every process is meant for the service.
     # This process ends with the master's end of the channel.
     load()
     _tell(channel, f"loaded {_digest()}")
@@ -54,7 +54,7 @@ def run(channel: int, load: Callable[[], None], work: Callable[[int, bytes], int
             _, index, length = header.split()
             if len(rest) >= int(length):
                 certificate, octets = rest[: int(length)], rest[int(length) :]
-                _fork(channel, int(index), certificate, work, workers_name)
+                _fork(channel, int(index), certificate, work=work, workers_name=workers_name)
                 continue
         received = os.read(channel, 65536)
         if not received:
@@ -62,7 +62,9 @@ def run(channel: int, load: Callable[[], None], work: Callable[[int, bytes], int
         octets += received
 
 
-def _fork(channel: int, index: int, certificate: bytes, work: Callable[[int, bytes], int], workers_name: str) -> None:
+def _fork(
+    channel: int, index: int, certificate: bytes, *, work: Callable[[int, bytes], int], workers_name: str
+) -> None:
     def body() -> int:
         _close(channel)
         _rename(workers_name)
@@ -183,7 +185,7 @@ class Template:
         return self.silent_looks * seconds >= (LOAD_SECONDS if self.digest is None else FORK_SECONDS)
 
     def dismiss(self) -> None:
-        """Lets it end: it is asked for nothing more. One that still loads is killed, since it has forked nobody."""
+        """Lets it end: it is asked for nothing more. One that still loads is killed, since it has forked no worker."""
         if self.digest is None:
             os.kill(self.pid, signal.SIGKILL)
         else:

@@ -69,11 +69,11 @@ def load(settings_json: bytes) -> None:
     if settings.metrics_port is not None:
         exposition.load()
     if settings.key_messages_per_minute or settings.address_messages_per_minute:
-        import relay.limits.rates  # noqa: F401, PLC0415 - 2 MB for those who want it
+        import relay.limits.rates  # noqa: F401, PLC0415 - 2 MB, only with a limit
     for module in (*_codecs(), *_ON_DEMAND):
         importlib.import_module(module)
-    # A library that asks at its import whether there is IPv6 opens a socket of gevent's, and with it a hub: those who
-    # are forked would all wait at the same descriptor.
+    # A library that asks at its import whether there is IPv6 opens a socket of gevent's, and with it a hub: the
+    # processes that are forked would all wait at the same descriptor.
     hub = get_hub_if_exists()
     if hub is not None:
         hub.destroy(destroy_loop=True)
@@ -114,7 +114,7 @@ def run(assignment: Assignment) -> int:
     small = Acceptor(lookups, store, AcceptOptions.of(settings), clock.parse)
     services = IntakeServices(lookups, small, large, _leave_to_polling if jobs is None else jobs.publisher.publish)
     connections = ConnectionTable(assignment.table, index, settings.web_concurrency, settings.max_connections)
-    server = Server(settings, services, ProcessLimits(settings, cache.link), certificate, connections)
+    server = Server(settings, services, ProcessLimits(settings, cache.link), certificate=certificate, table=connections)
     _collect_seldom()
     clock.start()
     signals.attend(assignment.lifeline, drain=server.drain, certificate=certificate, keeper=assignment.keeper)
@@ -146,7 +146,7 @@ class _Jobs:
     """What publishes jobs, and the nets below it; neither needs the other, nor a queue that is there."""
 
     def __init__(self, queue_url: str, region: str, store: Store, cache: Cache) -> None:
-        # Not at the top: in polling mode nobody needs boto3, nor the memory that it takes.
+        # Not at the top: polling mode needs no boto3, nor the memory that it takes.
         from relay.aws.sqs import Queue  # noqa: PLC0415
 
         intents = Intents(cache.link)

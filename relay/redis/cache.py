@@ -23,8 +23,8 @@ from relay.redis.key_entries import (
 from relay.redis.link import RedisLink, Script
 from relay.redis.protocol import Argument
 
-#: Recipients that one script call looks at. Redis serves nobody else meanwhile: at 4 µs each, measured with Valkey 9, a
-#: call takes a fiftieth of the time that the link waits for an answer. A message with more takes several calls.
+#: Recipients that one script call looks at. Redis serves no other client meanwhile: at 4 µs each, measured with Valkey
+#: 9, a call takes a fiftieth of the time that the link waits for an answer. A message with more takes several calls.
 SLICE: Final = 500
 
 _T = TypeVar("_T")
@@ -153,24 +153,25 @@ class Cache:
         token_hash: str,
         user_id: str,
         recipients: Sequence[str],
+        *,
         claim: Claim | None,
         intents: Sequence[str],
     ) -> Screened | None:
         """Everything there is to know about a message, in one round trip up to SLICE recipients. None: Redis is silent.
 
-        Unless somebody is known to be suppressed, its recipients are claimed and the intents noted. When Redis is
-        silent, or somebody in another slice is suppressed, that may have happened or not: `release` undoes it.
+        Unless a recipient is known to be suppressed, its recipients are claimed and the intents noted. When Redis is
+        silent, or a recipient in another slice is suppressed, that may have happened or not: `release` undoes it.
         """
         if len(recipients) <= SLICE:
-            return self._screen(token_hash, user_id, recipients, claim, intents)
+            return self._screen(token_hash, user_id, recipients, claim=claim, intents=intents)
         *others, last = _slices(recipients)
         screened = []
         for part in others:
-            found = self._screen(token_hash, user_id, part, claim, ())
+            found = self._screen(token_hash, user_id, part, claim=claim, intents=())
             if found is None:
                 return None
             screened.append(found)
-        found = self._screen(token_hash, user_id, last, claim, intents)
+        found = self._screen(token_hash, user_id, last, claim=claim, intents=intents)
         return None if found is None else _together([*screened, found])
 
     def _screen(
@@ -178,6 +179,7 @@ class Cache:
         token_hash: str,
         user_id: str,
         recipients: Sequence[str],
+        *,
         claim: Claim | None,
         intents: Sequence[str],
     ) -> Screened | None:
@@ -218,7 +220,7 @@ class Cache:
             self.link.post(suppression_lists.entry_commands(user_id, part))
 
     def take(self, claim: Claim, wanted: Mapping[str, str | None]) -> dict[str, Holder]:
-        """Claims recipients, also from the holder whose email id is given. Returns those that somebody else holds."""
+        """Claims recipients, also from the holder whose email id is given. Returns those that another claim holds."""
         prefix = suppression_lists.digest_prefix(claim.user_id)
         held: dict[str, Holder] = {}
         for part in _slices(list(wanted)):
@@ -232,7 +234,7 @@ class Cache:
         return held
 
     def release(self, claim: Claim | None, recipients: Collection[str], intents: Sequence[str]) -> None:
-        """Gives up what `screen` claimed and noted. Returns once the claim is free: somebody may be waiting for it."""
+        """Gives up what `screen` claimed and noted. Returns once the claim is free: a message may be waiting for it."""
         if intents:
             self.link.post([("ZREM", keys.INTENTS_KEY, *intents)])
         if claim is None:

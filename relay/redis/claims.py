@@ -13,7 +13,7 @@ from relay.redis.link import Script
 
 @frozen
 class Holder:
-    """Who has claimed a recipient already: the row that the recipient is in, or will be, and for how long.
+    """The claim that a recipient has already: the row that the recipient is in, or will be, and for how long.
 
     `age_ms` is by Redis's clock alone, as of its answer: the clocks of two machines need not agree.
     """
@@ -57,7 +57,7 @@ local function take(key, field, id, seconds, stale)
   if value then
     local holder, since = string.match(value, '^(.*):(%d+)$')
     if holder and holder ~= id and holder ~= stale and tonumber(since) + seconds * 1000 > now then
-      -- A claim from the future is from before the clock was put back: how long before, nobody knows.
+      -- A claim from the future is from before the clock was put back: how long before is not known.
       return holder .. ':' .. string.format('%d', math.abs(now - tonumber(since)))
     end
     if holder == id then return nil end

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
@@ -13,11 +14,28 @@ from redis.retry import Retry
 _OF_POOLS: Final = ("max_connections", "timeout")
 
 
+class RedisConnection(Protocol):
+    """What is used of a connection of redis-py's, which has few types."""
+
+    #: Connected, and under TLS where that is wanted. There from `connect` on.
+    connected_socket: socket.socket
+
+    def connect(self) -> object: ...
+
+    def disconnect(self) -> object: ...
+
+    def can_read(self, timeout: float = 0) -> bool: ...
+
+    def send_command(self, name: str, /) -> object: ...
+
+    def read_response(self) -> object: ...
+
+
 class _KnowsItsSocket:
     """Mixed into a class of redis-py's: what speaks on the connection can ask for its socket.
 
     `_connect` is the method that redis-py leaves to its subclasses (abstract in AbstractConnection): it returns the
-    socket, connected and under TLS where that is wanted. Afterwards redis-py shows the socket to nobody.
+    socket, connected and under TLS where that is wanted. Afterwards redis-py has no public attribute for the socket.
     """
 
     connected_socket: socket.socket
@@ -39,7 +57,10 @@ class _UnixConnection(_KnowsItsSocket, UnixDomainSocketConnection):
     pass
 
 
-_CLASSES: Final[dict[type, type[Any]]] = {SSLConnection: _TlsConnection, UnixDomainSocketConnection: _UnixConnection}
+_CLASSES: Final[dict[object, Callable[..., RedisConnection]]] = {
+    SSLConnection: _TlsConnection,
+    UnixDomainSocketConnection: _UnixConnection,
+}
 
 
 class Endpoint:
@@ -48,9 +69,9 @@ class Endpoint:
     def __init__(self, url: str, *, verify_tls: bool, timeout: float) -> None:
         """`url`: as redis-py reads it; what it says of a connection counts more than the rest. `timeout`: seconds for a
         reply. Raises ValueError for a URL that is none."""
-        said: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-        self._class: type[Any] = _CLASSES.get(said.pop("connection_class", Connection), _TcpConnection)
-        self._options: dict[str, Any] = {
+        said: dict[str, object] = parse_url(url)  # type: ignore[no-untyped-call]
+        self._class = _CLASSES.get(said.pop("connection_class", Connection), _TcpConnection)
+        self._options: dict[str, object] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": max(timeout, 1.0),
             # By default redis-py would try ten times.
@@ -63,6 +84,6 @@ class Endpoint:
         # That of `relay.redis.protocol`, whatever the URL has.
         self._options["protocol"] = 2
 
-    def connection(self) -> Any:
-        """A connection of redis-py's, to be connected by its `connect`; its `connected_socket` is what came of that."""
+    def connection(self) -> RedisConnection:
+        """A new connection, to be connected by its `connect`."""
         return self._class(**self._options)

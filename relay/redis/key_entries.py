@@ -1,8 +1,8 @@
 """API keys in Redis: the entry shared with OpenSend's app, and two of our own beside it (contract section 4).
 
 OpenSend writes the shared entry too, for up to 300 s, and deletes it when a key is revoked in its dashboard. So that
-entry says that nobody has revoked the key there. That Postgres still has the key, the second entry says: only the relay
-writes it, for 60 s, after it has asked Postgres. A key counts where both agree.
+entry says that the key has not been revoked there. The second entry says that Postgres still has the key: only the
+relay writes it, for 60 s, after it has asked Postgres. A key counts where both agree.
 """
 
 from __future__ import annotations

@@ -7,13 +7,16 @@ reply takes four times the CPU of what hiredis does in it, on the path of every 
 from __future__ import annotations
 
 import re
+import socket
 import time
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import hiredis
 
 Argument = bytes | str | int | float
 Command = tuple[Argument, ...]
+#: Octets, a number, None, or a list of those; or an ErrorReply. Only the command says which.
+RedisReply: TypeAlias = Any
 
 _RECEIVE_SIZE: Final = 65536
 _MORE: Final = object()
@@ -45,7 +48,7 @@ class ErrorReply(Exception):
 class RespConnection:
     """The two directions of a connection. Both raise OSError when it is broken, or silent or slow for too long."""
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         """`sock`: a connected socket with a time limit, in the clear or under TLS."""
         self._socket = sock
         self._reader = hiredis.Reader(replyError=ErrorReply, notEnoughData=_MORE)
@@ -62,8 +65,8 @@ class RespConnection:
         if sent < len(packed):
             self._socket.sendall(memoryview(packed)[sent:])
 
-    def receive(self) -> Any:
-        """The next reply: octets, a number, None, or a list of those; or an ErrorReply, which is not raised."""
+    def receive(self) -> RedisReply:
+        """The next reply. An ErrorReply is returned, not raised."""
         while (reply := self._reader.gets()) is _MORE:
             # The socket's own limit starts anew with each piece, however small. The first may be late for reasons that
             # are ours, and is bounded by that limit alone.

@@ -1,4 +1,4 @@
-"""How Redis holds who is suppressed: entries for single addresses, and whole lists (contract sections 3 and 4).
+"""How Redis holds suppressions: entries for single addresses, and whole lists (contract sections 3 and 4).
 
 A *list* is complete: an address that is not on it was not suppressed when the list was read from Postgres. It lies in
 buckets, sets of 32-bit numbers cut from a digest of the address, which Redis keeps as sorted arrays of 4 octets each.
@@ -15,18 +15,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from relay.core.memo import memoised
 from relay.redis.keys import SUPPRESSION_BUCKET_PREFIX, SUPPRESSION_ENTRY_PREFIX, SUPPRESSION_MARKER_PREFIX
 from relay.redis.link import Script
-from relay.redis.protocol import Command
+from relay.redis.protocol import Command, RedisReply
 
 #: What an entry holds for an address that is not suppressed; else it holds the reason.
 CLEAR: Final = b"-"
 #: What the screening script says instead of a reason. A suppression whose reason reads so is not remembered.
 _STATES: Final = ("", "-", "?", "+")
-#: How long what was learned about a single address is believed, in seconds.
+#: How long what was learned about a single address is used, in seconds.
 ENTRY_SECONDS: Final = 60
 #: Addresses a bucket, on average. Redis keeps up to 512 numbers as an array; this leaves sixteen standard deviations.
 BUCKET_SIZE: Final = 256
@@ -130,7 +130,7 @@ _CHUNK: Final = 1000
 class Outbox(Protocol):
     """Takes commands, sends them in their order, and fails loudly when one of them does."""
 
-    def put(self, command: Command, then: Callable[[Any], None] | None = None) -> None:
+    def put(self, command: Command, then: Callable[[RedisReply], None] | None = None) -> None:
         """`then` gets the reply."""
 
     def settle(self) -> None:
@@ -141,7 +141,7 @@ class ListWriter:
     """Writes one user's list beside the one that is there, which `finish` replaces in one step."""
 
     def __init__(self, outbox: Outbox, user_id: str, size: int, seconds: int) -> None:
-        """`size`: how many addresses there will be. `seconds`: how long the list is to be believed."""
+        """`size`: how many addresses there will be. `seconds`: how long the list is to be used."""
         self._outbox = outbox
         self._marker = marker_key(user_id)
         self._prefix = digest_prefix(user_id)

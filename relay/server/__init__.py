@@ -1,1 +1,1 @@
-"""Sockets: who listens, who is connected, and with which certificate."""
+"""Sockets: listeners, connections and the certificate."""

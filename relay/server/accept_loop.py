@@ -1,9 +1,9 @@
 """A listening socket at work: takes clients as they come, also when the process is out of file descriptors.
 
-gevent's server would print a traceback for each failed accept and leave the clients waiting without a word. Here who
-can't be served gets 421, thanks to a descriptor that is kept for that; when not even that works, the socket rests.
-After some errors gevent's server would close the socket for good, and the process would go on without clients. Here
-the socket is made to listen again, or the process is told that it has lost it.
+gevent's server would print a traceback for each failed accept and leave the clients waiting without a word. Here a
+client that can't be served gets 421, by a descriptor that is kept for that; when not even that works, nothing is
+accepted for a moment. After some errors gevent's server would close the socket for good, and the process would go on
+without clients. Here the socket is made to listen again, or the process is told that it has lost it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import gevent.socket
 import structlog
@@ -76,10 +76,11 @@ class AcceptLoop(StreamServer):
         self._reserve = reserve
         self._report_next = 0.0
 
-    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # the stubs forget that it may be None
+    # The stubs leave out that it may be None.
+    def do_read(self) -> tuple[gevent.socket.socket, object] | None:  # type: ignore[override]
         """The next client; None when there is none that can be served."""
         try:
-            client: tuple[object, object] | None = super().do_read()
+            client: tuple[gevent.socket.socket, object] | None = super().do_read()
         except OSError as error:
             if error.errno in self.fatal_errors:
                 self._listen_again(error)
@@ -118,7 +119,7 @@ class AcceptLoop(StreamServer):
         try:
             self.socket.listen(BACKLOG)
             if self.socket.getsockname() != self.address:
-                # The kernel gave the port back, or it is another socket: nobody will come to this one.
+                # The kernel gave the port back, or it is another socket: no client will come to this one.
                 raise error
         except OSError as beyond_repair:
             self.stop_accepting()

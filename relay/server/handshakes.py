@@ -24,9 +24,9 @@ class HandshakeTurns:
     """Hands out turns to the greenlets of one worker."""
 
     def __init__(self) -> None:
-        #: Who waits, by origin; whose turn is next stands first.
+        #: The waiting greenlets by origin; the origin whose turn is next stands first.
         self._waiting: OrderedDict[bytes, deque[Event]] = OrderedDict()
-        #: Somebody has a turn, or the pause after one is not over.
+        #: A greenlet has a turn, or the pause after one is not over.
         self._taken = False
         self._timer: object = None
 

@@ -52,6 +52,7 @@ class Server:
         settings: Settings,
         services: Services,
         limits: ProcessLimits,
+        *,
         certificate: CertificateStore | None,
         table: ConnectionTable | None = None,
     ) -> None:
@@ -167,7 +168,9 @@ class Server:
         connection_log = ConnectionLog(connection_id, origin, self._summaries)
         session = Session(self._options, self._services, self._limits.of_client(origin), connection_id)
         turn = partial(self._handshakes.turn, origin)
-        connection = Connection(sock, session, connection_log, self.pace, self._tls_context, handshake_turn=turn)
+        connection = Connection(
+            sock, session, connection_log, self.pace, tls_context=self._tls_context, handshake_turn=turn
+        )
         connection.draining = self._draining
         self._clients[connection_id] = _Client(connection, gevent.getcurrent())
         connection_log.opened()

@@ -1,4 +1,4 @@
-"""Log lines that anybody can cause without logging in: one for each address and second, with how many more there were.
+"""Log lines that clients cause without AUTH: one for each address and second, with how many more there were.
 
 The first of a kind is written as it comes; what follows within a second is counted, and told in one line when the
 second is over. No line names an address.
@@ -6,8 +6,8 @@ second is over. No line names an address.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import gevent
 
@@ -25,7 +25,15 @@ class Summaries:
         self._seen: dict[tuple[str, tuple[tuple[str, object], ...], bytes], tuple[Callable[..., None], int]] = {}
         self._timer: object = None
 
-    def write(self, write: Callable[..., None], event: str, origin: bytes, *, once: Any = None, **fields: Any) -> None:
+    def write(
+        self,
+        write: Callable[..., None],
+        event: str,
+        origin: bytes,
+        *,
+        once: Mapping[str, object] | None = None,
+        **fields: object,
+    ) -> None:
         """Writes a line by `write(event, **fields)`, or counts it. `once`: fields that a summary does not have.
 
         `fields` are words of few kinds. `origin`: see `relay.limits.origin`.

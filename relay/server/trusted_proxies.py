@@ -1,4 +1,4 @@
-"""The proxies that are trusted to say whom they speak for (`SMTP_RELAY_PROXY_PROTOCOL`)."""
+"""The proxies that are trusted to name their clients (`SMTP_RELAY_PROXY_PROTOCOL`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""AUTH on one connection (RFC 4954): the exchange in progress, and whom the connection belongs to after it."""
+"""AUTH on one connection (RFC 4954): the exchange in progress, and the API key that the connection belongs to after
+it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from relay.smtp.replies import Reply
 from relay.smtp.sasl import MECHANISMS, Challenge, Credentials, Exchange, Failure, Outcome
 from relay.smtp.submission import Limits, Login, Services
 
-#: The user name that makes the envelope alone decide who receives, for this connection.
+#: The user name for which the envelope alone names the recipients, on this connection.
 ENVELOPE_USERNAME = "envelope"
 
 _REPLIES: Final = {
@@ -33,9 +34,9 @@ class Authentication:
         self._limits = limits
         self._exchange: Exchange | None = None
         self._failures = 0
-        #: Who the client is; None before it has authenticated.
+        #: The API key of the client; None before it has authenticated.
         self.login: Login | None = None
-        #: Who receives its messages.
+        #: How the recipients of its messages are found.
         self.rule = options.recipient_rule
         #: The last AUTH failed for reasons of ours.
         self.trouble = False
@@ -69,7 +70,7 @@ class Authentication:
         return in_progress
 
     def forget(self) -> None:
-        """Nobody has authenticated, or tried to (RFC 3207 section 4.2). Failures count on."""
+        """As if the client had never tried to authenticate (RFC 3207 section 4.2). Failures count on."""
         self._exchange = None
         self.login = None
         self.rule = self._options.recipient_rule

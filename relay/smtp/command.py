@@ -16,7 +16,7 @@ COMMAND_LINE_LIMIT: Final = 4096
 LINE_LIMIT: Final = 12288
 
 #: First words of protocols that a browser can be made to speak to us; answering them line by line would be execution.
-#: And of the PROXY protocol, from somebody who is not trusted to speak for others.
+#: And of the PROXY protocol, from a client that is not a trusted proxy.
 _FOREIGN_VERBS: Final = frozenset(b"GET HEAD POST PUT DELETE OPTIONS CONNECT PATCH TRACE PROXY".split())
 #: Blanks apart, which tabs are.
 _CONTROL: Final = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f]")

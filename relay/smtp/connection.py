@@ -79,7 +79,7 @@ class ConnectionLog(Protocol):
         """A command was refused."""
 
     def failed(self, error: Exception) -> None:
-        """A bug, or trouble that nobody foresaw: for the log and the error tracker."""
+        """A bug, or trouble that was not foreseen: for the log and the error tracker."""
 
     def tls_failed(self, error: OSError) -> None:
         """A TLS handshake did not succeed."""
@@ -95,17 +95,18 @@ class Connection:
 
     def __init__(
         self,
-        sock: Any,
+        sock: gevent.socket.socket,
         session: Session,
         connection_log: ConnectionLog,
         pace: Pace,
+        *,
         tls_context: Callable[[], ssl.SSLContext],
-        wire: Callable[[Any], Wire] = PlainWire,
+        wire: Callable[[gevent.socket.socket], Wire] = PlainWire,
         handshake_turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """`tls_context` is called at each handshake. `wire` is what is made of a socket in the clear. `handshake_turn`
         is entered for each step of a handshake, and may let others go first."""
-        self._socket = sock
+        self._socket: Any = sock  # under TLS a gevent.ssl.SSLSocket
         self._session = session
         self._connection_log = connection_log
         self._pace = pace
@@ -122,7 +123,7 @@ class Connection:
         #: For what the session expects; None until it has to be waited for.
         self._deadline: float | None = None
         self._in_data = False
-        #: None while there is nobody to talk to: before the first word, in a TLS handshake, after the last word.
+        #: None while nothing can be sent: before the first octet, in a TLS handshake, after the last reply.
         self._wire: Wire | None = None
         self._secure = False
 
@@ -294,7 +295,7 @@ class Connection:
         self._close_wire()
         try:
             with Timeout(self._pace.handshake, TimeoutError):
-                # It is the client who begins, and nothing is computed or held for one who doesn't.
+                # The client begins a handshake, and nothing is computed or held for a client that doesn't.
                 gevent.socket.wait_read(self._socket.fileno())
                 self._socket = self._tls_context().wrap_socket(
                     self._socket, server_side=True, do_handshake_on_connect=False

@@ -44,7 +44,7 @@ def parse_path(argument: str) -> Path | None:
     """What follows `FROM:` or `TO:`; None when it isn't a path.
 
     Source routes are ignored, as RFC 5321 section 3.3 asks; parameter names come in upper case. The last ones are
-    remembered: who sends many mails sends them from one path.
+    remembered: a client that sends many mails sends them from one path.
     """
     match = _PATH.match(argument)
     if match is None:

@@ -131,7 +131,7 @@ def _parse_binary(octets: bytes) -> Header | Missing:
         raise NotProxied("a family unknown to version 2, or too short for its addresses")
     if len(octets) < _FIXED_OCTETS + length:
         return Missing(_FIXED_OCTETS + length - len(octets))
-    # Datagrams, and addresses of another kind, can't be those of a client who speaks SMTP to us; the TLVs behind the
+    # Datagrams, and addresses of another kind, can't be those of a client that speaks SMTP to us; the TLVs behind the
     # addresses say nothing that we need.
     if command == _LOCAL or transport != _STREAM:
         return Header(None)

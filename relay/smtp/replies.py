@@ -85,12 +85,12 @@ def queued(email_id: str) -> Reply:
 
 
 def already_queued(email_id: str) -> Reply:
-    """A repeat: everyone in it has this message already, under the id that is named."""
+    """A repeat: all its recipients have this message already, under the id that is named."""
     return _reply(250, "2.0.0", f"Ok: already queued as {email_id}")
 
 
 def left_out(reply: Reply, count: int) -> Reply:
-    """The same reply, and how many entries of the header's recipients nobody can send to."""
+    """The same reply, and how many entries of the header's recipients can't be sent to."""
     if not count:
         return reply
     what = "entry in To, Cc and Bcc was no address" if count == 1 else "entries in To, Cc and Bcc were not addresses"

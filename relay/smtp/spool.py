@@ -16,7 +16,8 @@ class Body:
     """The raw octets of one message, complete or still arriving.
 
     Up to `threshold` octets stay in memory. A larger message goes to a file without a name in `directory` (the system's
-    temporary folder where that is None): whatever ends this process, nothing is left behind. Who makes one closes it.
+    temporary folder where that is None): whatever ends this process, nothing is left behind. The caller that makes one
+    closes it.
     """
 
     __slots__ = ("_announced", "_directory", "_file", "_first", "_in_memory", "_memory", "_share", "_threshold", "size")

@@ -2,8 +2,8 @@
 
 Eight messages that share what has room for two would each come half, and all of them fail. So each takes the room for
 all of it, as far as its size is announced (RFC 1870), before its first octet is written; one that finds none waits for
-those who have some, one after the other. Who announced nothing, or too little, takes room in steps; when there is none
-left, the one that came first waits for more, and the others give way.
+those that have some, one after the other. A message that announced nothing, or too little, takes room in steps; when
+there is none left, the one that came first waits for more, and the others are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 #: Octets that are taken at a time where it is not known how many will come: as many as there are, within these bounds.
 _LEAST_STEP: Final = 65_536
 _LARGEST_STEP: Final = 1_000_000
-#: Seconds between two looks whether there is room now. Other processes take and free it too, and tell nobody.
+#: Seconds between two looks whether there is room now. Other processes take and free it too, without a notice.
 _POLL_SECONDS: Final = 0.05
 #: Seconds between two lines of the log about it.
 _LOG_SECONDS: Final = 10.0

@@ -16,7 +16,7 @@ from relay.smtp.spool import Body
 
 @frozen
 class Login:
-    """Who a connection belongs to after AUTH."""
+    """The API key that a connection belongs to after AUTH."""
 
     #: Lower-case hex SHA-256 of the key (contract section 3); the key itself is forgotten at once.
     token_hash: str

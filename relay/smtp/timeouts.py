@@ -1,7 +1,7 @@
 """Deadlines of connections that wait for their clients: one timer for all, instead of one for each read.
 
 To start and stop a timer for every line is a sixth of the CPU of a small mail. To look at all waits a few times a
-second is next to nothing, even with thousands of them, and nobody minds a deadline that is kept a moment late.
+second is next to nothing, even with thousands of them, and a deadline may be kept a moment late.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Waiter:
 
 
 class Waits:
-    """Who may be waiting, and is woken when that takes too long."""
+    """The greenlets that may be waiting, each woken when that takes too long."""
 
-    #: Seconds between two looks: so much later than promised a wait may end.
+    #: Seconds between two looks: a wait may end so much after its deadline.
     interval = 0.1
 
     def __init__(self) -> None:

@@ -175,6 +175,6 @@ def _check_parameters(parameters: dict[str, str], options: Options) -> Reply | N
             if not is_well_formed(value):
                 return refusal
         elif keyword != "AUTH":
-            # AUTH= (RFC 4954 section 5) names whom a trusted relay speaks for: nobody is one, it is ignored.
+            # AUTH= (RFC 4954 section 5) is for trusted relays, which name the sender: no client is one, it is ignored.
             return replies.UNKNOWN_PARAMETER
     return None

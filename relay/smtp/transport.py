@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import gevent.socket
@@ -68,8 +68,8 @@ class Wire(Waiter, ABC):
         self._since_pause += len(octets) + _RECEIVE_COST
         if self._since_pause >= RECEIVE_SIZE:
             # A switch happens only when there is nothing to read, and a client that is as quick as we are always has
-            # something: the others get their turn. Not 0: among those who give way gevent then goes round for 5 ms
-            # before it looks at sockets again.
+            # something: the others get their turn. Not 0: gevent then runs the greenlets that sleep for 0 in turn, for
+            # 5 ms, before it looks at sockets again.
             self._since_pause = 0
             gevent.sleep(1e-6)
         return octets
@@ -127,7 +127,7 @@ class PlainWire(Wire):
         """As Wire."""
         self._descriptor: int = sock.fileno()
         self._hub = gevent.get_hub()
-        self._watcher: Any = self._hub.loop.io(self._descriptor, _READABLE)
+        self._watcher = self._hub.loop.io(self._descriptor, _READABLE)
         super().__init__(sock)
         self._started = False
         #: There may be more to read than was asked for.
@@ -178,7 +178,7 @@ class PlainWire(Wire):
         self._since_pause = 0
 
     def _ready(self) -> None:
-        # Called in the hub, again and again for as long as nobody reads.
+        # Called in the hub, again and again for as long as the octets are not read.
         if self.reading:
             self.greenlet.switch()
         else:

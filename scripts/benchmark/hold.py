@@ -1,4 +1,4 @@
-"""The client that opens connections, authenticates, and does nothing more. A process of its own:
+"""The client that opens connections, authenticates, and does nothing more. A separate process:
 
     python -m scripts.benchmark.hold PORT COUNT plain|tls < API-KEY
 

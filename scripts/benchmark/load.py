@@ -1,7 +1,7 @@
 """The client that makes load: many connections in one process that does nothing but read and write sockets.
 
 Every connection sends its next command when the reply to the last one is there, as mail libraries do; the next message
-when the last one is answered. Each message has a Message-ID of its own. Run as a process of its own, which takes a
+when the last one is answered. Each message has a different Message-ID. Run as a separate process, which takes a
 `Load` as JSON on stdin and prints an `Outcome`:
 
     python -m scripts.benchmark.load
@@ -55,11 +55,11 @@ class Load:
     recipients: int = 32
 
     def start(self) -> Client:
-        """Begins, in a process of its own."""
+        """Begins, in a separate process."""
         return Client(self)
 
     def run(self) -> Outcome:
-        """From beginning to end, in a process of its own."""
+        """From beginning to end, in a separate process."""
         return self.start().wait()
 
     def run_alone(self) -> float:

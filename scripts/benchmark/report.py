@@ -121,5 +121,5 @@ def _servers(database_url: str) -> str:
 
 
 def say(text: str) -> None:
-    """Progress, for whoever watches; the result goes to standard output."""
+    """Progress, for a terminal; the result goes to standard output."""
     print(text, file=sys.stderr, flush=True)

@@ -189,7 +189,7 @@ class Stage:
         apply_schema(self.database_url)
         execute(self.database_url, "CREATE EXTENSION pg_stat_statements")
         self.key = create_api_key(self.database_url)
-        # Somebody is suppressed, so that nobody can do without looking.
+        # One address is suppressed, so that no subject can do without a look-up.
         execute(
             self.database_url,
             "INSERT INTO email_suppressions (id, user_id, email, reason, suppressed_at, updated_at)"

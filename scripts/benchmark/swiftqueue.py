@@ -2,7 +2,7 @@
 
 moto, which the tests talk to, needs three times the CPU of the relay for each job. Beside a relay on two cores that is
 felt in everything that the relay does, and no longer what publishing costs. This one reads each call, has a look at
-each entry, counts it, and gives the answer that Amazon would; it keeps nothing. Run as a process of its own:
+each entry, counts it, and gives the answer that Amazon would; it keeps nothing. Run as a separate process:
 
     python -m scripts.benchmark.swiftqueue HOST PORT
 """

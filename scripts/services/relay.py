@@ -1,4 +1,4 @@
-"""The relay itself, as a process of its own with an environment of its own."""
+"""The relay itself, as a separate process with a separate environment."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Relay(Server):
         return {name: value for name, value in wanted.items() if value is not None}
 
     def answers(self) -> bool:
-        """Whether it greets: this one, and nobody else who took the port a moment earlier."""
+        """Whether it greets: this one, and no other that took the port a moment earlier."""
         if not self._listens():
             return False
         try:

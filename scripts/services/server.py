@@ -39,9 +39,9 @@ class ServiceFailed(Exception):
 
 
 def free_port(host: str = "127.0.0.1", *, count: int = 1) -> int:
-    """A TCP port that nobody listens on at this moment, with `count - 1` others behind it.
+    """A TCP port without a listener at this moment, with `count - 1` others behind it.
 
-    From below those that kernels give to clients: a connection that somebody opens would else take a port before the
+    From below those that kernels give to clients: a connection of another program would else take a port before the
     server has it, or while the server is being restarted.
     """
     for _ in range(1000):
@@ -90,7 +90,7 @@ class Server:
                 stderr=log,
                 cwd=self.working_directory(),
                 env=self.environment(),
-                start_new_session=True,  # a Ctrl-C is for whoever started the server, who then stops it in order
+                start_new_session=True,  # a Ctrl-C is for the program that started it, which stops it then
                 preexec_fn=self._in_child(),  # noqa: PLW1509 - C calls only, and no other way to ask for these things
             )
         self._pid_path.write_text(json.dumps({"pid": self._process.pid, "arguments": arguments}))

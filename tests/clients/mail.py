@@ -46,7 +46,7 @@ class Mail:
 
     @property
     def envelope(self) -> list[str]:
-        """Everyone who is to receive it."""
+        """All recipients."""
         return [person.address for person in (*self.to, *self.cc, *self.bcc)]
 
     def composed(self) -> EmailMessage:

@@ -1,6 +1,6 @@
 """Mail servers that take mail from their machine's users, queue it, and hand it to the relay as their smart host.
 
-Each runs with a configuration, a queue and a log of its own, beside whatever the machine has. They need root.
+Each runs with a separate configuration, queue and log, beside whatever the machine has. They need root.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class Dma(MailServer):
     bounces_have_sender = False
     logs_in_again = False
 
-    #: It reads /etc/dma and nothing else, so it gets one of its own in a mount namespace.
+    #: It reads /etc/dma and nothing else, so it gets a separate one in a mount namespace.
     _IN_NAMESPACE = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/dma && exec "$@"')
 
     @classmethod

@@ -103,7 +103,7 @@ def start(route: tuple[type[MailServer], Security], record_property: Callable[[s
     started: list[tuple[SmartHostClient, Path, int]] = []
 
     def begin(door: Door, *, username: str = "opensend", password: str = "") -> SmartHostClient:
-        # Not in pytest's own folder, which nobody but its owner may enter.
+        # Not in pytest's own folder, which only its owner may enter.
         directory = Path(tempfile.mkdtemp(prefix="mail-server-"))
         directory.chmod(0o755)
         client = SmartHostClient(kind(directory), door, record_property, uuid.uuid4().hex)

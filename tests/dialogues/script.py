@@ -1,6 +1,6 @@
 r"""Dialogue scripts: SMTP conversations as plain text, and the player that has them with a real server.
 
-A file holds scenes, each a connection of its own:
+A file holds scenes, each a separate connection:
 
     == Title
     server: open             where to connect (see `TRANSPORTS`); several names: the scene is played on each

@@ -227,7 +227,7 @@ _LINE = st.text(_VISIBLE, max_size=80).map(lambda text: " ".join(text.split())).
 _ADDRESS = st.from_regex(
     r"[a-z0-9][a-z0-9+_-]{0,12}(\.[a-z0-9]{1,8})?@[a-z][a-z0-9-]{0,10}[a-z0-9]\.example", fullmatch=True
 )
-#: What nobody sees at the ends of a name is none of it (docs/mime.md, addresses).
+#: What is not visible at the ends of a name is no part of it (docs/mime.md, addresses).
 _PERSON = _LINE.filter(lambda name: "Cf" not in map(unicodedata.category, name[:1] + name[-1:]))
 _MAILBOX = st.builds(Mailbox, _PERSON, _ADDRESS)
 

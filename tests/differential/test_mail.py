@@ -84,7 +84,7 @@ def test_what_goes_in_comes_out(model: Model) -> None:
         name: ", ".join(values) for name, values in wanted.items()
     }
     content = expected(model.root)
-    # The pieces and their order are the model's; how one form is made of the other has tests of its own.
+    # The pieces and their order are the model's; how one form is made of the other has separate tests.
     text = "\n".join(filter(None, (html_text.reduced(text) if is_html else text for text, is_html in content.text)))
     html = [text if is_html else html_text.escaped(text.removesuffix("\n")) for text, is_html in content.html]
     assert message.html == (html_joining.join(html) if html else "")

@@ -165,7 +165,7 @@ def test_delimiter_lines_are_where_an_expression_finds_them(octets: bytes, befor
         # The line end behind it may be the one before the next.
         shared = match.end() - 1
         position = shared if body[shared:] and line.match(body, shared) else match.end()
-    assert [tuple(each) for each in boundary.find(raw, start, end, b"b", 100)] == expected
+    assert [tuple(each) for each in boundary.find(raw, start, end, b"b", limit=100)] == expected
 
 
 _PARAMETER = st.lists(

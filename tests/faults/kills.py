@@ -65,7 +65,7 @@ def kill_at_random(
 
 
 def _kill(stage: Stage, victim: str) -> bool:
-    """Whether there was anybody to kill."""
+    """Whether there was a process to kill."""
     if victim == "everything":
         stage.kill_family()
         return True

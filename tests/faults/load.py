@@ -48,7 +48,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class Mail:
-    """One message. Its number is its subject, which is how its rows are found; each has recipients of its own."""
+    """One message. Its number is its subject, which is how its rows are found; each has different recipients."""
 
     number: int
     octets: bytes
@@ -67,7 +67,7 @@ class Mail:
     def may_have_row(self) -> bool:
         """Without a 250: whether the relay may have stored it all the same, as far as the client knows.
 
-        451 includes an INSERT whose outcome nobody could find out.
+        451 includes an INSERT whose outcome could not be found out.
         """
         return any(
             attempt.fate is Fate.AFTER_DOT or attempt.reply.startswith((b"451", b"421")) for attempt in self.attempts
@@ -294,7 +294,7 @@ def plain(token: str) -> bytes:
 
 
 def unverified() -> ssl.SSLContext:
-    """A client's context for a certificate that nobody signed."""
+    """A client's context for a self-signed certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

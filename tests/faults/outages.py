@@ -1,4 +1,4 @@
-"""What clients hear while something befalls a server behind the relay, and how soon all is well again."""
+"""What clients hear while a server behind the relay fails, and how soon all is well again."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.support.proxy import Proxy
 class Fault:
     """One row of the table: `run` brings the fault about for as long as its body lasts."""
 
-    #: The attribute of the stage that it befalls.
+    #: The attribute of the stage that it happens to.
     server: str
     name: str
     run: Callable[[Stage], contextlib.AbstractContextManager[None]]
-    #: Replies to a message while it lasts, and to an AUTH with a key that nobody has seen.
+    #: Replies to a message while it lasts, and to an AUTH with a key that no process has seen.
     mail: frozenset[bytes]
     auth: frozenset[bytes]
     #: Seconds that it lasts.

@@ -1,4 +1,4 @@
-"""What can befall Postgres, and what clients may hear then.
+"""Faults of Postgres, and what clients may hear then.
 
 The faults are real where a process without privileges can bring them about on a real server; the rest is done by the
 proxy. A full disk is an error that the real server raises with its real SQLSTATE, from a trigger.
@@ -76,7 +76,7 @@ def _killed(stage: Stage) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _failed_over(stage: Stage) -> Iterator[None]:
-    """What a client sees: the old server becomes read-only, cuts everybody off, and then the new one is there."""
+    """What a client sees: the old server becomes read-only, cuts all connections, and then the new one is there."""
     with _while_sql(*_READ_ONLY)(stage):
         later = threading.Timer(0.7, stage.postgres_proxy.refuse)
         later.start()

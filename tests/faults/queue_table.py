@@ -1,4 +1,4 @@
-"""What can befall the queue: clients never hear of it, and jobs follow when it is over."""
+"""Faults of the queue: clients never hear of it, and jobs follow when it is over."""
 
 from __future__ import annotations
 

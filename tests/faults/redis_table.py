@@ -1,4 +1,4 @@
-"""What can befall Valkey: clients never hear of it."""
+"""Faults of Valkey: clients never hear of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A relay on servers of its own, with a proxy before each of them: everything on it may be broken."""
+"""A relay on separate servers, with a proxy before each of them: everything on it may be broken."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Stage:
 
     def kill_queue(self) -> None:
         """SIGKILL. moto keeps nothing, so what it had is noted; its queue is gone too until `start_queue`."""
-        # Between the look and the kill it takes nothing more that it could tell anybody of.
+        # Between the look and the kill it takes nothing more that it could answer.
         self.sqs_proxy.stall()
         self._jobs_before_restart = self.jobs()
         self.sqs.kill()

@@ -30,7 +30,7 @@ def main() -> None:
     store = Store(os.environ["SWEEP_DATABASE"])
     sender = JobSender(Queue(os.environ["SWEEP_QUEUE"], os.environ["AWS_REGION"]))
     intents = Intents(cache.link)
-    # Whoever held the lock may have been killed, and it would take a minute to run out.
+    # The process that held the lock may have been killed, and it would take a minute to run out.
     cache.link.call("DEL", "smtp-relay:jobs:sweep", "smtp-relay:jobs:remind")
     sweep = Sweep(sender, store, intents)
     sweep.forgotten_after = 0.0

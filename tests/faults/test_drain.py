@@ -1,4 +1,5 @@
-"""The end of a process, asked for: whoever can be finished is finished, nobody hears nothing, and nothing is lost."""
+"""The end of a process, asked for: what can be finished is finished, every client hears a reply, and nothing is
+lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An octet every while: whoever waits has a deadline for the whole of it, which no octet moves.
+"""An octet every while: each wait has a deadline for the whole of it, which no octet moves.
 
 Told by how far a client gets, which sends for several times as long as it may take, and not by a clock. What dribbles
 at us from Redis, Postgres and the queue is in the tables of faults beside this file.
@@ -163,7 +163,7 @@ def test_a_client_that_takes_replies_an_octet_at_a_time_is_cut_off(stage: Stage)
 
 
 def test_others_are_served_meanwhile(stage: Stage) -> None:
-    """All of them at once: a mail of somebody else goes through, from first to last."""
+    """All of them at once: a mail of another client goes through, from first to last."""
     with contextlib.ExitStack() as stack:
         for name in ("clear", "encrypted", "behind a proxy"):
             for _ in range(10):

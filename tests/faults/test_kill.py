@@ -1,4 +1,4 @@
-"""Nothing that was answered by 250 is lost, whatever is killed, and nobody gets it twice."""
+"""Nothing that was answered by 250 is lost, whatever is killed, and no recipient gets it twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large messages are known when they come again, though each is stored by a process with connections of its own."""
+"""Large messages are known when they come again, though each is stored by a process with separate connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever reads the log may stop: a collector that hangs, a terminal with Ctrl-S."""
+"""The reader of the log may stop: a collector that hangs, a terminal with Ctrl-S."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_many_slow_answers_are_not_one_slow_reply(postgres_url: str, api_key: Ne
 
 
 def test_time_that_is_over_is_no_fault_of_postgres(postgres_url: str, api_key: NewApiKey) -> None:
-    """Else whoever comes with a second too little makes everybody else wait, and hear 451."""
+    """Else a message with a second too little makes all others wait, and hear 451."""
     store = Store(postgres_url)
     assert store.find_api_key(_hash(api_key)) is not None
     (connection,) = store._database._idle

@@ -59,7 +59,7 @@ def _run(command: str) -> None:
 
 
 def test_a_spool_folder_that_is_gone_is_452_and_comes_back(stage: SetUp, tmp_path: Path) -> None:
-    """The same error as a disk that can't be written; also where nobody may mount one."""
+    """The same error as a disk that can't be written; also where none may be mounted."""
     folder = tmp_path / "spool"
     folder.mkdir()
     ground = stage(SMTP_RELAY_SPOOL_DIR=str(folder))

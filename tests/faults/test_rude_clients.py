@@ -1,4 +1,4 @@
-"""Clients that vanish, go half-way, are deaf, speak something else: closed or answered, counted, never a traceback."""
+"""Clients that vanish, go half-way, read nothing, speak another protocol: answered or closed, counted, no traceback."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_record_that_was_not_made_with_the_connections_keys_ends_it(ground: Gr
 
 
 def test_a_client_that_never_reads_is_cut_off(ground: Ground) -> None:
-    """It stays connected and sends until nobody takes it any more: replies have filled every buffer in between."""
+    """It stays connected and sends until nothing is taken any more: replies have filled every buffer in between."""
     client = Conversation(ground.port, ground.stage.key.token, tls=True)
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.socket.settimeout(1)

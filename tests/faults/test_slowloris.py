@@ -1,4 +1,4 @@
-"""Clients that take as long as they can: they starve nobody, cost little, and are sent away in time."""
+"""Clients that take as long as they can: they starve no other client, cost little, and are sent away in time."""
 
 from __future__ import annotations
 

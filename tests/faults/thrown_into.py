@@ -1,4 +1,4 @@
-"""The relay, with a door for a test: whoever connects to THROWN_INTO_PORT may end its supervised greenlets.
+"""The relay, with a door for a test: what connects to THROWN_INTO_PORT may end its supervised greenlets.
 
 Lines in, lines out. `names` is answered by the names of those that run, `KIND NAME` throws an error into each of that
 name and is answered by how many they were. KIND is `exception`, `base` (no Exception), `timeout` or `kill`.
@@ -42,7 +42,7 @@ def _obey(sock: Any, _address: object) -> None:
     from relay.core.supervision import RUNNING
 
     class Unforeseen(BaseException):
-        """Nobody knows it."""
+        """No code expects it."""
 
     kinds: dict[str, Sequence[Any]] = {
         "exception": (ZeroDivisionError,),

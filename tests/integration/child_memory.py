@@ -31,7 +31,7 @@ from typing import Any, Final
 from config.settings import RecipientRule, Settings
 from relay.core.records import ApiKey
 from relay.intake import footprint
-from relay.intake.bulk_protocol import Reading, Uses, decode_report, encode_head, receive_message, send_order
+from relay.intake.bulk_protocol import Reading, Uses, decode_report, encode_head, receive_message, send_request
 from relay.mail import Message
 from relay.process import bulk_child
 from relay.smtp.spool import Body
@@ -119,7 +119,7 @@ def _measure(settings: Settings, submission: Submission) -> list[int]:
         os.write(results_end, json.dumps([*peaks, _status("VmHWM") - before]).encode())
         os._exit(0)
     theirs.close()
-    send_order(ours, encode_head(submission, Reading.WHOLE), submission.body.fileno())
+    send_request(ours, encode_head(submission, Reading.WHOLE), submission.body.fileno())
     uses = 0
     while (document := receive_message(ours)) is not None:
         report = decode_report(document)

@@ -1,4 +1,4 @@
-"""The relay as its operator runs it: a process of its own, on real servers."""
+"""The relay as its operator runs it: a separate process, on real servers."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def listening() -> Iterator[gevent.socket.socket]:
 def server() -> Server:
     link = RedisLink(None, verify_tls=True, timeout=1, pause=1)
     settings = Settings(database_url="postgresql://unused")
-    return Server(settings, Services(), ProcessLimits(settings, link), None)
+    return Server(settings, Services(), ProcessLimits(settings, link), certificate=None)
 
 
 def greeted(address: tuple[str, int]) -> bool:
@@ -72,7 +72,7 @@ def test_a_socket_that_was_shut_down_listens_again(server: Server, listening: ge
 
 
 def test_processes_that_share_it_all_find_it_listening(listening: gevent.socket.socket) -> None:
-    """Whoever is second finds it repaired, and does no harm."""
+    """The second process finds it repaired, and does no harm."""
     taken: list[int] = []
     loops = []
     for number in range(2):

@@ -163,7 +163,7 @@ def test_when_the_process_dies_its_successor_takes_over_again_and_again(
 
 
 def _named(name: str, worker: psutil.Process) -> list[psutil.Process]:
-    """Those that the worker has made, whoever is their parent now."""
+    """Those that the worker has made, whatever their parent is now."""
     group = os.getpgid(worker.pid)
     found = []
     for process in psutil.process_iter():

@@ -56,7 +56,7 @@ def silent() -> Iterator[str]:
 
 @pytest.fixture
 def nobody() -> str:
-    """host:port where nobody listens."""
+    """host:port without a listener."""
     return f"127.0.0.1:{free_port()}"
 
 
@@ -313,7 +313,7 @@ def test_a_wrong_redis_password(check: Callable[..., Result], redis_url: str) ->
 
 @pytest.fixture
 def self_signed_redis(redis_url: str, tmp_path: Path) -> Iterator[str]:
-    """The URL of the test's Redis behind TLS, with a certificate that nobody signed, as some platforms have it."""
+    """The URL of the test's Redis behind TLS, with a self-signed certificate, as some platforms have it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*write_pair(tmp_path, name="redis.example"))
     target = urlsplit(redis_url)

@@ -1,4 +1,4 @@
-"""The loop around a dialogue: packets, idleness, drain, and errors that nobody foresaw."""
+"""The loop around a dialogue: packets, idleness, drain, and unforeseen errors."""
 
 from __future__ import annotations
 
@@ -376,7 +376,7 @@ def test_small_replies_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("relay.server.server.Connection", Recorder)
     settings = Settings(database_url="postgresql://unused")
     link = RedisLink(None, verify_tls=True, timeout=1, pause=1)
-    server = Server(settings, ServicesDouble(), ProcessLimits(settings, link), None)
+    server = Server(settings, ServicesDouble(), ProcessLimits(settings, link), certificate=None)
     listening = gevent.socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen(1)

@@ -1,4 +1,4 @@
-"""The server in a process of its own: memory, and the end."""
+"""The server in a separate process: memory, and the end."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_one_too_many_is_turned_away(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("server", "tls"), [("drained", False), ("drained-tls", True)])
 def test_drain(stage: Stage, server: str, tls: bool) -> None:
-    """The idle hear 421 at once, TLS or not; the busy finish; nobody new is let in; then the server ends."""
+    """The idle hear 421 at once, TLS or not; the busy finish; no new client is let in; then the server ends."""
     stage.newly_accepted()
     silent = Client(stage.connect(server))
     assert silent.codes(1) == [220]

@@ -148,7 +148,7 @@ def _(ground: Ground) -> tuple[str, Client | None]:
 
 
 def _filled(ground: Ground, count: int) -> tuple[str, Client]:
-    """Whoever found out that the relay is ready may hold a place for a moment yet."""
+    """The check that found the relay ready may hold a place for a moment yet."""
     greeted = 0
     until = time.monotonic() + 20
     while greeted < count:

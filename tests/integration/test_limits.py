@@ -65,7 +65,7 @@ def eventually(what: str, condition: Callable[[], object]) -> None:
 
 
 def fill(relay: Relay, connect: Connect, count: int) -> list[Client]:
-    """So many clients that are greeted. Whoever found out that the relay is ready may hold a place for a moment yet."""
+    """So many clients that are greeted. The check that found the relay ready may hold a place for a moment yet."""
     greeted: list[Client] = []
 
     def full() -> bool:
@@ -209,7 +209,7 @@ class Proxied:
 def proxied(
     tmp_path_factory: pytest.TempPathFactory, postgres_server: Postgres, schema_template: str, valkey_server: Valkey
 ) -> Iterator[Proxied]:
-    """One for all tests: each has a proxy, and clients, of its own."""
+    """One for all tests: each has a separate proxy and clients."""
     directory = tmp_path_factory.mktemp("proxied")
     database_url = create_database(postgres_server.url(), f"test_{uuid.uuid4().hex}", schema_template)
     certificate, key = ensure_certificate(directory / "tls")
@@ -332,7 +332,7 @@ def test_without_a_descriptor_left_clients_hear_421(start: Start, connect: Conne
     not hasattr(resource, "prlimit"), reason="the limit of another process can be changed on Linux only"
 )
 def test_not_even_a_reserve(start: Start, connect: Connect) -> None:
-    """Somebody else took the last descriptor: the relay rests and serves again when there are some."""
+    """The last descriptor is taken: the relay rests and serves again when there are some."""
     relay = start()
     worker = worker_of(relay)
     soft, hard = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)

@@ -140,7 +140,7 @@ def test_no_mail_makes_a_worker_load_anything() -> None:
     assert ended.stdout.split() == []
 
 
-# Postgres over TLS: psycopg2-binary has an OpenSSL of its own, which must not be told what ours is told.
+# Postgres over TLS: psycopg2-binary has a separate OpenSSL, which must not be told what ours is told.
 
 
 @contextlib.contextmanager

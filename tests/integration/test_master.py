@@ -91,7 +91,7 @@ def test_several_workers_share_one_socket(start: Callable[..., Service]) -> None
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     try:
-        # Whoever is left takes all: there is one queue, not one for each.
+        # The worker that is left takes all: there is one queue, not one for each.
         connections = [service.connect() for _ in range(10)]
         assert {pid for _, pid in connections} == {alive}
     finally:
@@ -154,7 +154,7 @@ def test_a_busy_connection_is_finished(start: Callable[..., Service], number: in
 
 
 def test_ctrl_c_is_one_wish(start: Callable[..., Service]) -> None:
-    """A terminal signals every process of the group, and whoever started the service may pass on a SIGTERM."""
+    """A terminal signals every process of the group, and the program that started the service may pass on a SIGTERM."""
     service = start(WEB_CONCURRENCY="2")
     service.ready(2)
     client, _ = service.connect()

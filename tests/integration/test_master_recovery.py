@@ -102,7 +102,7 @@ def test_a_worker_that_was_stopped_for_a_moment_goes_on(start: Callable[..., Ser
 
 
 def test_a_master_that_was_stopped_counts_anew(start: Callable[..., Service]) -> None:
-    """Machine and service freeze together: on waking, nobody is taken for hung for what nobody could do."""
+    """Machine and service freeze together: on waking, no worker is taken for hung for what none could do."""
     service = start(SMALL_SILENT_LOOKS="20", WEB_CONCURRENCY="2")
     workers = service.ready(2)
     everybody = [service.process.pid, *workers]
@@ -210,7 +210,7 @@ def test_the_last_good_pair_is_the_renewed_one(
     break_files(pair, "gone")
     workers = kill_all(service, workers)
     assert {served_certificate(service) for _ in range(6)} == {renewed}
-    # And what is there when a worker begins is taken, with nobody telling it to.
+    # And what is there when a worker begins is taken, without a signal.
     write_pair(tmp_path / "pair")
     eventually("both took it", lambda: {served_certificate(service) for _ in range(6)} == {der(pair[0])} != {renewed})
 
@@ -229,7 +229,7 @@ def test_a_reloaded_certificate_is_judged_by_its_dates(
     assert all(("reason" in line) == (level != "info") for line in lines)
 
 
-# Nobody serves
+# No worker serves
 
 
 def greeting(port: int) -> bytes:

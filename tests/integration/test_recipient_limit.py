@@ -71,7 +71,7 @@ def test_one_too_many_is_refused_before_anybody_is_asked(
         assert int(said[1]) == len({*(envelope or ["p0@x.example"]), *to, *cc, *bcc})
         assert scripts_called(redis_url) == before
         assert query("SELECT count(*) FROM emails") == [{"count": 0}]
-        # The connection, and Redis for everybody, are as good as before.
+        # The connection, and Redis for all clients, are as good as before.
         assert send(client, people(1), message(people(1)))[0] == 250
         code, text = send(client, people(1), message(people(1)))
         assert "already queued" in text
@@ -113,7 +113,7 @@ def test_the_header_does_not_count_where_the_envelope_decides(
 def test_a_large_message_has_the_same_limit(
     start_relay: Callable[..., Relay], postgres_url: str, redis_url: str, api_key: NewApiKey
 ) -> None:
-    """It goes through a process of its own, which has to know the limit as well."""
+    """It goes through a separate process, which has to know the limit as well."""
     relay = start_relay(
         DATABASE_URL=postgres_url,
         REDIS_URL=redis_url,

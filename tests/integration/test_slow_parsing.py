@@ -1,4 +1,4 @@
-"""Messages that take too long to parse: whoever sent them waits, and nobody else does."""
+"""Messages that take too long to parse: their clients wait, and no other does."""
 
 from __future__ import annotations
 

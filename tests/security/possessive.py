@@ -7,7 +7,7 @@ prints one JSON object for each expression that was compiled.
 
 Possessive repetitions and atomic groups came with Python 3.11. Until 3.11.5 they lost the place in the text where what
 they hold goes back (CPython issue 106052), and with groups in them they fail in later versions too (issue 101955). A
-possessive repetition of one character or class has an opcode of its own, which was always right.
+possessive repetition of one character or class has a separate opcode, which was always right.
 """
 
 from __future__ import annotations

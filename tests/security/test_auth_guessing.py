@@ -20,7 +20,7 @@ Start = Callable[..., Relay]
 
 
 def attempt(relay: Relay, token: str, address: str) -> int:
-    """The code of the reply to one AUTH, on a connection of its own."""
+    """The code of the reply to one AUTH, on a separate connection."""
     with smtplib.SMTP(timeout=30, source_address=(address, 0)) as client:
         client.connect(relay.host, relay.port)
         client.ehlo("client.example")

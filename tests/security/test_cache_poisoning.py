@@ -1,4 +1,4 @@
-"""Hostile documents where a key is remembered: none lets anybody in whom Postgres doesn't know, and none does harm."""
+"""Hostile documents where a key is remembered: none lets a key in that Postgres doesn't know, and none does harm."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def kept_by(work: Callable[[], None]) -> int:
 
 @pytest.mark.parametrize("place", sorted(PLACES))
 def test_a_large_value_leaves_nothing_behind(place: str) -> None:
-    """Of four mails with 0.95 MB of another value each nothing stays, in no cache of anybody's."""
+    """Of four mails with 0.95 MB of another value each nothing stays, in no cache of any library."""
     read(mail(place, "warm"))
 
     def work() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from relay.mail import Limits, Message, Unusable, parse
 
-#: What somebody downstream may take for the end of a line, or of a string.
+#: What a program downstream may take for the end of a line, or of a string.
 BREAKS = re.compile("[\r\n\0\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 #: The same where the text goes out as MIME by a library that encodes it: only these are dangerous there.
 LINE_ENDS = re.compile("[\r\n\0]")
@@ -58,7 +58,7 @@ def checked(message: Message) -> Message:
         assert not LINE_ENDS.search(text), text
     for text in (message.sender, *message.headers.values(), *(each.content_type or "" for each in message.attachments)):
         assert not BREAKS.search(text), text
-    # Whoever decodes the encoded words finds none either.
+    # A program that decodes the encoded words finds none either.
     for text in (message.sender, *message.headers.values()):
         # But for a local part that the settings allow.
         assert text.isascii() or (text is message.sender and text.rpartition("<")[0].isascii())
@@ -157,7 +157,7 @@ def test_no_line_end_in_what_becomes_a_header(place: str) -> None:
         message = check(PLACES[place].replace("{}", attack).encode())
         if message is not None:
             read += 1
-            # It never becomes a recipient of its own, nor a header.
+            # It never becomes a further recipient, nor a header.
             assert "bcc" not in map(str.lower, message.headers)
             assert message.bcc == ()
     assert read or place in ("idempotency key", "tag")

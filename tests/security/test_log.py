@@ -19,7 +19,7 @@ from tests.support.certificates import write_pair
 from tests.support.relay_process import Relay
 from tests.support.sockets import read_to_end, say_no_more
 
-#: What must be nowhere: in a part of its own for each place it is planted in.
+#: What must be nowhere: in a separate part for each place it is planted in.
 PLANTED = "planted7d1c"
 FORGED = '\r\n{"level":"info","event":"forged7d1c"}\r\n\x1b[2J\x1b]0;forged7d1c\x07'
 

@@ -1,7 +1,7 @@
 """A restricted key sends from its domain alone, however the From field is written.
 
-The rule that every case tests: whoever else may read the message, with whatever parser, finds no other sender's address
-in its From fields. What is not certain is refused.
+The rule that every case tests: any other program that reads the message, with whatever parser, finds no other sender's
+address in its From fields. What is not certain is refused.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def test_no_address_is_cut_out_of_a_longer_word(rest: str, form: str) -> None:
 
 @pytest.mark.parametrize("rest", ["..", ". evil.example"])
 def test_what_stands_behind_a_sentence_is_never_part_of_an_address(rest: str) -> None:
-    """The row says who is judged, and nobody sees the field itself any more."""
+    """The row has the address that is judged, and the field itself is not delivered."""
     raw = fields(f"From: ann@good.example{rest}")
     assert allowed(raw)
     message = parse(raw)
@@ -200,7 +200,7 @@ def test_no_other_reader_finds_another_sender(text: str) -> None:
     """Python's standard library as one of those others.
 
     It wants fields unfolded, and reads on behind a line of blanks, where a header block may end for us (docs/mime.md,
-    rule 2). Nobody will: what is delivered is made from the row.
+    rule 2). None will: what is delivered is made from the row.
     """
     assume(not LINE_OF_BLANKS.search(text))
     raw = fields(f"From: {text}")

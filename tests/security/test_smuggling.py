@@ -1,4 +1,4 @@
-"""SMTP smuggling: whatever somebody else takes for the end of data, here it never yields a second message.
+"""SMTP smuggling: whatever another server takes for the end of data, here it never yields a second message.
 
 The published attack: a message whose body holds an end of data that this server sees and the one before it does not,
 or the other way round, followed by commands. Here an end of data is CRLF . CRLF; what only looks like one is either
@@ -27,7 +27,7 @@ END = b"\r\n.\r\n"
 CR, LF, CRLF = b"\r", b"\n", b"\r\n"
 #: Refused as soon as seen: a client that means it waits for an answer, one that doesn't is up to no good.
 REFUSED = [LF + b"." + LF, LF + b"." + CRLF, CRLF + b"." + LF]
-#: Kept as data: nobody waits for an answer behind these.
+#: Kept as data: no client waits for an answer behind these.
 KEPT = [
     CR + b"." + CR,
     CR + b"." + CRLF,

@@ -16,7 +16,7 @@ from scripts.database import NewApiKey
 from tests.support.relay_process import Relay
 
 GONE = "gone+news@xn--bcher-kva.example"
-#: Values of To, Cc or Bcc that mean the suppressed mailbox to whoever delivers.
+#: Values of To, Cc or Bcc that mean the suppressed mailbox to the server that delivers.
 IN_HEADER = [
     "gone+news@b\u00fccher.example",
     "Gone+News@B\u00dcCHER.Example",
@@ -95,7 +95,7 @@ def test_a_spelling_in_the_header_is_the_mailbox(value: str, field: str) -> None
 
 
 def test_an_address_with_an_invisible_character_in_its_domain_is_nobody() -> None:
-    """It is left out and counted: it may be two words that somebody put together."""
+    """It is left out and counted: it may be two words that were put together."""
     assert recipients("From: ann@example.com\r\nTo: gone+news@xn--bcher-kva.exam\u00adple\r\n\r\nx") == ()
 
 

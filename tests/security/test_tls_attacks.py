@@ -1,4 +1,5 @@
-"""TLS taken away, begun twice, and begun when it is too late: keys wait for it, and nothing of it holds anybody up."""
+"""TLS taken away, begun twice, and begun when it is too late: keys wait for it, and nothing of it holds other clients
+up."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ def unverified() -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def middleman(port: int) -> Iterator[int]:
-    """Somebody between client and relay, who makes the client believe that there is no TLS to be had, but AUTH."""
+    """An attacker between client and relay makes the client believe that there is no TLS to be had, but AUTH."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(20)
 
@@ -176,7 +177,7 @@ def test_sigterm_in_the_handshake_of_implicit_tls(ground: Ground) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command, which alone can ask for it")
 def test_renegotiation_that_openssl_asks_for_is_refused(ground: Ground, api_key: NewApiKey) -> None:
-    """TLS 1.2 lets a client begin a handshake within a handshake, each of which costs us far more than him."""
+    """TLS 1.2 lets a client begin a handshake within a handshake, each of which costs us far more than the client."""
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{ground.tls_port}", "-tls1_2", "-crlf", "-nbio"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
         assert client.stdin is not None
@@ -194,7 +195,7 @@ def test_renegotiation_that_openssl_asks_for_is_refused(ground: Ground, api_key:
             client.kill()
     assert b"RENEGOTIATING" in said
     assert b"no renegotiation" in said.lower()
-    # Nobody else is concerned.
+    # No other client is concerned.
     with connect(ground.tls_port) as other, unverified().wrap_socket(other) as secured:
         secured.sendall(b"EHLO x\r\nAUTH PLAIN " + plain(api_key.token).encode() + b"\r\nQUIT\r\n")
         assert b"\r\n235 " in read_to_end(secured)

@@ -1,4 +1,4 @@
-"""The relay's server and dialogue in a process of their own, with a double for the rest of the house.
+"""The relay's server and dialogue in a process of their own, with a double for all other parts.
 
 `python -m tests.support.dialogue_server DIRECTORY` reads its servers from DIRECTORY/servers.json, writes where they
 listen to DIRECTORY/listening.json, appends what it accepts to DIRECTORY/accepted.jsonl and what it logs to standard
@@ -126,7 +126,9 @@ def main(directory: Path) -> None:
         if options.get("tls"):
             certificate = CertificateStore(str(directory / "certificate.pem"), str(directory / "key.pem"))
             listeners.append(Listener(_listening_socket(), implicit_tls=True))
-        server = servers[name] = Server(settings, services, ProcessLimits(settings, redis_link), certificate)
+        server = servers[name] = Server(
+            settings, services, ProcessLimits(settings, redis_link), certificate=certificate
+        )
         server.pace = Pace(**options.get("pace", {}))
         listening[name] = {
             "implicit" if listener.implicit_tls else "clear": listener.socket.getsockname()[1] for listener in listeners

@@ -93,7 +93,14 @@ class Encounter:
         self.client, self._server = gevent.socket.socketpair()
         self.client.settimeout(20.0)
         session = Session(self.options, self.services, self.limits, "test")
-        self.connection = Connection(self._server, session, self.connection_log, self.pace, _no_certificate, self.wire)
+        self.connection = Connection(
+            self._server,
+            session,
+            self.connection_log,
+            self.pace,
+            tls_context=_no_certificate,
+            wire=self.wire,
+        )
         self.connection.draining = self.draining
         self.greenlet = gevent.spawn(self.connection.run)
 
@@ -112,7 +119,7 @@ class Encounter:
         self.client.shutdown(gevent.socket.SHUT_WR)
 
     def rest_until_closed(self) -> bytes:
-        """All that the server says until it closes its half, of its own accord: the client's stays open."""
+        """All that the server says until it closes its half by itself: the client's stays open."""
         said = b""
         while octets := self.client.recv(65536):
             said += octets

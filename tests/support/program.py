@@ -1,4 +1,4 @@
-"""A program of this package, run to its end with an environment of its own."""
+"""A program of this package, run to its end with a separate environment."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A TCP proxy that misbehaves when told to: it stands between the relay and whatever the relay talks to.
 
-It runs in a thread of its own and may be given orders from any other. Connections that are open when an order comes
+It runs in a separate thread and is controlled from any other. Connections that are open when it is told something
 follow it too.
 """
 
@@ -80,7 +80,7 @@ class Proxy:
         self._loop.close()
 
     def refuse(self) -> None:
-        """Nobody listens any more, and whoever is connected gets an RST."""
+        """Nothing listens any more, and each connection gets an RST."""
         self._call(self._shut())
 
     def stall(self) -> None:
@@ -97,7 +97,7 @@ class Proxy:
         plug.bind((self.host, self.port))
         plug.listen(0)
         self._plug = [plug]
-        for _ in range(4):  # fills the queue of the listener that nobody accepts from
+        for _ in range(4):  # fills the queue of the listener, from which nothing is accepted
             filler = socket.socket()
             filler.setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -250,7 +250,7 @@ class Proxy:
             self.drop_to_client = True
             server.write(octets)
             await server.drain()
-            await asyncio.sleep(0.2)  # the server carries it out, and nobody hears of it
+            await asyncio.sleep(0.2)  # the server carries it out, and the client gets no answer
             self.drop_to_client = False
         _reset(client)
         _reset(server)

@@ -1,4 +1,4 @@
-"""Fixtures of a relay as its operator runs it: a process of its own, on real servers. A conftest imports them."""
+"""Fixtures of a relay as its operator runs it: a separate process, on real servers. A conftest imports them."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def eventually(what: str, found: Callable[[], Any]) -> Any:
 
 
 class Service:
-    """A running `small_service.py`, in a process group of its own."""
+    """A running `small_service.py`, in a separate process group."""
 
     def __init__(self, log_path: Path, **variables: str) -> None:
         self.port = free_port()
@@ -78,7 +78,7 @@ class Service:
         return client, int(client.recv(100))
 
     def refuses(self) -> bool:
-        """Whether nobody listens any more."""
+        """Whether nothing listens any more."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) != 0
 

@@ -9,7 +9,7 @@ from relay.smtp.submission import Login
 
 
 class Unlimited:
-    """Keeps nobody from anything."""
+    """Refuses nothing."""
 
     def authenticate(self, password: str, look_up: Callable[[str], Login | LoginFailure]) -> Login | LoginFailure:
         """As `Limits` says."""

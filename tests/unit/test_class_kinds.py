@@ -71,3 +71,24 @@ def test_the_type_checker_refuses_an_assignment(tmp_path: Path) -> None:
     )
     assert status == 1
     assert 'Property "domain" defined in "ApiKey" is read-only' in shown
+
+
+def names_an_underscore_apart(texts: dict[str, str]) -> list[list[str]]:
+    """Classes that differ from another by an underscore before the name: `Session` and `_Session`."""
+    found: dict[str, dict[str, str]] = {}
+    for where, text in texts.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name.strip("_"), {})[node.name] = f"{where}: {node.name}"
+    return [sorted(names.values()) for names in found.values() if len(names) > 1]
+
+
+def test_no_class_differs_from_another_by_an_underscore() -> None:
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in SOURCES}
+    assert names_an_underscore_apart(texts) == []
+
+
+def test_the_search_finds_names_an_underscore_apart() -> None:
+    assert names_an_underscore_apart({"a.py": "class Session: ...", "b.py": "def f():\n class _Session: ..."}) == [
+        ["a.py: Session", "b.py: _Session"]
+    ]

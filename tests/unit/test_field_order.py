@@ -1,4 +1,4 @@
-"""What is filled by position, for speed: each field is given a value of its own, and is found where it belongs.
+"""What is filled by position, for speed: each field is given a different value, and is found where it belongs.
 
 `python -m tests.unit.test_field_order` measures what names would cost.
 """
@@ -100,7 +100,7 @@ def test_each_field_of_a_message_has_its_own_value() -> None:
 
 def stored(message: Message) -> EmailRow:
     everyone = Recipients(to=message.to, cc=message.cc, bcc=message.bcc)
-    (row,) = policy.rows(message, everyone, "the-user", ["the-id"], [message.idempotency_key])
+    (row,) = policy.rows(message, everyone, user_id="the-user", ids=["the-id"], keys=[message.idempotency_key])
     return row
 
 

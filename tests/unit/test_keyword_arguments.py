@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "relay").rglob("*.py"))
-#: Classes whose order nobody has to look up -> which one it is.
+#: Classes with a natural order -> which one it is.
 NATURAL = {
     ("relay.mail.part", "Part"): "offsets, ascending",
     ("relay.mail.flanker_scan", "Span"): "offsets, ascending",

@@ -95,10 +95,10 @@ def _check_mailbox(each: Mailbox) -> None:
     if not address.isascii():
         return
     if address.startswith(('"', "'", "`", "{", "|")) or "=?" in address:
-        # One address at most: white space in quotes, an @ of its own, apostrophes, encoded words don't survive.
+        # One address at most: white space in quotes, a further @, apostrophes, encoded words don't survive.
         assert len(mailbox.parse(address).mailboxes) <= 1
         return
-    # Nobody receives mail at a domain without a full stop.
+    # A domain without a full stop receives no mail.
     wanted = ((address,), 0) if "." in domain_of(address) else ((), 1)
     assert mailbox.addresses(mailbox.parse(address).mailboxes, allow_utf8_local_parts=False) == wanted, each
     sender = mailbox.with_name(each.name, address)

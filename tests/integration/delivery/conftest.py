@@ -84,7 +84,7 @@ def large_mails(database: Database, tmp_path: Path) -> LargeMails:
 
 @pytest.fixture
 def query(postgres_url: str) -> Callable[..., list[tuple[Any, ...]]]:
-    """Rows of a statement, on a connection of its own."""
+    """Rows of a statement, on a separate connection."""
 
     def run(statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:

@@ -87,7 +87,7 @@ def test_opensends_claim_is_not_taken_for_an_old_one_of_ours(
 def test_a_row_that_has_changed_since_it_was_looked_at_is_not_put_back(
     add_email: Callable[..., str], outgoing: Outgoing, left: LeftRows, waiting: WaitingRows, query: Query
 ) -> None:
-    """Another process was first, and somebody has claimed the row anew: put back once more it would be sent twice."""
+    """Another process was first, and the row has been claimed anew: put back once more it would be sent twice."""
     ids = {name: add_email() for name in ("claimed by ours", "claimed by OpenSend", "sent", "canceled", "left")}
     assert len(outgoing.claim(ids.values())) == 5
     age(query, 60)
@@ -108,7 +108,7 @@ def test_a_row_that_has_changed_since_it_was_looked_at_is_not_put_back(
 def test_rows_that_others_hold_are_passed_over_where_they_will_be_found_again(
     add_email: Callable[..., str], outgoing: Outgoing, postgres_url: str
 ) -> None:
-    """Nobody is waited for: neither for another claim, nor for somebody who cancels a row and takes his time."""
+    """There is no wait: neither for another claim, nor for a transaction that cancels a row and takes long."""
     held, free = add_email(), add_email()
     with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE emails SET status = 'canceled' WHERE id = %s", (held,))

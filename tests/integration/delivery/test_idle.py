@@ -19,7 +19,7 @@ SECONDS = 25.0
 
 @pytest.fixture
 def counting(tmp_path: Path) -> Iterator[str]:
-    """A database on a server of its own that counts statements."""
+    """A database on a separate server that counts statements."""
     settings = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
     with Postgres(tmp_path / "postgres", durable=False, settings=settings) as server:
         url = create_database(server.url(), "counting")

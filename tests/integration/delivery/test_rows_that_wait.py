@@ -157,7 +157,7 @@ def test_postgres_dies_and_comes_back_and_all_mail_leaves(ses: Ses, tmp_path: Pa
 def test_an_idle_worker_does_next_to_nothing(
     worker: Callable[..., Delivery], query: Query, add_email: Callable[..., str], postgres_url: str
 ) -> None:
-    """In processor time: with rows that wait, and one that somebody holds locked, which can't be claimed."""
+    """In processor time: with rows that wait, and one that is locked, which can't be claimed."""
     insert(query, MANY, columns=", provider_next_retry_at", values=", now() + interval '1 hour'")
     insert(query, MANY, columns=", status, scheduled_at", values=", 'scheduled', now() + interval '1 hour'")
     held = add_email()
@@ -175,7 +175,7 @@ def test_an_idle_worker_does_next_to_nothing(
 
 
 class Struck(Exception):
-    """An error that nobody foresees."""
+    """An unforeseen error."""
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -205,7 +205,7 @@ def _execute(url: str, statement: str) -> None:
 
 
 def test_what_has_left_the_queue_is_passed_over_once(explained: Explained, query: Query) -> None:
-    """Entries of an index stay behind until they are vacuumed; whoever meets them first marks them."""
+    """Entries of an index stay behind until they are vacuumed; the first statement that meets them marks them."""
     query("ALTER TABLE emails SET (autovacuum_enabled = off)")
     _equal_times(query)
     query("UPDATE emails SET status = 'processing'")
@@ -223,7 +223,7 @@ def test_what_has_left_the_queue_is_passed_over_once(explained: Explained, query
 def test_recent_rows_are_read_alone_while_nothing_can_be_vacuumed(
     explained: Explained, query: Query, postgres_url: str
 ) -> None:
-    """Somebody's transaction is open for hours (a backup): what has left the queue since can't be marked either."""
+    """Another transaction is open for hours (a backup): what has left the queue since can't be marked either."""
     query("ALTER TABLE emails SET (autovacuum_enabled = off)")
     _times_of_their_own(query)
     with psycopg2.connect(postgres_url) as holding, holding.cursor() as cursor:
@@ -261,7 +261,7 @@ def test_a_walk_hands_out_every_row_once_however_equal_their_times(
 def test_a_walk_in_many_transactions_leaves_nothing_out_but_of_equal_times(
     explained: Explained, query: Query, make: Callable[[Query], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.postgres.waiting.WALK_SECONDS", -1.0)  # every piece is one of its own
+    monkeypatch.setattr("relay.postgres.waiting.WALK_SECONDS", -1.0)  # every piece is a separate one
     make(query)
     insert(query, 10, columns=", created_at", values=", now() + interval '1 minute'", user="few")
     walk = WaitingRows(explained).walk("queued")
@@ -272,7 +272,7 @@ def test_a_walk_in_many_transactions_leaves_nothing_out_but_of_equal_times(
         rows, ended = walk.read(2000)
         seen.update(row.email_id for row in rows)
         users.update(row.user_id for row in rows)
-    assert "few" in users  # whoever is behind more rows of one time than a transaction reads
+    assert "few" in users  # what is behind more rows of one time than a transaction reads
     assert make is _equal_times or len(seen) == MANY + 10
 
 

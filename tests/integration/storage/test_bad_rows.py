@@ -143,7 +143,7 @@ SUPPRESSED = {
     "a b@x.example": '"a b"@x.example',
     "plain@x.example": "plain@x.example",
 }
-#: In the same table, and nobody's concern.
+#: In the same table, and of no concern.
 ODD = ["", "@", "no address", "@x.example", "a@", "a@@b", "a@b..", "\ufffe@x", "%", "gone@x.example.."]
 
 
@@ -176,7 +176,7 @@ def test_warmed_lists_hold_the_mailboxes(postgres_url: str, cache: Cache) -> Non
     with Snapshot(postgres_url) as snapshot:
         Warming(snapshot, cache, Selection()).run()
     everyone = [*SUPPRESSED.values(), "clear@x.example"]
-    screened = cache.screen("hash", "user", everyone, None, [])
+    screened = cache.screen("hash", "user", everyone, claim=None, intents=[])
     assert screened is not None
     assert set(screened.listed) == set(SUPPRESSED.values())
     assert screened.unknown == []
@@ -189,7 +189,7 @@ def test_a_reason_that_looks_like_a_state_of_ours_lets_nothing_through(store: St
     assert found.keys() == set(SUPPRESSED.values())
     cache.remember("user", found)
     assert cache.ping()
-    screened = cache.screen("hash", "user", list(found), None, [])
+    screened = cache.screen("hash", "user", list(found), claim=None, intents=[])
     assert screened is not None
     assert {*screened.suppressed, *screened.unknown} == set(found)
 

@@ -1,4 +1,4 @@
-"""How old a claim is: whoever makes it again does not make it younger."""
+"""How old a claim is: the same claim made again is no younger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong and what the caches know is counted, for whoever scrapes it."""
+"""What goes wrong and what the caches know is counted, for scrapers."""
 
 from __future__ import annotations
 

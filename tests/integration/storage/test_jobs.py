@@ -390,7 +390,7 @@ def test_a_slow_queue_does_not_hold_up_who_publishes(
 def test_a_crash_between_commit_and_publishing_costs_a_delay(
     sqs: Sqs, queue_url: str, store: Store, cache: Cache, client: redis.Redis, make_row: MakeRow
 ) -> None:
-    """Rows and intents are there, the process is not. Whoever sweeps publishes each once, and not before its time."""
+    """Rows and intents are there, the process is not. The sweep publishes each once, and not before its time."""
     ids = stored_rows(store, make_row, 25)
     client.zadd(INTENTS, dict.fromkeys(ids, time.time() * 1000))
     sweeps = [sweep(queue_url, store, cache) for _ in range(3)]

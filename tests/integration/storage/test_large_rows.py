@@ -1,4 +1,4 @@
-"""A large row is a statement of its own: the same row as a small one, whatever is in its texts."""
+"""A large row is a separate statement: the same row as a small one, whatever is in its texts."""
 
 from __future__ import annotations
 

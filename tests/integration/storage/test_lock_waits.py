@@ -61,7 +61,8 @@ def test_a_statement_for_many_gives_up_a_lock_before_its_time_is_over(
 def test_what_the_server_is_told_of_the_time_that_a_statement_may_take(
     store: Store, make_row: MakeRow, query: Query
 ) -> None:
-    """Within the second that nobody else's mail may cost: the statement for many, and a second one beside it."""
+    """Within the second that another user's mail may cost at most: the statement for many, and a second one beside
+    it."""
     seconds = "extract(epoch from current_setting('{}')::interval)::float"
     told = f"array[{seconds.format('statement_timeout')}, {seconds.format('lock_timeout')}]"
     query(
@@ -83,7 +84,7 @@ def test_what_the_server_is_told_of_the_time_that_a_statement_may_take(
 def test_a_user_with_many_slow_messages_of_several_rows_leaves_places_for_others(
     make_row: MakeRow, query: Query, postgres_url: str
 ) -> None:
-    """Each of them has a transaction of its own, and computes without end as far as the others are concerned."""
+    """Each of them has a separate transaction, and computes without end as far as the others are concerned."""
     query(
         "CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS"
         " $$BEGIN IF NEW.user_id = 'slow' THEN PERFORM pg_sleep(20); END IF; RETURN NEW; END$$"

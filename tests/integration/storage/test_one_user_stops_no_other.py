@@ -1,6 +1,6 @@
 """Whatever one user's mail waits for or takes, the others' mail goes on beside it.
 
-Each kind of trouble is a real one of a real Postgres: somebody's open transaction, a trigger, a look-up that is slow
+Each kind of trouble is a real one of a real Postgres: an open transaction, a trigger, a look-up that is slow
 for one user. It lasts until the others are done, so what is seen is who waits for whom, not how fast the machine is.
 """
 
@@ -120,7 +120,7 @@ def test_the_culprits_other_mails_go_on_too(store: Store, make_row: MakeRow, pos
 def test_a_user_who_holds_up_others_does_so_seldom(
     store: Store, make_row: MakeRow, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted: the statements that were given up. Without a memory each of his mails would spoil one."""
+    """Counted: the statements that were given up. Without a memory each mail of that user would spoil one."""
     given_up = 0
     part = store._commits._part
 
@@ -144,7 +144,7 @@ def test_a_user_who_holds_up_others_does_so_seldom(
 def test_a_locked_table_holds_up_all_and_loses_none(
     store: Store, make_row: MakeRow, query: Query, postgres_url: str
 ) -> None:
-    """As a migration does it: then nobody is the culprit, and all are stored as soon as it is over."""
+    """As a migration does it: then no user is the cause, and all are stored as soon as it is over."""
     assert send(store, make_row()) == Stored()
     with open_transaction(postgres_url, "LOCK TABLE emails IN SHARE MODE"):
         waiting = [gevent.spawn(send, store, make_row(user_id=user_id)) for user_id in OTHERS * 5]
@@ -184,7 +184,7 @@ def test_a_large_message_of_many_rows_holds_up_nobody(store: Store, make_row: Ma
 def test_look_ups_of_others_go_on_beside_a_users_slow_ones(
     store: Store, query: Query, make_api_key: Callable[..., Any]
 ) -> None:
-    """AUTH, suppressions and repeats share a pool of connections, of which nobody gets all."""
+    """AUTH, suppressions and repeats share a pool of connections, of which no user gets all."""
     make_api_key()
     (key,) = query("SELECT token_hash FROM api_keys")
     slow_suppressions(query)
@@ -205,7 +205,7 @@ def test_look_ups_of_others_go_on_beside_a_users_slow_ones(
 
 
 def test_a_webhook_that_somebody_changes_does_not_stop_refusals(store: Store, query: Query, postgres_url: str) -> None:
-    """Its user's refusals wait for the row; they give up before they take the time of everybody else's look-ups."""
+    """Its user's refusals wait for the row; they give up before they take the time of all other look-ups."""
     query(
         "INSERT INTO webhooks (id, url, event_types, status, user_id)"
         " VALUES (gen_random_uuid(), 'u', '[\"email.suppressed\"]', 'active', %s)",

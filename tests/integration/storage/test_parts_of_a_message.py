@@ -1,4 +1,4 @@
-"""One message in any sequence of parts: everybody gets it, and where something tells a repeat, gets it once.
+"""One message in any sequence of parts: every recipient gets it, and where something tells a repeat, gets it once.
 
 The model is a count: how often each recipient is in a row of the message. Two acceptors, as in two workers, share a
 real Postgres and a real Valkey, which may be away or forget everything between any two parts.
@@ -103,7 +103,7 @@ class LosingStore(Store):
         return outcome
 
 
-class House:
+class TwoAcceptors:
     """Two acceptors on one Postgres and one Valkey, and their client."""
 
     def __init__(self, postgres_url: str, redis_url: str, key: NewApiKey) -> None:
@@ -161,20 +161,20 @@ class House:
 
 
 @pytest.fixture
-def house(postgres_url: str, redis_url: str, make_api_key: Callable[..., NewApiKey]) -> Iterator[House]:
-    house = House(postgres_url, redis_url, make_api_key())
-    yield house
-    house.close()
+def acceptors(postgres_url: str, redis_url: str, make_api_key: Callable[..., NewApiKey]) -> Iterator[TwoAcceptors]:
+    acceptors = TwoAcceptors(postgres_url, redis_url, make_api_key())
+    yield acceptors
+    acceptors.close()
 
 
 class Deliveries(RuleBasedStateMachine):
     """Sends parts of messages, and keeps count of who has to have what."""
 
-    house: House
+    acceptors: TwoAcceptors
 
     @initialize()
     def begin(self) -> None:
-        self.house.empty()
+        self.acceptors.empty()
         self.due: dict[Mail, set[str]] = {}
         #: Messages of which a part came while Redis was away, or before it forgot them.
         self.unsure: set[Mail] = set()
@@ -182,69 +182,69 @@ class Deliveries(RuleBasedStateMachine):
     def note(self, mail: Mail, part: Part, verdict: Verdict) -> None:
         assert verdict.reply.code == 250, verdict
         self.due.setdefault(mail, set()).update(part.reaches(mail))
-        if self.house.redis_away:
+        if self.acceptors.redis_away:
             self.unsure.add(mail)
 
     @rule(mail=st.sampled_from(MAILS), part=PARTS, worker=st.integers(0, 1))
     def send(self, mail: Mail, part: Part, worker: int) -> None:
-        self.note(mail, part, self.house.send(mail, part, worker))
+        self.note(mail, part, self.acceptors.send(mail, part, worker))
 
     @rule(mail=st.sampled_from(MAILS), part=PARTS, times=st.integers(2, 4))
     def repeat(self, mail: Mail, part: Part, times: int) -> None:
         for number in range(times):
-            self.note(mail, part, self.house.send(mail, part, number % 2))
+            self.note(mail, part, self.acceptors.send(mail, part, number % 2))
 
     @rule(mail=st.sampled_from(MAILS), parts=st.lists(PARTS, min_size=2, max_size=6))
     def send_at_once(self, mail: Mail, parts: list[Part]) -> None:
-        sending = [gevent.spawn(self.house.send, mail, each, number % 2) for number, each in enumerate(parts)]
+        sending = [gevent.spawn(self.acceptors.send, mail, each, number % 2) for number, each in enumerate(parts)]
         gevent.joinall(sending, raise_error=True, timeout=120)
         for each, greenlet in zip(parts, sending, strict=True):
             self.note(mail, each, greenlet.value)
 
     @rule(mail=st.sampled_from([mail for mail in MAILS if mail.key]), part=PARTS)
     def lose_an_answer_and_repeat(self, mail: Mail, part: Part) -> None:
-        self.house.lose_next_answer(0)
-        verdict = self.house.send(mail, part, 0)
+        self.acceptors.lose_next_answer(0)
+        verdict = self.acceptors.send(mail, part, 0)
         if verdict.reply.code == 250:  # nothing had to be inserted
-            self.house.lose_next_answer(0)
+            self.acceptors.lose_next_answer(0)
             self.note(mail, part, verdict)
-            self.house._stores[0].loses = 0
+            self.acceptors._stores[0].loses = 0
         else:
             assert verdict.reply.code == 451
-            self.note(mail, part, self.house.send(mail, part, 1))
+            self.note(mail, part, self.acceptors.send(mail, part, 1))
 
     @rule(mail=st.sampled_from([mail for mail in MAILS if mail.key]), part=PARTS)
     def use_the_key_for_another_text(self, mail: Mail, part: Part) -> None:
         if mail not in self.due:
             return
-        before = self.house.sql("SELECT count(*) FROM emails")
-        verdict = self.house.send(mail, part, raw=mail.raw + b"More text\r\n")
+        before = self.acceptors.sql("SELECT count(*) FROM emails")
+        verdict = self.acceptors.send(mail, part, raw=mail.raw + b"More text\r\n")
         assert verdict.outcome == "repeated"
-        assert self.house.sql("SELECT count(*) FROM emails") == before
+        assert self.acceptors.sql("SELECT count(*) FROM emails") == before
 
     @rule()
     def redis_forgets(self) -> None:
-        self.house.forget()
+        self.acceptors.forget()
         self.unsure |= self.due.keys()
 
     @rule(away=st.booleans())
     def redis_goes_or_comes(self, away: bool) -> None:
-        self.house.redis_away = away
+        self.acceptors.redis_away = away
 
     @invariant()
     def everybody_has_what_is_due(self) -> None:
         for mail, people in getattr(self, "due", {}).items():
-            received = self.house.received(mail)
+            received = self.acceptors.received(mail)
             assert received.keys() == people, "nobody is left out, and nobody else gets it"
             if mail.key or (mail.message_id and mail not in self.unsure):
                 assert set(received.values()) == {1}, (mail, received.most_common(3))
 
 
-def test_any_sequence_of_parts_reaches_everybody_and_where_it_can_be_told_once(house: House) -> None:
+def test_any_sequence_of_parts_reaches_everybody_and_where_it_can_be_told_once(acceptors: TwoAcceptors) -> None:
     class Here(Deliveries):
         pass
 
-    Here.house = house
+    Here.acceptors = acceptors
     run_state_machine_as_test(
         Here,
         settings=settings(
@@ -269,43 +269,43 @@ def test_any_sequence_of_parts_reaches_everybody_and_where_it_can_be_told_once(h
     ids=["halves of 100", "halves of 60", "the second part four times", "overlapping", "one recipient a part"],
 )
 def test_a_split_message_with_a_key_reaches_everybody_once(
-    house: House, mail: Mail, parts: list[Part], away: bool
+    acceptors: TwoAcceptors, mail: Mail, parts: list[Part], away: bool
 ) -> None:
-    house.redis_away = away
+    acceptors.redis_away = away
     for each in (*parts, *parts):
-        assert house.send(mail, each).reply.code == 250
-    assert house.received(mail) == Counter(set().union(*(each.reaches(mail) for each in parts)))
-    repeats = {house.send(mail, each).outcome for each in parts}
+        assert acceptors.send(mail, each).reply.code == 250
+    assert acceptors.received(mail) == Counter(set().union(*(each.reaches(mail) for each in parts)))
+    repeats = {acceptors.send(mail, each).outcome for each in parts}
     assert repeats == {"repeated"}
 
 
 @pytest.mark.parametrize("away", [False, True])
-def test_many_parts_at_once_with_a_key_reach_everybody_once(house: House, away: bool) -> None:
+def test_many_parts_at_once_with_a_key_reach_everybody_once(acceptors: TwoAcceptors, away: bool) -> None:
     mail = Mail(0, message_id=False, key=True)
-    house.redis_away = away
+    acceptors.redis_away = away
     parts = [part(number, number + 3) for number in range(0, 120, 2)]
-    sending = [gevent.spawn(house.send, mail, each, number % 2) for number, each in enumerate(parts)]
+    sending = [gevent.spawn(acceptors.send, mail, each, number % 2) for number, each in enumerate(parts)]
     gevent.joinall(sending, raise_error=True, timeout=120)
     assert {greenlet.value.reply.code for greenlet in sending} == {250}
-    assert house.received(mail) == Counter(PEOPLE[:121])
+    assert acceptors.received(mail) == Counter(PEOPLE[:121])
 
 
-def test_a_part_a_day_after_the_first_is_a_new_message(house: House) -> None:
+def test_a_part_a_day_after_the_first_is_a_new_message(acceptors: TwoAcceptors) -> None:
     mail = Mail(0, message_id=False, key=True)
     for each in (part(0, 60), part(60, 130)):
-        house.send(mail, each)
-    house.sql("UPDATE emails SET created_at = now() - interval '23 hours 59 minutes'")
-    assert house.send(mail, part(60, 130)).outcome == "repeated"
-    house.sql("UPDATE emails SET created_at = now() - interval '24 hours 1 second'")
-    assert house.send(mail, part(60, 130)).outcome == "queued"
-    assert house.send(mail, part(60, 130)).outcome == "repeated"
-    assert house.send(mail, part(0, 60)).outcome == "queued"
-    assert set(house.received(mail).values()) == {2}
+        acceptors.send(mail, each)
+    acceptors.sql("UPDATE emails SET created_at = now() - interval '23 hours 59 minutes'")
+    assert acceptors.send(mail, part(60, 130)).outcome == "repeated"
+    acceptors.sql("UPDATE emails SET created_at = now() - interval '24 hours 1 second'")
+    assert acceptors.send(mail, part(60, 130)).outcome == "queued"
+    assert acceptors.send(mail, part(60, 130)).outcome == "repeated"
+    assert acceptors.send(mail, part(0, 60)).outcome == "queued"
+    assert set(acceptors.received(mail).values()) == {2}
 
 
-def test_a_text_that_postgres_cannot_hold_is_compared_as_it_is_stored(house: House) -> None:
+def test_a_text_that_postgres_cannot_hold_is_compared_as_it_is_stored(acceptors: TwoAcceptors) -> None:
     mail = Mail(0, message_id=False, key=True)
     raw = mail.raw.replace(b"number 0", b"number=?utf-8?q?=00?= 0").replace(b"Text", b"Te\0xt")
     for each in (part(0, 1), part(1, 2), part(1, 2)):
-        assert house.send(mail, each, raw=raw).reply.code == 250
-    assert house.sql("SELECT count(*) FROM emails") == [(2,)]
+        assert acceptors.send(mail, each, raw=raw).reply.code == 250
+    assert acceptors.sql("SELECT count(*) FROM emails") == [(2,)]

@@ -115,7 +115,7 @@ def write(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.store_key(NAMED_HASH, NAMED)
     cache.store_unknown_key(UNKNOWN_HASH)
     cache.remember("user-1", {"gone@x.example": "bounced", "clear@x.example": None})
-    cache.screen(NAMED_HASH, "user-1", RECIPIENTS, claim(FIRST_ID), [FIRST_ID])
+    cache.screen(NAMED_HASH, "user-1", RECIPIENTS, claim=claim(FIRST_ID), intents=[FIRST_ID])
     outbox = Outbox(cache.link)
     outbox.load(suppression_lists.SCRIPTS)
     for user_id, emails in LISTED.items():
@@ -182,17 +182,17 @@ def test_what_that_format_has_left_means_the_same_here(
     restore(client, document(number))
     assert cache.find_key(NAMED_HASH).key == NAMED.key
     assert cache.find_key(UNKNOWN_HASH).unknown
-    screened = cache.screen(NAMED_HASH, "user-1", [*RECIPIENTS, "new@x.example"], claim(NOTED_ID), [])
+    screened = cache.screen(NAMED_HASH, "user-1", [*RECIPIENTS, "new@x.example"], claim=claim(NOTED_ID), intents=[])
     assert screened is not None
     assert {email: holder.email_id for email, holder in screened.held.items()} == dict.fromkeys(RECIPIENTS, FIRST_ID)
     assert all(holder.age_ms < 60_000 for holder in screened.held.values())
     stale = dict.fromkeys(RECIPIENTS, FIRST_ID)
     assert cache.take(claim(NOTED_ID), stale) == {}, "a dead holder of the other release's is displaced"
-    screened = cache.screen(NAMED_HASH, "user-1", ["gone@x.example", "clear@x.example"], None, [])
+    screened = cache.screen(NAMED_HASH, "user-1", ["gone@x.example", "clear@x.example"], claim=None, intents=[])
     assert screened is not None
     assert (screened.suppressed, screened.unknown) == ({"gone@x.example": "bounced"}, [])
     for user_id, emails in LISTED.items():
-        screened = cache.screen("d" * 64, user_id, [emails[-1], "nobody@x.example"], None, [])
+        screened = cache.screen("d" * 64, user_id, [emails[-1], "nobody@x.example"], claim=None, intents=[])
         assert screened is not None
         assert (screened.listed, screened.unknown) == ([emails[-1]], [])
     intents = Intents(cache.link)

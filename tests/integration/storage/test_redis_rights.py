@@ -144,7 +144,7 @@ def cluster(tmp_path: Path) -> Iterator[Valkey]:
 def test_a_cluster_is_as_good_as_no_redis_and_said_aloud_once(cluster: Valkey, logged: list[Any]) -> None:
     cache = Cache(cluster.url, timeout=1.0, pause=0.05)
     for _ in range(5):
-        assert cache.screen("hash", "user", ["a@x.example"], None, ()) is None
+        assert cache.screen("hash", "user", ["a@x.example"], claim=None, intents=()) is None
         gevent.sleep(0.1)
     assert not cache.link.up
     cache.close()

@@ -67,7 +67,7 @@ def claim(email_id: str) -> Claim:
 
 
 def screen(cache: Cache, recipients: Sequence[str], email_id: str, intents: Sequence[str] = ()) -> Screened:
-    screened = cache.screen("hash", "user", recipients, claim(email_id), intents)
+    screened = cache.screen("hash", "user", recipients, claim=claim(email_id), intents=intents)
     assert screened is not None
     return screened
 
@@ -106,7 +106,7 @@ def test_a_suppression_in_any_slice_refuses_the_message_and_keeps_nothing(
     screened = screen(cache, people, "id-1", ["id-1"])
     assert screened.suppressed == dict.fromkeys(gone, "bounced")
     assert sorted([*screened.unknown, *screened.suppressed]) == sorted(people)
-    cache.release(claim("id-1"), people, ["id-1"])  # as whoever hears of a suppression does
+    cache.release(claim("id-1"), people, ["id-1"])  # as a process that hears of a suppression does
     assert screen(cache, sorted(set(people) - gone), "id-2").held == {}
     assert client.zcard("smtp-relay:jobs:intents") == 0
 
@@ -125,7 +125,7 @@ def test_silence_in_any_slice_is_silence(cache: Cache, calls: Calls, silent_from
     assert screen(cache, people, "id-0").held == {}
     calls.scripts.clear()
     calls.silent_from = silent_from
-    assert cache.screen("hash", "user", people, claim("id-1"), ()) is None
+    assert cache.screen("hash", "user", people, claim=claim("id-1"), intents=()) is None
     calls.scripts.clear()
     # Whom it could still ask about is held.
     assert len(cache.take(claim("id-1"), dict.fromkeys(people))) == silent_from * SLICE
@@ -150,7 +150,7 @@ def benchmark_claims(cache: Cache, client: redis.Redis) -> Callable[[int], float
         seconds = []
         for number in range(5):
             client.config_resetstat()
-            cache.screen("hash", "user", people, claim(f"id-{number}"), ())
+            cache.screen("hash", "user", people, claim=claim(f"id-{number}"), intents=())
             stats = client.info("commandstats")["cmdstat_evalsha"]
             seconds.append(stats["usec_per_call"] / 1e6)
         return sorted(seconds)[2]

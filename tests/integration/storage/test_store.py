@@ -1,4 +1,4 @@
-"""Rows get in once, together or not at all, whoever else is writing and whatever Postgres is doing."""
+"""Rows get in once, together or not at all, whatever else is written and whatever Postgres is doing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from relay.core.api_keys import NO_DOMAIN
 from relay.core.errors import Unavailable
 from relay.core.records import EmailRow, StoredAttachment
 from relay.postgres.database import Database
-from relay.postgres.group_commit import Outcome, Repeated, Stored, Suppressed, _Session
+from relay.postgres.group_commit import Outcome, Repeated, Stored, Suppressed, _WriterConnection
 from relay.postgres.insert_emails import encode
 from relay.postgres.store import Store
 from scripts.database import NewApiKey, apply_schema, execute
@@ -200,7 +200,7 @@ def test_a_message_of_several_rows_that_postgres_refuses_leaves_nothing_behind(
 def test_a_statement_that_hangs_does_not_stop_the_messages_behind_it(
     store: Store, make_row: MakeRow, postgres_url: str
 ) -> None:
-    """Somebody else is about to store the same idempotency key, and takes his time."""
+    """Another transaction is about to store the same idempotency key, and takes long."""
     other = psycopg2.connect(postgres_url)
     with other.cursor() as cursor:
         cursor.execute(
@@ -220,7 +220,7 @@ def test_a_pooler_that_forgets_prepared_statements_costs_speed_and_nothing_else(
     postgres_url: str, make_row: MakeRow, query: Query
 ) -> None:
     database = Database(postgres_url, statement_seconds=5, idle_limit=1)
-    session = _Session(database)
+    session = _WriterConnection(database)
     deadline = time.monotonic() + 30
     session.connect(deadline)
     for _ in range(3):
@@ -594,7 +594,7 @@ def test_a_name_that_nobody_knows_is_unavailable(make_row: MakeRow) -> None:
     started = time.monotonic()
     with pytest.raises(Unavailable):
         store.insert([make_row()], [])
-    assert time.monotonic() - started < LIMIT + 10  # a name server may be slow, but somebody has to answer the client
+    assert time.monotonic() - started < LIMIT + 10  # a name server may be slow, but the client has to be answered
     store.close()
 
 

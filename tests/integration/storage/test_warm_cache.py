@@ -154,7 +154,7 @@ def test_lists_of_every_length_are_complete(
     assert sum(client.scard(name) - 1 for name in buckets) in range(count - 2, count + 1)  # digests may coincide
     listed = [f"p{number}@x.example" for number in range(1, count + 1)]
     others = [f"q{number}@x.example" for number in range(3000)]
-    found = cache.screen(hash_of(key), key.user_id, listed + others, None, ())
+    found = cache.screen(hash_of(key), key.user_id, listed + others, claim=None, intents=())
     assert found is not None
     assert found.unknown == []
     assert list(found.listed)[:count] == listed
@@ -196,7 +196,7 @@ def test_a_bucket_that_redis_evicted_is_unknown_and_not_empty(
     suppress_many(query, key.user_id, 10)
     warm()
     client.delete(*client.keys("smtp-relay:suppressed:*"))
-    found = cache.screen(hash_of(key), key.user_id, ["p1@x.example", "q@x.example"], None, ())
+    found = cache.screen(hash_of(key), key.user_id, ["p1@x.example", "q@x.example"], claim=None, intents=())
     assert found is not None
     assert (found.listed, found.unknown) == ([], ["p1@x.example", "q@x.example"])
 
@@ -214,7 +214,7 @@ def test_a_run_that_is_stopped_leaves_the_list_from_before(
     assert summary.interrupted
     assert (summary.lists, summary.suppressions) == (0, 0)
     assert sorted(client.keys()) == before
-    found = cache.screen("h", "user", ["p7@x.example", "later7@x.example"], None, ())
+    found = cache.screen("h", "user", ["p7@x.example", "later7@x.example"], claim=None, intents=())
     assert found is not None
     assert found.listed == ["p7@x.example"]
 
@@ -271,7 +271,7 @@ def test_many_users_get_their_own_lists(
     assert (summary.lists, summary.suppressions) == (30, sum(number * 20 for number in range(30)))
     for number in range(30):
         addresses = [f"u{number}-1@x.example", f"u{(number + 1) % 30}-1@x.example"]
-        found = cache.screen("h", f"user-{number}", addresses, None, ())
+        found = cache.screen("h", f"user-{number}", addresses, claim=None, intents=())
         assert found is not None
         assert found.listed == (addresses[:1] if number else [])
         assert found.unknown == []

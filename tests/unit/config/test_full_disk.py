@@ -113,7 +113,7 @@ assert line_output.write_line(b"c\\n")
 
 
 def test_a_line_longer_than_a_pipe_has_room_for_does_not_wait(tmp_path: Path) -> None:
-    """Nobody reads. A pipe is ready for writing as soon as a page fits, which is less than this line."""
+    """Nothing is read. A pipe is ready for writing as soon as a page fits, which is less than this line."""
     code = (
         PROGRAM.partition("hard =")[0]
         + """

@@ -1,4 +1,4 @@
-"""A value or an error from one greenlet to another, whoever comes first."""
+"""A value or an error from one greenlet to another, whichever comes first."""
 
 from __future__ import annotations
 

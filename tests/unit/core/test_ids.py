@@ -1,4 +1,4 @@
-"""Ids of emails are random UUIDs, as anyone else reads them."""
+"""Ids of emails are random UUIDs, as any other program reads them."""
 
 from __future__ import annotations
 

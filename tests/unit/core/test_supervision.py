@@ -175,9 +175,9 @@ _STARTERS = {"spawn", "spawn_later", "spawn_raw", "start_later", "apply_async", 
 
 
 def test_nobody_else_starts_greenlets() -> None:
-    """Whoever starts one by other means has to come here first: gevent's servers, which watch sockets, do not."""
+    """A module that starts one by other means has to be named here: gevent's servers, which watch sockets, do not."""
     found = []
-    # What an operator runs is a program of its own; a worker's metrics are not.
+    # What an operator runs is a separate program; a worker's metrics are not.
     programs = {path for path in (ROOT / "relay" / "operator").glob("*.py") if path.name != "exposition.py"}
     for path in sorted({*(ROOT / "relay").rglob("*.py"), *(ROOT / "config").rglob("*.py")} - programs):
         if path.name == "supervision.py":

@@ -52,7 +52,7 @@ def test_each_row_leaves_once_in_turn_and_nobody_gets_more_than_a_share(
         wanting = [user for user, waiting in left.items() if waiting and busy[user] < share]
         assert len(taken) == most or not wanting
         assert backlog.offers(busy, share) == bool(wanting)
-        # Who had a row all the time got as many as anybody, but for one.
+        # Who had a row all the time got as many as any other, but for one.
         counts = Counter(each.user_id for each in taken)
         for user in wanting:
             assert counts[user] + 1 >= max(counts.values(), default=0)

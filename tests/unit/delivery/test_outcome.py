@@ -81,7 +81,7 @@ def test_every_5xx_is_the_mails_or_the_regions(status: int) -> None:
 )
 @pytest.mark.parametrize("before", ["Email address is not verified. Identities: ", "Illegal address <", "Bad name '"])
 def test_a_text_that_quotes_the_mail_says_nothing_about_the_account(code: str, phrase: str, before: str) -> None:
-    """SES repeats addresses, with their names: a sender would stop all mail of the region by his own name."""
+    """SES repeats addresses, with their names: a sender would stop all mail of the region by a display name."""
     failed = of_ses_error(400, code, f"{before}{phrase} <a@b.example>")
     assert failed.kind == ("throttled" if code == "ThrottlingException" else "rejected")
 

@@ -166,7 +166,7 @@ def plain(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """A body as all readers have it: line ends at its end are the transport's, and NULs nobody's."""
+    """A body as all readers have it: line ends at its end are the transport's, and NULs are no part of it."""
     return lines(text.replace("\0", ""))
 
 

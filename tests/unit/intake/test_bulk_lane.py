@@ -17,7 +17,7 @@ from config.settings import RecipientRule
 from relay.core.records import ApiKey
 from relay.intake import footprint
 from relay.intake.bulk_lane import BulkLane
-from relay.intake.bulk_protocol import CHILD, Started, encode_report, receive_order, send_message
+from relay.intake.bulk_protocol import CHILD, Started, encode_report, receive_request, send_message
 from relay.smtp import replies
 from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
@@ -118,7 +118,7 @@ class Process:
     @staticmethod
     def _answer(descriptor: int) -> None:
         with socket.socket(fileno=descriptor) as child:
-            while (received := receive_order(child)) is not None:
+            while (received := receive_request(child)) is not None:
                 os.close(received[1])
                 send_message(child, encode_report(Started()))
                 send_message(child, encode_report(Verdict(replies.queued("id"), "queued")))

@@ -16,9 +16,9 @@ from relay.intake import bulk_protocol
 from relay.intake.bulk_protocol import (
     Died,
     ForeignVersion,
-    Order,
     Reading,
     Report,
+    Request,
     Started,
     Uses,
     decode_head,
@@ -59,7 +59,7 @@ reports = st.one_of(
 
 @given(submissions, st.sampled_from(Reading))
 def test_a_head_is_what_it_was(submission: Submission, reading: Reading) -> None:
-    assert decode_head(encode_head(submission, reading), submission.body) == Order(submission, reading)
+    assert decode_head(encode_head(submission, reading), submission.body) == Request(submission, reading)
 
 
 @given(reports)

@@ -108,14 +108,16 @@ def test_no_row_has_more_recipients_than_ses_takes(count: int) -> None:
 def test_rows_share_everything_but_recipients_ids_and_keys() -> None:
     mail = message(subject="s", html="<p>", idempotency_key="k", headers={"X-A": "1"}, tags=(("t", "v"),))
     everyone = Recipients(tuple(f"r{n}@x.example" for n in range(60)), (), ())
-    stored = rows(mail, everyone, "user-1", ["id-0", "id-1"], ["key", "id-0#2"])
+    stored = rows(mail, everyone, user_id="user-1", ids=["id-0", "id-1"], keys=["key", "id-0#2"])
     assert [row.id for row in stored] == ["id-0", "id-1"]
     assert [row.idempotency_key for row in stored] == ["key", "id-0#2"]
     assert {(row.subject, row.html, row.text, row.user_id) for row in stored} == {("s", "<p>", "", "user-1")}
 
 
 def test_a_mail_without_any_body_gets_one_that_ses_takes() -> None:
-    (row,) = rows(message(subject="only this"), Recipients(("r@x.example",), (), ()), "u", ["id"], [None])
+    (row,) = rows(
+        message(subject="only this"), Recipients(("r@x.example",), (), ()), user_id="u", ids=["id"], keys=[None]
+    )
     assert row.text == "\n"
 
 

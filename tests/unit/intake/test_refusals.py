@@ -1,4 +1,4 @@
-"""Each fault of a message has a reply of its own, for good, which says nothing that the client did not."""
+"""Each fault of a message has a different reply, for good, which says nothing that the client did not."""
 
 from __future__ import annotations
 

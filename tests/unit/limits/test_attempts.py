@@ -112,7 +112,7 @@ def test_a_key_that_went_bad_is_not_known_any_more(make: Make) -> None:
 
 
 def test_success_forgives_nothing(make: Make) -> None:
-    """Or whoever has one key could guess others for ever."""
+    """Or the owner of one key could guess others for ever."""
     counted = make()
     for number in range(3):
         counted.succeeded(GOOD)

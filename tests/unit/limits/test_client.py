@@ -18,7 +18,7 @@ HERE, ELSEWHERE = b"origin-1", b"origin-2"
 
 
 class Clock:
-    """Time that passes when somebody sleeps, or says so."""
+    """Time that passes when a greenlet sleeps, or a test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -31,7 +31,7 @@ class Clock:
         self.now += seconds
 
 
-class House:
+class KeyServices:
     """Services that know one key; `seconds` is how long it takes to say so, `trouble` that it can't be told."""
 
     def __init__(self, clock: Clock) -> None:
@@ -57,8 +57,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def house(clock: Clock) -> House:
-    return House(clock)
+def services(clock: Clock) -> KeyServices:
+    return KeyServices(clock)
 
 
 def limits_of(origin: bytes = HERE, **settings: int) -> ClientLimits:
@@ -68,67 +68,67 @@ def limits_of(origin: bytes = HERE, **settings: int) -> ClientLimits:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05, 0.2])
 def test_a_wrong_key_is_refused_after_the_same_time_whatever_it_took_to_find_out(
-    house: House, clock: Clock, seconds: float
+    services: KeyServices, clock: Clock, seconds: float
 ) -> None:
-    house.seconds = seconds
+    services.seconds = seconds
     client = limits_of()
     before = clock.now
-    assert client.authenticate("unknown", house.authenticate) is LoginFailure.WRONG_KEY
+    assert client.authenticate("unknown", services.authenticate) is LoginFailure.WRONG_KEY
     assert clock.now - before == pytest.approx(0.25)
-    assert client.authenticate("revoked", house.authenticate) is LoginFailure.WRONG_KEY
+    assert client.authenticate("revoked", services.authenticate) is LoginFailure.WRONG_KEY
     assert clock.now - before == pytest.approx(0.75)
 
 
-def test_a_good_key_waits_for_nothing(house: House, clock: Clock) -> None:
+def test_a_good_key_waits_for_nothing(services: KeyServices, clock: Clock) -> None:
     client = limits_of()
-    client.authenticate("wrong", house.authenticate)
+    client.authenticate("wrong", services.authenticate)
     before = clock.now
-    assert client.authenticate("good", house.authenticate) is LOGIN
+    assert client.authenticate("good", services.authenticate) is LOGIN
     assert clock.now == before
 
 
-def test_our_own_trouble_is_nobodys_failure(house: House, clock: Clock) -> None:
-    house.trouble = True
+def test_our_own_trouble_is_nobodys_failure(services: KeyServices, clock: Clock) -> None:
+    services.trouble = True
     client = limits_of(max_auth_failures_per_address=2)
     before = clock.now
     for number in range(5):
-        assert client.authenticate(f"key {number}", house.authenticate) is LoginFailure.UNAVAILABLE
+        assert client.authenticate(f"key {number}", services.authenticate) is LoginFailure.UNAVAILABLE
     assert clock.now == before
-    house.trouble = False
-    assert client.authenticate("good", house.authenticate) is LOGIN
+    services.trouble = False
+    assert client.authenticate("good", services.authenticate) is LOGIN
 
 
-def test_a_refused_client_can_not_tell_whether_its_key_was_looked_at(house: House, clock: Clock) -> None:
+def test_a_refused_client_can_not_tell_whether_its_key_was_looked_at(services: KeyServices, clock: Clock) -> None:
     client = limits_of(max_auth_failures_per_address=2)
     for number in range(2):
-        assert client.authenticate(f"wrong {number}", house.authenticate) is LoginFailure.WRONG_KEY
-    asked, waits = house.asked, []
+        assert client.authenticate(f"wrong {number}", services.authenticate) is LoginFailure.WRONG_KEY
+    asked, waits = services.asked, []
     for number in range(6):
-        house.seconds = 0.1 * number
+        services.seconds = 0.1 * number
         before = clock.now
-        assert client.authenticate(f"guess {number}", house.authenticate) is LoginFailure.TOO_MANY_FAILURES
+        assert client.authenticate(f"guess {number}", services.authenticate) is LoginFailure.TOO_MANY_FAILURES
         waits.append(clock.now - before)
     assert waits == pytest.approx([8.0] * 6)
-    assert house.asked - asked < 6
+    assert services.asked - asked < 6
 
 
-def test_a_good_key_gets_in_beside_a_guesser(house: House) -> None:
+def test_a_good_key_gets_in_beside_a_guesser(services: KeyServices) -> None:
     client = limits_of(max_auth_failures_per_address=2)
-    client.authenticate("good", house.authenticate)
+    client.authenticate("good", services.authenticate)
     for number in range(10):
-        client.authenticate(f"wrong {number}", house.authenticate)
-        assert client.authenticate("good", house.authenticate) is LOGIN
+        client.authenticate(f"wrong {number}", services.authenticate)
+        assert client.authenticate("good", services.authenticate) is LOGIN
 
 
-def test_white_space_around_a_key_makes_no_other_key(house: House, clock: Clock) -> None:
+def test_white_space_around_a_key_makes_no_other_key(services: KeyServices, clock: Clock) -> None:
     client = limits_of()
     for password in ("wrong", " wrong", "wrong\r\n"):
         before = clock.now
-        client.authenticate(password, house.authenticate)
+        client.authenticate(password, services.authenticate)
         assert clock.now - before == pytest.approx(0.25)
 
 
-def test_messages_are_counted_by_key_and_origin(house: House) -> None:
+def test_messages_are_counted_by_key_and_origin(services: KeyServices) -> None:
     client = limits_of(key_messages_per_minute=2)
     assert [client.admit("key-id") for _ in range(3)] == [None, None, MessageLimit.KEY]
     client = limits_of(address_messages_per_minute=1)

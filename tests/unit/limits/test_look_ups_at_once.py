@@ -19,7 +19,7 @@ LOGIN = Login("0" * 64, ApiKey("key-id", "user", "full_access", None))
 HERE, ELSEWHERE = b"origin-1", b"origin-2"
 
 
-class House:
+class KeyServices:
     """Takes a while to say that it knows every key that begins with `good`."""
 
     def __init__(self) -> None:
@@ -56,9 +56,11 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         link.close()
 
 
-def all_at_once(house: House, processes: list[ProcessLimits], passwords: list[str]) -> list[Login | LoginFailure]:
+def all_at_once(
+    services: KeyServices, processes: list[ProcessLimits], passwords: list[str]
+) -> list[Login | LoginFailure]:
     waiting = [
-        gevent.spawn(processes[number % len(processes)].of_client(HERE).authenticate, password, house.authenticate)
+        gevent.spawn(processes[number % len(processes)].of_client(HERE).authenticate, password, services.authenticate)
         for number, password in enumerate(passwords)
     ]
     gevent.joinall(waiting, timeout=60, raise_error=True)
@@ -66,9 +68,9 @@ def all_at_once(house: House, processes: list[ProcessLimits], passwords: list[st
 
 
 def test_ninety_wrong_keys_at_once_are_no_more_than_ten(make: Callable[[], ProcessLimits]) -> None:
-    house = House()
-    answers = all_at_once(house, [make()], [f"wrong {number}" for number in range(90)])
-    assert len(house.asked) <= 11  # one of a refused origin is looked at
+    services = KeyServices()
+    answers = all_at_once(services, [make()], [f"wrong {number}" for number in range(90)])
+    assert len(services.asked) <= 11  # one of a refused origin is looked at
     assert answers.count(LoginFailure.WRONG_KEY) == 10
     assert answers.count(LoginFailure.TOO_MANY_FAILURES) == 80
 
@@ -76,41 +78,42 @@ def test_ninety_wrong_keys_at_once_are_no_more_than_ten(make: Callable[[], Proce
 def test_nor_are_they_over_several_processes(make: Callable[[], ProcessLimits], request: pytest.FixtureRequest) -> None:
     if "alone" in request.node.callspec.id:
         pytest.skip("without Redis each process counts for itself")
-    house = House()
+    services = KeyServices()
     processes = [make() for _ in range(3)]
-    processes[0].of_client(HERE).authenticate("wrong before", house.authenticate)
-    all_at_once(house, processes, [f"wrong {number}" for number in range(90)])
-    assert len(house.asked) <= 11
+    processes[0].of_client(HERE).authenticate("wrong before", services.authenticate)
+    all_at_once(services, processes, [f"wrong {number}" for number in range(90)])
+    assert len(services.asked) <= 11
 
 
 def test_good_keys_at_once_all_get_in(make: Callable[[], ProcessLimits]) -> None:
-    house = House()
+    services = KeyServices()
     passwords = [f"good {number}" for number in range(60)]
-    assert all_at_once(house, [make()], passwords) == [LOGIN] * 60
-    assert house.most_at_once <= 10
+    assert all_at_once(services, [make()], passwords) == [LOGIN] * 60
+    assert services.most_at_once <= 10
 
 
 def test_one_key_at_once_is_one(make: Callable[[], ProcessLimits]) -> None:
     """A service that starts, with many connections."""
-    house = House()
-    assert all_at_once(house, [make()], ["good"] * 50) == [LOGIN] * 50
+    services = KeyServices()
+    assert all_at_once(services, [make()], ["good"] * 50) == [LOGIN] * 50
 
 
 def test_what_is_known_does_not_wait_for_a_guesser(make: Callable[[], ProcessLimits]) -> None:
-    house = House()
+    services = KeyServices()
     process = make()
-    process.of_client(HERE).authenticate("good", house.authenticate)
-    guesser = gevent.spawn(all_at_once, house, [process], [f"wrong {number}" for number in range(90)])
+    process.of_client(HERE).authenticate("good", services.authenticate)
+    guesser = gevent.spawn(all_at_once, services, [process], [f"wrong {number}" for number in range(90)])
     gevent.sleep(0.01)
-    assert process.of_client(HERE).authenticate("good", house.authenticate) is LOGIN
-    assert process.of_client(ELSEWHERE).authenticate("good", house.authenticate) is LOGIN
+    assert process.of_client(HERE).authenticate("good", services.authenticate) is LOGIN
+    assert process.of_client(ELSEWHERE).authenticate("good", services.authenticate) is LOGIN
     guesser.join(60)
 
 
 def test_our_trouble_leaves_nothing_behind(make: Callable[[], ProcessLimits]) -> None:
-    house = House()
+    services = KeyServices()
     process = make()
-    house.trouble = True
-    assert all_at_once(house, [process], [f"good {number}" for number in range(40)]) == [LoginFailure.UNAVAILABLE] * 40
-    house.trouble = False
-    assert all_at_once(house, [process], [f"good {number}" for number in range(40)]) == [LOGIN] * 40
+    keys = [f"good {number}" for number in range(40)]
+    services.trouble = True
+    assert all_at_once(services, [process], keys) == [LoginFailure.UNAVAILABLE] * 40
+    services.trouble = False
+    assert all_at_once(services, [process], keys) == [LOGIN] * 40

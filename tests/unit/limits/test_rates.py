@@ -78,7 +78,7 @@ def test_without_redis_each_process_counts_for_itself(kind: str, link_to: Links)
 
 
 def test_the_library_itself_counts_the_same(redis_url: str, link_to: Links) -> None:
-    """Under the same names: another release of the relay may have it count by a client of its own."""
+    """Under the same names: another release of the relay may have it count by a separate client."""
     item = RateLimitItemPerMinute(6, namespace="test")
     by_library = SlidingWindowCounterRateLimiter(RedisStorage(redis_url, key_prefix=RATE_PREFIX))
     rate = Rate(link_to(redis_url), "test", 6)

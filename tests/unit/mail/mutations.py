@@ -32,8 +32,8 @@ from scripts.database import apply_schema, create_database
 from scripts.services import Postgres
 from tests.support.mail_corpus import messages
 
-#: Bounds of one message: seconds of CPU, and octets of memory for each of its own beside a fixed amount for tables and
-#: caches.
+#: Bounds of one message: seconds of CPU, and octets of memory for each of its octets beside a fixed amount for tables
+#: and caches.
 MAX_SECONDS = 1.0
 MAX_MEMORY_RATIO = 10
 _MEMORY_FLOOR = 4_000_000

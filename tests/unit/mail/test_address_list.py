@@ -1,4 +1,4 @@
-"""Address fields as people and programs write them: whom a message names gets it, and nobody else."""
+"""Address fields as people and programs write them: the addresses that a message names get it, and no other."""
 
 from __future__ import annotations
 

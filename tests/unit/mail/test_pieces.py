@@ -129,7 +129,7 @@ def build(node: Node, words: dict[int, str], numbers: itertools.count[int]) -> b
 
 
 def _copies(node: Node) -> Node:
-    """The same with every part an object of its own, as each has a word of its own."""
+    """The same with every part a separate object, as each has a different word."""
     if isinstance(node, Parts):
         return Parts(node.subtype, tuple(map(_copies, node.children)))
     return Text(node.subtype, node.shape) if isinstance(node, Text) else node

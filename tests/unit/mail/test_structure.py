@@ -18,7 +18,7 @@ _MARK = b"\xef\xbb\xbf"
 
 
 def _read(raw: bytes) -> Message:
-    """Both ways lead to the same message, whoever reads it."""
+    """Both ways lead to the same message, whichever parser reads it."""
     short, long = (
         dataclasses.replace(read(raw, Limits(), shortcuts=shortcuts), parser="") for shortcuts in (True, False)
     )

@@ -50,7 +50,7 @@ def test_while_one_writer_is_busy_the_look_after_those_who_wait_is_no_busy_loop(
     for _ in range(3):
         gevent.sleep(2 * group_commit._TOO_LONG_SECONDS)
         assert 1 <= looks <= (time.monotonic() - began) / group_commit._TOO_LONG_SECONDS + 1
-    # Nobody waits any more: it ends by itself, and begins again with the next.
+    # No message waits any more: it ends by itself, and begins again with the next.
     commit._waiting.clear()
     gevent.sleep(2 * group_commit._TOO_LONG_SECONDS)
     at_rest = looks

@@ -8,7 +8,7 @@ from tests.support.clock import Clock
 
 
 def alone_for(users: SlowUsers, clock: Clock) -> float:
-    """Notes the user, and lets him be: seconds until he goes with others again."""
+    """Notes the user once: seconds until its messages go with others again."""
     users.note("slow")
     began = clock.now
     while users.holds("slow"):

@@ -1,4 +1,4 @@
-"""While nobody serves, clients of a real listener hear so; as soon as somebody does, they are left alone."""
+"""While no worker serves, clients of a real listener hear so; as soon as one does, they are left alone."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_a_look_that_comes_late_begins_the_count_anew(clock: Clock, heartbeats: 
 
 
 def test_the_beats_of_another_process_count_for_nobody(clock: Clock, heartbeats: Heartbeats) -> None:
-    """Whoever was taken for dead, and wakes, must not speak for its successor."""
+    """A worker that was taken for dead, and wakes, must not speak for its successor."""
     heartbeats.beat(1)
     successor = Watch(heartbeats, 1, os.getpid() + 1)
     assert not successor.served

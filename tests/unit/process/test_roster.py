@@ -13,7 +13,7 @@ from relay.process.roster import DUMP_SECONDS, DUMP_SIGNAL, HOPELESS_AFTER, LONG
 
 
 class World:
-    """Three workers with process ids of nobody, a clock, and the signals that were sent."""
+    """Three workers with process ids of no process, a clock, and the signals that were sent."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0

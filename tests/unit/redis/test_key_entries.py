@@ -1,4 +1,4 @@
-"""What the three entries of a key mean: whatever anybody wrote there, only what Postgres has confirmed opens."""
+"""What the three entries of a key mean: whatever was written there, only what Postgres has confirmed opens."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def no_descriptors() -> Callable[[], AbstractContextManager[None]]:
 def test_a_pair_that_could_not_be_read_for_a_passing_trouble_is_tried_again(
     tmp_path: Path, no_descriptors: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    """Nobody writes the files again for that: the old certificate would be served until it expires."""
+    """The files are not written again for that: the old certificate would be served until it expires."""
     store = CertificateStore(*write_pair(tmp_path))
     old = store.pair
     write_pair(tmp_path, name="renewed.example")

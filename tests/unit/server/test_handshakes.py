@@ -1,4 +1,4 @@
-"""Turns of TLS handshakes: one at a time, round the addresses, and half of the time for everybody else."""
+"""Turns of TLS handshakes: one at a time, round the addresses, and half of the time for all other work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_turns_go_round_the_addresses() -> None:
     gevent.sleep(0)
     others = [gevent.spawn(shake, turns, b"%d" % number, done) for number in range(3)]
     gevent.joinall([*many, *others], raise_error=True)
-    # Whoever comes later waits for one of the many, and for the others that came with it.
+    # A client that comes later waits for one of the many, and for the others that came with it.
     assert {b"0", b"1", b"2"} <= set(done[:8])
     assert len(done) == 33
 
@@ -40,13 +40,13 @@ def test_no_address_is_served_twice_while_another_waits() -> None:
     turns, done = HandshakeTurns(), []  # type: ignore[var-annotated]
     each = [gevent.spawn(shake, turns, origin, done) for origin in (b"a", b"b", b"c") for _ in range(10)]
     gevent.joinall(each, raise_error=True)
-    # The first takes its turn before anybody waits.
+    # The first takes its turn before any waits.
     rounds = [done[begin : begin + 3] for begin in range(1, 28, 3)]
     assert all(sorted(round_) == [b"a", b"b", b"c"] for round_ in rounds)
 
 
 def test_others_have_the_cpu_between_two_turns() -> None:
-    """Not measured by the clock: between two turns, whoever is ready has run."""
+    """Not measured by the clock: between two turns, each greenlet that is ready has run."""
     turns, order = HandshakeTurns(), []  # type: ignore[var-annotated]
 
     def shakes() -> None:

@@ -100,7 +100,7 @@ def test_a_policy_of_the_machine_is_obeyed(tmp_path: Path) -> None:
 
 
 def test_others_find_the_environment_as_it_was() -> None:
-    """psycopg2 brings an OpenSSL of its own, and programs that are started may use any."""
+    """psycopg2 brings a separate OpenSSL, and programs that are started may use any."""
     code = """
 import os
 from relay.server import openssl_policy

@@ -34,7 +34,7 @@ PLACES = {"begin": 1, "admit": 1, "add_recipient": 3, "open_chunk": 3, "open_bod
 
 
 class Trouble(Exception):
-    """What nobody foresaw."""
+    """What was not foreseen."""
 
 
 @dataclass(frozen=True)

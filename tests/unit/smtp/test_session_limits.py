@@ -19,8 +19,8 @@ LOGIN = Login("0" * 64, ApiKey("key", "user", "full_access", None))
 AUTH = b"AUTH PLAIN " + base64.b64encode(b"\0user\0good")
 
 
-class House:
-    """Lets everybody in and stores everything."""
+class KeyServices:
+    """Lets every client in and stores everything."""
 
     def authenticate(self, password: str) -> Login | LoginFailure:
         return LOGIN
@@ -43,7 +43,7 @@ class Limited(Unlimited):
 
 def session(limits: Limits | None = None, **options: int) -> Session:
     decided = Options("relay.test", 1_000_000, 100, **options)  # type: ignore[arg-type]
-    return Session(decided, House(), limits or Unlimited(), "1")
+    return Session(decided, KeyServices(), limits or Unlimited(), "1")
 
 
 def say(client: Session, *lines: bytes) -> list[str]:

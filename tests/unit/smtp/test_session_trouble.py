@@ -1,4 +1,4 @@
-"""Our trouble at AUTH is nobody's refusal, and nothing that is refused or thrown away goes on without end."""
+"""Our trouble at AUTH does not count as a refusal, and nothing that is refused or thrown away goes on without end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOGIN = Login("0" * 64, ApiKey("key", "user", "full_access", None))
 MAIL, RCPT = b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>"
 
 
-class House:
+class KeyServices:
     """Lets `good` in; `away` can't be told now, `bug` raises."""
 
     def authenticate(self, password: str) -> Login | LoginFailure:
@@ -34,7 +34,7 @@ class House:
 
 
 def session(**options: int) -> Session:
-    made = Session(Options("relay.test", 1_000_000, 100, **options), House(), Unlimited(), "1")  # type: ignore[arg-type]
+    made = Session(Options("relay.test", 1_000_000, 100, **options), KeyServices(), Unlimited(), "1")  # type: ignore[arg-type]
     made.line(b"EHLO x")
     return made
 

@@ -99,7 +99,7 @@ def test_no_directory_for_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [0, 5, 15])
 def test_disk_full(tmp_path: Path, before: int) -> None:
-    """A limit on the size of files gives the same error as a full disk, to whoever writes."""
+    """A limit on the size of files gives the same error as a full disk, at the write."""
     code = f"""
 import resource
 from relay.smtp.spool import Body, NoRoom

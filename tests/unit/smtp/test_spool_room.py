@@ -137,7 +137,7 @@ def test_nobody_waits_for_what_the_disk_can_never_have() -> None:
 
 def test_who_waits_too_long_is_refused_and_leaves_the_queue() -> None:
     disk, room = Disk(MB), SpoolRoom()
-    disk.taken = MB  # somebody else's
+    disk.taken = MB  # another process's
     room.patience = 0.01
     made = [Arrival(room, disk, 500_000, 500_000, 65_536) for _ in range(3)]
     gevent.joinall([each.greenlet for each in made])

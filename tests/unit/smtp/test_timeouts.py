@@ -91,5 +91,5 @@ def test_what_one_does_when_it_is_woken_may_spare_another(waits: Waits) -> None:
 
     greenlets = [gevent.spawn(selfless, one, other) for one, other in (patients, patients[::-1])]
     gevent.joinall(greenlets, timeout=10)
-    # Whoever comes first spares the other one.
+    # The first one spares the other one.
     assert sorted(greenlet.value for greenlet in greenlets) == ["in time", "overdue"]

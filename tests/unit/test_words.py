@@ -1,0 +1,79 @@
+"""Comments, docstrings and papers are in plain technical English: they name processes, clients and rows, not persons.
+
+Each word below stood for a thing that has a name: no caller, another process, the client, a separate row.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = sorted(path for folder in ("config", "relay", "scripts", "tests") for path in (ROOT / folder).rglob("*.py"))
+PAPERS = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+_FORBIDDEN = re.compile(
+    r"\b((?:any|every|no|some)body|(?:any|every|some)one|who(?:m|so)?ever|he|him(?:self)?|his|she|her(?:s|self)?"
+    r"|befalls?|befell|brimful|breathes?|deaf|likewise|umpteenth|of\s+its\s+own|worth\s+the\s+name)\b",
+    re.IGNORECASE,
+)
+#: Names of tests, and examples.
+_QUOTED = re.compile(r"`[^`]*`|\S+@\S+|\"[^\"\n]*\"")
+
+
+def prose_of(source: str) -> Iterator[tuple[int, str]]:
+    """The comments and docstrings of a module: first line, text. Comments of adjacent lines are one."""
+    first = last = 0
+    lines: list[str] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        if token.start[0] != last + 1 and lines:
+            yield first, "\n".join(lines)
+            lines = []
+        first = first if lines else token.start[0]
+        last = token.start[0]
+        lines.append(token.string.lstrip("#: "))
+    if lines:
+        yield first, "\n".join(lines)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            yield node.body[0].lineno, ast.get_docstring(node) or ""
+
+
+def found_in(text: str) -> list[str]:
+    """The words that are not to be used."""
+    return [" ".join(word.lower().split()) for word in _FORBIDDEN.findall(_QUOTED.sub("", text))]
+
+
+@pytest.mark.parametrize("folder", ["config", "relay", "scripts", "tests"])
+def test_comments_name_no_persons(folder: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}"
+        for path in PROGRAMS
+        if path.is_relative_to(ROOT / folder)
+        for line, text in prose_of(path.read_text())
+        if (words := found_in(text))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("page", PAPERS, ids=lambda page: page.name)
+def test_papers_name_no_persons(page: Path) -> None:
+    found = [
+        f"{page.relative_to(ROOT)}:{number}: {', '.join(words)}"
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if (words := found_in(line))
+    ]
+    assert found == []
+
+
+def test_the_search_looks_at_prose_alone() -> None:
+    source = '"""Nobody.\n\nOf its\nown."""\nnobody = "everyone"  # worth\n# the name\ndef his(): ...\n'
+    assert [found_in(text) for _, text in prose_of(source)] == [["worth the name"], ["nobody", "of its own"]]
+    assert found_in("`test_nobody_waits`, anyone@example.com and `whoever`") == []
