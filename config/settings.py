@@ -218,7 +218,7 @@ class Settings:
         default=None,
         form="networks",
     )
-    http_metrics_port: int | None = _whole("SMTP_RELAY_HTTP_METRICS_PORT", None, 1, 65535, "a port number")
+    http_metrics_port: int | None = _whole("SMTP_RELAY_HTTP_METRICS_PORT", None, 1, 65535, what="a port number")
 
     web_concurrency: int = _whole("WEB_CONCURRENCY", 1, 1, 256)
     log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(

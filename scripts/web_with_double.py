@@ -1,8 +1,8 @@
-"""`python -m relay.web`, but for whom it believes to be Amazon's SNS: a double, with an authority of its own.
+"""`python -m relay.web` with a double in the place of Amazon's SNS, and with the double's authority.
 
     python -m scripts.web_with_double CAFILE PORT [--replay QUEUE-URL]
 
-For tests and for development. No setting says so: what runs in production can't be made to believe anybody else.
+For tests and for development. No setting says so: what runs in production can't be made to accept any other sender.
 """
 
 # ruff: noqa: PLC0415 - the master process imports next to nothing (relay.process.master), the rest is its children's

@@ -1,7 +1,7 @@
 """The tokens in tracked links: what mail is sent with, and what comes back (contract section 7).
 
-A token holds all that its link leads to, so it needs no row to be followed. Whoever does not know TRACKING_SECRET can
-neither make one nor read one.
+A token holds all that its link leads to, so it needs no row to be followed. Without TRACKING_SECRET no token can be
+made or read.
 """
 
 from __future__ import annotations

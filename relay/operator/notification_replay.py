@@ -26,7 +26,7 @@ from relay.core.errors import QueueUnavailable
 from relay.operator import preflight
 from relay.web.parts import WebParts
 
-#: For how long nobody else sees what is taken; seconds.
+#: For how long no other consumer sees what is taken; seconds.
 _VISIBILITY_SECONDS: Final = 120
 #: The queue is empty when nothing comes within so many seconds.
 _WAIT_SECONDS: Final = 2

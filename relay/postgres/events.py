@@ -39,7 +39,7 @@ deliveries AS ({DELIVERIES})
 SELECT id::text FROM event"""  # noqa: S608 - fixed texts
 
 #: Of several events of one mail the first one that is final decides, else that it is delivered. A mail that bounced, or
-#: that somebody complained about, stays so, in whatever order the events come.
+#: that a recipient complained about, stays so, in whatever order the events come.
 _SES: Final = f"""
 WITH given AS (
   SELECT * FROM jsonb_to_recordset(%(documents)s::jsonb) AS g (

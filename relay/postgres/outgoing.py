@@ -14,7 +14,7 @@ from relay.core import deadlines, metrics
 from relay.core.frozen import frozen
 from relay.postgres import suppressions
 from relay.postgres.database import Database
-from relay.postgres.driver import Cursor
+from relay.postgres.driver import Cursor, Row
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
 from relay.postgres.transaction import in_transaction
@@ -143,7 +143,7 @@ class Outgoing:
         """
         statement = _CLAIM.format(locked="SKIP LOCKED" if skip_locked else "")
 
-        def update(cursor: Cursor) -> list[tuple[Any, ...]]:
+        def update(cursor: Cursor) -> list[Row]:
             cursor.execute(statement, {"ids": list(ids)})
             return cursor.fetchall()
 
@@ -155,10 +155,10 @@ class Outgoing:
         metrics.DELIVERY_CLAIM_SECONDS.observe(time.monotonic() - began[0])
         return rows
 
-    def look(self, email_id: str) -> tuple[Any, ...] | None:
+    def look(self, email_id: str) -> Row | None:
         """What a row holds, as `claim` has it, and nothing is changed; None: it is not there."""
 
-        def select(cursor: Any) -> tuple[Any, ...] | None:
+        def select(cursor: Any) -> Row | None:
             cursor.execute(f"SELECT {_COLUMNS} FROM emails e WHERE e.id = %s", (email_id,))  # noqa: S608 - fixed texts
             return cursor.fetchone()  # type: ignore[no-any-return]
 

@@ -8,12 +8,12 @@ from typing import Final
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-#: Entries of the field that are looked at: the rest was written by whoever likes long fields.
+#: Entries of the field that are looked at: the rest of a longer field is not read.
 _MOST_ENTRIES: Final = 20
 
 
 class ForwardedFor:
-    """Believes proxies of certain networks, and nobody else."""
+    """Accepts the field from proxies of certain networks alone."""
 
     def __init__(self, networks: str | None) -> None:
         """`networks`: as the setting has them. Raises ValueError."""
@@ -29,8 +29,8 @@ class ForwardedFor:
     def client_of(self, peer: str, field: str | None) -> str:
         """The client's address. `peer`: that of the connection; `field`: X-Forwarded-For, several of them joined.
 
-        Each proxy adds at the end whom it serves, so the field is read from there, for as long as those who wrote it
-        are trusted. What is no address was written by nobody who is.
+        Each proxy adds its client at the end, so the field is read from there, for as long as the proxy that wrote the
+        entry is trusted. A trusted proxy writes nothing but addresses.
         """
         client = peer
         if not field or not self.trusts(peer):

@@ -53,7 +53,7 @@ class Fate(Enum):
     UNSTORABLE = "unstorable"
 
 
-class _Waiting(Generic[_R]):
+class _WaitingEvent(Generic[_R]):
     __slots__ = ("done", "event")
 
     def __init__(self, event: bytes) -> None:
@@ -70,12 +70,12 @@ class EventWriter(Generic[_R]):
         self._name = name
         self._write = write
         self._kept = kept
-        self._waiting: deque[_Waiting[_R]] = deque()
+        self._waiting: deque[_WaitingEvent[_R]] = deque()
         self._wake = Event()
         self._away_until = 0.0
         self._away = False
         self._closing = False
-        self._in_hand: list[_Waiting[_R]] = []
+        self._in_hand: list[_WaitingEvent[_R]] = []
         self._greenlets: list[Supervised] = []
         self._results = {fate: metrics.EVENTS_NOT_WRITTEN.labels(name, fate.value) for fate in Fate}
         self._gauge = metrics.EVENTS_KEPT.labels(name)
@@ -89,12 +89,12 @@ class EventWriter(Generic[_R]):
 
     @property
     def away(self) -> bool:
-        """Whether Postgres did not answer the last time: nobody should wait for it."""
+        """Whether Postgres did not answer the last time: no request should wait for it."""
         return self._away
 
     def put(self, event: bytes) -> Handoff[_R | Fate]:
         """Takes an event; what became of it, for one greenlet to wait for, or not."""
-        waiting: _Waiting[_R] = _Waiting(event)
+        waiting: _WaitingEvent[_R] = _WaitingEvent(event)
         if self._closing or len(self._waiting) >= MOST_WAITING:
             self._settle([waiting], Fate.LOST)
         else:
@@ -135,8 +135,8 @@ class EventWriter(Generic[_R]):
                 self._write_all(self._in_hand)
             self._in_hand = []
 
-    def _take(self) -> list[_Waiting[_R]]:
-        batch: list[_Waiting[_R]] = []
+    def _take(self) -> list[_WaitingEvent[_R]]:
+        batch: list[_WaitingEvent[_R]] = []
         size = 0
         while self._waiting and len(batch) < _MOST_ROWS:
             size += len(self._waiting[0].event)
@@ -145,7 +145,7 @@ class EventWriter(Generic[_R]):
             batch.append(self._waiting.popleft())
         return batch
 
-    def _write_all(self, batch: list[_Waiting[_R]]) -> None:
+    def _write_all(self, batch: list[_WaitingEvent[_R]]) -> None:
         try:
             results = self._write([waiting.event for waiting in batch])
         except PostgresUnavailable:
@@ -182,7 +182,7 @@ class EventWriter(Generic[_R]):
             self._away = True
             log.warning("events_not_written", kind=self._name)
 
-    def _keep(self, batch: list[_Waiting[_R]]) -> None:
+    def _keep(self, batch: list[_WaitingEvent[_R]]) -> None:
         """In Redis; else in memory, in front of all that came later."""
         if self._kept.keep([waiting.event for waiting in batch]):
             self._settle(batch, Fate.KEPT)
@@ -192,7 +192,7 @@ class EventWriter(Generic[_R]):
         self._waiting.extendleft(reversed(fit))
         gevent.sleep(_PAUSE / 10)
 
-    def _settle(self, batch: Sequence[_Waiting[_R]], fate: Fate) -> None:
+    def _settle(self, batch: Sequence[_WaitingEvent[_R]], fate: Fate) -> None:
         if not batch:
             return
         self._results[fate].inc(len(batch))

@@ -79,7 +79,7 @@ class HttpHandler(WSGIHandler):
         self.wsgi_input: Any
         super().__init__(sock, address, server)
         self.rfile = BoundedReader(self.rfile)
-        #: Whether it waits for a request: nobody minds then if it is closed.
+        #: Whether it waits for a request: then it may be closed without loss.
         self.idle = True
 
     def handle_one_request(self) -> Any:
@@ -130,7 +130,7 @@ class HttpHandler(WSGIHandler):
         return None if self.close_connection or self.server.draining else True
 
     def _has_plain_length(self) -> bool:
-        """Whether nobody can read another length into the request than is read here."""
+        """Whether no other server can read another length into the request than is read here."""
         if self.environ.get("HTTP_TRANSFER_ENCODING") is not None:
             return False
         length = self.environ.get("CONTENT_LENGTH")

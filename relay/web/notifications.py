@@ -49,7 +49,7 @@ class Notifications:
         fetch: Callable[[str], bytes],
         writer: EventWriter[Stored],
     ) -> None:
-        """`topics`: SES_EVENTS_SNS_TOPIC_ARN, with commas between several; None: nobody is believed. `fetch`: gets a
+        """`topics`: SES_EVENTS_SNS_TOPIC_ARN, with commas between several; None: no topic is accepted. `fetch`: gets a
         URL of SNS (`relay.aws.sns_host.SnsHost.get`)."""
         self._topics = frozenset(topic.strip() for topic in (topics or "").split(",") if topic.strip())
         self._certificates = certificates
@@ -122,7 +122,7 @@ def write(events: Events, cache: Cache, documents: Sequence[bytes]) -> list[Stor
     return stored
 
 
-def _tell(cache: Cache, user_id: str | None, event: dict[str, Any]) -> None:
+def _tell(cache: Cache, user_id: str | None, event: dict[str, object]) -> None:
     if user_id is None or not event["recipients"]:
         return
     reason = str(event["reason"])

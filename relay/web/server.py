@@ -109,14 +109,14 @@ class WebServer:
         self.handler = handler
         self.draining = False
         self._drained = Event()
-        self._servers: list[_Listener] = []
+        self._servers: list[_HttpListener] = []
         self._handlers: dict[Any, HttpHandler] = {}
 
     def serve(self, listeners: Sequence[socket.socket], drain_seconds: float) -> int:
         """Serves until `drain` is called, and then until what is being answered is, or so many seconds are over; how
         many requests were not answered."""
         if not self.draining:
-            self._servers = [_Listener(listener, self._application, self) for listener in listeners]
+            self._servers = [_HttpListener(listener, self._application, self) for listener in listeners]
             for server in self._servers:
                 server.start()
             log.info("web_ready", tls=self._tls_context is not None)
@@ -130,7 +130,7 @@ class WebServer:
         return left
 
     def drain(self) -> None:
-        """Accepts nobody from now on, and closes the connections that wait for a request."""
+        """Accepts no client from now on, and closes the connections that wait for a request."""
         self.draining = True
         for server in self._servers:
             server.close()
@@ -139,7 +139,7 @@ class WebServer:
                 greenlet.kill(block=False)
         self._drained.set()
 
-    def handle(self, server: _Listener, sock: gevent.socket.socket, peer: tuple[Any, ...]) -> None:
+    def handle(self, server: _HttpListener, sock: gevent.socket.socket, peer: tuple[Any, ...]) -> None:
         """One connection, from its first octet to its last."""
         slot = self._admission.enter()
         try:
@@ -166,7 +166,7 @@ class WebServer:
             if slot is not None:
                 self._admission.leave(slot)
 
-    def _converse(self, server: _Listener, sock: Any, client: str) -> None:
+    def _converse(self, server: _HttpListener, sock: Any, client: str) -> None:
         handler = self.handler(sock, (client, 0), server)
         greenlet = gevent.getcurrent()
         self._handlers[greenlet] = handler
@@ -183,7 +183,7 @@ class WebServer:
                 sock.send(response)
 
 
-class _Listener(WSGIServer):
+class _HttpListener(WSGIServer):
     #: Several processes accept from one socket: one that is free takes one client, not a hundred.
     max_accept = 1
 

@@ -93,13 +93,13 @@ def event_of(text: str, source_id: str) -> SesEvent | None:
     return SesEvent(email_id, document=_dumped(event), recipients=recipients if reason else (), reason=reason)
 
 
-def _reason(kind: str, payload: Mapping[str, Any]) -> str:
+def _reason(kind: str, payload: Mapping[str, object]) -> str:
     if kind == "complained":
         return "complained"
     return "bounced" if kind == "bounced" and payload.get("bounceType") == "Permanent" else ""
 
 
-def _recipients(payload: Mapping[str, Any], member: str) -> tuple[str, ...]:
+def _recipients(payload: Mapping[str, object], member: str) -> tuple[str, ...]:
     entries = payload.get(member)
     found = []
     for entry in entries[:_MOST_RECIPIENTS] if isinstance(entries, list) else ():
@@ -117,7 +117,7 @@ def _bare(address: str) -> str:
     return behind.partition(">")[0] if bracket and (before or behind.endswith(">")) else address
 
 
-def _email_id(mail: Mapping[str, Any]) -> str | None:
+def _email_id(mail: Mapping[str, object]) -> str | None:
     """The id of the row: the header's, which no tag replaces, else the tag's; None where that is none."""
     headers = mail.get("headers")
     for header in headers if isinstance(headers, list) else ():
@@ -130,12 +130,12 @@ def _email_id(mail: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _uuid(value: Any) -> str | None:
+def _uuid(value: object) -> str | None:
     text = value.strip() if isinstance(value, str) else ""
     return text.lower() if _UUID.fullmatch(text) else None
 
 
-def _dumped(event: Mapping[str, Any]) -> bytes:
+def _dumped(event: Mapping[str, object]) -> bytes:
     """As JSON that Postgres takes: without NUL, halves of surrogate pairs, and numbers that are none."""
     try:
         octets = orjson.dumps(event)

@@ -39,7 +39,7 @@ class SigningCertificates:
         self._fetch = fetch
         self._keys: OrderedDict[str, RSAPublicKey] = OrderedDict()
         self._failures: deque[float] = deque(maxlen=_MOST_FAILURES)
-        #: One at a time: whoever waits finds what the one before has fetched.
+        #: One at a time: a greenlet that waits finds what the one before has fetched.
         self._turn = BoundedSemaphore(1)
 
     def key(self, url: str) -> RSAPublicKey:

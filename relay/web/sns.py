@@ -51,7 +51,7 @@ class SnsMessage:
 
 
 def parse(body: bytes, type_header: str | None) -> SnsMessage:
-    """What was POSTed. `type_header`: the field x-amz-sns-message-type; None where nobody says it. Raises Malformed."""
+    """What was POSTed. `type_header`: the field x-amz-sns-message-type; None where it is absent. Raises Malformed."""
     try:
         document = loads(body)
     except ValueError:
@@ -111,7 +111,7 @@ def loads(octets: bytes | str) -> Any:
         raise ValueError("too deep") from None
 
 
-def _text(document: Mapping[str, Any], name: str) -> str:
+def _text(document: Mapping[str, object], name: str) -> str:
     value = document.get(name, "")
     if not isinstance(value, str):
         raise Malformed("a member that is no text")

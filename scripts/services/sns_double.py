@@ -1,7 +1,8 @@
 """Amazon SNS as its subscribers see it: signed messages, and the host where certificates and confirmations are.
 
 A double because the real service can't be had here. What it signs, and with what, is as Amazon documents it; its host
-has a certificate of an authority of its own, which whoever is to believe it is given (`relay.aws.sns_host.SnsHost`).
+has a certificate of a separate authority, which a subscriber that is to accept it is given
+(`relay.aws.sns_host.SnsHost`).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def until(done: Callable[[], bool]) -> None:
 def test_a_users_long_queue_of_slow_mails_does_not_hold_up_another_users(
     add_email: Callable[..., str], query: Query, sqs: Sqs, ses: Ses, postgres_url: str, tmp_path: Path, suffix: str
 ) -> None:
-    """Nine places of ten are the most that one has, whether his mails come by jobs or were found in Postgres."""
+    """Nine places of ten are the most that one has, whether the user's mails come by jobs or were found in Postgres."""
     ses.answer(*[{"seconds": SLOW}] * 9)
     insert(query, 60)
     url = sqs.create_queue(f"q{uuid.uuid4().hex}{suffix}")

@@ -56,7 +56,7 @@ def test_while_postgres_is_away_clicks_are_followed_and_nothing_is_lost(
     with redis.Redis.from_url(redis_url) as client:
         assert client.llen(keys.KEPT_SES_KEY) == 6
         assert client.llen(keys.KEPT_TRACKING_KEY) == 6
-        # Whoever kept them may die: another process writes them.
+        # The process that kept them may die: another process writes them.
         stage.web.kill()
         postgres.start()
         stage.web.start()
@@ -161,7 +161,7 @@ def reply(client: socket.socket) -> bytes:
         (b"POST /events/ses HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"4"),
         (b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10, b"404"),
         (b"POST /x HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1000, b"404"),
-        # Whoever reads the second length finds a request that another does not see.
+        # A server that reads the second length finds a request that another does not see.
         (b"GET /x HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\nGET /y HTTP/1.1\r\n\r\n", b"404"),
         (b"GET /x HTTP/1.1\r\nContent-Length: +0\r\n\r\nGET /y HTTP/1.1\r\n\r\n", b"404"),
         (b"GET /x HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\nGET /y HTTP/1.1\r\n\r\n", b"404"),
@@ -247,7 +247,7 @@ def test_the_check_says_what_is_there_and_what_is_missing(postgres_url: str, red
 
 
 def test_what_is_in_a_dead_letter_queue_is_taken_up(stage: Stage, sqs: Sqs) -> None:
-    """By whoever believes who has signed it; what is not believed stays there."""
+    """By a process that accepts its signer; what is not accepted stays there."""
     queue_url = sqs.create_queue(f"dead-{uuid.uuid4().hex}")
     email_id = stage.add_email()
     for body in (

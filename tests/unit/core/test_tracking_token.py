@@ -1,4 +1,4 @@
-"""Tokens of tracked links: nobody makes one, or another of one, without the secret (contract section 7)."""
+"""Tokens of tracked links: none is made, or changed, without the secret (contract section 7)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def test_nobody_has_all_places_whoever_turns_out_to_own_a_mail(places: int, step
         assert dict(shares.counts) == {each: count for each, count in counts.items() if count}
         assert shares.limit == most - unknown
         assert shares.room == most - unknown - max(counts.values())
-        # Whoever the others belong to, nobody has more than that.
+        # Whichever user the others belong to, none has more than that.
         assert max(counts.values()) + unknown <= most
         at = number % len(mails) if mails else None
         if step == "somebody" and shares.room > 0:
