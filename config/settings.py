@@ -201,7 +201,7 @@ class Settings:
     ses_events_topic: str | None = _setting("SES_EVENTS_SNS_TOPIC_ARN", "the ARN of an SNS topic", default=None)
 
     #: Where `python -m relay.web` listens, and in how many processes.
-    http_port: int = _whole("SMTP_RELAY_HTTP_PORT PORT", 8080, 1, 65535, "a port number")
+    http_port: int = _whole("SMTP_RELAY_HTTP_PORT PORT", 8080, 1, 65535, what="a port number")
     http_processes: int = _whole("SMTP_RELAY_HTTP_PROCESSES", 1, 1, 256)
     #: HTTPS with the relay's certificate; else TLS is the platform's.
     http_tls: bool = _switch("SMTP_RELAY_HTTP_TLS", False)

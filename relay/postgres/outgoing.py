@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import orjson
 
@@ -158,9 +158,9 @@ class Outgoing:
     def look(self, email_id: str) -> Row | None:
         """What a row holds, as `claim` has it, and nothing is changed; None: it is not there."""
 
-        def select(cursor: Any) -> Row | None:
+        def select(cursor: Cursor) -> Row | None:
             cursor.execute(f"SELECT {_COLUMNS} FROM emails e WHERE e.id = %s", (email_id,))  # noqa: S608 - fixed texts
-            return cursor.fetchone()  # type: ignore[no-any-return]
+            return cursor.fetchone()
 
         return self._use(select)
 

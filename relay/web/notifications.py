@@ -122,7 +122,7 @@ def write(events: Events, cache: Cache, documents: Sequence[bytes]) -> list[Stor
     return stored
 
 
-def _tell(cache: Cache, user_id: str | None, event: dict[str, object]) -> None:
+def _tell(cache: Cache, user_id: str | None, event: dict[str, Any]) -> None:
     if user_id is None or not event["recipients"]:
         return
     reason = str(event["reason"])
