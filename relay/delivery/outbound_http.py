@@ -51,7 +51,7 @@ _NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)")
 _READ: Final = 16_384
 _MOST_HEAD: Final = 65_536
 _MOST_FRAMING: Final = 8
-#: Threads that look names up. A name whose servers say nothing keeps one for longer than anybody waits for it.
+#: Threads that look names up. A name whose servers do not answer keeps one for longer than the request waits for it.
 _LOOK_UPS: Final = 64
 
 Resolve = Callable[[str, int], Sequence[str]]
@@ -68,7 +68,7 @@ class UnavailableError(Exception):
 
 
 class Outbound:
-    """Makes such requests. Each one has a connection of its own."""
+    """Makes such requests. Each one has a separate connection."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Outbound:
         sock = self._connect(parts, deadline)
         try:
             sock.sendall(head + (body or b""))
-            return _Response(receive).read(sock, deadline)
+            return _BoundedResponse(receive).read(sock, deadline)
         finally:
             sock.close()
 
@@ -140,7 +140,7 @@ class Outbound:
         return sock
 
 
-class _Response:
+class _BoundedResponse:
     """One response, as llhttp reads it (RFC 9112)."""
 
     def __init__(self, receive: Receive) -> None:

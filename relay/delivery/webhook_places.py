@@ -40,7 +40,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class _Endpoint:
+class _WebhookEndpoint:
     places: int = _FIRST_PLACES
     slow: bool = False
 
@@ -57,7 +57,7 @@ class WebhookPlaces:
         self._of_endpoint: Counter[str] = Counter()
         self._of_kind: Counter[bool] = Counter()
         self._of_user: Counter[tuple[bool, str | None]] = Counter()
-        self._endpoints: OrderedDict[str, _Endpoint] = OrderedDict()
+        self._endpoints: OrderedDict[str, _WebhookEndpoint] = OrderedDict()
 
     def __len__(self) -> int:
         """How many are due."""
@@ -150,10 +150,10 @@ class WebhookPlaces:
             if not counts[key]:
                 del counts[key]
 
-    def _endpoint(self, webhook_id: str) -> _Endpoint:
+    def _endpoint(self, webhook_id: str) -> _WebhookEndpoint:
         found = self._endpoints.get(webhook_id)
         if found is None:
-            found = self._endpoints[webhook_id] = _Endpoint()
+            found = self._endpoints[webhook_id] = _WebhookEndpoint()
             if len(self._endpoints) > _REMEMBERED:
                 self._endpoints.popitem(last=False)
         else:

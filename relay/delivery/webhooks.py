@@ -35,7 +35,7 @@ LOOK_MOST: Final = 2_000
 #: The part of the time that looks may take of Postgres, and the shortest time between two of them, in seconds.
 _LOOK_SHARE: Final = 0.1
 _LOOK_PAUSE: Final = 0.05
-#: Deliveries of one claim, and of one look at those that somebody named.
+#: Deliveries of one claim, and of one look at those that were named.
 _CLAIMED: Final = 100
 _NAMED: Final = 200
 #: Names that are kept until they are looked at. What is beyond is found by a look.
@@ -54,7 +54,7 @@ class Webhooks:
         self._places = WebhookPlaces()
         #: Something has changed for the loop that hands out.
         self._changed = Event()
-        #: Deliveries that somebody named, in order.
+        #: Deliveries that were named, in order.
         self._named: dict[str, None] = {}
         self._next_look = 0.0
         self._look_wanted = False
@@ -209,7 +209,8 @@ class Webhooks:
                     self._done(result.delivery.id, quick=quick)
 
     def _give_up_late(self) -> None:
-        """What could not be recorded within its lease is anybody's by now, and is made again with the same id."""
+        """What could not be recorded within its lease may be claimed by any worker by now, and is made again with the
+        same id."""
         now = time.monotonic()
         late = [result for until, result, _ in self._results if until < now]
         self._results = [entry for entry in self._results if entry[0] >= now]

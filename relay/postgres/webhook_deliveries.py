@@ -6,18 +6,18 @@ honours. Nothing else is changed by it: a process that dies leaves a delivery th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from relay.core import deadlines
 from relay.core.frozen import frozen
 from relay.postgres.database import Database
-from relay.postgres.driver import Cursor
+from relay.postgres.driver import Cursor, Row
 
 _T = TypeVar("_T")
 
-#: Seconds for which a claimed delivery is nobody else's. A call takes 5, and what it brought is recorded at once.
+#: Seconds for which no other worker may claim a delivery. A call takes 5, and what it brought is recorded at once.
 LEASE_SECONDS: Final = 60.0
 #: Octets of a payload that come with a claim; a longer one is read by itself.
 HELD_OCTETS: Final = 65_536
@@ -136,7 +136,7 @@ class WebhookDeliveries:
         return [Due(*row) for row in self._rows(_LOOK_AT, {"ids": list(ids)})]
 
     def claim(self, ids: Collection[str]) -> list[ClaimedDelivery]:
-        """Claims those of these deliveries that are due and that nobody holds."""
+        """Claims those of these deliveries that are due and not claimed."""
         values = {"ids": list(ids), "lease": LEASE_SECONDS, "held": HELD_OCTETS}
         return [
             ClaimedDelivery(
@@ -187,7 +187,7 @@ class WebhookDeliveries:
         self._use(lambda cursor: cursor.execute(_RECORD, values))
 
     def retry(self, delivery_id: str, requested: datetime | None) -> None:
-        """Somebody wants a delivery to be made once more, whatever became of it, and now.
+        """Has a delivery made once more, whatever became of it, and now.
 
         `requested`: when. One that has been attempted since is left alone, so that a repeated request does nothing; so
         is one that is being made. Without a time a success is left alone.
@@ -195,8 +195,8 @@ class WebhookDeliveries:
         values = {"id": delivery_id, "requested": requested, "lease": LEASE_SECONDS}
         self._use(lambda cursor: cursor.execute(_RETRY, values))
 
-    def _rows(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-        def select(cursor: Cursor) -> list[tuple[Any, ...]]:
+    def _rows(self, statement: str, values: Mapping[str, object]) -> list[Row]:
+        def select(cursor: Cursor) -> list[Row]:
             cursor.execute(statement, values)
             return cursor.fetchall()
 

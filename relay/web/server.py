@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any, Final, Protocol
+from wsgiref.types import WSGIApplication
 
 import gevent
 import gevent.socket
@@ -96,7 +97,7 @@ class WebServer:
 
     def __init__(
         self,
-        application: Callable[..., Any],
+        application: WSGIApplication,
         admission: Admission,
         tls_context: Callable[[], ssl.SSLContext] | None,
         handler: type[HttpHandler] = HttpHandler,
@@ -139,7 +140,7 @@ class WebServer:
                 greenlet.kill(block=False)
         self._drained.set()
 
-    def handle(self, server: _HttpListener, sock: gevent.socket.socket, peer: tuple[Any, ...]) -> None:
+    def handle(self, server: _HttpListener, sock: gevent.socket.socket, peer: tuple[object, ...]) -> None:
         """One connection, from its first octet to its last."""
         slot = self._admission.enter()
         try:
@@ -187,7 +188,7 @@ class _HttpListener(WSGIServer):
     #: Several processes accept from one socket: one that is free takes one client, not a hundred.
     max_accept = 1
 
-    def __init__(self, listener: socket.socket, application: Callable[..., Any], owner: WebServer) -> None:
+    def __init__(self, listener: socket.socket, application: WSGIApplication, owner: WebServer) -> None:
         self._owner = owner
         # Without a name gevent would look one up.
         super().__init__(

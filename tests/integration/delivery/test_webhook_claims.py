@@ -110,7 +110,7 @@ def test_a_result_counts_as_long_as_the_claim_does(
     status, attempt, due = row(query, second)
     assert (status, attempt) == ("pending", 1)
     assert 280 < (due - datetime.now(UTC)).total_seconds() <= 301
-    # A success is one, whoever has the delivery by now; and what has ended does not change any more.
+    # A success is one, whichever worker has the delivery by now; and what has ended does not change any more.
     deliveries.record([result(early)])
     assert row(query, first) == ("success", 1, None)
     deliveries.record([result(late, "pending", 1.0)])
