@@ -196,7 +196,7 @@ class Settings:
     )
     #: Whether the delivery worker makes webhook deliveries; not: they are left to OpenSend's own.
     webhooks: bool = _switch("SMTP_RELAY_WEBHOOKS", True)
-    #: What becomes of a mail of which nobody knows whether the provider has it, when no event says so.
+    #: What becomes of a mail that the provider may have, when no event says so.
     unclear: Literal["again", "fail"] = _setting("SMTP_RELAY_UNCLEAR", "again or fail", default="again")
     ses_events_topic: str | None = _setting("SES_EVENTS_SNS_TOPIC_ARN", "the ARN of an SNS topic", default=None)
 

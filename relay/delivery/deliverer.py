@@ -34,8 +34,8 @@ from relay.delivery.sandbox import simulation_of
 from relay.delivery.send_events import sent_event
 from relay.delivery.tracking import Tracking
 from relay.delivery.unclear import Decision, Unclear
-from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
 from relay.postgres.driver import Row
+from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
 from relay.postgres.outgoing import HELD_OCTETS, Event, Outgoing, SendingDomain
 
 log = structlog.get_logger(__name__)

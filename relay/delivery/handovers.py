@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two beats.
 BEAT_SECONDS: Final = 5.0
-#: Seconds from a beat for which nobody takes this process for dead, with room for a call on its way.
+#: Seconds from a beat for which no other process takes this one for dead, with room for a call on its way.
 _SAFE_SECONDS: Final = SILENT_MS / 1000 - 10.0
 #: Seconds for which a provider's own event `sent` is waited for where one is to come.
 EVENT_SECONDS: Final = 180.0
@@ -38,7 +38,7 @@ _MOST_KEPT: Final = 10_000
 
 
 @dataclass(slots=True)
-class _Claim:
+class _OwnClaim:
     mark: datetime
     #: The name under which Redis knows of it; empty: Redis was not told.
     owner: str
@@ -65,9 +65,9 @@ class Handovers:
         self._named = False
         self._beat = float("-inf")
         self._succeeded = False
-        self._claims: dict[str, _Claim] = {}
+        self._claims: dict[str, _OwnClaim] = {}
         #: Those of which it could not be recorded what became of them.
-        self._left_over: dict[str, _Claim] = {}
+        self._left_over: dict[str, _OwnClaim] = {}
 
     # The steps of a delivery.
 
@@ -76,9 +76,9 @@ class Handovers:
         mark = self._outgoing.mark(email_id)
         if mark is None:
             return
-        # What is told under a name that does not beat, nobody takes up.
+        # What is told under a name that does not beat is not taken up.
         told = self._states.up and time.monotonic() - self._beat < _SAFE_SECONDS
-        claim = self._claims[email_id] = _Claim(mark, self._owner if told else "")
+        claim = self._claims[email_id] = _OwnClaim(mark, self._owner if told else "")
         self._post(email_id, claim)
 
     def may_hand_over(self, email_id: str, *, records_sent: bool) -> bool:
@@ -206,7 +206,7 @@ class Handovers:
         metrics.DELIVERIES.labels("abandoned").inc(count)
         return count
 
-    def _post(self, email_id: str, claim: _Claim) -> None:
+    def _post(self, email_id: str, claim: _OwnClaim) -> None:
         if claim.owner:
             self._states.post(claim.owner, _note(email_id, claim))
 
@@ -230,7 +230,7 @@ def _to_give_back(notes: Sequence[Note], *, sure: bool, ended: bool) -> Iterator
             )
 
 
-def _note(email_id: str, claim: _Claim) -> Note:
+def _note(email_id: str, claim: _OwnClaim) -> Note:
     return Note(
         email_id=email_id,
         state=claim.state,

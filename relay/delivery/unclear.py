@@ -1,7 +1,8 @@
-"""Mails of which nobody knows whether the provider has them (docs/guarantees.md, section 9).
+"""Mails of which it is not known whether the provider has them (docs/guarantees.md, section 9).
 
-First the truth is asked: an event that nobody but who has the mail can cause. Where there is none, the mail is sent
-again or fails, as SMTP_RELAY_UNCLEAR says; what was made more than 24 hours ago is held until a command releases it.
+First an event is looked for that only the provider or a recipient of the mail can cause. Where there is none, the mail
+is sent again or fails, as SMTP_RELAY_UNCLEAR says; what was made more than 24 hours ago is held until a command
+releases it.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class LeftBehind:
         left_behind = self._without_claimed(self._abandoned.among(rows))
         recent = [row for row in left_behind if row.recent]
         if recent:
-            # Whoever claims them next asks for the truth.
+            # The next claim looks for an event.
             count = self._left.put_back(recent)
             metrics.DELIVERY_UNCLEAR.labels("found").inc(count)
             metrics.DELIVERIES.labels("abandoned").inc(count)

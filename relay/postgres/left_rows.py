@@ -1,7 +1,7 @@
 """Claimed rows whose worker did not finish: they go back to the queue, or what became of them is recorded for it.
 
-Where nobody knows whether the provider has a mail, its row goes back with UNCLEAR in `provider_last_error_code`: who
-claims it next asks for the truth before it is sent again (`known_to_provider`).
+Where it is not known whether the provider has a mail, its row goes back with UNCLEAR in `provider_last_error_code`: the
+next claim looks for an event before it is sent again (`known_to_provider`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ UNCLEAR: Final = "DeliveryUnclear"
 UNCLEAR_TEXT: Final = "it is not known whether the provider has the mail"
 #: Seconds for the look at the events, which have no index over the mail in every installation.
 TRUTH_SECONDS: Final = 60.0
-#: Events that nobody but who has the mail can cause. No tracked links among them: a preview has those too.
+#: Events that only the provider or a recipient of the mail can cause. No tracked links among them: a preview has those
+#: too.
 _PROOFS: Final = ("sent", "delivered", "bounced", "complained", "delivery_delayed")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-#: By the mark of the claim: whoever has claimed the row since keeps it.
+#: By the mark of the claim: a process that has claimed the row since keeps it.
 _GIVE_BACK: Final = """
 UPDATE emails e SET status = 'queued',
        provider_next_retry_at = clock_timestamp() + make_interval(secs => claimed.seconds),
@@ -57,7 +58,7 @@ UPDATE emails e SET status = 'sent', sent_at = coalesce(e.sent_at, now()), provi
        provider_dead_lettered_at = NULL, provider_last_error_code = NULL, provider_last_error_message = NULL
   FROM left_behind WHERE e.id = left_behind.id"""  # noqa: S608 - fixed texts
 
-#: What no worker takes up by itself: old, and nobody can be working on it.
+#: What no worker takes up by itself: old, and no process can be working on it.
 HELD: Final = """
  status = 'processing' AND created_at <= clock_timestamp() - interval '24 hours'
  AND (provider_last_attempted_at IS NULL OR provider_last_attempted_at < clock_timestamp() - interval '15 minutes')"""

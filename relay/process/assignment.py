@@ -31,7 +31,7 @@ class Assignment:
     ) -> None:
         #: Counts the workers from 0.
         self.index = index
-        #: Names this start of the service: whoever had this index in it before has ended.
+        #: Names this start of the service: the process that had this index in it before has ended.
         self.service = service
         #: As JSON. Holds secrets.
         self.settings = received.settings

@@ -151,11 +151,11 @@ class ClaimStates:
         return self._link.up
 
     def post(self, owner: str, note: Note) -> None:
-        """Writes a state; nobody waits for it."""
+        """Writes a state, without waiting."""
         self._link.post([("HSET", _hash(owner), note.email_id, note.value())])
 
     def post_end(self, owner: str, email_id: str) -> None:
-        """The row is no longer claimed; nobody waits for it."""
+        """The row is no longer claimed. Does not wait."""
         self._link.post([("HDEL", _hash(owner), email_id)])
 
     def hand_over(self, owner: str, note: Note) -> bool:
@@ -190,7 +190,7 @@ class ClaimStates:
         return Estate(sure=bool(sure), ended=fields.get(b"dead") == b"1", notes=notes)
 
     def done(self, owner: str, email_ids: Collection[str]) -> None:
-        """What a dead owner has left is dealt with: nobody looks at it again. These rows are claimed no more."""
+        """What a dead owner has left is dealt with: it is not looked at again. These rows are claimed no more."""
         if email_ids:
             self._link.call("HDEL", _hash(owner), *email_ids)
         self._link.call("ZREM", DELIVERY_OWNERS_KEY, owner)

@@ -294,7 +294,7 @@ def test_no_sequence_of_deaths_and_outages_sends_a_mail_again_unasked_or_leaves_
     chance = random.Random(seed)
     monkeypatch.setattr(handovers_module, "EVENT_SECONDS", 0.0)
     processes = [make(service=service) for service in ("a", "b")]
-    #: Calls to the provider of which nobody has heard a no, by mail, and mails of which it said yes.
+    #: Calls to the provider that were not refused as far as is known, by mail, and mails that it took.
     calls: defaultdict[str, int] = defaultdict(int)
     yes: set[str] = set()
     forgot = False

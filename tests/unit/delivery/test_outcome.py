@@ -71,7 +71,7 @@ def test_code_and_text_decide(status: int, code: str, message: str, verdict: Ver
 
 @pytest.mark.parametrize("status", range(500, 600))
 def test_every_5xx_is_the_mails_or_the_regions(status: int) -> None:
-    """Of a gateway's nobody knows whether SES has the mail."""
+    """After a gateway's error it is not known whether SES has the mail."""
     assert of_ses_error(status, f"HTTP{status}", "").verdict is (UNCLEAR if status in (502, 504) else EITHER)
 
 
