@@ -1,0 +1,121 @@
+"""`python -m scripts.benchmark.webhooks`: webhook deliveries a second, and memory with a dead endpoint.
+
+The rate is that of one delivery process to endpoints that answer after 20 ms, over TLS, a connection for each call, on
+a machine that it shares with Postgres and with the server of the endpoints; its CPU is given beside it. For the memory
+10,000 deliveries are due to an endpoint that never answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from scripts.benchmark.subjects import PeakRss
+from scripts.database import apply_schema, create_database, execute, query
+from scripts.services import Postgres, WebhookSink, WebhookWorker
+
+_PATIENCE_SECONDS: Final = 300.0
+_MEMORY_SECONDS: Final = 15.0
+_MB: Final = 1_000_000
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 0 within the goals, 1 not."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark.webhooks", description=__doc__)
+    parser.add_argument("--deliveries", type=int, default=6000)
+    parser.add_argument("--endpoints", type=int, default=10)
+    parser.add_argument("--dead", type=int, default=10_000, help="deliveries due to the dead endpoint")
+    parser.add_argument("--goal-rate", type=float, default=300.0, help="deliveries a second")
+    parser.add_argument("--goal-memory", type=int, default=80, help="MB of 1,000,000 octets")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - Postgres may have to be another user
+        directory = Path(folder)
+        (directory / "postgres").mkdir()
+        with Postgres(directory / "postgres", durable=True) as postgres, WebhookSink(directory / "sink") as sink:
+            template = create_database(postgres.url(), "contract")
+            apply_schema(template)
+            url = create_database(postgres.url(), "rate", "contract")
+            rate, cpu = measure_rate(url, sink, directory / "rate", options.deliveries, options.endpoints)
+            print(f"{rate:.0f} deliveries a second, {cpu * 1000:.2f} ms of CPU each in the worker", flush=True)
+            url = create_database(postgres.url(), "memory", "contract")
+            memory = measure_memory(url, sink, directory / "memory", options.dead)
+            print(f"{memory / _MB:.0f} MB at most with {options.dead} due to a dead endpoint", flush=True)
+    return 0 if rate >= options.goal_rate and memory <= options.goal_memory * _MB else 1
+
+
+def measure_rate(url: str, sink: WebhookSink, directory: Path, deliveries: int, endpoints: int) -> tuple[float, float]:
+    """Deliveries a second, by the times that were recorded, and seconds of CPU of one."""
+    for number in range(endpoints):
+        add(url, sink.url(f"/ms/20?{number}"), deliveries // endpoints, user=f"user {number}")
+    with WebhookWorker(directory, sink, settings(url, directory)) as worker:
+        process = psutil.Process(worker.pid)
+        before = sum(process.cpu_times()[:2])
+        _until(lambda: query(url, "SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'") == [(0,)])
+        cpu = sum(process.cpu_times()[:2]) - before
+    ((seconds, count),) = query(
+        url,
+        "SELECT extract(epoch FROM max(attempted_at) - min(attempted_at))::float8, count(*)"
+        " FROM webhook_deliveries WHERE status = 'success'",
+    )
+    if count != deliveries // endpoints * endpoints:
+        raise AssertionError("not all were delivered")
+    return count / seconds, cpu / count
+
+
+def measure_memory(url: str, sink: WebhookSink, directory: Path, deliveries: int) -> int:
+    """The most octets (PSS) of a process while so many are due to an endpoint that does not answer."""
+    add(url, sink.url("/hang"), deliveries, user="user")
+    with WebhookWorker(directory, sink, settings(url, directory)) as worker, PeakRss(worker.pid) as peak:
+        time.sleep(_MEMORY_SECONDS)
+    return peak.octets
+
+
+def settings(url: str, directory: Path) -> dict[str, str]:
+    """The worker's."""
+    return {
+        "DATABASE_URL": url,
+        "SMTP_RELAY_PROVIDER": "maildir",
+        "SMTP_RELAY_MAILDIR": str(directory / "mails"),
+        "SMTP_RELAY_LOG_LEVEL": "info",
+    }
+
+
+def add(url: str, target: str, deliveries: int, *, user: str) -> None:
+    """A webhook and deliveries that are due to it, each of an event of its own."""
+    webhook = str(uuid.uuid4())
+    execute(
+        url,
+        "INSERT INTO webhooks (id, url, event_types, user_id) VALUES (%s, %s, '[\"email.delivered\"]', %s)",
+        (webhook, target, user),
+    )
+    execute(
+        url,
+        "WITH events AS (INSERT INTO email_events (id, type, payload, user_id) SELECT gen_random_uuid(), 'delivered',"
+        " jsonb_build_object('timestamp', now(), 'recipients', jsonb_build_array('to@x.example'), 'n', n), %s"
+        " FROM generate_series(1, %s) AS n RETURNING id)"
+        " INSERT INTO webhook_deliveries (id, webhook_id, event_id, attempt, status)"
+        " SELECT gen_random_uuid(), %s, id, 0, 'pending' FROM events",
+        (user, deliveries, webhook),
+    )
+
+
+def _until(done: Callable[[], bool]) -> None:
+    limit = time.monotonic() + _PATIENCE_SECONDS
+    while not done():
+        if time.monotonic() > limit:
+            raise AssertionError("it took too long")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
