@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -62,11 +62,12 @@ def measure_rate(url: str, sink: WebhookSink, directory: Path, deliveries: int, 
         before = sum(process.cpu_times()[:2])
         _until(lambda: query(url, "SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'") == [(0,)])
         cpu = sum(process.cpu_times()[:2]) - before
-    ((seconds, count),) = query(
+    rows: Any = query(
         url,
         "SELECT extract(epoch FROM max(attempted_at) - min(attempted_at))::float8, count(*)"
         " FROM webhook_deliveries WHERE status = 'success'",
     )
+    ((seconds, count),) = rows
     if count != deliveries // endpoints * endpoints:
         raise AssertionError("not all were delivered")
     return count / seconds, cpu / count

@@ -16,6 +16,7 @@ from typing import Any
 
 from config import environment
 from relay.delivery.outbound_http import Outbound
+from relay.process.assignment import Assignment
 
 
 def main(arguments: list[str]) -> int:
@@ -30,8 +31,17 @@ def main(arguments: list[str]) -> int:
     settings = environment.load().to_json()
     delivery.load(settings)
     lifeline, _ = os.pipe()
-    assignment: Any = SimpleNamespace(
-        index=0, settings=settings, lifeline=lifeline, heartbeats=SimpleNamespace(beat=lambda _index: None)
+    # There is no master: nobody listens to the beat of this process, and nothing was handed over but the settings.
+    handed_over: Any = SimpleNamespace(settings=settings, listeners=[], table=None)
+    unheard: Any = SimpleNamespace(beat=lambda _index: None)
+    assignment = Assignment(
+        0,
+        handed_over,
+        service=f"webhooks-{os.getpid()}",
+        certificate=b"",
+        lifeline=lifeline,
+        heartbeats=unheard,
+        keeper=-1,
     )
     return delivery.run(assignment, outbound=outbound)
 
