@@ -15,6 +15,7 @@ from relay.core.frozen import frozen
 from relay.postgres import suppressions
 from relay.postgres.database import Database
 from relay.postgres.driver import Cursor, Row
+from relay.postgres.events import DELIVERIES
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
 from relay.postgres.transaction import in_transaction
@@ -70,16 +71,15 @@ RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed text
 _OURS: Final = "status = 'processing' AND provider_last_attempted_at = %(mark)s"
 
 #: One event, and a pending delivery for each webhook that wants it; nothing where its source id is known.
-_EVENT: Final = """
+_EVENT: Final = (
+    """
 event AS (
   INSERT INTO email_events (id, email_id, source_id, type, payload, user_id, received_at)
   SELECT %(event_id)s::uuid, {email}, %(source_id)s, %(type)s, %(payload)s::jsonb, {user}, now() {source}
    WHERE {condition}
-  ON CONFLICT DO NOTHING RETURNING id, user_id, type)
-INSERT INTO webhook_deliveries (id, webhook_id, event_id, attempt, status, created_at)
-SELECT gen_random_uuid(), w.id, event.id, 0, 'pending', now()
-  FROM event JOIN webhooks w ON w.user_id = event.user_id AND w.status = 'active'
-   AND w.event_types @> jsonb_build_array('email.' || event.type)"""
+  ON CONFLICT DO NOTHING RETURNING id, user_id, type)"""
+    + DELIVERIES
+)
 
 _FINISH: Final = (
     "WITH changed AS (UPDATE emails SET {assignments} WHERE id = %(id)s"  # noqa: S608 - fixed texts

@@ -105,8 +105,9 @@ def _recipients(payload: Mapping[str, object], member: str) -> tuple[str, ...]:
     for entry in entries[:_MOST_RECIPIENTS] if isinstance(entries, list) else ():
         address = entry.get("emailAddress") if isinstance(entry, dict) else None
         if isinstance(address, str):
-            mailbox = comparison_form(_bare(address).replace("\0", ""))
-            if mailbox and len(mailbox) <= MAX_ADDRESS_LENGTH:
+            mailbox = comparison_form(_bare(address))
+            # No address has control characters or halves of surrogate pairs.
+            if mailbox and len(mailbox) <= MAX_ADDRESS_LENGTH and mailbox.isprintable():
                 found.append(mailbox)
     return tuple(dict.fromkeys(found))
 

@@ -71,9 +71,10 @@ class Tracking:
 
 def document_of(tracked: Tracked, user_agent: str | None, client: str) -> bytes:
     """The event as `relay.postgres.events.Events.write_tracking` takes it. `user_agent`: as WSGI has it, in Latin-1."""
+    email_id, domain_id = storable(tracked.email_id), storable(tracked.domain_id)
     payload: dict[str, str | None] = {
-        "email_id": tracked.email_id,
-        "domain_id": tracked.domain_id,
+        "email_id": email_id,
+        "domain_id": domain_id,
         "recipient": None if tracked.recipient is None else storable(tracked.recipient)[:_MOST_RECIPIENT],
     }
     if tracked.target is not None:
@@ -85,8 +86,8 @@ def document_of(tracked: Tracked, user_agent: str | None, client: str) -> bytes:
             "id": new_email_id(),
             "type": _EVENT_TYPES[tracked.kind],
             "user_id": storable(tracked.user_id),
-            "email_id": tracked.email_id,
-            "domain_id": tracked.domain_id,
+            "email_id": email_id,
+            "domain_id": domain_id,
             "payload": {**payload, "user_agent": user_agent, "ip": client},
             "received_at": datetime.now(UTC).isoformat(),
         }

@@ -59,6 +59,13 @@ class Ses(Server):
         request = urllib.request.Request(f"{self.endpoint}/control", body, {"Content-Type": "application/json"})  # noqa: S310
         urllib.request.urlopen(request, timeout=5).read()  # noqa: S310 - our own server
 
+    def notify(self, url: str) -> tuple[str, int]:
+        """From now on it tells what becomes of mails there, signed as SNS does: the authority and port of its SNS."""
+        body = json.dumps({"notify": url}).encode()
+        request = urllib.request.Request(f"{self.endpoint}/control", body, {"Content-Type": "application/json"})  # noqa: S310
+        found = json.loads(urllib.request.urlopen(request, timeout=30).read())  # noqa: S310 - our own server
+        return str(found["cafile"]), int(found["port"])
+
     def taken(self) -> list[Taken]:
         """Every mail that it took, in order."""
         return [

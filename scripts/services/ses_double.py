@@ -8,6 +8,10 @@ POST /control with {"answers": [...]} sets how the next calls are answered, one 
 {"status": 400, "code": "MessageRejected", "message": "…"} · {"silent": true} (nothing, without the mail) ·
 {"lost": true} (takes the mail, closes without a word) · {"seconds": 2} (answers late) · {} (as usual) ·
 {"raw": "HTTP/1.1 …"} (takes the mail, answers with these octets and closes).
+
+POST /control with {"notify": URL} makes it tell what becomes of each mail from then on, as SES does by way of SNS, to
+recipients of the mailbox simulator as to all others: see `scripts.services.sns_double`. The answer has `cafile` and
+`port` of the host of SNS that it imitates.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ class Mailbox:
         self._folder = folder
         self._lock = threading.Lock()
         self._count = 0
+        self.notifier: Any = None
         self.answers: list[dict[str, Any]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -60,7 +65,18 @@ class Mailbox:
         written = self._folder / f".{number:06}.json"
         written.write_text(json.dumps(about))
         written.rename(self._folder / f"{number:06}.json")
+        if self.notifier is not None:
+            self.notifier.tell(about, octets)
         return message_id
+
+    def notify(self, url: str) -> dict[str, Any]:
+        """Tells what becomes of mails from now on; who is to be believed."""
+        from scripts.services.sns_double import Notifier  # noqa: PLC0415 - cryptography, for those who want it
+
+        if self.notifier is None:
+            self.notifier = Notifier(self._folder.parent)
+        self.notifier.url = url
+        return {"cafile": str(self.notifier.sns.cafile), "port": self.notifier.sns.port}
 
 
 def check(request: dict[str, Any]) -> bytes:
@@ -128,6 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/control":
+            if "notify" in document:
+                self._answer(200, self.mailbox.notify(document["notify"]))
+                return
             self.mailbox.answers = list(document["answers"])
             self._answer(200, {})
             return

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import base64
 import datetime
+import email
+import email.policy
 import json
 import ssl
 import threading
+import time
+import urllib.request
 import uuid
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Self
@@ -128,6 +133,53 @@ def ses_message(word: str, email_id: str, recipients: list[str], **member: Any) 
         "tags": {"X-Entity-ID": [email_id]},
     }
     return json.dumps({"eventType": word, "mail": mail, name: {**content, **member}})
+
+
+#: Local parts at `simulator.amazonses.com` → what becomes of a mail to them, after `Send`.
+_SIMULATOR: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
+    "success": (("Delivery", {}),),
+    "bounce": (("Bounce", {}),),
+    "complaint": (("Delivery", {}), ("Complaint", {})),
+    "suppressionlist": (("Bounce", {"bounceSubType": "OnAccountSuppressionList"}),),
+    "ooto": (("Delivery", {}), ("Bounce", {"bounceType": "Transient", "bounceSubType": "General"})),
+}
+
+
+class Notifier:
+    """Tells what becomes of mails, as SES does: each notification until it is answered 2xx, some time at least."""
+
+    def __init__(self, directory: Path) -> None:
+        self.sns = SnsDouble(directory).__enter__()
+        #: Where notifications are sent.
+        self.url = ""
+
+    def tell(self, request: dict[str, Any], octets: bytes) -> None:
+        """What becomes of a mail that was taken, in a thread of its own."""
+        threading.Thread(target=self._tell, args=(request, octets), daemon=True).start()
+
+    def _tell(self, request: dict[str, Any], octets: bytes) -> None:
+        headers = email.message_from_bytes(octets, policy=email.policy.compat32)
+        recipients = [address for addresses in request["Destination"].values() for address in addresses]
+        self._send("Send", headers, request, recipients)
+        for address in recipients:
+            local, _, domain = address.lower().rpartition("@")
+            simulated = local.partition("+")[0] if domain == "simulator.amazonses.com" else "success"
+            for word, member in _SIMULATOR.get(simulated, _SIMULATOR["success"]):
+                self._send(word, headers, request, [address], **member)
+
+    def _send(self, word: str, headers: Message, request: dict[str, Any], recipients: list[str], **member: Any) -> None:
+        message = json.loads(ses_message(word, str(headers["X-Entity-ID"]), recipients, **member))
+        message["mail"]["messageId"] = request["MessageId"]
+        message["mail"]["headers"] = [{"name": name, "value": str(value)} for name, value in headers.items()]
+        message["mail"]["tags"] = {tag["Name"]: [tag["Value"]] for tag in request.get("EmailTags", ())}
+        body = json.dumps(self.sns.notification(json.dumps(message))).encode()
+        fields = {"Content-Type": "text/plain; charset=UTF-8", "x-amz-sns-message-type": "Notification"}
+        for _ in range(60):
+            try:
+                with urllib.request.urlopen(urllib.request.Request(self.url, body, fields), timeout=15):  # noqa: S310
+                    return
+            except OSError:
+                time.sleep(1.0)
 
 
 class _Server(ThreadingHTTPServer):

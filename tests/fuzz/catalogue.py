@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 #: In the order in which they run.
-NAMES: Final = ("framing", "path", "sasl", "proxy", "parameters", "addresses", "dialogue", "message")
+NAMES: Final = ("framing", "path", "sasl", "proxy", "parameters", "addresses", "dialogue", "message", "token", "sns")
 _KEPT: Final = Path(__file__).resolve().parent / "corpus"
 
 

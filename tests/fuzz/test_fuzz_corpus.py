@@ -11,6 +11,7 @@ from relay.core import address as relay_address
 from relay.mail import filename, mailbox, reader
 from relay.smtp import framing, proxy_protocol, sasl
 from relay.smtp.session import Session
+from relay.web import location, ses_events
 from tests.fuzz import catalogue
 from tests.fuzz.catalogue import Target
 
@@ -56,6 +57,8 @@ def test_inputs_survive_being_written(tmp_path: Path, monkeypatch: pytest.Monkey
         ("addresses", mailbox, "_PLAIN_NAME", re.compile("")),
         ("dialogue", Session, "_in_the_clear", False),
         ("message", reader, "_CONTROLS", re.compile("\0")),
+        ("token", location, "_KEPT", "\r\n"),
+        ("sns", ses_events, "_ESCAPES", re.compile(rb"(?!)()")),
     ],
 )
 def test_a_bug_would_be_noticed(
