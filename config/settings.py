@@ -184,8 +184,26 @@ class Settings:
     #: Whether messages are refused whose attachments have file names that Amazon SES refuses.
     refuse_extensions: bool = _switch("SMTP_RELAY_REFUSE_EXTENSIONS", True)
     #: The provider that takes mail from the delivery worker, and where `maildir` puts it.
-    provider: Literal["ses", "maildir"] = _setting("SMTP_RELAY_PROVIDER", "ses or maildir", default="ses")
+    provider: Literal["ses", "smtp", "maildir"] = _setting("SMTP_RELAY_PROVIDER", "ses, smtp or maildir", default="ses")
     maildir: str | None = _setting("SMTP_RELAY_MAILDIR", "the path of a folder", default=None)
+    #: Where `smtp` hands mails to.
+    smarthost_host: str | None = _setting(
+        "SMTP_RELAY_SMARTHOST_HOST", "a host name or an address", default=None, form=r"[A-Za-z0-9_:][A-Za-z0-9._:-]*"
+    )
+    smarthost_port: int | None = _whole("SMTP_RELAY_SMARTHOST_PORT", None, 1, 65535, "a port number")
+    smarthost_tls: Literal["starttls", "implicit", "none"] = _setting(
+        "SMTP_RELAY_SMARTHOST_TLS", "starttls, implicit or none", default="starttls"
+    )
+    smarthost_user: str | None = _setting(
+        "SMTP_RELAY_SMARTHOST_USER", "a user name", default=None, secret=True, form=r"[^\x00-\x1f\x7f]{1,255}"
+    )
+    smarthost_password: str | None = _setting(
+        "SMTP_RELAY_SMARTHOST_PASSWORD", "a password", default=None, secret=True, form=r"[^\x00-\x1f\x7f]{1,512}"
+    )
+    #: Whose certificates are trusted there; None: those that the system trusts.
+    smarthost_ca_path: str | None = _setting("SMTP_RELAY_SMARTHOST_CA_PATH", "the path of a PEM file", default=None)
+    #: Of one process.
+    smarthost_connections: int = _whole("SMTP_RELAY_SMARTHOST_CONNECTIONS", 20, 1, 1000)
     #: Mails that one delivery process sends at a time, and how many such processes there are.
     delivery_concurrency: int = _whole("SMTP_RELAY_DELIVERY_CONCURRENCY", 20, 1, 1000)
     delivery_processes: int = _whole("SMTP_RELAY_DELIVERY_PROCESSES", 1, 1, 256)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from relay.delivery.mailbox import address_of
 from relay.delivery.outbound_http import RefusedUrlError, UnavailableError
 from relay.delivery.outcome import KINDS, Failed, Outcome, Verdict
 from relay.delivery.provider import Handover, Provider
+from relay.delivery.recipients import Progress, begun, progress_of
 from relay.delivery.regions import Regions
 from relay.delivery.row import Flaw, OutgoingAttachment, OutgoingEmail
 from relay.delivery.sandbox import simulation_of
@@ -50,7 +52,7 @@ _NO_ROOM_SECONDS: Final = 30.0
 _TOGETHER_SECONDS: Final = 0.02
 
 # A series that begins with its first event hides that event from rate().
-for _outcome in ("sent", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded", "held"):
+for _outcome in ("sent", "bounced", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded", "held"):
     metrics.DELIVERIES.labels(_outcome)
 for _simulated in ("delivered", "bounced", "complained", "suppressed"):
     metrics.DELIVERIES.labels(f"simulated_{_simulated}")
@@ -132,20 +134,21 @@ class Deliverer:
         if decided is not None:
             return decided
         domain = self._domain(email)
-        region = domain.region if domain is not None else DEFAULT_REGION
+        region = self._provider.region or (domain.region if domain is not None else DEFAULT_REGION)
         configuration_set = domain.configuration_set if domain is not None else None
         rest = self._regions.wait(email.id, region, configuration_set, address_of(email.sender))
         if rest:
             return self._put_back(email, rest)
+        progress = self._progress(email)
         email, suppressed = self._without_suppressed(email)
-        if suppressed and not email.recipients:
+        if suppressed and not email.recipients and progress is None:
             self._outgoing.suppress(email.id, _suppressed_event(email.id, suppressed))
             return "suppressed"
         try:
             with ExitStack() as files:
                 composed = self._composed(email, domain, files)
                 if isinstance(composed, Failed):
-                    return self._failed(email, composed)
+                    return self._failed(email, composed, progress)
                 if suppressed:
                     self._outgoing.record(email.id, email.user_id, _suppressed_event(email.id, suppressed))
                 handover = Handover(
@@ -158,6 +161,10 @@ class Deliverer:
                     region=region,
                     configuration_set=configuration_set,
                 )
+                if progress is not None:
+                    handover = progress.narrowed(handover)
+                    if not handover.recipients:
+                        return self._finished(email, replace(progress, delayed=()))
                 records_sent = self._records_sent(domain)
                 if not self._handovers.may_hand_over(email.id, records_sent=records_sent):
                     log.warning("claim_too_old", email_id=email.id)
@@ -173,16 +180,51 @@ class Deliverer:
         except NoRoom as full:
             log.error("delivery_spool_full", code=full.code)
             return self._put_back(email, _NO_ROOM_SECONDS)
+        return self._recorded(email, answer, outcome, progress, records_sent=records_sent)
+
+    def _recorded(
+        self, email: OutgoingEmail, answer: Outcome, outcome: Outcome, progress: Progress | None, *, records_sent: bool
+    ) -> str:
+        """Records what became of a call. `outcome`: the provider's answer, as other mails of the region make it out."""
         if isinstance(outcome, Failed):
             if isinstance(answer, Failed) and answer.verdict is Verdict.UNCLEAR:
                 metrics.DELIVERY_UNCLEAR.labels("found").inc()
-                return self._failed(email, outcome, unclear=True, wait=0.0 if records_sent else EVENT_SECONDS)
+                wait = 0.0 if records_sent else EVENT_SECONDS
+                return self._failed(email, outcome, progress, unclear=True, wait=wait)
             self._handovers.answered(email.id, None)
-            return self._failed(email, outcome)
+            return self._failed(email, outcome, progress)
+        if outcome.refused or progress is not None:
+            return self._partly_sent(email, begun(outcome) if progress is None else progress.after(outcome))
         self._handovers.answered(email.id, outcome.message_id)
         event = sent_event(email.id, self._provider.name, outcome.message_id) if records_sent else None
         _until_recorded(lambda: self._outgoing.sent(email.id, event))
         return "sent"
+
+    def _progress(self, email: OutgoingEmail) -> Progress | None:
+        """Who has the mail from an attempt before this one; None where nobody has."""
+        return progress_of(self._outgoing.recipients_of(email.id, email.retries)) if email.retries else None
+
+    def _partly_sent(self, email: OutgoingEmail, progress: Progress) -> str:
+        """Some have the mail, and the others are tried again as long as there are attempts left.
+
+        Until that is recorded the mail counts as unclear: as sent, those who are to be tried again would never get it.
+        """
+        if not progress.delayed or email.retries + 1 >= self._max_attempts:
+            return self._finished(email, progress)
+        failed = progress.failure()
+        _until_recorded(lambda: self._retry(email, failed, progress))
+        return "delayed"
+
+    def _finished(self, email: OutgoingEmail, progress: Progress) -> str:
+        """Some have the mail, and nobody is tried again."""
+        bounces = progress.bounces(email.id, self._provider.name)
+        sent = sent_event(email.id, self._provider.name, progress.message_id)
+        if not bounces:
+            _until_recorded(lambda: self._outgoing.sent(email.id, sent))
+            return "sent"
+        log.info("recipients_refused", email_id=email.id, codes=progress.codes())
+        _until_recorded(lambda: self._outgoing.bounced(email.id, email.user_id, [sent, *bounces]))
+        return "bounced"
 
     def _send(self, handover: Handover) -> Outcome:
         began = time.monotonic()
@@ -273,30 +315,54 @@ class Deliverer:
         )
         return [None] * len(rows)
 
-    def _failed(self, email: OutgoingEmail, failed: Failed, *, unclear: bool = False, wait: float = 0.0) -> str:
+    def _failed(
+        self,
+        email: OutgoingEmail,
+        failed: Failed,
+        progress: Progress | None,
+        *,
+        unclear: bool = False,
+        wait: float = 0.0,
+    ) -> str:
         """`unclear`: the provider may have the mail, which is found out before it is sent again. `wait`: seconds."""
         metrics.DELIVERY_FAILURES.labels(failed.kind or failed.verdict.value).inc()
         if failed.verdict is Verdict.NOT_THIS_MAIL:
             return self._put_back(email, max(wait, failed.pause), unclear=unclear)
         attempt = email.retries + 1
-        error = {"code": failed.code, "message": failed.message[:1000]}
         # One that is unclear ends, too, when its attempts are used up: after the truth was asked (`Unclear.decide`).
         if failed.verdict is Verdict.PERMANENT or (attempt >= self._max_attempts and not unclear):
+            if progress is not None:
+                return self._finished(email, progress.given_up(failed))
             return self._fail(email, attempt, failed.code, failed.message)
+        self._retry(email, failed, progress, unclear=unclear, wait=wait)
+        return "delayed"
+
+    def _retry(
+        self,
+        email: OutgoingEmail,
+        failed: Failed,
+        progress: Progress | None,
+        *,
+        unclear: bool = False,
+        wait: float = 0.0,
+    ) -> None:
+        """The mail is tried again later, by those alone who have not got it where some have."""
+        attempt = email.retries + 1
         seconds = max(wait, float(min(900, 2 ** min(attempt + 1, 6))))
         at = datetime.now(UTC) + timedelta(seconds=seconds)
-        payload = {
+        payload: dict[str, object] = {
             "email_id": email.id,
             "reason": "provider_retry_scheduled",
             "provider": self._provider.name,
             "attempt_count": attempt,
             "next_retry_at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "last_error": error,
+            "last_error": {"code": failed.code, "message": failed.message[:1000]},
         }
+        if progress is not None:
+            payload["recipients"] = progress.payload()
         event = Event(type="delayed", source_id=f"provider-delayed:{email.id}:{attempt}", payload=payload)
         code, message = (UNCLEAR, UNCLEAR_TEXT) if unclear else (failed.code, failed.message)
         self._outgoing.retry(email.id, attempt, seconds, code, message, event)
-        return "delayed"
 
     def _fail(self, email: OutgoingEmail, attempt: int, code: str, message: str) -> str:
         payload: dict[str, object] = {

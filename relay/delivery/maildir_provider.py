@@ -14,6 +14,7 @@ class MaildirProvider:
     """Writes `new/<email id>.eml` below a folder, whole or not at all (the rename of maildir(5))."""
 
     name = "maildir"
+    region: str | None = "maildir"
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
@@ -10,10 +11,24 @@ from relay.core.frozen import frozen
 
 
 @frozen
+class RefusedRecipient:
+    """A recipient for whom a provider did not take a mail that it took for others.
+
+    `passing`: it may take it later. `code`: as `Failed.code`; `message`: its text, for the row and its events alone.
+    """
+
+    address: str
+    passing: bool
+    code: str
+    message: str
+
+
+@frozen
 class Sent:
-    """The provider has the mail. `message_id`: the name by which it knows the mail."""
+    """The provider has the mail. `message_id`: the name by which it knows the mail. `refused`: who does not get it."""
 
     message_id: str
+    refused: Sequence[RefusedRecipient] = ()
 
 
 class Verdict(Enum):
@@ -70,6 +85,7 @@ KINDS: Final = (
     "suspended",
     "denied",
     "credentials",
+    "tls",
     "configuration_set",
     "server_error",
     "unreachable",

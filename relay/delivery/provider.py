@@ -24,12 +24,19 @@ class Handover:
     region: str
     configuration_set: str | None
 
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Everyone that it goes to."""
+        return (*self.to, *self.cc, *self.bcc)
+
 
 class Provider(Protocol):
-    """Takes mails, from any number of greenlets at a time. One try a call; it raises nothing but NoRoom."""
+    """Takes mails, from any number of greenlets at a time. One try a call; it raises nothing but NoRoom and Busy."""
 
     #: For events and logs.
     name: str
+    #: What stands in place of the region, where all mail goes to one place; None: the region of the sender's domain.
+    region: str | None
 
     def send(self, handover: Handover) -> Outcome:
         """Hands a mail over, once."""

@@ -12,6 +12,7 @@ class SesProvider:
     """Calls SES with connections that are kept, one client a region."""
 
     name = "ses"
+    region: str | None = None
 
     def __init__(self) -> None:
         self._regions: dict[str, Ses] = {}

@@ -23,7 +23,7 @@ from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.errors import QueueUnavailable
 from relay.delivery.deliverer import DEFAULT_REGION
 from relay.delivery.tracking import base_of_links
-from relay.operator import outgoing_probe, ses_probe
+from relay.operator import outgoing_probe, ses_probe, smart_host_probe
 from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 
@@ -104,6 +104,9 @@ def _provider(settings: Settings) -> Iterator[Finding]:
     if settings.provider == "ses":
         regions = dict.fromkeys((*outgoing_probe.regions(settings, seconds=ANSWER_SECONDS / 4), DEFAULT_REGION))
         yield from ses_probe.findings(list(regions), seconds=ANSWER_SECONDS / 2)
+        return
+    if settings.provider == "smtp":
+        yield from smart_host_probe.findings(settings, seconds=ANSWER_SECONDS)
         return
     folder = settings.maildir or "maildir"
     nearest = os.path.abspath(folder)

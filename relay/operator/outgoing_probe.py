@@ -151,6 +151,8 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("looking up domains", lambda: outgoing.sending_domain(user, ["check.invalid"])),
         ("looking up suppressions", lambda: outgoing.suppressed(user, mailboxes)),
         ("recording that a mail is sent", lambda: outgoing.sent(email_id, event)),
+        ("recording that recipients are refused", lambda: outgoing.bounced(email_id, user, [event])),
+        ("looking up who has a mail", lambda: outgoing.recipients_of(email_id, 1)),
         ("recording a further try", lambda: outgoing.retry(email_id, 1, 1.0, "Check", "check", event)),
         ("recording a failure", lambda: outgoing.fail(email_id, 1, "Check", "check", event)),
         ("recording a suppressed mail", lambda: outgoing.suppress(email_id, event)),

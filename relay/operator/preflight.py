@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import ssl
 from collections.abc import Iterator
 
 from config import environment
@@ -24,6 +26,8 @@ def load() -> Settings:
 def _contradictions(settings: Settings) -> Iterator[str]:
     """What each value allows and all of them together don't. One line for each."""
     yield from _tls_contradictions(settings)
+    if settings.provider == "smtp":
+        yield from _smart_host_contradictions(settings)
     if settings.queue_url is None:
         wanted = "BACKGROUND_JOBS_QUEUE_URL is not set: should be the URL of an SQS queue, because"
         if settings.require_queue:
@@ -37,6 +41,38 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"SMTP_RELAY_SPOOL_DIR is {settings.spool_dir!r}: should be a writable directory"
     if settings.metrics_port is not None and settings.metrics_port + settings.web_concurrency > 65536:
         yield f"SMTP_RELAY_METRICS_PORT is {settings.metrics_port}: should leave a port for each worker, up to 65535"
+
+
+def _smart_host_contradictions(settings: Settings) -> Iterator[str]:
+    if settings.smarthost_host is None:
+        yield "SMTP_RELAY_SMARTHOST_HOST is not set: should be a host name, because SMTP_RELAY_PROVIDER is smtp"
+    user, password = settings.smarthost_user, settings.smarthost_password
+    if (user is None) != (password is None):
+        missing, given = "SMTP_RELAY_SMARTHOST_PASSWORD", "SMTP_RELAY_SMARTHOST_USER"
+        if user is None:
+            missing, given = given, missing
+        yield f"{missing} is not set: should be set, because {given} is"
+    if settings.smarthost_tls == "none" and password is not None and not is_loopback(settings.smarthost_host or ""):
+        yield (
+            "SMTP_RELAY_SMARTHOST_TLS is 'none': should be starttls or implicit, because a password would travel in the"
+            " clear"
+        )
+    ca_path = settings.smarthost_ca_path
+    if ca_path is not None:
+        try:
+            ssl.create_default_context(cafile=ca_path)
+        except (OSError, ValueError):
+            yield f"SMTP_RELAY_SMARTHOST_CA_PATH is {ca_path!r}: should be the path of a PEM file of certificates"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to a host stays on this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _tls_contradictions(settings: Settings) -> Iterator[str]:

@@ -89,6 +89,15 @@ _FINISH: Final = (
     )
 )
 
+#: As `sent` has it; the events are recorded in the same transaction.
+_BOUNCED: Final = (
+    "UPDATE emails SET"
+    " status = CASE WHEN status IN ('processing', 'queued', 'sent') THEN 'bounced' ELSE status END, sent_at = now(),"
+    " provider_next_retry_at = NULL, provider_dead_lettered_at = NULL"
+    " WHERE id = %(id)s AND status IN ('processing', 'queued', 'sent', 'delivered', 'bounced', 'complained')"
+    " RETURNING id"
+)
+
 _SIMULATED: Final = (
     "UPDATE emails SET status = %(status)s,"  # noqa: S608 - fixed texts
     " sent_at = CASE WHEN %(status)s = 'suppressed' THEN sent_at ELSE now() END, provider_next_retry_at = NULL"
@@ -214,6 +223,29 @@ class Outgoing:
             "status IN ('processing', 'queued', 'delivered', 'bounced', 'complained')",
             event,
         )
+
+    def bounced(self, email_id: str, user_id: str | None, events: Sequence[Event]) -> None:
+        """The provider has the mail, and refused it for some of its recipients, whom the events name."""
+
+        def work(cursor: Cursor) -> None:
+            cursor.execute(_BOUNCED, {"id": email_id})
+            if cursor.fetchone() is not None:
+                for event in events:
+                    cursor.execute(_RECORD, {"id": email_id, "user": user_id, **_of(event)})
+
+        self._use(lambda cursor: in_transaction(cursor, lambda: work(cursor)))
+        self._leases.forget(email_id)
+
+    def recipients_of(self, email_id: str, attempt: int) -> object:
+        """What the event of an attempt says about the recipients (`relay.delivery.recipients`); None: nothing."""
+
+        def select(cursor: Cursor) -> object:
+            source_id = f"provider-delayed:{email_id}:{attempt}"
+            cursor.execute("SELECT payload -> 'recipients' FROM email_events WHERE source_id = %s", (source_id,))
+            row = cursor.fetchone()
+            return None if row is None else row[0]
+
+        return self._use(select)
 
     def retry(self, email_id: str, attempt: int, seconds: float, code: str, message: str, event: Event) -> None:
         """This mail failed in a way that may pass: back to `queued`, not before so many seconds."""

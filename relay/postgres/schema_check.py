@@ -158,7 +158,7 @@ DELIVERY_TABLES: Final[Tables] = {
     "email_events": _columns("""
         id            uuid         SI
         email_id      uuid         SI
-        source_id     varchar(255) I
+        source_id     varchar(255) SI
         type          varchar(50)  SI
         payload       jsonb        SI
         user_id       text         SI
@@ -216,7 +216,15 @@ WEB_TABLES: Final[Tables] = {
         suppressed_at     timestamptz  I
         updated_at        timestamptz  IU
     """),
-    "email_events": DELIVERY_TABLES["email_events"],
+    "email_events": _columns("""
+        id            uuid         SI
+        email_id      uuid         I
+        source_id     varchar(255) I
+        type          varchar(50)  SI
+        payload       jsonb        I
+        user_id       text         SI
+        received_at   timestamptz  I
+    """),
     "webhooks": TABLES["webhooks"],
     "webhook_deliveries": TABLES["webhook_deliveries"],
 }

@@ -33,6 +33,8 @@ from relay.delivery.outbound_http import Outbound
 from relay.delivery.provider import Provider
 from relay.delivery.row_source import Turns
 from relay.delivery.ses_provider import SesProvider
+from relay.delivery.smart_host import SmartHost
+from relay.delivery.smtp_provider import SmtpProvider
 from relay.delivery.tracking import tracking_of
 from relay.delivery.unclear import LeftBehind, Unclear
 from relay.delivery.webhook_attempts import WebhookAttempts
@@ -150,6 +152,8 @@ def _webhooks(settings: Settings, database: Database, turns: Turns, outbound: Ou
 def _provider(settings: Settings) -> Provider:
     if settings.provider == "maildir":
         return MaildirProvider(settings.maildir or "maildir")
+    if settings.provider == "smtp":
+        return SmtpProvider(SmartHost(settings), connections=settings.smarthost_connections)
     return SesProvider()
 
 

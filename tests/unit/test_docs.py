@@ -28,6 +28,11 @@ SHORT = {
     "large": "tests/integration/delivery/test_large_mails.py",
     "visits": "tests/integration/web/test_tracked_links.py",
     "notices": "tests/integration/web/test_ses_events.py",
+    "smtp": "tests/integration/delivery/test_smtp_provider.py",
+    "verdict": "tests/unit/delivery/test_smtp_verdict.py",
+    "refused": "tests/integration/delivery/test_refused_recipients.py",
+    "text": "tests/unit/delivery/test_smtp_text.py",
+    "client": "tests/unit/delivery/test_smtp_client.py",
 }
 
 

@@ -1,0 +1,370 @@
+"""The provider `smtp`: any smart host, by SMTP (RFC 5321), over connections that are kept.
+
+One mail is one transaction; several, where the host takes fewer recipients at a time. Recipients that it refuses do not
+keep the mail from the others: they are named in `Sent.refused`.
+
+Time limits. RFC 5321 section 4.5.3.2 wants minutes for each phase, and the lease of a claim (relay.postgres.leases) has
+not so many for all of them together:
+
+    connection, TLS, EHLO, AUTH     OPENING_SECONDS
+    until the last octet is sent    DATA_SECONDS, all of the above and a turn for a connection included: a mail that is
+                                    not complete is thrown away by the host, so nothing is unclear when this ends
+    the answer to the end of data   until CALL_SECONDS after the beginning: the longest, since what comes later is lost,
+                                    and the mail is sent twice
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from gevent.lock import BoundedSemaphore
+
+from relay.core.frozen import frozen
+from relay.core.supervision import run_once
+from relay.delivery.large_mails import Busy
+from relay.delivery.outcome import Failed, Outcome, RefusedRecipient, Sent, Verdict, of_silence
+from relay.delivery.provider import Handover
+from relay.delivery.smart_host import NotOpened, SmartHost
+from relay.delivery.smtp_client import CLOSING, ConnectionBroken, Reply, SmtpConnection
+from relay.delivery.smtp_text import END, stuffed
+from relay.delivery.smtp_verdict import Phase, is_too_many, of_reply
+
+log = structlog.get_logger(__name__)
+
+#: Seconds from the beginning of a call: see above.
+OPENING_SECONDS: Final = 30.0
+DATA_SECONDS: Final = 85.0
+CALL_SECONDS: Final = 145.0
+#: Seconds that a connection is kept without a mail. Servers wait for five minutes, and say so before they close.
+IDLE_SECONDS: Final = 30.0
+#: Mails after which a connection is closed, so that hosts behind one name share the load.
+MOST_MAILS: Final = 100
+#: Seconds for what a host has said before it closed in the midst of a mail.
+_LAST_WORD_SECONDS: Final = 1.0
+
+#: Seconds of the first rest where a connection does not come about, by kind.
+_RESTS: Final = {"credentials": 60.0, "tls": 60.0}
+_AWAY: Final = 5.0
+#: Names that hosts give to a mail: Postfix and this relay; Exim, Sendmail; Exchange, Google.
+_MESSAGE_IDS: Final = (
+    re.compile(r"queued as <?([A-Za-z0-9._@-]{1,120})"),
+    re.compile(r"\bid=([A-Za-z0-9._@-]{1,120})"),
+    re.compile(r"<([A-Za-z0-9._@-]{1,120})>"),
+)
+_MAX_TEXT: Final = 500
+
+
+class _Stale(Exception):
+    """A kept connection turned out to be closed before the mail was begun: a new one is to be tried."""
+
+
+@frozen
+class _Step:
+    """What became of one transaction. `left`: recipients for whom there was no room in it."""
+
+    outcome: Outcome
+    left: Sequence[str] = ()
+
+
+class SmtpProvider:
+    """Hands mails to one smart host. `connections`: at most so many are open."""
+
+    name = "smtp"
+    region: str | None = "smtp"
+
+    def __init__(self, host: SmartHost, *, connections: int) -> None:
+        self._host = host
+        self._places = BoundedSemaphore(connections)
+        #: The latest used at the end.
+        self._idle: deque[SmtpConnection] = deque()
+        self._closing_planned = False
+
+    def send(self, handover: Handover) -> Outcome:
+        """As `relay.delivery.provider.Provider` says. Raises Busy where no connection becomes free."""
+        began = time.monotonic()
+        if not self._places.acquire(timeout=DATA_SECONDS - OPENING_SECONDS):
+            raise Busy
+        try:
+            return self._sent(handover, began)
+        finally:
+            self._places.release()
+
+    def close(self) -> None:
+        """Closes the connections that are idle."""
+        while self._idle:
+            self._idle.pop().quit()
+
+    def _sent(self, handover: Handover, began: float) -> Outcome:
+        connection = self._kept()
+        if connection is not None:
+            try:
+                return self._over(connection, handover, began)
+            except _Stale:
+                pass
+        try:
+            connection = self._host.open(min(time.monotonic() + OPENING_SECONDS, began + DATA_SECONDS))
+        except NotOpened as unopened:
+            rest = _RESTS.get(unopened.kind, _AWAY)
+            message = f"no connection to the smart host: {unopened.code}"
+            return Failed(Verdict.NOT_THIS_MAIL, unopened.code, message, rest, unopened.kind)
+        try:
+            return self._over(connection, handover, began)
+        except _Stale as stale:
+            return _broken(str(stale))
+
+    def _over(self, connection: SmtpConnection, handover: Handover, began: float) -> Outcome:
+        """Hands a mail over on a connection, which is kept or closed then. Raises _Stale."""
+        transaction = _Transaction(connection, self._host, handover, began)
+        try:
+            outcome = transaction.run()
+        except BaseException:
+            connection.close()
+            raise
+        if not transaction.alive:
+            connection.close()
+        elif connection.mails >= MOST_MAILS:
+            connection.quit()
+        else:
+            self._keep(connection)
+        return outcome
+
+    # Connections that are kept.
+
+    def _kept(self) -> SmtpConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if time.monotonic() - connection.used <= IDLE_SECONDS and connection.silent():
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, connection: SmtpConnection) -> None:
+        connection.used = time.monotonic()
+        self._idle.append(connection)
+        self._plan_closing()
+
+    def _plan_closing(self) -> None:
+        if self._idle and not self._closing_planned:
+            self._closing_planned = True
+            run_once("smtp_idle_connections", self._close_idle, after=IDLE_SECONDS)
+
+    def _close_idle(self) -> None:
+        self._closing_planned = False
+        until = time.monotonic() - IDLE_SECONDS
+        while self._idle and self._idle[0].used <= until:
+            self._idle.popleft().quit()
+        self._plan_closing()
+
+
+class _Transaction:
+    """One mail on one connection. `alive`: whether the connection can take another one then."""
+
+    def __init__(self, connection: SmtpConnection, host: SmartHost, handover: Handover, began: float) -> None:
+        self._connection = connection
+        self._host = host
+        self._handover = handover
+        self._data_until = began + DATA_SECONDS
+        self._answer_until = began + CALL_SECONDS
+        #: A connection on which a mail has gone before may have been closed since.
+        self._kept = connection.mails > 0
+        self.alive = True
+
+    def run(self) -> Outcome:
+        """What became of the mail. Raises _Stale where the host knows nothing of it, and NoRoom."""
+        unfit = self._unfit()
+        if unfit is not None:
+            return unfit
+        left: Sequence[str] = tuple(dict.fromkeys(self._handover.recipients))
+        message_id, refused = "", []
+        while left:
+            step = self._step(left)
+            if isinstance(step.outcome, Failed):
+                if not message_id:
+                    return step.outcome
+                # The others have the mail by now; these are tried again by themselves.
+                failed = step.outcome
+                refused += [_refused(address, failed.code, failed.message, passing=True) for address in left]
+                break
+            message_id = message_id or step.outcome.message_id
+            refused += step.outcome.refused
+            left, self._kept = step.left, False
+        return Sent(message_id, tuple(refused))
+
+    def _unfit(self) -> Failed | None:
+        """Why this host can't take the mail, by what it offers."""
+        size, limit = self._handover.content.size, self._connection.extensions.get("SIZE", "")
+        if limit.isdecimal() and 0 < int(limit) < size:
+            return Failed(Verdict.PERMANENT, "MessageTooLarge", f"the smart host takes {limit} octets", kind="rejected")
+        if self._international and "SMTPUTF8" not in self._connection.extensions:
+            text = "an address is not ASCII, and the smart host does not offer SMTPUTF8"
+            return Failed(Verdict.PERMANENT, "NoSmtpUtf8", text, kind="rejected")
+        return None
+
+    @property
+    def _international(self) -> bool:
+        return not all(map(str.isascii, (self._handover.sender, *self._handover.recipients)))
+
+    def _step(self, recipients: Sequence[str]) -> _Step:
+        """One transaction: MAIL, RCPT for each, DATA, and the text if anybody is to have it."""
+        commands = [self._mail(), *(f"RCPT TO:<{address}>" for address in recipients), "DATA"]
+        replies: list[Reply] = []
+        try:
+            self._ask(commands, replies)
+        except ConnectionBroken as broken:
+            self.alive = False
+            if self._kept and not replies:
+                raise _Stale(broken.code) from None
+            return _Step(_broken(broken.code))
+        mail, data = replies[0], replies[-1]
+        if data.code == CLOSING:
+            self.alive = False
+            if self._kept and mail is data:
+                raise _Stale(data.codes)
+            return _Step(self._failed(data, "MAIL" if mail is data else "RCPT"))
+        complete = len(replies) == len(commands)
+        if mail.kind != 2:
+            # The host goes on to read a text that is none.
+            self.alive = not (complete and data.kind == 3)
+            return _Step(self._failed(mail, "MAIL"))
+        answers = dict(zip(recipients, replies[1:], strict=False))
+        refused = {address: reply for address, reply in answers.items() if reply.kind != 2}
+        if len(refused) == len(recipients):
+            if complete and data.kind == 3:
+                self._end_empty()
+            return _Step(self._all_refused(list(refused.values())))
+        if data.kind != 3:
+            return _Step(self._failed(data, "DATA"))
+        outcome = self._text()
+        if isinstance(outcome, Failed):
+            return _Step(outcome)
+        left = tuple(address for address, reply in refused.items() if is_too_many(reply))
+        named = tuple(self._named(address, reply) for address, reply in refused.items() if address not in left)
+        return _Step(Sent(outcome.message_id, named), left)
+
+    def _mail(self) -> str:
+        extensions = self._connection.extensions
+        parameters = [f" SIZE={self._handover.content.size}"] if "SIZE" in extensions else []
+        if self._international:
+            parameters.append(" SMTPUTF8")
+            if "8BITMIME" in extensions:  # the header is not ASCII then
+                parameters.append(" BODY=8BITMIME")
+        return f"MAIL FROM:<{self._handover.sender}>{''.join(parameters)}"
+
+    def _ask(self, commands: Sequence[str], replies: list[Reply]) -> None:
+        """Adds the reply to each command, as far as they make sense. Raises ConnectionBroken."""
+        connection, until = self._connection, self._data_until
+        pipelining = "PIPELINING" in connection.extensions
+        before = ["RSET"] if connection.dirty else []
+        connection.dirty = True
+        if pipelining:
+            connection.put([*before, *commands], until)
+        elif before:
+            connection.put(before, until)
+        connection.mails += 1
+        if before and connection.reply(until).kind != 2:
+            raise ConnectionBroken("NoReset")
+        for number, command in enumerate(commands, 1):
+            if not pipelining:
+                if number == len(commands) and all(reply.kind != 2 for reply in replies[1:]):
+                    return
+                connection.put([command], until)
+            reply = connection.reply(until)
+            replies.append(reply)
+            if reply.code == CLOSING or (not pipelining and replies[0].kind != 2):
+                return
+
+    def _text(self) -> Outcome:
+        """The mail itself, to the answer to its end."""
+        connection = self._connection
+        last = b""
+        try:
+            for piece in stuffed(self._handover.content):
+                if last:
+                    connection.send(last, self._data_until)
+                last = piece
+            connection.send(last + END, self._data_until)
+        except ConnectionBroken as broken:
+            # Without the last octet the host does not have the mail.
+            self.alive = False
+            return self._cut_off(broken)
+        try:
+            reply = connection.reply(self._answer_until)
+        except ConnectionBroken as broken:
+            self.alive = False
+            return of_silence(broken.code, "the smart host did not answer to the end of data", began=True)
+        connection.dirty = False
+        self.alive = reply.code != CLOSING
+        if reply.kind == 2:
+            return Sent(self._message_id(reply))
+        if reply.kind == 3:
+            self.alive = False
+            return of_silence(reply.codes, "the smart host gave no answer to the end of data", began=True)
+        return self._failed(reply, "text")
+
+    def _cut_off(self, broken: ConnectionBroken) -> Outcome:
+        """The host went away in the midst of the text; it may have said why."""
+        until = min(time.monotonic() + _LAST_WORD_SECONDS, self._answer_until)
+        try:
+            reply = self._connection.reply(until)
+        except ConnectionBroken:
+            return _broken(broken.code)
+        if reply.kind in (4, 5):
+            return self._failed(reply, "text")
+        return of_silence(reply.codes, "the smart host answered ahead of the end of data", began=True)
+
+    def _end_empty(self) -> None:
+        """Ends the text that the host asks for although it has refused everybody (RFC 2920 section 3.1)."""
+        try:
+            self._connection.send(END, self._data_until)
+            reply = self._connection.reply(self._data_until)
+        except ConnectionBroken:
+            self.alive = False
+        else:
+            self._connection.dirty = False
+            self.alive = reply.code != CLOSING
+
+    def _all_refused(self, replies: Sequence[Reply]) -> Failed:
+        """The mail was refused for each of its recipients: the reply that leaves most hope decides."""
+        found = [self._failed(reply, "RCPT") for reply in replies]
+        return min(found, key=lambda failed: _HOPE.index(failed.verdict))
+
+    def _failed(self, reply: Reply, phase: Phase) -> Failed:
+        if reply.kind not in (4, 5):  # an answer to something else: what comes next would be one, too
+            self.alive = False
+            return _broken("NotExpected")
+        return of_reply(reply, phase, f"{phase}: {self._shown(reply)}")
+
+    def _named(self, address: str, reply: Reply) -> RefusedRecipient:
+        failed = self._failed(reply, "RCPT")
+        return _refused(address, failed.code, self._shown(reply), passing=failed.verdict is not Verdict.PERMANENT)
+
+    def _shown(self, reply: Reply) -> str:
+        """A reply for the row: with its text, unless that repeats what is secret."""
+        text = reply.text[:_MAX_TEXT]
+        return f"{reply.codes} {text}".rstrip() if self._host.may_show(reply.text) else reply.codes
+
+    def _message_id(self, reply: Reply) -> str:
+        """The name by which the host knows the mail; else its Message-ID."""
+        for pattern in _MESSAGE_IDS:
+            found = pattern.search(reply.text)
+            if found:
+                return found[1]
+        return f"{self._handover.email_id}@{self._handover.sender.rpartition('@')[2]}"
+
+
+#: Verdicts on one recipient, from the one that lets a mail be tried again to the one that ends it.
+_HOPE: Final = (Verdict.NOT_THIS_MAIL, Verdict.PASSING, Verdict.EITHER, Verdict.PERMANENT)
+
+
+def _refused(address: str, code: str, message: str, *, passing: bool) -> RefusedRecipient:
+    return RefusedRecipient(address=address, passing=passing, code=code, message=message)
+
+
+def _broken(code: str) -> Failed:
+    """The connection ended, and the host does not have the mail."""
+    return Failed(Verdict.EITHER, code, f"the connection to the smart host broke: {code}", _AWAY, "unreachable")

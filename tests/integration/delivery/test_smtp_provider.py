@@ -1,0 +1,433 @@
+"""A smart host that answers in every odd way at every phase: what becomes of a mail, and what the host has of it.
+
+The host is a stand-in (tests/support/smtp_double.py) that keeps a ledger; the connections are TCP, with TLS and AUTH.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.settings import Settings
+from relay.delivery import smtp_provider
+from relay.delivery.content import Content, Held, NoRoom, Spool
+from relay.delivery.large_mails import Busy
+from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
+from relay.delivery.provider import Handover
+from relay.delivery.smart_host import SmartHost
+from relay.delivery.smtp_provider import SmtpProvider
+from tests.support.certificates import write_pair
+from tests.support.smtp_double import (
+    CLOSE,
+    ENDLESS_LINE,
+    ENDLESS_REPLY,
+    HALF,
+    HANG,
+    PASSWORD,
+    PHASES,
+    RESET,
+    RUBBISH,
+    USER,
+    Odd,
+    SmtpDouble,
+)
+
+OPENING = PHASES[: PHASES.index("MAIL")]
+REPLIES = ("450 4.2.1 <to@x.example> later", "451 4.3.0 trouble", "550 5.1.1 <to@x.example> no", "554 5.7.1 spam")
+BREAKS = (RESET, CLOSE, HALF, RUBBISH, ENDLESS_LINE, ENDLESS_REPLY, "421 4.3.2 closing", "354 go on", "999 odd")
+MAIL = b"Subject: hello\r\n\r\nHello\r\n.\r\n..\r\nend\r\n"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return write_pair(tmp_path_factory.mktemp("smart-host"))
+
+
+@pytest.fixture(scope="module")
+def context(certificate: tuple[str, str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+def settings_of(double: SmtpDouble, ca_path: str | None, **more: Any) -> Settings:
+    values: dict[str, Any] = {
+        "database_url": "postgres://",
+        "smarthost_host": "localhost",
+        "smarthost_port": double.port,
+        "smarthost_tls": "none" if double.context is None else "implicit" if double.implicit else "starttls",
+        "smarthost_user": USER,
+        "smarthost_password": PASSWORD,
+        "smarthost_ca_path": ca_path,
+        "hostname": "client.example",
+    }
+    return Settings(**(values | more))
+
+
+def provider_of(
+    double: SmtpDouble, certificate: tuple[str, str], *, connections: int = 20, **more: Any
+) -> SmtpProvider:
+    return SmtpProvider(SmartHost(settings_of(double, certificate[0], **more)), connections=connections)
+
+
+def handover(*to: str, content: Content | bytes = MAIL, **more: Any) -> Handover:
+    values: dict[str, Any] = {
+        "email_id": str(uuid.uuid4()),
+        "sender": "ann@example.com",
+        "to": to or ("to@x.example",),
+        "cc": (),
+        "bcc": (),
+        "content": Held(content) if isinstance(content, bytes) else content,
+        "region": "smtp",
+        "configuration_set": None,
+    }
+    return Handover(**(values | more))
+
+
+def judged(outcome: Outcome, odd: Odd, took: int) -> str:
+    """What is wrong with the outcome of a mail that the host took so many times; empty where nothing is."""
+    if isinstance(outcome, Sent):
+        return "" if took == 1 and outcome.message_id.startswith("D") else f"sent, and {took} taken"
+    if not re.fullmatch(r"[2-5][0-9]{2}( [245]\.[0-9]+\.[0-9]+)?|[A-Za-z]+", outcome.code):
+        return f"a code with a text: {outcome.code}"
+    if PASSWORD in outcome.message:
+        return "a password in a message"
+    if outcome.verdict is Verdict.UNCLEAR:
+        return "" if odd.phase in ("end", "text") else "unclear before the end of data"
+    if took:
+        return f"{outcome.verdict} for a mail that was taken"
+    if odd.phase in OPENING:
+        return "" if outcome.verdict is Verdict.NOT_THIS_MAIL else f"{outcome.verdict} before any mail"
+    if outcome.verdict is Verdict.PERMANENT and not odd.answer.startswith("5"):
+        return "failed for good without a 5xx"
+    return ""
+
+
+def tried(odd: Odd, offers: Sequence[str], context: ssl.SSLContext, certificate: tuple[str, str], kept: bool) -> str:
+    """One mail that meets something odd, one after it and, where the connection is a kept one, one before it."""
+    # TLS is tried by the phases that it is about; what comes behind them is the same with it and without.
+    with SmtpDouble(context=context if odd.phase in OPENING else None, offers=tuple(offers)) as double:
+        provider = provider_of(double, certificate)
+        first, second, third = (b"Subject: %d\r\n\r\n" % number for number in range(3))
+        others = [(first, provider.send(handover(content=first)))] if kept else []
+        double.odd = odd
+        outcome = provider.send(handover(content=second))
+        others.append((third, provider.send(handover(content=third))))
+        provider.close()
+        double.wait_for_ends()
+        took = Counter(taken.octets for taken in double.taken)
+        if not all(isinstance(found, Sent) and took[octets] == 1 for octets, found in others):
+            return "another mail is not sent, or not once"
+        return judged(outcome, odd, took[second])
+
+
+CASES = [
+    (Odd(phase, answer, taken), offers, kept)
+    for phase in PHASES
+    for answer in (*REPLIES, *BREAKS)
+    if (phase, answer[:3]) != ("DATA", "354")
+    # A host that says 421 says that it has not taken the mail.
+    for taken in ((False, True) if phase == "end" and answer in BREAKS and answer[:3] != "421" else (False,))
+    for offers in (("PIPELINING", "SIZE 50000000"), ())[: 1 if phase in OPENING else 2]
+    for kept in ((False, True) if phase in PHASES[len(OPENING) :] else (False,))
+]
+
+
+def test_whatever_a_host_answers_no_mail_is_lost_or_doubled(
+    context: ssl.SSLContext, certificate: tuple[str, str]
+) -> None:
+    wrong = {}
+    for odd, offers, kept in CASES:
+        found = tried(odd, offers, context, certificate, kept)
+        if found:
+            wrong[(odd, bool(offers), kept)] = found
+    assert wrong == {}
+
+
+def test_a_host_that_hangs_at_any_phase(
+    context: ssl.SSLContext, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp_provider, "OPENING_SECONDS", 3.0)
+    monkeypatch.setattr(smtp_provider, "DATA_SECONDS", 3.0)
+    monkeypatch.setattr(smtp_provider, "CALL_SECONDS", 3.5)
+    cases = [(phase, offers) for phase in PHASES for offers in (("PIPELINING",), ())]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        found = pool.map(lambda case: tried(Odd(case[0], HANG), case[1], context, certificate, False), cases)
+        assert {case: wrong for case, wrong in zip(cases, found, strict=True) if wrong} == {}
+
+
+def test_what_the_verdict_is(context: ssl.SSLContext, certificate: tuple[str, str]) -> None:
+    expected = {
+        ("AUTH", "535 5.7.8 no"): (Verdict.NOT_THIS_MAIL, "credentials"),
+        ("AUTH", "454 4.7.0 later"): (Verdict.NOT_THIS_MAIL, "server_error"),
+        ("STARTTLS", "454 4.7.0 later"): (Verdict.NOT_THIS_MAIL, "server_error"),
+        ("STARTTLS", "500 what"): (Verdict.NOT_THIS_MAIL, "tls"),
+        ("handshake", RUBBISH): (Verdict.NOT_THIS_MAIL, "tls"),
+        ("banner", "554 5.7.1 go away"): (Verdict.NOT_THIS_MAIL, "unreachable"),
+        ("MAIL", "530 5.7.0 login"): (Verdict.NOT_THIS_MAIL, "credentials"),
+        ("MAIL", "550 5.7.1 not you"): (Verdict.NOT_THIS_MAIL, "denied"),
+        ("MAIL", "550 5.4.5 quota"): (Verdict.NOT_THIS_MAIL, "quota"),
+        ("MAIL", "552 5.3.4 large"): (Verdict.PERMANENT, "rejected"),
+        ("MAIL", "451 4.3.0 later"): (Verdict.EITHER, "server_error"),
+        ("RCPT", "550 5.1.1 nobody"): (Verdict.PERMANENT, "rejected"),
+        ("RCPT", "450 4.2.1 full"): (Verdict.PASSING, "unknown"),
+        ("RCPT", "451 4.3.0 later"): (Verdict.EITHER, "server_error"),
+        ("DATA", "554 5.7.1 no"): (Verdict.PERMANENT, "rejected"),
+        ("text", "552 5.3.4 large"): (Verdict.PERMANENT, "rejected"),
+        ("end", "554 5.7.1 spam"): (Verdict.PERMANENT, "rejected"),
+        ("end", "451 4.3.0 later"): (Verdict.EITHER, "server_error"),
+        ("end", CLOSE): (Verdict.UNCLEAR, "unanswered"),
+        ("end", "354 go on"): (Verdict.UNCLEAR, "unanswered"),
+        ("DATA", CLOSE): (Verdict.EITHER, "unreachable"),
+    }
+    found = {}
+    for phase, answer in expected:
+        with SmtpDouble(context=context) as double:
+            double.odd = Odd(phase, answer)
+            outcome = provider_of(double, certificate).send(handover())
+            assert isinstance(outcome, Failed)
+            found[(phase, answer)] = (outcome.verdict, outcome.kind)
+    assert found == expected
+
+
+@pytest.mark.parametrize("phase", ["RCPT", "end"])
+def test_what_a_reply_says_is_for_the_row_and_without_secrets(
+    context: ssl.SSLContext, certificate: tuple[str, str], phase: str
+) -> None:
+    for text, shown in (("no such user\x07", "no such user?"), (f"user {PASSWORD} unknown", "")):
+        with SmtpDouble(context=context) as double:
+            double.odd = Odd(phase, f"550 5.1.1 {text}")
+            outcome = provider_of(double, certificate).send(handover())
+            assert isinstance(outcome, Failed)
+            assert outcome.code == "550 5.1.1"
+            assert outcome.message == f"{'text' if phase == 'end' else phase}: 550 5.1.1 {shown}".strip()
+
+
+# Recipients.
+
+
+def test_those_who_are_refused_are_named_and_the_others_get_it_once(
+    context: ssl.SSLContext, certificate: tuple[str, str]
+) -> None:
+    answers = {"a@x.example": ["550 5.1.1 nobody"], "b@x.example": ["450 4.2.2 full"], "d@x.example": ["251 elsewhere"]}
+    for offers in (("PIPELINING",), ()):
+        replies = {address: list(each) for address, each in answers.items()}
+        with SmtpDouble(context=context, offers=offers, answers=replies) as double:
+            provider = provider_of(double, certificate)
+            outcome = provider.send(
+                handover("a@x.example", "b@x.example", cc=("c@x.example",), bcc=("d@x.example", "c@x.example"))
+            )
+            assert isinstance(outcome, Sent)
+            assert [(each.address, each.passing, each.code) for each in outcome.refused] == [
+                ("a@x.example", False, "550 5.1.1"),
+                ("b@x.example", True, "450 4.2.2"),
+            ]
+            assert [taken.recipients for taken in double.taken] == [("c@x.example", "d@x.example")]
+            provider.close()
+
+
+def test_where_there_are_too_many_recipients_the_rest_goes_in_further_transactions(
+    context: ssl.SSLContext, certificate: tuple[str, str]
+) -> None:
+    people = [f"p{number}@x.example" for number in range(10)]
+    for offers in (("PIPELINING",), ()):
+        with SmtpDouble(context=context, offers=offers, most_recipients=4) as double:
+            outcome = provider_of(double, certificate).send(handover(*people))
+            assert outcome == Sent("D1", ())
+            assert [len(taken.recipients) for taken in double.taken] == [4, 4, 2]
+            assert [address for taken in double.taken for address in taken.recipients] == people
+            assert double.connections == 1
+
+
+def test_the_rest_of_too_many_is_tried_again_where_it_fails(
+    context: ssl.SSLContext, certificate: tuple[str, str]
+) -> None:
+    with SmtpDouble(
+        context=context, most_recipients=1, answers={"b@x.example": ["452 4.5.3 many", "451 4.3.0 x"]}
+    ) as double:
+        outcome = provider_of(double, certificate).send(handover("a@x.example", "b@x.example"))
+        assert isinstance(outcome, Sent)
+        assert [(each.address, each.passing) for each in outcome.refused] == [("b@x.example", True)]
+        assert [taken.recipients for taken in double.taken] == [("a@x.example",)]
+
+
+def test_a_host_that_asks_for_the_text_although_it_refused_everybody_gets_none(
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 2920 section 3.1. The double refuses DATA itself, so this one is made to go on."""
+    from tests.support import smtp_double
+
+    def do_data(session: Any, command: str) -> None:
+        session.say("354 Go on")
+        texts.append(session.text())
+        session.sender = None
+        session.say("554 5.5.1 No valid recipients")
+
+    texts: list[bytes] = []
+    monkeypatch.setattr(smtp_double._Session, "do_data", do_data)
+    with SmtpDouble(answers={"to@x.example": ["550 5.1.1 nobody"]}) as double:
+        provider = provider_of(double, certificate)
+        outcome = provider.send(handover())
+        assert isinstance(outcome, Failed)
+        assert (outcome.verdict, outcome.code) == (Verdict.PERMANENT, "550 5.1.1")
+        assert texts == [b""]
+        provider.send(handover())
+        assert double.connections == 1
+
+
+# Who we speak to.
+
+
+@pytest.mark.parametrize("kind", ["starttls", "implicit"])
+def test_a_certificate_of_somebody_else_gets_neither_password_nor_mail(
+    certificate: tuple[str, str], tmp_path: Path, kind: str
+) -> None:
+    heard: list[str] = []
+    for pair in (write_pair(tmp_path / "other"), write_pair(tmp_path / "name", name="other.example")):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*pair)
+        trusted = certificate if "other" in pair[0] else pair
+        with SmtpDouble(context=context, implicit=kind == "implicit", heard=heard.append) as double:
+            outcome = provider_of(double, trusted).send(handover())
+            assert isinstance(outcome, Failed)
+            assert (outcome.verdict, outcome.kind) == (Verdict.NOT_THIS_MAIL, "tls")
+            assert outcome.code == "SSLCertVerificationError"
+            assert double.taken == []
+    assert {command.split()[0] for command in heard} <= {"EHLO", "STARTTLS"}
+
+
+def test_a_host_that_does_not_offer_starttls_gets_neither_password_nor_mail(certificate: tuple[str, str]) -> None:
+    """As where somebody on the way takes STARTTLS out of the reply."""
+    heard: list[str] = []
+    with SmtpDouble(heard=heard.append) as double:
+        outcome = provider_of(double, certificate, smarthost_tls="starttls").send(handover())
+        assert isinstance(outcome, Failed)
+        assert (outcome.verdict, outcome.kind, outcome.code) == (Verdict.NOT_THIS_MAIL, "tls", "NoStartTls")
+        assert heard == ["EHLO client.example"]
+
+
+def test_what_is_said_ahead_of_tls_is_no_part_of_it(context: ssl.SSLContext, certificate: tuple[str, str]) -> None:
+    """CVE-2011-0411 the other way round: replies smuggled in behind the one to STARTTLS."""
+    with SmtpDouble(context=context) as double:
+        double.odd = Odd("STARTTLS", "220 2.0.0 Go on\r\n250-smuggled\r\n250 AUTH PLAIN")
+        outcome = provider_of(double, certificate).send(handover())
+        assert isinstance(outcome, Failed)
+        assert (outcome.verdict, outcome.code) == (Verdict.NOT_THIS_MAIL, "TextBeforeTls")
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN", "CRAM-MD5 LOGIN", "=LOGIN PLAIN"])
+def test_authentication(context: ssl.SSLContext, certificate: tuple[str, str], mechanisms: str) -> None:
+    with SmtpDouble(context=context, mechanisms=mechanisms) as double:
+        assert isinstance(provider_of(double, certificate).send(handover()), Sent)
+        wrong = provider_of(double, certificate, smarthost_password="wrong").send(handover())
+        assert isinstance(wrong, Failed)
+        assert (wrong.verdict, wrong.kind, wrong.code) == (Verdict.NOT_THIS_MAIL, "credentials", "535 5.7.8")
+        assert len(double.taken) == 1
+    with SmtpDouble(context=context, mechanisms="CRAM-MD5") as double:
+        outcome = provider_of(double, certificate).send(handover())
+        assert isinstance(outcome, Failed)
+        assert (outcome.kind, outcome.code) == ("credentials", "NoAuth")
+
+
+# Connections.
+
+
+def test_connections_are_kept_and_closed_after_so_many_mails(
+    context: ssl.SSLContext, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp_provider, "MOST_MAILS", 5)
+    with SmtpDouble(context=context) as double:
+        provider = provider_of(double, certificate)
+        for _ in range(12):
+            assert isinstance(provider.send(handover()), Sent)
+        assert (double.connections, len(double.taken)) == (3, 12)
+        provider.close()
+
+
+def test_connections_that_are_idle_are_closed(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with SmtpDouble() as double:
+        provider = provider_of(double, certificate)
+        provider.send(handover())
+        now = smtp_provider.time.monotonic
+        provider._close_idle()
+        assert len(provider._idle) == 1
+        with monkeypatch.context() as patched:
+            patched.setattr(smtp_provider.time, "monotonic", lambda: now() + smtp_provider.IDLE_SECONDS + 1)
+            provider._close_idle()
+        assert len(provider._idle) == 0
+        provider.send(handover())
+        assert double.connections == 2
+        provider.close()
+
+
+def test_who_gets_no_connection_waits_in_postgres(
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp_provider, "DATA_SECONDS", smtp_provider.OPENING_SECONDS)
+    with SmtpDouble() as double:
+        provider = provider_of(double, certificate, connections=1)
+        provider._places.acquire()
+        with pytest.raises(Busy):
+            provider.send(handover())
+        provider._places.release()
+        assert isinstance(provider.send(handover()), Sent)
+
+
+# Content.
+
+
+def test_what_the_host_offers_is_used(context: ssl.SSLContext, certificate: tuple[str, str]) -> None:
+    heard: list[str] = []
+    with SmtpDouble(context=context, heard=heard.append) as double:
+        provider = provider_of(double, certificate)
+        provider.send(handover())
+        assert f"MAIL FROM:<ann@example.com> SIZE={len(MAIL)}" in heard
+        assert isinstance(provider.send(handover("jörg@x.example")), Sent)
+        assert f"MAIL FROM:<ann@example.com> SIZE={len(MAIL)} SMTPUTF8 BODY=8BITMIME" in heard
+        assert double.taken[-1].recipients == ("jörg@x.example",)
+        heard.clear()
+    with SmtpDouble(context=context, offers=("SIZE 10",), heard=heard.append) as double:
+        provider = provider_of(double, certificate)
+        large = provider.send(handover())
+        assert isinstance(large, Failed)
+        assert (large.verdict, large.code) == (Verdict.PERMANENT, "MessageTooLarge")
+        foreign = provider.send(handover("jörg@x.example", content=b"x\r\n"))
+        assert isinstance(foreign, Failed)
+        assert (foreign.verdict, foreign.code) == (Verdict.PERMANENT, "NoSmtpUtf8")
+        assert not any(command.startswith("MAIL") for command in heard)
+        assert isinstance(provider.send(handover(content=b"x\r\n")), Sent)
+
+
+@pytest.fixture
+def spool() -> Iterator[Spool]:
+    with Spool(tempfile.gettempdir()) as spool:
+        yield spool
+
+
+def test_a_large_mail_comes_from_its_file(context: ssl.SSLContext, certificate: tuple[str, str], spool: Spool) -> None:
+    octets = b"".join(b".%d\r\n" % number * 3 for number in range(200_000))
+    spool.write(octets)
+    with SmtpDouble(context=context) as double:
+        assert isinstance(provider_of(double, certificate).send(handover(content=spool.since(0))), Sent)
+        assert double.taken[0].octets == octets
+
+
+def test_a_file_that_can_not_be_read_is_our_own_trouble(certificate: tuple[str, str], spool: Spool) -> None:
+    spool.write(b"x" * 100 + b"\r\n")
+    content = spool.since(0)
+    spool.cut(50)
+    with SmtpDouble() as double:
+        provider = provider_of(double, certificate)
+        with pytest.raises(NoRoom):
+            provider.send(handover(content=content))
+        assert double.taken == []
+        assert isinstance(provider.send(handover()), Sent)
