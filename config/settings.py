@@ -190,7 +190,9 @@ class Settings:
     smarthost_host: str | None = _setting(
         "SMTP_RELAY_SMARTHOST_HOST", "a host name or an address", default=None, form=r"[A-Za-z0-9_:][A-Za-z0-9._:-]*"
     )
-    smarthost_port: int | None = _whole("SMTP_RELAY_SMARTHOST_PORT", None, 1, 65535, "a port number")
+    smarthost_port: int | None = _whole(
+        "SMTP_RELAY_SMARTHOST_PORT", None, minimum=1, maximum=65535, what="a port number"
+    )
     smarthost_tls: Literal["starttls", "implicit", "none"] = _setting(
         "SMTP_RELAY_SMARTHOST_TLS", "starttls, implicit or none", default="starttls"
     )
@@ -203,7 +205,7 @@ class Settings:
     #: Whose certificates are trusted there; None: those that the system trusts.
     smarthost_ca_path: str | None = _setting("SMTP_RELAY_SMARTHOST_CA_PATH", "the path of a PEM file", default=None)
     #: Of one process.
-    smarthost_connections: int = _whole("SMTP_RELAY_SMARTHOST_CONNECTIONS", 20, 1, 1000)
+    smarthost_connections: int = _whole("SMTP_RELAY_SMARTHOST_CONNECTIONS", 20, minimum=1, maximum=1000)
     #: Mails that one delivery process sends at a time, and how many such processes there are.
     delivery_concurrency: int = _whole("SMTP_RELAY_DELIVERY_CONCURRENCY", 20, 1, 1000)
     delivery_processes: int = _whole("SMTP_RELAY_DELIVERY_PROCESSES", 1, 1, 256)

@@ -201,11 +201,11 @@ class Deliverer:
         return "sent"
 
     def _progress(self, email: OutgoingEmail) -> Progress | None:
-        """Who has the mail from an attempt before this one; None where nobody has."""
+        """Which recipients have the mail from an attempt before this one; None: none has."""
         return progress_of(self._outgoing.recipients_of(email.id, email.retries)) if email.retries else None
 
     def _partly_sent(self, email: OutgoingEmail, progress: Progress) -> str:
-        """Some have the mail, and the others are tried again as long as there are attempts left.
+        """Some recipients have the mail, and the others are tried again as long as there are attempts left.
 
         Until that is recorded the mail counts as unclear: as sent, those who are to be tried again would never get it.
         """
@@ -216,7 +216,7 @@ class Deliverer:
         return "delayed"
 
     def _finished(self, email: OutgoingEmail, progress: Progress) -> str:
-        """Some have the mail, and nobody is tried again."""
+        """Some have the mail, and no recipient is tried again."""
         bounces = progress.bounces(email.id, self._provider.name)
         sent = sent_event(email.id, self._provider.name, progress.message_id)
         if not bounces:

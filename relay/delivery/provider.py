@@ -26,7 +26,7 @@ class Handover:
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """Everyone that it goes to."""
+        """All that it goes to: To, then Cc, then Bcc."""
         return (*self.to, *self.cc, *self.bcc)
 
 

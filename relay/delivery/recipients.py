@@ -1,4 +1,4 @@
-"""Who of a mail's recipients has it and who does not, from one attempt to the next.
+"""Which recipients of a mail have it and which do not, from one attempt to the next.
 
 A provider may take a mail for some of its recipients. A row has no place for that (contract section 3), so it stands in
 the event that each attempt but the last one records anyway: `delayed`, found by its source id. What is known of it:
@@ -8,7 +8,7 @@ the event that each attempt but the last one records anyway: `delayed`, found by
     recipients.message_id   the provider's name for what the others have
 
 After the last attempt the row is `bounced`, and an event names those who were refused, in the form of SES's bounces. No
-address is suppressed by that: a smart host that is set up wrongly refuses anybody.
+address is suppressed by that: a smart host that is set up wrongly refuses any address.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Progress:
         )
 
     def given_up(self, failed: Failed) -> Progress:
-        """What is known once nobody of `delayed` got it, and they are not tried again."""
+        """What is known where none of `delayed` got it, and they are not tried again."""
         said = {"status": _status(failed.code), "diagnosticCode": _diagnostic(failed.code, failed.message)}
         late = [{**entry, **said} for entry in self.delayed]
         return Progress(self.message_id, delayed=late, bounced=self.bounced)

@@ -210,7 +210,7 @@ class _Transaction:
         return not all(map(str.isascii, (self._handover.sender, *self._handover.recipients)))
 
     def _step(self, recipients: Sequence[str]) -> _Step:
-        """One transaction: MAIL, RCPT for each, DATA, and the text if anybody is to have it."""
+        """One transaction: MAIL, RCPT for each, DATA, and the text if a recipient was taken."""
         commands = [self._mail(), *(f"RCPT TO:<{address}>" for address in recipients), "DATA"]
         replies: list[Reply] = []
         try:
@@ -318,7 +318,7 @@ class _Transaction:
         return of_silence(reply.codes, "the smart host answered ahead of the end of data", began=True)
 
     def _end_empty(self) -> None:
-        """Ends the text that the host asks for although it has refused everybody (RFC 2920 section 3.1)."""
+        """Ends the text that the host asks for although it has refused all recipients (RFC 2920 section 3.1)."""
         try:
             self._connection.send(END, self._data_until)
             reply = self._connection.reply(self._data_until)

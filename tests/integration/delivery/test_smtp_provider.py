@@ -288,7 +288,7 @@ def test_a_host_that_asks_for_the_text_although_it_refused_everybody_gets_none(
 
 
 @pytest.mark.parametrize("kind", ["starttls", "implicit"])
-def test_a_certificate_of_somebody_else_gets_neither_password_nor_mail(
+def test_a_host_with_another_certificate_gets_neither_password_nor_mail(
     certificate: tuple[str, str], tmp_path: Path, kind: str
 ) -> None:
     heard: list[str] = []
@@ -306,7 +306,7 @@ def test_a_certificate_of_somebody_else_gets_neither_password_nor_mail(
 
 
 def test_a_host_that_does_not_offer_starttls_gets_neither_password_nor_mail(certificate: tuple[str, str]) -> None:
-    """As where somebody on the way takes STARTTLS out of the reply."""
+    """As where an attacker between the two takes STARTTLS out of the reply."""
     heard: list[str] = []
     with SmtpDouble(heard=heard.append) as double:
         outcome = provider_of(double, certificate, smarthost_tls="starttls").send(handover())
