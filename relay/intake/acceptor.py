@@ -230,6 +230,7 @@ class Acceptor:
             "submitted_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
         self._store.record_suppressed(user_id, payload)
+        self._lookups.event_recorded()
         return _Refused(replies.suppressed(named), "suppressed")
 
     def _settle(self, attempt: _Attempt, held: Mapping[str, Holder]) -> dict[str, Holder]:

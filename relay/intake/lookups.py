@@ -22,6 +22,7 @@ from relay.core.frozen import frozen
 from relay.core.records import ApiKey
 from relay.core.supervision import run_once
 from relay.postgres.store import Store
+from relay.redis import webhook_wakes
 from relay.redis.cache import Cache
 from relay.redis.claims import Claim, Holder
 
@@ -125,6 +126,10 @@ class Lookups:
     def learned(self, user_id: str, suppressed: Mapping[str, str]) -> None:
         """Remembers what `Store.insert` found out about recipients."""
         self._cache.remember(user_id, suppressed)
+
+    def event_recorded(self) -> None:
+        """Says to the delivery worker that webhooks may want to know of an event. Never waits, never raises."""
+        webhook_wakes.post(self._cache.link)
 
     def used(self, key: ApiKey) -> None:
         """Notes that a key was used; last_used_at follows within seconds, at most once a minute a key. Never blocks."""

@@ -138,9 +138,13 @@ class Event:
 class Outgoing:
     """The rows on their way out. Every method raises PostgresUnavailable within about `deadline` seconds."""
 
-    def __init__(self, database: Database, *, deadline: float = 5.0) -> None:
+    def __init__(
+        self, database: Database, *, deadline: float = 5.0, deliveries_due: Callable[[], None] | None = None
+    ) -> None:
+        """`deliveries_due` is called when an event has been recorded that webhooks want."""
         self._database = database
         self._deadline = deadline
+        self._deliveries_due = deliveries_due
         self._leases = Leases()
         self._left = LeftRows(database, deadline=deadline)
 
@@ -330,6 +334,8 @@ class Outgoing:
 
         self._use(lambda cursor: in_transaction(cursor, lambda: work(cursor)))
         self._leases.forget(email_id)
+        if self._deliveries_due is not None:
+            self._deliveries_due()
 
     def record(self, email_id: str, user_id: str | None, event: Event) -> None:
         """An event of a row whose status it does not change."""
@@ -339,7 +345,7 @@ class Outgoing:
             source="",
             condition="EXISTS (SELECT FROM emails WHERE id = %(id)s::uuid)",
         )
-        self._use(lambda cursor: cursor.execute(statement, {"id": email_id, "user": user_id, **_of(event)}))
+        self._insert(statement, {"id": email_id, "user": user_id, **_of(event)})
 
     def put_back(self, ids: Sequence[str], seconds: float | Sequence[float], *, unclear: Collection[str] = ()) -> None:
         """These can't be sent now, for no fault of theirs: back to `queued` in one statement, no attempt used up.
@@ -370,8 +376,18 @@ class Outgoing:
 
     def _finish(self, email_id: str, assignments: str, condition: str, event: Event | None, **values: object) -> None:
         statement = _FINISH.format(assignments=assignments, condition=condition)
-        self._use(lambda cursor: cursor.execute(statement, {"id": email_id, **_of(event), **values}))
+        self._insert(statement, {"id": email_id, **_of(event), **values})
         self._leases.forget(email_id)
+
+    def _insert(self, statement: str, values: Mapping[str, object]) -> None:
+        """Carries out a statement that ends with the deliveries of an event."""
+
+        def insert(cursor: Cursor) -> int:
+            cursor.execute(statement, values)
+            return int(cursor.rowcount)
+
+        if self._use(insert) and self._deliveries_due is not None:
+            self._deliveries_due()
 
     def _use(self, work: Callable[[Cursor], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)

@@ -52,6 +52,7 @@ from relay.process.assignment import Assignment
 from relay.process.heartbeat import BEAT_SECONDS
 from relay.redis.claim_states import ClaimStates
 from relay.redis.link import RedisLink
+from relay.redis.webhook_wakes import WakeListener
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +84,10 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     database = Database(
         settings.database_url, statement_seconds=4.5, idle_limit=_CONNECTIONS, switched_off=waiting.PLANNER
     )
-    outgoing = Outgoing(database)
+    turns = Turns(index=assignment.index, processes=settings.delivery_processes)
+    webhook_database = Database(settings.database_url, statement_seconds=4.5, idle_limit=_WEBHOOK_CONNECTIONS)
+    webhooks = _webhooks(settings, webhook_database, turns, outbound or Outbound()) if settings.webhooks else None
+    outgoing = Outgoing(database, deliveries_due=webhooks.wake if webhooks is not None else None)
     left = LeftRows(database)
     provider = _provider(settings)
     link = RedisLink(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=_REDIS_SECONDS, pause=1.0)
@@ -102,9 +106,6 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         unclear=Unclear(left, settings.unclear),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
     )
-    turns = Turns(index=assignment.index, processes=settings.delivery_processes)
-    webhook_database = Database(settings.database_url, statement_seconds=4.5, idle_limit=_WEBHOOK_CONNECTIONS)
-    webhooks = _webhooks(settings, webhook_database, turns, outbound or Outbound()) if settings.webhooks else None
     rows = waiting.WaitingRows(database)
     dispatcher = Dispatcher(
         outgoing,
@@ -122,6 +123,9 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     dispatcher.start()
     if webhooks is not None:
         webhooks.start()
+        if settings.redis_url is not None:
+            listener = WakeListener(settings.redis_url, verify_tls=settings.redis_tls_verify, wake=webhooks.wake)
+            supervise("webhook_wakes", listener.listen)
     if settings.delivery_metrics_port is not None and assignment.index == 0:
         supervise("delivery_waiting_age", waiting_age.watch, rows)
     beat = gevent.get_hub().loop.timer(0, repeat=BEAT_SECONDS, ref=False)

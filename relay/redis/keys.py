@@ -40,6 +40,7 @@ REMIND_LOCK_KEY: Final = b"smtp-relay:jobs:remind"
 REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
 
 #: Clicks and opens, and events of SES, that came while Postgres was away.
+WEBHOOK_WAKES_KEY: Final = b"smtp-relay:webhooks:wakes"
 KEPT_TRACKING_KEY: Final = b"smtp-relay:web:tracking"
 KEPT_SES_KEY: Final = b"smtp-relay:web:ses"
 

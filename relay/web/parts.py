@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import gevent
 
@@ -12,12 +13,14 @@ from relay.aws.sns_host import SnsHost
 from relay.core.supervision import run_once
 from relay.postgres.database import Database
 from relay.postgres.events import Events, Stored
-from relay.redis import keys
+from relay.redis import keys, webhook_wakes
 from relay.redis.cache import Cache
 from relay.redis.kept_events import KeptEvents
 from relay.web import notifications, tracking
 from relay.web.event_writer import EventWriter
 from relay.web.signing_certificates import SigningCertificates
+
+_R = TypeVar("_R")
 
 #: Connections to Postgres that a process opens at most.
 _CONNECTIONS: Final = 4
@@ -36,12 +39,12 @@ class WebParts:
         events = Events(self.database)
         self._clicks: EventWriter[bool] = EventWriter(
             "tracking",
-            partial(tracking.write, events),
+            self._announced(partial(tracking.write, events)),
             KeptEvents(self.cache.link, keys.KEPT_TRACKING_KEY, MOST_TRACKING),
         )
         self._told: EventWriter[Stored] = EventWriter(
             "ses",
-            partial(notifications.write, events, self.cache),
+            self._announced(partial(notifications.write, events, self.cache)),
             KeptEvents(self.cache.link, keys.KEPT_SES_KEY, MOST_SES),
         )
         secret = (settings.tracking_secret or "").strip() or None
@@ -49,6 +52,16 @@ class WebParts:
         self.notifications = notifications.Notifications(
             settings.ses_events_topic, SigningCertificates(sns_host.get), sns_host.get, self._told
         )
+
+    def _announced(self, write: Callable[[Sequence[bytes]], list[_R]]) -> Callable[[Sequence[bytes]], list[_R]]:
+        """`write`, and then a word to the delivery worker: webhooks may want to know."""
+
+        def written(documents: Sequence[bytes]) -> list[_R]:
+            results = write(documents)
+            webhook_wakes.post(self.cache.link)
+            return results
+
+        return written
 
     def start(self) -> None:
         """Begins to write events."""

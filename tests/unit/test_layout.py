@@ -69,6 +69,7 @@ ELSEWHERE = {
     "relay/postgres/left_rows.py": "tests/integration/delivery/test_claimed_rows.py",
     "relay/postgres/outgoing.py": _DELIVERY,
     "relay/postgres/own_transaction.py": "tests/integration/storage/test_lock_waits.py",
+    "relay/redis/webhook_wakes.py": "tests/integration/delivery/test_webhook_wakes.py",
     "relay/postgres/webhook_deliveries.py": "tests/integration/delivery/test_webhook_claims.py",
     "relay/postgres/row_contents.py": "tests/integration/delivery/test_large_mails.py",
     "relay/postgres/schema_check.py": "tests/integration/test_schema_check.py",

@@ -1,0 +1,69 @@
+"""A word from whoever records events to the delivery worker: deliveries of webhooks are due.
+
+It makes them come at once and not with the next look. Without Redis, or where a word gets lost, they come a second
+later. It is a list and no channel: the rights of a Redis user cover keys, and no channels (docs/rights.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+import redis
+import structlog
+
+from config import redaction
+from relay.redis import keys
+from relay.redis.endpoint import Endpoint
+from relay.redis.link import RedisLink
+
+log = structlog.get_logger(__name__)
+
+#: Words that are kept: one for each process that may listen. They are of no use after some seconds.
+_KEPT: Final = 8
+_KEPT_SECONDS: Final = 10
+#: Seconds that a listener waits for a word at a time, and that it gives the server for its answer.
+_WAIT_SECONDS: Final = 20
+_ANSWER_SECONDS: Final = 30.0
+#: Seconds from a failure to the next try: the first pause and the longest.
+_PAUSES: Final = (1.0, 30.0)
+
+
+def post(link: RedisLink) -> None:
+    """Says that deliveries may be due. Never waits, never raises."""
+    key = keys.WEBHOOK_WAKES_KEY
+    link.post([("RPUSH", key, b"1"), ("LTRIM", key, -_KEPT, -1), ("EXPIRE", key, _KEPT_SECONDS)])
+
+
+class WakeListener:
+    """Waits for such words, on a connection that does nothing else."""
+
+    def __init__(self, url: str, *, verify_tls: bool, wake: Callable[[], None]) -> None:
+        """`wake` is called for each word. Raises ValueError for a URL that is none."""
+        self._endpoint = Endpoint(url, verify_tls=verify_tls, timeout=_ANSWER_SECONDS)
+        self._wake = wake
+
+    def listen(self) -> None:
+        """Works until it is killed."""
+        pause, longest = _PAUSES
+        while True:
+            connection = self._endpoint.connection()
+            try:
+                connection.connect()
+                while True:
+                    if self._next(connection) is not None:
+                        self._wake()
+                    pause = _PAUSES[0]
+            except (redis.RedisError, OSError) as error:
+                if pause == _PAUSES[0]:
+                    log.warning("webhook_wakes_unavailable", cause=redaction.summary(error))
+            finally:
+                connection.disconnect()
+            gevent.sleep(pause)
+            pause = min(longest, 2 * pause)
+
+    @staticmethod
+    def _next(connection: Any) -> Any:
+        connection.send_command("BLPOP", keys.WEBHOOK_WAKES_KEY, _WAIT_SECONDS)
+        return connection.read_response()

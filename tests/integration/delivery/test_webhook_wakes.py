@@ -1,0 +1,91 @@
+"""Who hears of deliveries that are due, and how soon: by a word in Redis, on a real Valkey, and within the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+import redis
+
+from relay.postgres.database import Database
+from relay.postgres.outgoing import Event, Outgoing
+from relay.redis import keys, webhook_wakes
+from relay.redis.link import RedisLink
+from relay.redis.webhook_wakes import WakeListener
+from tests.support.webhook_rows import add_webhook
+
+
+class Heard(Exception):
+    """Ends the listener: nothing is patched in the tests' process, where it would stop all greenlets."""
+
+
+def hear() -> None:
+    raise Heard
+
+
+def say(redis_url: str, times: int = 1) -> None:
+    link = RedisLink(redis_url, verify_tls=False, timeout=5.0, pause=0.1)
+    for _ in range(times):
+        webhook_wakes.post(link)
+    link.call("PING")  # what was posted before it has been carried out
+    link.close()
+
+
+def test_a_word_is_heard_once(redis_url: str) -> None:
+    say(redis_url)
+    with pytest.raises(Heard):
+        WakeListener(redis_url, verify_tls=False, wake=hear).listen()
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.llen(keys.WEBHOOK_WAKES_KEY.decode()) == 0
+
+
+def test_words_that_nobody_hears_take_no_room(redis_url: str) -> None:
+    say(redis_url, 500)
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.llen(keys.WEBHOOK_WAKES_KEY.decode()) == 8
+        assert 0 < int(client.ttl(keys.WEBHOOK_WAKES_KEY.decode())) <= 10
+
+
+def test_a_listener_goes_on_when_redis_is_back(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_wakes, "_PAUSES", (0.01, 0.02))
+    listener = WakeListener(redis_url, verify_tls=False, wake=hear)
+    answer: Any = listener._next
+    failures: list[Exception] = [redis.ConnectionError(), OSError("gone"), redis.ResponseError("NOPERM")]
+
+    def failing(connection: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return answer(connection)
+
+    monkeypatch.setattr(listener, "_next", failing)
+    say(redis_url)
+    with pytest.raises(Heard):
+        listener.listen()
+    assert failures == []
+
+
+def test_without_redis_a_word_is_nothing() -> None:
+    webhook_wakes.post(RedisLink(None, verify_tls=False, timeout=1.0, pause=1.0))
+    gevent.sleep(0)
+
+
+def test_an_event_of_this_process_is_told_where_a_webhook_wants_it(
+    database: Database, add_email: Callable[..., str], postgres_url: str
+) -> None:
+    told: list[str] = []
+    outgoing = Outgoing(database, deliveries_due=lambda: told.append("due"))
+
+    def send(number: int) -> None:
+        email_id = add_email()
+        assert outgoing.claim([email_id])
+        outgoing.sent(email_id, Event(type="sent", source_id=f"provider-sent:{number}", payload={}))
+
+    send(1)
+    assert told == []
+    add_webhook(postgres_url, "https://hooks.example.com/")
+    send(2)
+    assert told == ["due"]
+    outgoing.record(add_email(), "user", Event(type="sent", source_id="other", payload={}))
+    assert told == ["due", "due"]
