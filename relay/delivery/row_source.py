@@ -122,6 +122,8 @@ class RowSource:
         self._next_search = 0.0
         #: Whether the last claim got a row: what others hold locked is not asked for again and again.
         self._fruitful = True
+        #: Whether the oldest rows are worth reading once more before the next look.
+        self._refills = True
 
     def ask_for_scan(self) -> None:
         """Has the next scan begin now, not more often than once a second however often it is asked for."""
@@ -141,7 +143,7 @@ class RowSource:
             try:
                 if time.monotonic() >= self._next_look:
                     self._next_look = self._turns.next(self.look_seconds)
-                    self._fruitful = True
+                    self._fruitful = self._refills = True
                     if self._looks():
                         self._look()
                     else:
@@ -149,7 +151,7 @@ class RowSource:
                 self._backlog.ripen()
                 self._claim_some()
                 if self._many and self._fruitful and self._places.counter and not self._is_ready():
-                    if len(self._backlog) < LOOK_ROWS:
+                    if self._refills and len(self._backlog) < LOOK_ROWS:
                         self._refill()
                         if self._is_ready():
                             continue
@@ -186,8 +188,10 @@ class RowSource:
             self._refill()
 
     def _refill(self) -> None:
-        """Reads the oldest rows."""
+        """Reads the oldest rows. What brings no new ones is not done again before the next look."""
+        before = len(self._backlog)
         self._add(self._waiting.oldest("queued", PIECE))
+        self._refills = len(self._backlog) > before
 
     def _claim_some(self) -> None:
         """Claims what may leave now for the places that are free, until the next look."""

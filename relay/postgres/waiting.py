@@ -75,14 +75,16 @@ HEADER_SIZE: Final = """
  (coalesce(pg_column_size(e."to"), 0) + coalesce(pg_column_size(e.cc), 0) + coalesce(pg_column_size(e.bcc), 0)
   + coalesce(pg_column_size(e.reply_to), 0) + coalesce(octet_length(e.subject), 0)
   + coalesce(pg_column_size(e.headers), 0))"""
-_CREATED: Final = "extract(epoch FROM e.created_at)::float8"
+# perf: date_part and not extract, whose numeric costs a sixth of a look (0.92 -> 0.76 ms for 200 rows;
+# python -m scripts.benchmark.claims).
+_CREATED: Final = "date_part('epoch', e.created_at)"
 _WAITING: Final = f"""
  e.id::text, e.user_id, {_CREATED},
  CASE WHEN e.status = 'scheduled' AND e.scheduled_at IS NULL THEN 'Infinity'
-      ELSE coalesce(extract(epoch FROM greatest(e.scheduled_at, e.provider_next_retry_at))::float8
-                    - extract(epoch FROM clock_timestamp())::float8, 0) END,
+      ELSE coalesce(date_part('epoch', greatest(e.scheduled_at, e.provider_next_retry_at))
+                    - date_part('epoch', clock_timestamp()), 0) END,
  e.provider_next_retry_at IS NOT NULL,
- extract(epoch FROM clock_timestamp())::float8 - {_CREATED},
+ date_part('epoch', clock_timestamp()) - {_CREATED},
  coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0) + coalesce(pg_column_size(e.attachments), 0)
  + {HEADER_SIZE}"""
 _PROCESSING: Final = f"""

@@ -127,6 +127,7 @@ def test_a_job_waits_for_a_row_that_is_being_made_ready(
         with psycopg2.connect(postgres_url) as watching, watching.cursor() as looking:
             waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             while looking.execute(waits) or looking.fetchone() == (0,):
+                assert not claim.ready()
                 watching.rollback()
                 gevent.sleep(0.01)
     assert [str(row[0]) for row in claim.get(timeout=20)] == [email_id]
