@@ -209,6 +209,16 @@ class Settings:
     #: Mails that one delivery process sends at a time, and how many such processes there are.
     delivery_concurrency: int = _whole("SMTP_RELAY_DELIVERY_CONCURRENCY", 20, 1, 1000)
     delivery_processes: int = _whole("SMTP_RELAY_DELIVERY_PROCESSES", 1, 1, 256)
+    #: Recipients a second that an account takes, where it does not say; and among how many processes of all machines
+    #: its rate is shared while there is no Redis (None: those of this machine).
+    ses_rate: float = _setting(
+        "SMTP_RELAY_SES_RATE",
+        "recipients a second, from 0.01 to 100000",
+        default=1.0,
+        minimum=0.01,
+        maximum=100_000,
+    )
+    pace_shares: int | None = _whole("SMTP_RELAY_PACE_SHARES", None, 1, 10_000)
     delivery_metrics_port: int | None = _whole("SMTP_RELAY_DELIVERY_METRICS_PORT", None, 1, 65535, what="a port number")
     #: What records that a mail was sent: SES's own event, this worker, or (auto) SES where that can be.
     ses_send_events: Literal["auto", "ses", "ours"] = _setting(

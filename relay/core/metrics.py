@@ -170,6 +170,12 @@ WEBHOOK_DELIVERIES: Final = Family(
 )
 WEBHOOK_SECONDS: Final = Family("smtp_relay_webhook_seconds", "Time of a call to a webhook", Histogram, ("status",))
 WEBHOOKS_IN_FLIGHT: Final = Family("smtp_relay_webhooks_in_flight", "Calls to webhooks being made now", Gauge).labels()
+DELIVERY_RATE: Final = Family(
+    "smtp_relay_delivery_rate", "Recipients a second that mail may leave to at present", Gauge, ("region",)
+)
+DELIVERY_PACE_SECONDS: Final = Family(
+    "smtp_relay_delivery_pace_seconds", "Time for which a mail waited for its turn", Histogram
+).labels()
 CACHE: Final = Family("smtp_relay_cache", "Cache look-ups by kind and result: hit, miss", Counter, ("kind", "result"))
 FAULTS: Final = Family("smtp_relay_faults", "Failed calls to postgres, redis, sqs", Counter, ("service",))
 LOG_LINES_LOST: Final = Family("smtp_relay_log_lines_lost", "Log lines that could not be written", Counter).labels()

@@ -17,6 +17,7 @@ import structlog
 
 from relay.core import metrics
 from relay.core.address import domain_of
+from relay.core.allowance import FAR, SHORT
 from relay.core.errors import PostgresUnavailable
 from relay.core.spellings import mailbox_of
 from relay.delivery.compose import Composed, Unsendable, bodies_of
@@ -28,6 +29,7 @@ from relay.delivery.leaving import leaving
 from relay.delivery.mailbox import address_of
 from relay.delivery.outbound_http import RefusedUrlError, UnavailableError
 from relay.delivery.outcome import KINDS, Failed, Outcome, Verdict
+from relay.delivery.pace import Pace
 from relay.delivery.provider import Handover, Provider
 from relay.delivery.recipients import Progress, begun, progress_of
 from relay.delivery.regions import Regions
@@ -72,6 +74,7 @@ class Deliverer:
     `max_attempts`: how often a mail is tried that fails in a way that may pass. `records_sent`: whether an event `sent`
     is recorded here for a mail of this domain. `pause`: called with the seconds for which nothing should be tried.
     `handovers`: who is told of each step. `unclear`: decides on mails that the provider may have.
+    `pace`: what each mail waits for; None: none does.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Deliverer:
         handovers: Handovers,
         unclear: Unclear,
         pause: Callable[[float], None],
+        pace: Pace | None = None,
     ) -> None:
         self._outgoing = outgoing
         self._provider = provider
@@ -99,7 +103,8 @@ class Deliverer:
         self._put_backs: Gathered[_PutBack, None] = Gathered(
             "delivery_put_back", self._put_back_all, seconds=_TOGETHER_SECONDS
         )
-        self._regions = Regions()
+        self._pace = pace
+        self._regions = Regions(pace)
 
     def deliver(self, email: OutgoingEmail) -> None:
         """Sends the mail and records what became of it. Raises PostgresUnavailable where that can't be recorded."""
@@ -166,13 +171,9 @@ class Deliverer:
                     if not handover.recipients:
                         return self._finished(email, replace(progress, delayed=()))
                 records_sent = self._records_sent(domain)
-                if not self._handovers.may_hand_over(email.id, records_sent=records_sent):
-                    log.warning("claim_too_old", email_id=email.id)
-                    return self._put_back(email, 0.0)
-                rest = self._regions.admit(handover)
-                if rest:
-                    self._handovers.answered(email.id, None)
-                    return self._put_back(email, rest)
+                put_off = self._put_off(email, handover, records_sent=records_sent)
+                if put_off is not None:
+                    return self._put_back(email, put_off)
                 answer = self._send(handover)
                 outcome = self._regions.judge(handover, answer)
         except Busy:
@@ -226,11 +227,31 @@ class Deliverer:
         _until_recorded(lambda: self._outgoing.bounced(email.id, email.user_id, [sent, *bounces]))
         return "bounced"
 
+    def _put_off(self, email: OutgoingEmail, handover: Handover, *, records_sent: bool) -> float | None:
+        """Returns None when the mail is to be handed over now, else the seconds for which it is put back."""
+        if self._pace is not None:
+            recipients = len(handover.recipients)
+            no_permit = self._pace.wait(handover.region, email.user_id, recipients, handover.content.size)
+            if no_permit is not None:
+                if no_permit.kind not in (FAR, SHORT):
+                    self._regions.rest_with_others(handover.region, no_permit.kind, no_permit.seconds)
+                return no_permit.seconds
+        if not self._handovers.may_hand_over(email.id, records_sent=records_sent):
+            log.warning("claim_too_old", email_id=email.id)
+            return 0.0
+        rest = self._regions.admit(handover)
+        if rest:
+            self._handovers.answered(email.id, None)
+            return rest
+        return None
+
     def _send(self, handover: Handover) -> Outcome:
         began = time.monotonic()
         outcome = self._provider.send(handover)
         result = "failed" if isinstance(outcome, Failed) else "sent"
         metrics.DELIVERY_SEND_SECONDS.labels(result).observe(time.monotonic() - began)
+        if self._pace is not None:
+            self._pace.told(handover.region, outcome)
         return outcome
 
     def _composed(self, email: OutgoingEmail, domain: SendingDomain | None, files: ExitStack) -> Composed | Failed:

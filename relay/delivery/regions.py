@@ -6,7 +6,8 @@ is the region's trouble: the region rests, and no mail pays for it. After a rest
 follow if it passes; if not, the next rest is twice as long. A single mail that keeps failing does not hold up its
 region: as long as all such failures are its own, another mail may be tried at once.
 
-The state is that of one process: each finds out for itself.
+What is wrong with the account itself (ACCOUNT_KINDS) one process finds out for all, where they share a pace by way of
+Redis (`relay.delivery.pace`); of everything else each has a state of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -39,7 +40,20 @@ _USED_SECONDS: Final = 600.0
 #: No worker waits for longer before it looks for mail to other regions (seconds).
 LONGEST_PAUSE: Final = 15.0
 
+#: Classes of failures that all who send by an account would meet.
+ACCOUNT_KINDS: Final = frozenset(("quota", "paused", "suspended", "credentials", "denied"))
+
 Key = tuple[str, ...]
+
+
+class SharedRests(Protocol):
+    """Rests that all processes keep. It sees to throttled calls, too: they slow down all, and nothing rests."""
+
+    def rest(self, region: str, kind: str, first: float, longest: float) -> float | None:
+        """Has everybody leave a region alone; for how many seconds. None: nobody else was told."""
+
+    def resume(self, region: str) -> None:
+        """The rest is over. Does not wait for anything."""
 
 
 @dataclass(slots=True)
@@ -61,9 +75,10 @@ class _State:
 
 
 class Regions:
-    """The regions that one process sends to."""
+    """The regions that one process sends to. `shared`: how others are told of the account's trouble."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedRests | None = None) -> None:
+        self._shared = shared
         self._states: dict[Key, _State] = {}
 
     def wait(self, email_id: str, region: str, configuration_set: str | None, sender: str) -> float:
@@ -97,6 +112,11 @@ class Regions:
             for key in keys:
                 self._passed(key, handover.email_id, now, witness=not isinstance(outcome, Failed))
             return outcome
+        if outcome.kind == "throttled" and self._shared is not None:
+            # It answers, and takes the mail at a slower pace.
+            for key in keys:
+                self._passed(key, handover.email_id, now, witness=False)
+            return replace(outcome, pause=outcome.pause * random.uniform(1.0, 2.0))  # noqa: S311 - spreads load
         region = self._states[keys[0]]
         witnessed = now - region.passed <= WITNESS_SECONDS
         if outcome.verdict in (Verdict.EITHER, Verdict.UNCLEAR):
@@ -117,6 +137,17 @@ class Regions:
         seconds = self._rest(key, handover.email_id, outcome, now)
         self._end_probe(keys, handover.email_id)
         return replace(outcome, pause=seconds)
+
+    def rest_with_others(self, region: str, kind: str, seconds: float) -> None:
+        """The account rests, as another process or the account itself says."""
+        now = time.monotonic()
+        state = self._states.setdefault((region,), _State())
+        known = bool(state.rest)
+        state.used = now
+        state.doubtful, state.rest, state.rests_until = False, seconds, now + seconds
+        if not known:
+            self._count()
+            log.error("region_paused", region=region, part="all", kind=kind, code="", seconds=round(seconds))
 
     def all_rest(self) -> float:
         """Seconds for which no region takes mail, of those in use; LONGEST_PAUSE at most. 0.0: one does."""
@@ -142,8 +173,11 @@ class Regions:
             return state.rests_until - now  # one of those that were on their way when it began
         state.doubtful = doubtful
         longest = max(LONGEST_REST, 4 * failed.pause)
-        state.rest = min(longest, max(failed.pause, 2 * state.rest))
-        state.rests_until = now + state.rest
+        seconds = min(longest, max(failed.pause, 2 * state.rest))
+        if self._shared is not None and len(key) == 1 and failed.kind in ACCOUNT_KINDS:
+            seconds = self._shared.rest(key[0], failed.kind, failed.pause, longest) or seconds
+        state.rest = seconds
+        state.rests_until = now + seconds
         self._count()
         alone = doubtful and len(state.failed) == 1
         level = logging.WARNING if alone or failed.kind == "throttled" else logging.ERROR
@@ -174,6 +208,8 @@ class Regions:
             state.rest, state.rests_until = 0.0, float("-inf")
             self._count()
             log.info("region_resumed", **_named(key))
+            if self._shared is not None and len(key) == 1:
+                self._shared.resume(key[0])
         if len(key) > 1 and not state.rest:
             del self._states[key]
 

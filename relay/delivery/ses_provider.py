@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import structlog
+
 from relay.aws.ses import Ses, SesError
+from relay.aws.ses_account import SesAccount
+from relay.delivery.account import UNTOLD, Account, account_of
 from relay.delivery.content import Held
 from relay.delivery.outcome import Outcome, Sent, of_ses_error, of_silence
 from relay.delivery.provider import Handover
+
+log = structlog.get_logger(__name__)
 
 
 class SesProvider:
@@ -16,6 +22,7 @@ class SesProvider:
 
     def __init__(self) -> None:
         self._regions: dict[str, Ses] = {}
+        self._accounts: dict[str, SesAccount] = {}
 
     def send(self, handover: Handover) -> Outcome:
         """As `relay.delivery.provider.Provider` says."""
@@ -39,6 +46,18 @@ class SesProvider:
             if error.status:
                 return of_ses_error(error.status, error.code, error.message)
             return of_silence(error.code, error.message, began=error.began)
+
+    def account(self, region: str) -> Account | None:
+        """What SES says of the account in a region; None: it can't be asked just now."""
+        asked = self._accounts.get(region)
+        if asked is None:
+            asked = self._accounts[region] = SesAccount(region)
+        try:
+            return account_of(asked.ask())
+        except SesError as error:
+            said = of_ses_error(error.status, error.code, error.message) if error.status else None
+            log.warning("account_unknown", region=region, code=error.code)
+            return UNTOLD if said is not None and said.kind == "denied" else None
 
     def close(self) -> None:
         """Closes the connections that are idle."""

@@ -30,6 +30,7 @@ from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.maildir_provider import MaildirProvider
 from relay.delivery.outbound_http import Outbound
+from relay.delivery.pace import Pace
 from relay.delivery.provider import Provider
 from relay.delivery.row_source import Turns
 from relay.delivery.ses_provider import SesProvider
@@ -95,6 +96,7 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     handovers = Handovers(
         states, outgoing, left, service=assignment.service, index=assignment.index, provider=provider.name
     )
+    pace = _pace(settings, provider, link)
     deliverer = Deliverer(
         outgoing,
         provider,
@@ -105,6 +107,7 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         handovers=handovers,
         unclear=Unclear(left, settings.unclear),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below
+        pace=pace,
     )
     rows = waiting.WaitingRows(database)
     dispatcher = Dispatcher(
@@ -132,6 +135,8 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     beat.start(assignment.heartbeats.beat, assignment.index)
     log.info("delivery_ready", provider=provider.name, concurrency=settings.delivery_concurrency)
     ending.wait()
+    if pace is not None:
+        pace.close()
     draining = run_once("webhook_drain", webhooks.drain, settings.drain_seconds) if webhooks is not None else None
     unfinished = dispatcher.drain(settings.drain_seconds)
     if unfinished:
@@ -159,6 +164,19 @@ def _provider(settings: Settings) -> Provider:
     if settings.provider == "smtp":
         return SmtpProvider(SmartHost(settings), connections=settings.smarthost_connections)
     return SesProvider()
+
+
+def _pace(settings: Settings, provider: Provider, link: RedisLink) -> Pace | None:
+    """Amazon SES alone has a rate."""
+    if not isinstance(provider, SesProvider):
+        return None
+    return Pace(
+        link if settings.redis_url is not None else None,
+        provider.name,
+        provider.account,
+        fallback=settings.ses_rate,
+        shares=settings.pace_shares or settings.delivery_processes,
+    )
 
 
 def _receiver(settings: Settings) -> QueueReceiver | None:

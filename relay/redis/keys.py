@@ -52,6 +52,9 @@ AUTH_LOOK_PREFIX: Final = b"smtp-relay:auth:look:"
 AUTH_LOOK_UPS_PREFIX: Final = b"smtp-relay:auth:look-ups:"
 AUTH_KNOWN_PREFIX: Final = b"smtp-relay:auth:known:"
 
+#: How fast mail may leave by one account, by provider and region.
+PACE_PREFIX: Final = b"smtp-relay:pace:"
+
 #: Messages of one minute, by what they are counted for.
 RATE_PREFIX: Final = "smtp-relay:rate"
 

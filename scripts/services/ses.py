@@ -55,7 +55,20 @@ class Ses(Server):
 
     def answer(self, *answers: dict[str, Any]) -> None:
         """How the next calls are answered: see `ses_double`."""
-        body = json.dumps({"answers": answers}).encode()
+        self._control(answers=answers)
+
+    def has(self, *, account: dict[str, Any] | None = None, **ledger: Any) -> None:
+        """Begins a ledger (`ses_ledger.Ledger`) with these fields. `account`: what GetAccount says otherwise."""
+        self._control(account=account or {}, ledger=ledger)
+
+    def ledger(self) -> dict[str, Any]:
+        """What the ledger has counted, and how often GetAccount was called (`asked`)."""
+        with urllib.request.urlopen(f"{self.endpoint}/ledger", timeout=5) as answer:  # noqa: S310 - our own server
+            figures: dict[str, Any] = json.loads(answer.read())
+            return figures
+
+    def _control(self, **document: Any) -> None:
+        body = json.dumps(document).encode()
         request = urllib.request.Request(f"{self.endpoint}/control", body, {"Content-Type": "application/json"})  # noqa: S310
         urllib.request.urlopen(request, timeout=5).read()  # noqa: S310 - our own server
 
@@ -77,7 +90,7 @@ class Ses(Server):
         """Forgets what it took, and how it was to answer."""
         for path in self.folder.glob("*"):
             path.unlink()
-        self.answer()
+        self._control(answers=[], account={}, ledger={})
 
     def command(self) -> list[str]:
         """See Server."""

@@ -12,6 +12,9 @@ POST /control with {"answers": [...]} sets how the next calls are answered, one 
 POST /control with {"notify": URL} makes it tell what becomes of each mail from then on, as SES does by way of SNS, to
 recipients of the mailbox simulator as to all others: see `scripts.services.sns_double`. The answer has `cafile` and
 `port` of the host of SNS that it imitates.
+
+{"ledger": {…}} begins a new `ses_ledger.Ledger` with these fields: rate, quota, refusals at random. {"account": {…}}
+changes what GetAccount says, or with {"status": 403, "code": "…"} refuses it. GET /ledger has the ledger's figures.
 """
 
 from __future__ import annotations
@@ -29,9 +32,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS, MAX_RECIPIENTS, ONCE_ONLY_FIELDS, refused_extension
+from scripts.services.ses_ledger import Ledger
 
 SEND: Final = "/v2/email/outbound-emails"
 ACCOUNT: Final = "/v2/email/account"
+#: Recipients a second of an account whose ledger has no rate.
+ANY_RATE: Final = 10_000.0
 
 
 class Refused(Exception):
@@ -47,12 +53,21 @@ class Mailbox:
         self._count = 0
         self.notifier: Any = None
         self.answers: list[dict[str, Any]] = []
+        self.ledger = Ledger(rate=0.0)
+        self.account: dict[str, Any] = {}
+        #: How often GetAccount was called.
+        self.asked = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def next_answer(self) -> dict[str, Any]:
         """How to answer the call that has come."""
         with self._lock:
             return self.answers.pop(0) if self.answers else {}
+
+    def refusal(self, recipients: int) -> str:
+        """What the account's ledger says against a mail."""
+        with self._lock:
+            return self.ledger.take(time.monotonic(), recipients)
 
     def keep(self, request: dict[str, Any], octets: bytes) -> str:
         """Keeps a mail; its MessageId."""
@@ -135,9 +150,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == ACCOUNT:
-            quota = {"MaxSendRate": 14.0, "Max24HourSend": 50000.0, "SentLast24Hours": 0.0}
+            self.mailbox.asked += 1
+            said = self.mailbox.account
+            if "status" in said:
+                self._answer(said["status"], {"message": ""}, said["code"])
+                return
+            quota = self.mailbox.ledger.quota(ANY_RATE)
             account = {"SendQuota": quota, "SendingEnabled": True, "EnforcementStatus": "HEALTHY"}
-            self._answer(200, account | {"ProductionAccessEnabled": True})
+            self._answer(200, account | {"ProductionAccessEnabled": True} | said)
+        elif self.path == "/ledger":
+            self._answer(200, self.mailbox.ledger.figures() | {"asked": self.mailbox.asked})
         else:
             self._answer(404, {"message": "not found"})
 
@@ -147,7 +169,12 @@ class _Handler(BaseHTTPRequestHandler):
             if "notify" in document:
                 self._answer(200, self.mailbox.notify(document["notify"]))
                 return
-            self.mailbox.answers = list(document["answers"])
+            if "answers" in document:
+                self.mailbox.answers = list(document["answers"])
+            if "ledger" in document:
+                self.mailbox.ledger = Ledger(**document["ledger"])
+            if "account" in document:
+                self.mailbox.account = document["account"]
             self._answer(200, {})
             return
         if self.path != SEND:
@@ -169,6 +196,10 @@ class _Handler(BaseHTTPRequestHandler):
         except Refused as refused:
             print(f"refused: {refused}", flush=True)
             self._answer(400, {"message": str(refused)}, "BadRequestException")
+            return
+        text = self.mailbox.refusal(sum(map(len, document["Destination"].values())))
+        if text:
+            self._answer(400 if "quota" in text else 429, {"message": text}, "ThrottlingException")
             return
         message_id = self.mailbox.keep(document, octets)
         if how.get("lost"):

@@ -38,6 +38,8 @@ ELSEWHERE = {
     "relay/jobs/intents.py": "tests/integration/storage/test_jobs.py",
     "relay/jobs/job.py": "tests/integration/storage/test_jobs.py",
     "relay/jobs/sweep.py": "tests/integration/storage/test_sweep.py",
+    "relay/aws/ses_account.py": "tests/integration/delivery/test_paced_deliveries.py",
+    "relay/redis/shared_allowance.py": "tests/integration/storage/test_shared_allowance.py",
     "relay/mail/address_spec.py": "tests/unit/mail/test_mailbox.py",
     "relay/mail/body.py": "tests/unit/mail/test_pieces.py",
     "relay/mail/boundary.py": "tests/unit/mail/test_structure.py",

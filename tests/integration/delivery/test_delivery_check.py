@@ -122,7 +122,7 @@ def test_all_well_and_nothing_stays(check: Callable[..., Result], gate: Gate, sq
         ["ok", part] for part in ("settings", "tracking", "database", "queue", "ses")
     ]
     assert result.status == 0
-    assert result.of("ses") == [("ok", "us-east-1: takes mail, 14 recipients a second")]
+    assert result.of("ses") == [("ok", "us-east-1: takes mail, 10000 recipients a second")]
     assert ses.taken() == []
     (message,) = sqs.client().receive_message(QueueUrl=url, AttributeNames=["All"])["Messages"]
     assert message["Attributes"]["ApproximateReceiveCount"] == "1"  # the check has not received it
@@ -214,8 +214,8 @@ def test_the_regions_of_the_domains_are_asked(check: Callable[..., Result], ses:
             region,
         )
     result = check()
-    assert ("ok", "eu-west-1: takes mail, 14 recipients a second") in result.of("ses")
-    assert ("ok", "us-east-1: takes mail, 14 recipients a second") in result.of("ses")
+    assert ("ok", "eu-west-1: takes mail, 10000 recipients a second") in result.of("ses")
+    assert ("ok", "us-east-1: takes mail, 10000 recipients a second") in result.of("ses")
     assert [level for level, text in result.of("ses") if text.startswith("no region")] == ["FAIL"]
 
 

@@ -1,0 +1,189 @@
+"""When mail may leave, so that an account's rate is kept: the arithmetic alone, without clock, network or waiting.
+
+A *permit* is a moment and good for a number of recipients. Permits are spread evenly: what one costs passes before the
+next one. Mails to several recipients are lumps in that, so no WINDOW of time may hold more than CAP of the rate either.
+An account's state lies in Redis, where `relay.redis.shared_allowance` does the same arithmetic for all processes; a
+process without Redis keeps an `Allowance` with its share of the rate. A test compares the answers of both.
+
+The rate that is used is the account's, times a factor. The answers to calls move the factor: what part of them was
+throttled lowers it, and while calls pass it rises by RAISE a second. So a few stray refusals cost little, and it takes
+seconds to find out that something else sends by the same account.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from relay.core.frozen import frozen
+
+#: The part of the rate that is used: what jitter may move between a permit and the provider's clock is left to it.
+MARGIN: Final = 0.97
+#: Permits that are closer to each other than GRAIN seconds are one point of the window, at the moment of the first.
+GRAIN: Final = 0.01
+#: Seconds of the window, with the time that a point stands for, and how much more than the rate it may hold.
+WINDOW: Final = 1.02 + GRAIN
+CAP: Final = 1.03
+#: Permits are given so many seconds ahead, the first one of a request farther ahead than others.
+HORIZON: Final = 0.05
+FARTHEST: Final = 30.0
+#: A process comes for more when the next permit is so close (seconds): the closer, the more it gets at once.
+NEAR: Final = 0.02
+#: Why there is no permit where the next one is too far ahead.
+FAR: Final = "far"
+#: Why there is none for a mail that has more recipients than are left of the day.
+SHORT: Final = "short"
+#: Seconds from one question for the account's rate to the next, and where it is not known.
+ASK_SECONDS: Final = 60.0
+ASK_AGAIN_SECONDS: Final = 10.0
+#: Seconds for which mail waits for the first answer; then the rate is that of the setting.
+ANSWER_SECONDS: Final = 5.0
+#: What the factor rises by in a second in which calls pass, and its least value.
+RAISE: Final = 0.01
+LEAST: Final = 0.05
+#: From so large a part of throttled calls on they count after a second, a smaller part after PERIOD seconds.
+MUCH: Final = 0.1
+PERIOD: Final = 5.0
+#: The factor is halved at most, and with fewer calls than this to judge by lowered by a tenth at most.
+FEW_CALLS: Final = 10
+#: Octets a second of mails above LARGE octets.
+OCTETS_A_SECOND: Final = 40_000_000.0
+LARGE: Final = 10_000_000
+
+
+@frozen
+class Grant:
+    """The answer to a request for permits. Times are seconds from now."""
+
+    #: The moments of the permits, for the first ones of the request.
+    moments: Sequence[float]
+    #: When to come again for more.
+    again: float
+    #: The caller is to ask the account for its rate: nobody else does.
+    ask: bool
+    #: Recipients a second that are sent to at present; 0.0: not known yet.
+    rate: float
+    #: The rate has just been lowered.
+    lowered: bool
+    #: No permits for so long, and why: one of `relay.delivery.outcome.KINDS` for all mails, FAR for all of the request,
+    #: SHORT for its first one.
+    rest: float = 0.0
+    kind: str = ""
+
+
+@dataclass(slots=True)
+class Allowance:
+    """The state of one account in one process that has no Redis. Times are those of one clock, in seconds.
+
+    `fallback`: recipients a second where the account can't be asked. `shares`: the rate is divided among so many.
+    """
+
+    fallback: float
+    shares: int = 1
+    #: The account's recipients a second; 0.0: not known.
+    rate: float = 0.0
+    #: Recipients that are left of the day; -1: no limit.
+    left: int = -1
+    #: Why the account takes no mail.
+    off: str = ""
+    asked: float = -math.inf
+    #: When the next permit may be.
+    turn: float = -math.inf
+    #: Moments of the last window, and recipients of each.
+    points: deque[tuple[float, int]] = field(default_factory=deque)
+    factor: float = 1.0
+    since: float = -math.inf
+    calls: int = 0
+    throttled: int = 0
+    raised: float = -math.inf
+    octets_turn: float = -math.inf
+
+    def reserve(self, now: float, weights: Sequence[int], *, passed: int = 0, throttled: int = 0) -> Grant:
+        """Asks for a permit for each of these numbers of recipients.
+
+        `passed`, `throttled`: calls that were answered so since the last request.
+        """
+        ask = now - self.asked >= (ASK_SECONDS if self.rate else ASK_AGAIN_SECONDS)
+        if ask:
+            self.asked = now
+        lowered = self._judge(now, passed, throttled)
+        since_asked = now - self.asked
+        if self.off:
+            rest = 1.0 if since_asked < ANSWER_SECONDS else max(1.0, ASK_SECONDS - since_asked)
+            return Grant((), again=rest, ask=ask, rate=0.0, lowered=lowered, rest=rest, kind=self.off)
+        if not self.rate and since_asked < ANSWER_SECONDS:
+            return Grant((), again=0.1, ask=ask, rate=0.0, lowered=lowered)
+        whole = (self.rate or self.fallback) / self.shares
+        used = whole * self.factor * MARGIN
+        moments: list[float] = []
+        for weight in weights:
+            moment = self._moment(now, weight, max(1, math.floor(whole * CAP)))
+            if moments and moment > now + HORIZON:
+                break
+            if moment > now + FARTHEST:
+                rest = moment - now - NEAR
+                return Grant((), again=rest, ask=ask, rate=used, lowered=lowered, rest=rest, kind=FAR)
+            if 0 <= self.left < weight:
+                if not moments:
+                    rest = 1.0 if since_asked < ANSWER_SECONDS else max(1.0, ASK_SECONDS - since_asked)
+                    again, kind = (0.0, SHORT) if self.left else (rest, "quota")
+                    return Grant((), again=again, ask=ask, rate=used, lowered=lowered, rest=rest, kind=kind)
+                break
+            if self.left > 0:
+                self.left -= weight
+            self.turn = moment + weight / used
+            if self.points and moment - self.points[-1][0] < GRAIN:
+                self.points[-1] = (self.points[-1][0], self.points[-1][1] + weight)
+            else:
+                self.points.append((moment, weight))
+            moments.append(moment - now)
+        again = max(0.0, self.turn - now - NEAR)
+        return Grant(tuple(moments), again=again, ask=ask, rate=used, lowered=lowered)
+
+    def learn(self, rate: float, left: int, off: str) -> None:
+        """What the account says of itself: see the fields."""
+        self.rate, self.off = rate, off
+        self.left = left // self.shares if left >= 0 else -1
+
+    def wait_for_octets(self, now: float, octets: int) -> float:
+        """Seconds until a mail of so many octets, above LARGE, may ask for its permit. It counts as sent then."""
+        moment = max(now, self.octets_turn)
+        self.octets_turn = moment + octets / (OCTETS_A_SECOND / self.shares)
+        return moment - now
+
+    def _moment(self, now: float, weight: int, cap: int) -> float:
+        """The first moment at which so many recipients fit."""
+        moment = max(now, self.turn)
+        while self.points and self.points[0][0] <= moment - WINDOW:
+            self.points.popleft()
+        held = sum(recipients for _, recipients in self.points)
+        position = 0
+        while held + weight > cap and position < len(self.points):
+            # A mail to more than fit into any window waits until it is empty.
+            moment = self.points[position][0] + WINDOW
+            held -= self.points[position][1]
+            position += 1
+        return moment
+
+    def _judge(self, now: float, passed: int, throttled: int) -> bool:
+        """Moves the factor; whether it was lowered."""
+        self.calls += passed + throttled
+        self.throttled += throttled
+        period = now - self.since
+        lowered = False
+        if self.throttled:
+            part = self.throttled / self.calls
+            if period >= PERIOD or (period >= 1.0 and part >= MUCH):
+                self.factor = max(LEAST, self.factor * max(0.5 if self.calls >= FEW_CALLS else 0.9, 1.0 - part))
+                self.calls = self.throttled = 0
+                self.since = now
+                lowered = True
+        elif period >= 1.0:
+            self.calls, self.since = 0, now
+        if passed and self.factor < 1.0:
+            self.factor = min(1.0, self.factor + RAISE * min(1.0, now - self.raised))
+        self.raised = now
+        return lowered

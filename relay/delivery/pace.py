@@ -1,0 +1,373 @@
+"""How fast mail leaves: each waits for a permit of its account, the users of a process in a circle.
+
+The permits of an account are those of all processes of all machines, by way of Redis (`relay.redis.shared_allowance`);
+without Redis each process takes its share. `relay.core.allowance` says when permits are. One request asks for all mails
+that wait, and where there is room for some that will come, so that most mails of a busy process cost no call.
+
+A permit is void soon after its moment: a process that stood still does not make up for it. Mail that can't leave within
+half a minute is put back, and uses up no attempt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+from gevent.event import Event
+
+from relay.core import metrics
+from relay.core.allowance import (
+    ANSWER_SECONDS,
+    ASK_SECONDS,
+    FAR,
+    FARTHEST,
+    HORIZON,
+    LARGE,
+    MARGIN,
+    SHORT,
+    Allowance,
+    Grant,
+)
+from relay.core.errors import RedisUnavailable
+from relay.core.frozen import frozen
+from relay.core.handoff import Handoff
+from relay.core.supervision import run_once
+from relay.delivery.account import Account
+from relay.delivery.outcome import Outcome, Sent
+from relay.redis.link import RedisLink
+from relay.redis.shared_allowance import SharedAllowance
+
+log = structlog.get_logger(__name__)
+
+#: Seconds after its moment for which a permit is good.
+LATE: Final = 0.05
+#: Permits that one request asks for at most, those for mail that has not come yet included.
+_MOST: Final = 50
+#: A permit that came too late is asked for anew so often; where this process is always late, mail leaves all the same.
+_TRIES: Final = 3
+#: Seconds for which mail is put back that is in nobody's way: the end of the process, an error.
+_SOON: Final = 1.0
+#: Seconds for which a process that had to hand out permits one by one counts as one that mail waits in.
+_FULL_SECONDS: Final = 2.0
+
+
+@frozen
+class Rest:
+    """No permit for so long. `kind`: one of `relay.delivery.outcome.KINDS`, for all mails; or FAR or SHORT."""
+
+    seconds: float
+    kind: str
+
+
+class _Mail:
+    """A mail that waits for its permit."""
+
+    __slots__ = ("done", "recipients", "user_id")
+
+    def __init__(self, user_id: str | None, recipients: int) -> None:
+        self.user_id = user_id
+        self.recipients = recipients
+        #: The moment (time.monotonic()) of the permit.
+        self.done: Handoff[float | Rest] = Handoff()
+
+
+class Pace:
+    """The paces of all accounts that one process sends by."""
+
+    def __init__(
+        self,
+        link: RedisLink | None,
+        provider: str,
+        ask: Callable[[str], Account | None],
+        *,
+        fallback: float,
+        shares: int,
+    ) -> None:
+        """`ask`: what the account of a region says; None: it can't be asked just now. `fallback`: recipients a second
+        where it does not say. `shares`: the processes of all machines, each of which has its share without Redis.
+        """
+        self._link = link
+        self._provider = provider
+        self._ask = ask
+        self._fallback = fallback
+        self._shares = shares
+        self._accounts: dict[str, _Paced] = {}
+        self._closing = Event()
+
+    def wait(self, region: str, user_id: str | None, recipients: int, octets: int) -> Rest | None:
+        """Returns when a mail of so many octets may be handed over; or why it may not for some time."""
+        began = time.monotonic()
+        rest = self._of(region).wait(user_id, recipients, octets)
+        metrics.DELIVERY_PACE_SECONDS.observe(time.monotonic() - began)
+        return rest
+
+    def told(self, region: str, outcome: Outcome) -> None:
+        """What the provider has answered, which moves the pace."""
+        if isinstance(outcome, Sent):
+            self._of(region).passed += 1
+        elif outcome.kind == "throttled":
+            self._of(region).throttled += 1
+
+    def rest(self, region: str, kind: str, first: float, longest: float) -> float | None:
+        """Has all processes leave an account alone; for how many seconds. None: each finds out for itself."""
+        return self._of(region).rest(kind, first, longest)
+
+    def resume(self, region: str) -> None:
+        """A mail has passed again after a rest."""
+        run_once("delivery_pace_resume", self._of(region).resume)
+
+    def full(self) -> bool:
+        """Whether more mail waits than may leave."""
+        now = time.monotonic()
+        return any(now < account.full_until for account in self._accounts.values())
+
+    def close(self) -> None:
+        """Nothing waits any more: mail is put back."""
+        self._closing.set()
+        for account in self._accounts.values():
+            account.release(Rest(0.0, FAR))
+
+    def _of(self, region: str) -> _Paced:
+        account = self._accounts.get(region)
+        if account is None:
+            name = f"{self._provider}:{region}"
+            shared = None
+            if self._link is not None:
+                shared = SharedAllowance(self._link, name, fallback=self._fallback, shares=self._shares)
+            alone = Allowance(fallback=self._fallback, shares=self._shares)
+            account = self._accounts[region] = _Paced(region, shared, alone, self._ask, self._closing)
+        return account
+
+
+class _Paced:
+    """One account."""
+
+    def __init__(
+        self,
+        region: str,
+        shared: SharedAllowance | None,
+        alone: Allowance,
+        ask: Callable[[str], Account | None],
+        closing: Event,
+    ) -> None:
+        self._region = region
+        self._shared = shared
+        self._alone = alone
+        self._ask = ask
+        self._closing = closing
+        #: Whether the share of this process counts, since there is no Redis.
+        self._is_alone = shared is None
+        #: The mails that wait, by user. The next user in turn comes first.
+        self._users: OrderedDict[str | None, deque[_Mail]] = OrderedDict()
+        self._serving = False
+        #: Moments of permits for one recipient each that nobody has asked for yet, and how many are wanted.
+        self._spare: deque[float] = deque()
+        self._wanted = 0
+        self._last_permit = 0.0
+        #: When to ask next, at the earliest.
+        self._again = 0.0
+        self._gauge = metrics.DELIVERY_RATE.labels(region)
+        #: What became of calls since the last request.
+        self.passed = 0
+        self.throttled = 0
+        self.full_until = 0.0
+
+    def wait(self, user_id: str | None, recipients: int, octets: int) -> Rest | None:
+        """See Pace."""
+        if octets > LARGE and (rest := self._until(time.monotonic() + self._wait_for_octets(octets))):
+            return rest
+        for _ in range(_TRIES):
+            moment: float | Rest | None = self._spare_moment() if recipients == 1 and not self._users else None
+            if moment is None:
+                moment = self._asked(user_id, recipients)
+            if isinstance(moment, Rest):
+                return moment
+            if rest := self._until(moment):
+                return rest
+            if time.monotonic() <= moment + LATE:
+                break
+        return None
+
+    def rest(self, kind: str, first: float, longest: float) -> float | None:
+        """See Pace."""
+        self._spare.clear()
+        if self._shared is None or self._is_alone:
+            return None
+        try:
+            return self._shared.rest(kind, first, longest)
+        except RedisUnavailable:
+            return None
+
+    def resume(self) -> None:
+        """See Pace."""
+        if self._shared is not None:
+            # Without Redis the rest that this would end is of no effect, and afterwards ends with the next mail.
+            with contextlib.suppress(RedisUnavailable):
+                self._shared.resume()
+
+    def release(self, rest: Rest) -> None:
+        """Nobody waits any more."""
+        while self._users:
+            for mail in self._users.popitem(last=False)[1]:
+                mail.done.set(rest)
+
+    # Waiting.
+
+    def _until(self, moment: float) -> Rest | None:
+        """Waits for a moment; a rest where the process ends before."""
+        pause = moment - time.monotonic()
+        if pause > 0 and self._closing.wait(pause):
+            return Rest(0.0, FAR)
+        return None
+
+    def _spare_moment(self) -> float | None:
+        oldest = time.monotonic() - LATE
+        while self._spare:
+            moment = self._spare.popleft()
+            if moment >= oldest:
+                return moment
+            self._wanted = 0  # more than what comes
+        return None
+
+    def _asked(self, user_id: str | None, recipients: int) -> float | Rest:
+        """A permit's moment, in the user's turn."""
+        if self._closing.is_set():
+            return Rest(0.0, FAR)
+        mail = _Mail(user_id, recipients)
+        self._users.setdefault(user_id, deque()).append(mail)
+        if not self._serving:
+            self._serving = True
+            run_once("delivery_pace", self._serve)
+        return mail.done.get()
+
+    def _serve(self) -> None:
+        try:
+            while self._users:
+                # There is no permit before; whatever comes meanwhile is asked for with the same request.
+                pause = self._again - time.monotonic()
+                if pause > 0:
+                    self._closing.wait(pause)
+                if self._users:
+                    self._hand_out()
+        finally:
+            self._serving = False
+            # After an error: nobody may wait for ever.
+            self.release(Rest(_SOON, FAR))
+
+    def _hand_out(self) -> None:
+        mails = self._in_turn()
+        # More than what waits only where none has to wait.
+        spare = 0 if self._spare or len(mails) > 1 else self._wanted
+        # From the question on, not from the answer: a process that stood still between them has none of the moments.
+        now = time.monotonic()
+        grant = self._reserve([mail.recipients for mail in mails] + [1] * spare)
+        self._gauge.value = grant.rate
+        if grant.lowered:
+            log.warning("pace_lowered", region=self._region, recipients_a_second=round(grant.rate, 2))
+        if grant.rest:
+            self._spare.clear()
+            if grant.ask:
+                self._learn()
+            rest = Rest(grant.rest * random.uniform(1.0, 1.2), grant.kind)  # noqa: S311 - spreads load
+            if grant.kind == SHORT:
+                self._leaves(mails[0], rest)
+            else:
+                self.release(rest)
+            return
+        for mail, wait in zip(mails, grant.moments, strict=False):
+            self._leaves(mail, now + wait)
+        self._spare.extend(now + wait for wait in grant.moments[len(mails) :])
+        if grant.moments:
+            self._last_permit = now + grant.moments[-1]
+        # Permits for mail that has not come yet: twice as many each time, as long as all of them are used in time.
+        alike = int(grant.rate * HORIZON)
+        self._wanted = min(_MOST - 1, alike, 2 * spare + 1) if grant.moments and not grant.moments[0] else 0
+        self._again = now + min(grant.again, FARTHEST)
+        if self._users and grant.rate:
+            self.full_until = now + _FULL_SECONDS
+        if grant.ask and not grant.rate:
+            self._learn()
+            self._again = 0.0
+        elif grant.ask:
+            run_once("delivery_account", self._learn)
+
+    def _in_turn(self) -> list[_Mail]:
+        """The mails that are next, of each user in turn."""
+        mails: list[_Mail] = []
+        queues = [iter(queue) for queue in self._users.values()]
+        while queues and len(mails) < _MOST:
+            left = []
+            for queue in queues:
+                mail = next(queue, None)
+                if mail is not None:
+                    mails.append(mail)
+                    left.append(queue)
+            queues = left
+        return mails[:_MOST]
+
+    def _leaves(self, mail: _Mail, answer: float | Rest) -> None:
+        queue = self._users.get(mail.user_id)
+        if mail.done.settled or queue is None:
+            return  # the process ends
+        queue.popleft()
+        if queue:
+            self._users.move_to_end(mail.user_id)
+        else:
+            del self._users[mail.user_id]
+        mail.done.set(answer)
+
+    # The allowance.
+
+    def _reserve(self, recipients: Sequence[int]) -> Grant:
+        passed, throttled = self.passed, self.throttled
+        self.passed = self.throttled = 0
+        if self._shared is not None:
+            try:
+                grant = self._shared.reserve(recipients, passed=passed, throttled=throttled, returned=self._is_alone)
+            except RedisUnavailable:
+                if not self._is_alone:
+                    self._go_alone()
+            else:
+                if self._is_alone:
+                    self._is_alone = False
+                    log.info("pace_shared", region=self._region)
+                if grant.rate:
+                    self._alone.rate = grant.rate / MARGIN
+                return grant
+        return self._alone.reserve(time.monotonic(), recipients, passed=passed, throttled=throttled)
+
+    def _go_alone(self) -> None:
+        """Redis is away: from now on this process has its share, but for what all hold already."""
+        self._is_alone = True
+        now = time.monotonic()
+        self._alone.factor, self._alone.left = 1.0, -1
+        self._alone.points.clear()
+        if self._alone.rate:
+            self._alone.turn = max(now, self._last_permit) + max(HORIZON, self._alone.shares / self._alone.rate)
+            # Not all processes at once.
+            self._alone.asked = now - random.uniform(0.0, ASK_SECONDS - ANSWER_SECONDS)  # noqa: S311 - spreads load
+        log.warning("pace_alone", region=self._region, shares=self._alone.shares)
+
+    def _learn(self) -> None:
+        """Asks the account, for all processes."""
+        account = self._ask(self._region)
+        if account is None:
+            return
+        rate = account.rate or self._alone.fallback
+        self._alone.learn(rate, account.left, account.off)
+        if self._shared is not None and not self._is_alone:
+            with contextlib.suppress(RedisUnavailable):
+                self._shared.learn(rate, account.left, account.off)
+
+    def _wait_for_octets(self, octets: int) -> float:
+        if self._shared is not None and not self._is_alone:
+            try:
+                return self._shared.wait_for_octets(octets)
+            except RedisUnavailable:
+                pass
+        return self._alone.wait_for_octets(time.monotonic(), octets)

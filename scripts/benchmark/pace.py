@@ -1,0 +1,137 @@
+"""`python -m scripts.benchmark.pace`: how well delivery keeps to an account's rate, and how much of it is used.
+
+First simulated, an hour of three processes with a clock of their own and a real Valkey: calls are refused at random,
+and mails have one recipient, or several. Then, with --seconds, real delivery processes against the double of SES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import gevent
+
+from relay.core.allowance import Grant
+from relay.redis.link import RedisLink
+from relay.redis.shared_allowance import SharedAllowance
+from scripts.benchmark.delivery_memory import add
+from scripts.benchmark.pace_simulation import Simulation
+from scripts.database import apply_schema, create_database
+from scripts.services import Delivery, Postgres, Ses, Valkey
+from scripts.services.ses_ledger import TOLERANCE, Ledger
+
+RATES: Final = (14.0, 500.0)
+PROCESSES: Final = 3
+#: The part of the rate that has to be used while mail waits.
+USED: Final = 0.95
+#: The part of the calls that is refused at random.
+CHANCE: Final = 0.002
+SEVERAL: Final = (1, 1, 1, 1, 1, 1, 1, 2, 3, 5)
+
+
+class Timed:
+    """An allowance in Redis, by the simulation's clock."""
+
+    def __init__(self, link: RedisLink, account: str) -> None:
+        self._shared = SharedAllowance(link, account, fallback=1.0, shares=PROCESSES)
+
+    def reserve(self, now: float, weights: Sequence[int], *, passed: int, throttled: int) -> Grant:
+        """See Allowed."""
+        return self._shared.reserve(weights, passed=passed, throttled=throttled, now=now)
+
+    def learn(self, rate: float, left: int, off: str) -> None:
+        """See Allowed."""
+        self._shared.learn(rate, left, off)
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 0 within the goals, 1 beyond them."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark.pace", description=__doc__)
+    parser.add_argument("--simulated", type=float, default=3600.0, help="seconds of the simulation's clock")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of real time, for each rate; 0: none")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    met = True
+    print("| account | mails | for | most in a second | of its rate | used | throttled | requests a mail |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - Postgres may have to be another user
+        with Valkey(Path(folder) / "valkey") as valkey:
+            for rate in RATES:
+                met &= _simulated(valkey, rate, "of one recipient", lambda _: 1, options)
+            met &= _simulated(valkey, RATES[-1], "of several", lambda chance: chance.choice(SEVERAL), options)
+            if options.seconds:
+                for rate in RATES:
+                    met &= _real(Path(folder), valkey, rate, options.seconds)
+    return 0 if met else 1
+
+
+def _simulated(
+    valkey: Valkey, rate: float, mails: str, weight: Callable[[random.Random], int], options: argparse.Namespace
+) -> bool:
+    link = RedisLink(valkey.url, verify_tls=True, timeout=5.0, pause=1.0)
+    ledger = Ledger(rate=rate, chance=CHANCE, seed=options.seed)
+    allowances = [Timed(link, f"{mails}:{rate:g}") for _ in range(PROCESSES)]
+    simulation = Simulation(allowances, ledger, weight=weight, seed=options.seed)
+    simulation.run(10.0)  # what the beginning is like is another matter
+    used = simulation.run(options.simulated)
+    link.close()
+    return _print(f"{rate:g}/s, simulated", mails, options.simulated, ledger, used, simulation.requests)
+
+
+def _real(directory: Path, valkey: Valkey, rate: float, seconds: float) -> bool:
+    name = f"rate_{rate:g}"
+    with (
+        Postgres(directory / f"postgres-{name}", durable=False) as postgres,
+        Ses(directory / f"ses-{name}") as ses,
+    ):
+        url = create_database(postgres.url(), name)
+        apply_schema(url)
+        ses.has(rate=rate, chance=CHANCE)
+        for _ in range(int(rate * seconds * 1.2)):
+            add(url)
+        settings: dict[str, str | None] = {
+            **ses.client_environment,
+            "DATABASE_URL": url,
+            "REDIS_URL": valkey.url,
+            "SMTP_RELAY_DELIVERY_PROCESSES": str(PROCESSES),
+        }
+        with Delivery(directory / f"delivery-{name}", settings):
+            gevent.sleep(5.0)
+            before = ses.ledger()["recipients"]
+            began = time.monotonic()
+            gevent.sleep(seconds)
+            figures = ses.ledger()
+            used = (figures["recipients"] - before) / (rate * (time.monotonic() - began))
+    ledger = Ledger(rate=rate)
+    ledger.most, ledger.calls = figures["most"], figures["calls"]
+    ledger.too_fast, ledger.at_random = figures["too_fast"], figures["at_random"]
+    return _print(f"{rate:g}/s, {PROCESSES} processes", "of one recipient", seconds, ledger, used, None)
+
+
+def _print(account: str, mails: str, seconds: float, ledger: Ledger, used: float, requests: int | None) -> bool:
+    throttled = f"{ledger.at_random} at random, {ledger.too_fast} for the rate"
+    each = "" if requests is None else f"{requests / ledger.calls:.2f}"
+    cells = (
+        account,
+        mails,
+        f"{seconds:g} s",
+        f"{ledger.most}",
+        f"{ledger.most / ledger.rate:.1%}",
+        f"{used:.1%}",
+        throttled,
+        each,
+    )
+    print(f"| {' | '.join(cells)} |", flush=True)
+    return ledger.most <= ledger.rate * TOLERANCE and used >= USED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,199 @@
+"""Mails wait for their permits: real Valkey, the users of a process in a circle, trouble of the account for all.
+
+What is looked at are orders and counts, never times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+import redis
+
+from relay.core import metrics
+from relay.core.allowance import FAR, MARGIN
+from relay.delivery import pace as module
+from relay.delivery.account import UNTOLD, Account
+from relay.delivery.pace import Pace, Rest
+from relay.redis.link import RedisLink
+from scripts.services import free_port
+
+MakePace = Callable[..., Pace]
+
+
+class Asked:
+    """An account that says what a test wants it to. A stand-in for the call to SES."""
+
+    def __init__(self) -> None:
+        self.says: Account | None = Account(rate=1000.0, left=-1, off="")
+        self.times = 0
+
+    def __call__(self, _: str) -> Account | None:
+        self.times += 1
+        return self.says
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def make(redis_url: str, asked: Asked) -> Iterator[MakePace]:
+    links: list[RedisLink] = []
+
+    def make(url: str | None = redis_url, *, shares: int = 1, fallback: float = 2.0) -> Pace:
+        link = None
+        if url is not None:
+            link = RedisLink(url, verify_tls=True, timeout=1.0, pause=0.05)
+            links.append(link)
+        return Pace(link, "ses", asked, fallback=fallback, shares=shares)
+
+    yield make
+    for link in links:
+        link.close()
+
+
+def scripts_called(url: str) -> int:
+    with redis.Redis.from_url(url) as server:
+        return sum(int(stats["calls"]) for name, stats in server.info("commandstats").items() if "eval" in name)
+
+
+def test_a_newsletter_does_not_hold_up_another_users_receipt(make: MakePace, asked: Asked) -> None:
+    asked.says = Account(rate=100.0, left=-1, off="")
+    pace = make()
+    order: list[str] = []
+
+    def send(user: str) -> None:
+        assert pace.wait("r", user, 1, 1000) is None
+        order.append(user)
+
+    newsletter = [gevent.spawn(send, "newsletter") for _ in range(30)]
+    while len(order) < 5:
+        gevent.sleep(0.001)
+    before = len(order)
+    receipts = [gevent.spawn(send, user) for user in ("receipt", "other")]
+    gevent.joinall(newsletter + receipts)
+    # What has its permit already goes first: those of a moment. Then each user in turn.
+    behind = 100 * MARGIN * (module.HORIZON + module.LATE)
+    assert max(order.index("receipt"), order.index("other")) <= before + behind + 3
+    assert pace.full()
+
+
+def test_most_mails_of_a_busy_process_cost_no_request(make: MakePace, asked: Asked, redis_url: str) -> None:
+    asked.says = Account(rate=50_000.0, left=-1, off="")
+    pace = make()
+    pace.wait("r", "user", 1, 1000)
+    before = scripts_called(redis_url)
+    for _ in range(100):
+        assert pace.wait("r", "user", 1, 1000) is None
+    assert scripts_called(redis_url) - before <= 50
+    before = scripts_called(redis_url)
+    gevent.joinall([gevent.spawn(pace.wait, "r", "user", 1, 1000) for _ in range(100)])
+    assert scripts_called(redis_url) - before <= 30
+
+
+def test_one_process_of_all_asks_the_account(make: MakePace, asked: Asked) -> None:
+    paces = [make() for _ in range(3)]
+    gevent.joinall([gevent.spawn(pace.wait, "r", "user", 1, 1000) for pace in paces for _ in range(5)])
+    assert asked.times == 1
+
+
+def test_an_account_that_may_not_be_asked_has_the_rate_of_the_setting(make: MakePace, asked: Asked) -> None:
+    asked.says = UNTOLD
+    pace = make(fallback=50.0)
+    assert pace.wait("r", "user", 1, 1000) is None
+    pace.wait("r", "user", 1, 1000)
+    assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(50.0 * MARGIN)
+
+
+def test_a_permit_that_comes_too_late_is_void(make: MakePace, redis_url: str) -> None:
+    pace = make()
+    pace.wait("r", "user", 1, 1000)
+    before = scripts_called(redis_url)
+    waits = [gevent.spawn(pace.wait, "r", "user", 1, 1000) for _ in range(20)]
+    while scripts_called(redis_url) == before:
+        gevent.sleep(0)
+    time.sleep(0.3)  # the process stands still, with permits on their way to it
+    asked_by_then = scripts_called(redis_url)
+    gevent.joinall(waits)
+    assert scripts_called(redis_url) > asked_by_then
+    assert all(wait.value is None for wait in waits)
+
+
+def test_the_accounts_trouble_is_a_rest_and_no_permit(make: MakePace, asked: Asked) -> None:
+    asked.says = Account(rate=1000.0, left=-1, off="suspended")
+    rest = make().wait("r", "user", 1, 1000)
+    assert isinstance(rest, Rest)
+    assert rest.kind == "suspended"
+    asked.says = Account(rate=1000.0, left=0, off="")
+    rest = make().wait("other", "user", 1, 1000)
+    assert isinstance(rest, Rest)
+    assert rest.kind == "quota"
+
+
+def test_what_one_process_finds_out_all_keep_to(make: MakePace) -> None:
+    one, other = make(), make()
+    assert one.wait("r", "user", 1, 1000) is None
+    assert one.rest("r", "paused", 60.0, 300.0) == 60.0
+    rest = other.wait("r", "user", 1, 1000)
+    assert isinstance(rest, Rest)
+    assert rest.kind == "paused"
+    assert 50 < rest.seconds <= 72
+    assert other.wait("well", "user", 1, 1000) is None
+    one.resume("r")
+    gevent.sleep(0.2)
+    assert other.wait("r", "user", 1, 1000) is None
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_without_redis_each_process_has_its_share(make: MakePace, away: bool) -> None:
+    pace = make(f"redis://127.0.0.1:{free_port()}/0" if away else None, shares=4)
+    assert pace.wait("r", "user", 1, 1000) is None
+    assert pace.wait("r", "user", 1, 1000) is None
+    assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(1000.0 * MARGIN / 4)
+
+
+def test_redis_goes_and_comes_back(make: MakePace, asked: Asked, redis_url: str) -> None:
+    pace = make(shares=4)
+    assert pace.wait("r", "user", 1, 1000) is None
+    account = pace._of("r")
+    shared, account._shared = account._shared, make(f"redis://127.0.0.1:{free_port()}/0")._of("r")._shared
+    account._spare.clear()
+    assert pace.wait("r", "user", 1, 1000) is None
+    assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(1000.0 * MARGIN / 4)
+    account._shared = shared
+    account._spare.clear()
+    assert pace.wait("r", "user", 1, 1000) is None  # for a moment all keep to their shares still
+    assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(1000.0 * MARGIN / 4)
+
+
+def test_the_end_of_the_process_lets_nobody_wait(make: MakePace, asked: Asked) -> None:
+    asked.says = Account(rate=0.2, left=-1, off="")
+    pace = make()
+    assert pace.wait("r", "user", 1, 1000) is None
+    waits = [gevent.spawn(pace.wait, "r", "user", 1, 1000) for _ in range(5)]
+    gevent.sleep(0.2)
+    pace.close()
+    gevent.joinall(waits, timeout=10)
+    for wait in waits:
+        assert isinstance(wait.value, Rest)
+        assert wait.value.kind == FAR
+    assert isinstance(pace.wait("r", "user", 1, 1000), Rest)
+
+
+def test_an_error_lets_nobody_wait_for_ever(make: MakePace, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = make()
+    pace.wait("r", "user", 1, 1000)
+    account = pace._of("r")
+
+    def fails(_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(type(account), "_reserve", fails)
+    rest = pace.wait("r", "user", 2, 1000)
+    assert isinstance(rest, Rest)
+    monkeypatch.undo()
+    assert pace.wait("r", "user", 2, 1000) is None

@@ -1,0 +1,153 @@
+"""Deliveries with a pace: rows in Postgres, permits in Valkey, SES's double with its ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.aws.ses import SesError
+from relay.aws.ses_account import SesAccount
+from relay.delivery.account import UNTOLD
+from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.large_mails import LargeMails
+from relay.delivery.pace import Pace
+from relay.delivery.ses_provider import SesProvider
+from relay.postgres.outgoing import Outgoing
+from relay.redis.link import RedisLink
+from scripts.services import Ses
+
+Query = Callable[..., list[tuple[Any, ...]]]
+AddEmail = Callable[..., str]
+Deliver = Callable[..., None]
+DENIED = {"status": 403, "code": "AccessDeniedException"}
+PAUSED = {"status": 400, "code": "SendingPausedException", "message": "Sending is paused."}
+QUOTA = {"status": 400, "code": "ThrottlingException", "message": "Daily message quota exceeded."}
+KEY = {"status": 403, "code": "InvalidClientTokenId", "message": "The security token is invalid."}
+
+
+@pytest.fixture
+def worker(outgoing: Outgoing, large_mails: LargeMails, ses: Ses, redis_url: str) -> Iterator[Callable[[], Deliver]]:
+    """Makes a worker: claims rows, and delivers them all at once."""
+    closed: list[Any] = []
+
+    def make() -> Deliver:
+        provider = SesProvider()
+        link = RedisLink(redis_url, verify_tls=True, timeout=1.0, pause=0.1)
+        pace = Pace(link, "ses", provider.account, fallback=200.0, shares=1)
+        closed.extend((provider, link))
+        deliverer = Deliverer(
+            outgoing,
+            provider,
+            max_attempts=3,
+            records_sent=lambda _: False,
+            tracking=None,
+            large_mails=large_mails,
+            pause=lambda _: None,
+            pace=pace,
+        )
+
+        def deliver(*ids: str) -> None:
+            rows = outgoing.claim(ids)
+            gevent.joinall([gevent.spawn(deliverer.deliver, email_of(row)) for row in rows], raise_error=True)
+
+        return deliver
+
+    yield make
+    for each in closed:
+        each.close()
+
+
+def test_throttled_mails_wait_and_use_up_no_attempt(
+    worker: Callable[[], Deliver], ses: Ses, add_email: AddEmail, query: Query
+) -> None:
+    deliver = worker()
+    ids = [add_email() for _ in range(12)]
+    deliver(ids[0])
+    ses.answer(*[{"status": 429, "code": "TooManyRequestsException", "message": "x"}] * 3)
+    deliver(*ids[1:4])
+    rows = "SELECT status, provider_retry_count, provider_next_retry_at > now() FROM emails WHERE id = ANY (%s::uuid[])"
+    assert query(rows, ids[1:4]) == [("queued", 0, True)] * 3
+    # The region does not rest: other mails leave meanwhile.
+    deliver(*ids[4:])
+    assert query(rows, ids[4:]) == [("sent", 0, None)] * 8
+
+
+@pytest.mark.parametrize(("answer", "longest"), [(PAUSED, 75), (KEY, 75), (QUOTA, 1100)])
+def test_what_stops_one_process_stops_the_others(
+    worker: Callable[[], Deliver],
+    ses: Ses,
+    add_email: AddEmail,
+    query: Query,
+    answer: dict[str, Any],
+    longest: int,
+) -> None:
+    one, other = worker(), worker()
+    ids = [add_email() for _ in range(4)]
+    one(ids[0])
+    ses.answer(answer, answer)
+    one(ids[1])
+    other(ids[2])
+    one(ids[3])
+    rest = "extract(epoch FROM provider_next_retry_at - now())"
+    rows = query(f"SELECT status, provider_retry_count, {rest} FROM emails WHERE id = ANY (%s::uuid[])", ids[1:])
+    assert [row[:2] for row in rows] == [("queued", 0)] * 3
+    assert all(50 < row[2] < longest for row in rows)
+    assert len(ses.taken()) == 1
+    assert ses.ledger()["calls"] == 1  # what is answered otherwise is not in the ledger, and one answer is left over
+    ses.answer()
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        {"SendingEnabled": False},
+        {"EnforcementStatus": "SHUTDOWN"},
+        {"SendQuota": {"MaxSendRate": 9, "Max24HourSend": 5, "SentLast24Hours": 5}},
+    ],
+)
+def test_an_account_that_says_that_it_takes_no_mail_is_not_tried(
+    worker: Callable[[], Deliver], ses: Ses, add_email: AddEmail, query: Query, account: dict[str, Any]
+) -> None:
+    ses.has(account=account)
+    email_id = add_email()
+    worker()(email_id)
+    assert query("SELECT status, provider_retry_count, provider_next_retry_at > now() FROM emails") == [
+        ("queued", 0, True)
+    ]
+    assert ses.ledger()["calls"] == 0
+
+
+def test_a_mail_costs_as_many_recipients_as_it_has(
+    worker: Callable[[], Deliver], ses: Ses, add_email: AddEmail
+) -> None:
+    ses.has(rate=100.0, daily=5)
+    deliver = worker()
+    deliver(add_email(to=["a@x.example", "b@x.example"], cc=["c@x.example"], bcc=["d@x.example"]))
+    deliver(add_email(to=["a@x.example", "b@x.example"]))
+    deliver(add_email())
+    assert ses.ledger()["recipients"] == 5
+    assert ses.ledger()["calls"] == 2
+
+
+def test_an_account_that_may_not_be_asked_has_the_rate_of_the_setting(ses: Ses) -> None:
+    provider = SesProvider()
+    ses.has(account=DENIED)
+    assert provider.account("us-east-1") == UNTOLD
+    ses.has(account={"status": 500, "code": "InternalFailure"})
+    assert provider.account("us-east-1") is None
+    ses.has(rate=14.0, daily=50)
+    account = provider.account("us-east-1")
+    assert account is not None
+    assert (account.rate, account.left, account.off) == (14.0, 50, "")
+    provider.close()
+
+
+def test_where_nobody_answers_the_account_is_unknown(monkeypatch: pytest.MonkeyPatch, ses: Ses) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SESV2", "http://127.0.0.1:1")
+    with pytest.raises(SesError) as error:
+        SesAccount("us-east-1").ask()
+    assert error.value.status == 0
+    assert SesProvider().account("not a region") is None
