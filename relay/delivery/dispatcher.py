@@ -9,6 +9,7 @@ A claim decides which of them delivers a row, so a row that both of these name l
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import gevent
 import gevent.lock
@@ -28,7 +29,7 @@ from relay.postgres.waiting import WaitingRows
 class Dispatcher:
     """Runs deliveries, at most `concurrency` at a time. `receiver`: None in polling mode.
 
-    `webhooks` is told of the jobs that are about them; None where they are another program's.
+    `webhooks` is told of the jobs that are about them; None where they are another program's. `paced`: see RowSource.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Dispatcher:
         concurrency: int,
         turns: Turns,
         webhooks: Webhooks | None = None,
+        paced: Callable[[], bool] = lambda: False,
     ) -> None:
         self._outgoing = outgoing
         self._waiting = waiting
@@ -63,6 +65,7 @@ class Dispatcher:
             queue_works=None if receiver is None else self._queue_works,
             turns=turns,
             wait_for_leave=self._wait_for_leave,
+            paced=paced,
         )
         self._loops: list[Supervised] = []
 

@@ -50,6 +50,8 @@ _SCAN_SHARE: Final = 0.1
 _RECENT_SECONDS: Final = 60.0
 #: Seconds after which a row is not left to its job: where the queue is at work, and where the job must have been lost.
 LATE_SECONDS: Final = 1.0
+#: The same while more mail waits than the provider's account takes: jobs are done at that pace then.
+PACED_LATE_SECONDS: Final = 0.2
 LOST_SECONDS: Final = 900.0
 #: Rows of one claim: what it takes of Postgres grows with them.
 CLAIM_ROWS: Final = 10
@@ -77,7 +79,7 @@ class RowSource:
 
     `deliver(row)` gets what `Outgoing.claim` gave. `places`: taken before a claim, given back when the row is done
     with. `shares`: of the same places, by user. `queue_works`: whether the queue is at work; None: there is no queue,
-    all rows are found here. `wait_for_leave` returns when work may be taken.
+    all rows are found here. `wait_for_leave` returns when work may be taken. `paced`: whether mail waits for permits.
     """
 
     #: Seconds between two looks, and two scans, of all processes of a machine together.
@@ -96,6 +98,7 @@ class RowSource:
         queue_works: Callable[[], bool] | None,
         turns: Turns,
         wait_for_leave: Callable[[], None],
+        paced: Callable[[], bool] = lambda: False,
     ) -> None:
         self._outgoing = outgoing
         self._waiting = waiting
@@ -105,6 +108,7 @@ class RowSource:
         self._queue_works = queue_works
         self._turns = turns
         self._wait_for_leave = wait_for_leave
+        self._paced = paced
         self._backlog = Backlog()
         self._left_behind = left_behind
         #: The rows that are on their way from here.
@@ -241,7 +245,8 @@ class RowSource:
         """Takes in those of these rows that are found here: with a queue, those that no job comes for, or too late."""
         age = -math.inf
         if self._queue_works is not None:
-            age = LATE_SECONDS if self._looks() else LOST_SECONDS
+            late = PACED_LATE_SECONDS if self._paced() else LATE_SECONDS
+            age = late if self._looks() else LOST_SECONDS
         self._backlog.add(
             row for row in rows if row.email_id not in self._on_the_way and (row.retried or row.age >= age)
         )

@@ -119,6 +119,7 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         concurrency=settings.delivery_concurrency,
         turns=turns,
         webhooks=webhooks,
+        paced=pace.full if pace is not None else lambda: False,
     )
     ending = Event()
     signals.attend(assignment.lifeline, drain=ending.set, certificate=None)

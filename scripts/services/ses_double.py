@@ -59,6 +59,16 @@ class Mailbox:
         self.asked = 0
         folder.mkdir(parents=True, exist_ok=True)
 
+    def control(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Carries out a POST to /control; its answer."""
+        if "answers" in document:
+            self.answers = list(document["answers"])
+        if "ledger" in document:
+            self.ledger = Ledger(**document["ledger"])
+        if "account" in document:
+            self.account = document["account"]
+        return self.notify(document["notify"]) if "notify" in document else {}
+
     def next_answer(self) -> dict[str, Any]:
         """How to answer the call that has come."""
         with self._lock:
@@ -166,16 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/control":
-            if "notify" in document:
-                self._answer(200, self.mailbox.notify(document["notify"]))
-                return
-            if "answers" in document:
-                self.mailbox.answers = list(document["answers"])
-            if "ledger" in document:
-                self.mailbox.ledger = Ledger(**document["ledger"])
-            if "account" in document:
-                self.mailbox.account = document["account"]
-            self._answer(200, {})
+            self._answer(200, self.mailbox.control(document))
             return
         if self.path != SEND:
             self._answer(404, {"message": "not found"}, "NotFoundException")

@@ -12,9 +12,11 @@ from relay.aws.ses import SesError
 from relay.aws.ses_account import SesAccount
 from relay.delivery.account import UNTOLD
 from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.pace import Pace
 from relay.delivery.ses_provider import SesProvider
+from relay.delivery.unclear import Unclear
 from relay.postgres.outgoing import Outgoing
 from relay.redis.link import RedisLink
 from scripts.services import Ses
@@ -29,7 +31,9 @@ KEY = {"status": 403, "code": "InvalidClientTokenId", "message": "The security t
 
 
 @pytest.fixture
-def worker(outgoing: Outgoing, large_mails: LargeMails, ses: Ses, redis_url: str) -> Iterator[Callable[[], Deliver]]:
+def worker(
+    outgoing: Outgoing, large_mails: LargeMails, handovers: Handovers, unclear: Unclear, ses: Ses, redis_url: str
+) -> Iterator[Callable[[], Deliver]]:
     """Makes a worker: claims rows, and delivers them all at once."""
     closed: list[Any] = []
 
@@ -45,6 +49,8 @@ def worker(outgoing: Outgoing, large_mails: LargeMails, ses: Ses, redis_url: str
             records_sent=lambda _: False,
             tracking=None,
             large_mails=large_mails,
+            handovers=handovers,
+            unclear=unclear,
             pause=lambda _: None,
             pace=pace,
         )
