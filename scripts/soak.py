@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from scripts.services import ServiceFailed
+from tests.faults.delivery_kills import kill_at_random as kill_deliveries
+from tests.faults.delivery_stage import DeliveryStage
 from tests.faults.kills import kill_at_random
 from tests.faults.ledger import Books
 from tests.faults.neighbours import OTHERS
@@ -31,7 +33,7 @@ from tests.faults.stage import Stage
 from tests.security.auth_times import DELAY_SECONDS, measure
 from tests.support.user_troubles import TROUBLES
 
-PARTS: Final = ("kills", "servers", "outages", "siege", "auth", "neighbours")
+PARTS: Final = ("kills", "servers", "outages", "siege", "auth", "neighbours", "delivery-kills")
 
 
 def main(arguments: list[str]) -> int:
@@ -44,6 +46,7 @@ def main(arguments: list[str]) -> int:
         "siege": _siege,
         "auth": _auth,
         "neighbours": _neighbours,
+        "delivery-kills": _delivery_kills,
     }
     began = time.monotonic()
     broken = []
@@ -102,6 +105,26 @@ def _kills(options: argparse.Namespace, directory: Path) -> None:
         print(f"| attempts, by their end | {_counts(outcome.fates)} |", flush=True)
         outcome.books.check()
         stage.check_log()
+
+
+def _delivery_kills(options: argparse.Namespace, directory: Path) -> None:
+    """Half of the kills without a queue, half with one."""
+    for name, queue in (("rows that wait", False), ("jobs of the queue", True)):
+        with DeliveryStage(directory / name.replace(" ", "-"), queue=queue) as stage:
+            outcome = kill_deliveries(
+                stage, options.kills // 2, seed=options.seed, faults=True, seconds=options.seconds / 2
+            )
+        ledger = outcome.ledger
+        print(f"\n| kill -9 of delivery processes: {name} | {outcome.seconds:.0f} s |\n|---|---|")
+        print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")
+        print(f"| faults | {outcome.faults.total()}: {_counts(outcome.faults)} |")
+        print(f"| mails, by their end | {ledger.mails}: {_counts(ledger.statuses)} |")
+        print(f"| lost | {len(ledger.lost)} |")
+        print(f"| unclear, by what was decided | {ledger.unclear.total()}: {_counts(ledger.unclear)} |")
+        print(f"| copies | {ledger.copies}, of mails that nobody had called unclear: {len(ledger.unexplained)} |")
+        print(f"| failed, though the provider had them | {ledger.failed_and_taken} |")
+        print(f"| waited for the end of their lease | {outcome.needed_lease} |", flush=True)
+        ledger.check()
 
 
 def _servers(options: argparse.Namespace, directory: Path) -> None:

@@ -26,6 +26,8 @@ SHORT = {
     "outbound": "tests/unit/delivery/test_outbound_http.py",
     "links": "tests/unit/delivery/test_html_links.py",
     "large": "tests/integration/delivery/test_large_mails.py",
+    "states": "tests/integration/delivery/test_handovers.py",
+    "unclear": "tests/integration/delivery/test_unclear.py",
     "visits": "tests/integration/web/test_tracked_links.py",
     "notices": "tests/integration/web/test_ses_events.py",
     "smtp": "tests/integration/delivery/test_smtp_provider.py",

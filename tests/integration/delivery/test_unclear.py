@@ -1,0 +1,245 @@
+"""Mails that the provider may have: events are asked first, then they are sent again, fail, or wait for a command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.handovers import EVENT_SECONDS, Handovers
+from relay.delivery.large_mails import LargeMails
+from relay.delivery.outcome import Outcome, Sent, of_silence
+from relay.delivery.provider import Handover
+from relay.delivery.unclear import LeftBehind, Unclear
+from relay.postgres.database import Database
+from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT, LeftRows
+from relay.postgres.outgoing import Outgoing
+from relay.postgres.waiting import PLANNER, WaitingRows
+from relay.redis.claim_states import ClaimStates
+
+ROOT = Path(__file__).resolve().parents[3]
+Query = Callable[..., list[tuple[Any, ...]]]
+Made = Callable[..., Deliverer]
+
+
+class Scripted:
+    """A provider that answers as the test says. A stand-in: the answers are what is asked about."""
+
+    name = "ses"
+
+    def __init__(self) -> None:
+        self.answer: Outcome = Sent("id")
+        self.calls = 0
+
+    def send(self, _: Handover) -> Outcome:
+        self.calls += 1
+        return self.answer
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+@pytest.fixture
+def provider() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def made(outgoing: Outgoing, left: LeftRows, handovers: Handovers, large_mails: LargeMails, provider: Scripted) -> Made:
+    def make(rule: Any = "again", *, records_sent: bool = True, max_attempts: int = 3) -> Deliverer:
+        return Deliverer(
+            outgoing,
+            provider,
+            max_attempts=max_attempts,
+            records_sent=lambda _: records_sent,
+            tracking=None,
+            large_mails=large_mails,
+            handovers=handovers,
+            unclear=Unclear(left, rule),
+            pause=lambda _: None,
+        )
+
+    return make
+
+
+def deliver(deliverer: Deliverer, outgoing: Outgoing, email_id: str) -> None:
+    for row in outgoing.claim([email_id]):
+        deliverer.deliver(email_of(row))
+
+
+def status(query: Query, email_id: str) -> str:
+    return str(query("SELECT status FROM emails WHERE id = %s", email_id)[0][0])
+
+
+def add_event(query: Query, email_id: str, kind: str) -> None:
+    query(
+        "INSERT INTO email_events (id, email_id, source_id, type, payload, user_id)"
+        " VALUES (gen_random_uuid(), %s, %s, %s, '{}', 'user')",
+        email_id,
+        str(uuid.uuid4()),
+        kind,
+    )
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["recent", "old"])
+@pytest.mark.parametrize("rule", ["again", "fail"])
+@pytest.mark.parametrize(
+    "event",
+    [None, "sent", "delivered", "bounced", "complained", "delivery_delayed", "opened", "clicked", "delayed", "failed"],
+)
+def test_what_becomes_of_a_mail_that_the_provider_may_have(
+    add_email: Callable[..., str],
+    outgoing: Outgoing,
+    made: Made,
+    provider: Scripted,
+    query: Query,
+    event: str | None,
+    rule: str,
+    old: bool,
+) -> None:
+    created = "2020-01-01T00:00:00Z" if old else "now"
+    email_id = add_email(provider_last_error_code=UNCLEAR, provider_last_error_message="", created_at=created)
+    if event:
+        add_event(query, email_id, event)
+    proven = event in ("sent", "delivered", "bounced", "complained", "delivery_delayed")
+    expected = "sent" if proven else "processing" if old else "sent" if rule == "again" else "failed"
+    deliver(made(rule), outgoing, email_id)
+    assert status(query, email_id) == expected
+    assert provider.calls == (expected == "sent" and not proven)
+    if expected == "failed":
+        ((code, waits),) = query("SELECT provider_last_error_code, provider_next_retry_at FROM emails")
+        assert (code, waits) == (UNCLEAR, None)
+        assert query("SELECT count(*) FROM email_events WHERE source_id LIKE 'provider-dead-letter:%%'") == [(1,)]
+    if expected == "sent":
+        assert query("SELECT provider_last_error_code FROM emails") == [(None,)]
+
+
+@pytest.mark.parametrize("records_sent", [False, True])
+def test_a_lost_answer_makes_a_mail_unclear_and_an_event_that_comes_ends_it(
+    add_email: Callable[..., str],
+    outgoing: Outgoing,
+    made: Made,
+    provider: Scripted,
+    query: Query,
+    records_sent: bool,
+) -> None:
+    email_id = add_email()
+    deliverer = made(records_sent=records_sent)
+    provider.answer = of_silence("TimeoutError", "", began=True)
+    deliver(deliverer, outgoing, email_id)
+    assert status(query, email_id) == "queued"
+    ((waits, code),) = query(
+        "SELECT provider_next_retry_at > now() + %s::interval, provider_last_error_code FROM emails",
+        f"{EVENT_SECONDS - 30:.0f} s",
+    )
+    assert (waits, code) == (not records_sent, UNCLEAR)
+    add_event(query, email_id, "sent")
+    query("UPDATE emails SET provider_next_retry_at = now()")
+    deliver(deliverer, outgoing, email_id)
+    assert status(query, email_id) == "sent"
+    assert provider.calls == 1
+
+
+def test_the_last_attempt_of_an_unclear_mail_ends_after_events_were_asked(
+    add_email: Callable[..., str], outgoing: Outgoing, made: Made, provider: Scripted, query: Query
+) -> None:
+    deliverer = made(max_attempts=1)
+    deliver(deliverer, outgoing, add_email())  # the region is well
+    there, lost = add_email(), add_email()
+    provider.answer = of_silence("TimeoutError", "", began=True)
+    deliver(deliverer, outgoing, there)
+    assert query("SELECT status, provider_retry_count FROM emails WHERE id = %s", there) == [("queued", 1)]
+    deliver(made(max_attempts=1), outgoing, lost)
+    query("UPDATE emails SET provider_retry_count = 1, provider_next_retry_at = now() WHERE status = 'queued'")
+    add_event(query, there, "sent")
+    for email_id in (there, lost):
+        deliver(deliverer, outgoing, email_id)
+    assert (status(query, there), status(query, lost)) == ("sent", "failed")
+    assert provider.calls == 3
+
+
+def test_abandoned_claims_are_unclear_and_old_ones_are_held(
+    add_email: Callable[..., str],
+    left: LeftRows,
+    without_redis: ClaimStates,
+    postgres_url: str,
+    query: Query,
+) -> None:
+    long_ago = "2020-01-01T00:00:00Z"
+    recent = add_email(status="processing", provider_last_attempted_at=long_ago)
+    held, proven = (
+        add_email(status="processing", provider_last_attempted_at=long_ago, created_at=long_ago) for _ in range(2)
+    )
+    add_event(query, proven, "delivered")
+    database = Database(postgres_url, statement_seconds=4.5, idle_limit=1, switched_off=PLANNER)
+    left_behind = LeftBehind(left, without_redis)
+    for _ in range(3):
+        left_behind.settle(WaitingRows(database).processing(100))
+        left_behind.end_round()
+    database.close()
+    assert [status(query, each) for each in (recent, held, proven)] == ["queued", "processing", "sent"]
+    assert query("SELECT provider_last_error_code, provider_last_error_message FROM emails WHERE id = %s", recent) == [
+        (UNCLEAR, UNCLEAR_TEXT)
+    ]
+    assert left_behind._held.keys() == {held}
+
+
+def test_what_cannot_be_sent_now_goes_back_in_one_statement(
+    add_email: Callable[..., str], outgoing: Outgoing, made: Made, provider: Scripted, query: Query, monkeypatch: Any
+) -> None:
+    deliverer = made()
+    provider.answer = of_silence("ConnectionRefusedError", "", began=False)
+    deliver(deliverer, outgoing, add_email())  # the region rests
+    statements = []
+    give_back = LeftRows.give_back
+    monkeypatch.setattr(LeftRows, "give_back", lambda each, rows: statements.append(len(rows)) or give_back(each, rows))
+    # What is asked before it is known that they can't be sent takes its time, each for itself.
+    monkeypatch.setattr("relay.delivery.deliverer._TOGETHER_SECONDS", 1.0)
+    deliverer = made()
+    deliver(deliverer, outgoing, add_email())
+    rows = outgoing.claim([add_email() for _ in range(30)])
+    statements.clear()
+    gevent.joinall([gevent.spawn(deliverer.deliver, email_of(row)) for row in rows], raise_error=True)
+    assert statements == [30]
+    assert query("SELECT count(*) FROM emails WHERE status = 'queued' AND provider_last_error_code IS NULL") == [(32,)]
+
+
+def test_the_command_lists_releases_and_fails_what_is_held(
+    add_email: Callable[..., str], postgres_url: str, query: Query, tmp_path: Path
+) -> None:
+    long_ago = "2020-01-01T00:00:00Z"
+    release, fail = (
+        add_email(status="processing", provider_last_attempted_at=long_ago, created_at=long_ago, subject="secret")
+        for _ in range(2)
+    )
+    opensends = add_email(status="processing", created_at=long_ago)
+    recent = add_email(status="processing", provider_last_attempted_at=long_ago)
+    at_work = add_email(status="processing", created_at=long_ago)
+    query("UPDATE emails SET provider_last_attempted_at = now() WHERE id = %s", at_work)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "DATABASE_URL": postgres_url, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "relay.delivery", "--unclear", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    listed = run()
+    assert listed.returncode == 0, listed.stderr
+    assert {line.split()[0] for line in listed.stdout.splitlines()} == {release, fail, opensends}
+    assert "secret" not in listed.stdout
+    assert "x.example" not in listed.stdout
+    assert run("--release", release).returncode == 0
+    assert run("--fail", fail).returncode == 0
+    assert run("--release", recent).returncode == run("--fail", at_work).returncode == 1
+    assert run("--release", "no uuid").returncode == run("--what", release).returncode == 2
+    assert [status(query, each) for each in (release, fail, opensends, recent, at_work)] == [
+        *("queued", "failed", "processing", "processing", "processing")
+    ]
+    assert query("SELECT type, payload->>'reason' FROM email_events") == [("failed", "delivery_unclear")]
