@@ -40,7 +40,9 @@ from relay.delivery.tracking import Tracking
 from relay.delivery.unclear import Decision, Unclear
 from relay.postgres.driver import Row
 from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
-from relay.postgres.outgoing import HELD_OCTETS, Event, Outgoing, SendingDomain
+from relay.postgres.outgoing import HELD_OCTETS, Outgoing
+from relay.postgres.sending_facts import MailAsked, SendingDomain
+from relay.postgres.sent_rows import Event
 
 log = structlog.get_logger(__name__)
 
@@ -125,10 +127,10 @@ class Deliverer:
 
         Its files are closed with `files`. Nothing is sent or recorded. Raises Busy, NoRoom and PostgresUnavailable.
         """
-        email, suppressed = self._without_suppressed(email)
+        email, domain, suppressed = self._looked_up(email)
         if suppressed and not email.recipients:
             return None
-        return self._composed(email, self._domain(email), files)
+        return self._composed(email, domain, files)
 
     def _outcome(self, email: OutgoingEmail) -> str:
         simulation = simulation_of(email)
@@ -138,14 +140,13 @@ class Deliverer:
         decided = self._decided(email) if email.unclear else None
         if decided is not None:
             return decided
-        domain = self._domain(email)
+        email, domain, suppressed = self._looked_up(email)
         region = self._provider.region or (domain.region if domain is not None else DEFAULT_REGION)
         configuration_set = domain.configuration_set if domain is not None else None
         rest = self._regions.wait(email.id, region, configuration_set, address_of(email.sender))
         if rest:
             return self._put_back(email, rest)
         progress = self._progress(email)
-        email, suppressed = self._without_suppressed(email)
         if suppressed and not email.recipients and progress is None:
             self._outgoing.suppress(email.id, _suppressed_event(email.id, suppressed))
             return "suppressed"
@@ -279,33 +280,26 @@ class Deliverer:
             log.exception("unexpected_error", email_id=email.id)
             return Failed(Verdict.PASSING, "InternalError", type(error).__name__)
 
-    def _without_suppressed(self, email: OutgoingEmail) -> tuple[OutgoingEmail, dict[str, str]]:
-        """The mail without the recipients that are suppressed by now, and these: they may have been added since."""
+    def _looked_up(self, email: OutgoingEmail) -> tuple[OutgoingEmail, SendingDomain | None, dict[str, str]]:
+        """The mail without the recipients that are suppressed by now, its sender's domain, and those recipients.
+
+        They may have been added since the mail was accepted.
+        """
         if not email.user_id:
-            return email, {}
+            return email, None, {}
         # Rows of REST may spell a domain otherwise than the relay's do.
         mailboxes = {address: mailbox_of(address_of(address)) for address in email.recipients}
-        suppressed = self._outgoing.suppressed(email.user_id, set(mailboxes.values()))
+        names = _spellings_of(domain_of(address_of(email.sender)).lower())
+        facts = self._outgoing.facts(MailAsked(email.user_id, names=names, mailboxes=set(mailboxes.values())))
+        suppressed = facts.suppressed
         if not suppressed:
-            return email, {}
+            return email, facts.domain, {}
 
         def left(addresses: Sequence[str]) -> tuple[str, ...]:
             return tuple(address for address in addresses if mailboxes[address] not in suppressed)
 
-        return email.with_recipients(to=left(email.to), cc=left(email.cc), bcc=left(email.bcc)), suppressed
-
-    def _domain(self, email: OutgoingEmail) -> SendingDomain | None:
-        """The sender's domain; its name may be stored as U-label while From has A-labels."""
-        name = domain_of(address_of(email.sender)).lower()
-        if not email.user_id or not name:
-            return None
-        names = {name}
-        for convert in (idna.decode, lambda text: idna.encode(text).decode("ascii")):
-            try:
-                names.add(convert(name).lower())
-            except (idna.IDNAError, UnicodeError):
-                continue
-        return self._outgoing.sending_domain(email.user_id, sorted(names))
+        email = email.with_recipients(to=left(email.to), cc=left(email.cc), bcc=left(email.bcc))
+        return email, facts.domain, suppressed
 
     def _decided(self, email: OutgoingEmail) -> str | None:
         """What became of a mail that the provider may have; None: it is sent again."""
@@ -395,6 +389,21 @@ class Deliverer:
         event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
         self._outgoing.fail(email.id, attempt, code, message, event)
         return "failed"
+
+
+def _spellings_of(domain: str) -> tuple[str, ...]:
+    """A domain as From has it (lower case), and as its row may have it: with A-labels or with U-labels."""
+    if not domain:
+        return ()
+    if domain.isascii() and "xn--" not in domain:
+        return (domain,)
+    names = {domain}
+    for convert in (idna.decode, lambda text: idna.encode(text).decode("ascii")):
+        try:
+            names.add(convert(domain).lower())
+        except (idna.IDNAError, UnicodeError):
+            continue
+    return tuple(names)
 
 
 def _until_recorded(record: Callable[[], None]) -> None:

@@ -106,7 +106,7 @@ class Dispatcher:
 
     def _deliver(self, email_id: str, share: Share) -> None:
         """Claims a row and delivers it; nothing where another has it, or it is not due."""
-        for row in self._outgoing.claim([email_id]):
+        for row in self._outgoing.claim_one(email_id):
             share.belongs_to(user_of(row))
             self._deliver_row(row)
 

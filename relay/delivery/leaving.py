@@ -10,7 +10,7 @@ from relay.delivery.content import Content, Held, Spool, octets_of
 from relay.delivery.parts import Bodies
 from relay.delivery.row import OutgoingEmail
 from relay.delivery.tracking import Tracking
-from relay.postgres.outgoing import SendingDomain
+from relay.postgres.sending_facts import SendingDomain
 
 
 def leaving(

@@ -21,7 +21,7 @@ from typing import Final
 from relay.core.frozen import frozen
 from relay.delivery.outcome import Failed, RefusedRecipient, Sent, Verdict
 from relay.delivery.provider import Handover
-from relay.postgres.outgoing import Event
+from relay.postgres.sent_rows import Event
 
 #: One recipient in the form of SES's bounces and delays.
 Entry = Mapping[str, str]

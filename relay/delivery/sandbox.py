@@ -9,7 +9,7 @@ from typing import Final
 
 from relay.core.frozen import frozen
 from relay.delivery.row import OutgoingEmail
-from relay.postgres.outgoing import Event
+from relay.postgres.sent_rows import Event
 
 PROVIDER: Final = "opensend-sandbox"
 _ADDRESS: Final = re.compile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from relay.postgres.outgoing import Event
+from relay.postgres.sent_rows import Event
 
 
 def ours(

@@ -15,7 +15,7 @@ from relay.delivery.content import PIECE
 from relay.delivery.html_links import BodyEnd, Link, links, unescape
 from relay.delivery.mailbox import address_of
 from relay.delivery.row import OutgoingEmail
-from relay.postgres.outgoing import SendingDomain
+from relay.postgres.sending_facts import SendingDomain
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,8 @@ from relay.core.errors import PostgresUnavailable
 from relay.operator import preflight
 from relay.postgres.database import Database
 from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT, Held, LeftRows
-from relay.postgres.outgoing import Event, Outgoing
+from relay.postgres.outgoing import Outgoing
+from relay.postgres.sent_rows import Event
 
 USAGE: Final = "usage: python -m relay.delivery --unclear [--release EMAIL-ID | --fail EMAIL-ID]"
 #: Mails that are listed, the oldest first.

@@ -21,9 +21,11 @@ from relay.operator.postgres_probe import RolledBack, refusals
 from relay.postgres import schema_check
 from relay.postgres.database import ConnectionLost, Database, Rejected
 from relay.postgres.left_rows import LeftRows
-from relay.postgres.outgoing import Event, Outgoing
+from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
 from relay.postgres.schema_check import DELIVERY_TABLES, DELIVERY_UNIQUE
+from relay.postgres.sending_facts import MailAsked
+from relay.postgres.sent_rows import Event
 from relay.postgres.waiting import Processing, WaitingRows, Walk
 from relay.postgres.webhook_deliveries import ClaimedDelivery, WebhookDeliveries, WebhookResult
 
@@ -131,7 +133,7 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
     outgoing, contents = Outgoing(database, deadline=seconds), RowContents(database)
     waiting = WaitingRows(database, deadline=seconds)
     user, email_id = f"check:{uuid.uuid4()}", str(uuid.uuid4())
-    mailboxes = ["to@check.invalid"]
+    asked = MailAsked(user, names=["check.invalid"], mailboxes=["to@check.invalid"])
     left = LeftRows(database, deadline=seconds)
     nobodys = [Processing(email_id, version="0", ours=True, expired=True, recent=True, created=0.0, mark=0)]
     webhooks = WebhookDeliveries(database, deadline=seconds)
@@ -148,8 +150,7 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("failing held mails", lambda: outgoing.fail_held(email_id, "Check", "check", event)),
         ("looking at large mails", lambda: contents.entries(email_id)),
         ("reading large mails", lambda: contents.read(email_id, _Unread())),
-        ("looking up domains", lambda: outgoing.sending_domain(user, ["check.invalid"])),
-        ("looking up suppressions", lambda: outgoing.suppressed(user, mailboxes)),
+        ("looking up domains and suppressions", lambda: outgoing.facts(asked)),
         ("recording that a mail is sent", lambda: outgoing.sent(email_id, event)),
         ("recording that recipients are refused", lambda: outgoing.bounced(email_id, user, [event])),
         ("looking up who has a mail", lambda: outgoing.recipients_of(email_id, 1)),

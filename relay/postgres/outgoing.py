@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
 import orjson
 
 from relay.core import deadlines, metrics
-from relay.core.frozen import frozen
-from relay.postgres import suppressions
+from relay.postgres import sending_facts
+from relay.postgres.batches import Batches
 from relay.postgres.database import Database
 from relay.postgres.driver import Cursor, Row
 from relay.postgres.events import DELIVERIES
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
+from relay.postgres.sending_facts import Facts, MailAsked
+from relay.postgres.sent_rows import Event, SentRows
 from relay.postgres.transaction import in_transaction
 from relay.postgres.waiting import HEADER_SIZE
 
@@ -67,6 +69,10 @@ UPDATE emails e SET status = 'processing', provider_last_attempted_at = clock_ti
   FROM free WHERE e.id = free.id
 RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed texts
 
+#: Rows of one statement that claims for jobs of the queue: each may have HELD_OCTETS twice. And rows of the others.
+_CLAIMS: Final = 10
+_MOST: Final = 200
+
 #: The row is as this process's claim left it: the claim has not been given up, and the row not claimed anew.
 _OURS: Final = "status = 'processing' AND provider_last_attempted_at = %(mark)s"
 
@@ -113,28 +119,6 @@ _RECORD: Final = "WITH " + _EVENT.format(
 )
 
 
-@frozen
-class SendingDomain:
-    """What the domain of From says about sending and tracking."""
-
-    id: str
-    region: str
-    configuration_set: str | None
-    track_clicks: bool
-    track_opens: bool
-    tracking_subdomain: str | None
-    name: str
-
-
-@frozen
-class Event:
-    """An event to record with a change of status (contract section 3). `source_id`: the same one is recorded once."""
-
-    type: str
-    source_id: str
-    payload: Mapping[str, object]
-
-
 class Outgoing:
     """The rows on their way out. Every method raises PostgresUnavailable within about `deadline` seconds."""
 
@@ -147,6 +131,14 @@ class Outgoing:
         self._deliveries_due = deliveries_due
         self._leases = Leases()
         self._left = LeftRows(database, deadline=deadline)
+        self._sent_rows = SentRows(database, deadline=deadline)
+        self._claims = Batches("delivery_claims", self._claim_together, self._claim_alone, most=_CLAIMS)
+        self._facts = Batches("delivery_facts", self._facts_together, self._facts_alone, most=_MOST)
+        self._sent = Batches("delivery_sent", self._sent_rows.record_together, self._sent_rows.record_alone, most=_MOST)
+
+    def close(self) -> None:
+        """Closes the connection that is kept beside the database's."""
+        self._sent_rows.close()
 
     def claim(self, ids: Collection[str], *, skip_locked: bool = False) -> list[tuple[object, ...]]:
         """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`.
@@ -168,6 +160,18 @@ class Outgoing:
         metrics.DELIVERY_CLAIM_SECONDS.observe(time.monotonic() - began[0])
         return rows
 
+    def claim_one(self, email_id: str) -> list[tuple[object, ...]]:
+        """As `claim` for one row, in one statement with others that are claimed at the same time."""
+        return self._claims.ask(email_id)
+
+    def _claim_together(self, ids: Sequence[str]) -> list[list[tuple[object, ...]] | None]:
+        """What somebody holds locked, and what may not leave, is left to `_claim_alone`."""
+        rows = {str(row[0]): row for row in self.claim(dict.fromkeys(ids), skip_locked=True)}
+        return [[rows.pop(email_id)] if email_id in rows else None for email_id in map(str.lower, ids)]
+
+    def _claim_alone(self, email_id: str) -> list[tuple[object, ...]]:
+        return self.claim([email_id])
+
     def look(self, email_id: str) -> Row | None:
         """What a row holds, as `claim` has it, and nothing is changed; None: it is not there."""
 
@@ -185,48 +189,20 @@ class Outgoing:
         """What this process's claim of the row wrote; None where there is none."""
         return self._leases.mark(email_id)
 
-    def sending_domain(self, user_id: str, names: Sequence[str]) -> SendingDomain | None:
-        """The user's domain of one of these names (lower case; A-label and U-label form of one)."""
+    def facts(self, asked: MailAsked) -> Facts:
+        """Domain and suppressed recipients of a mail, in one statement with those of others that ask at the time."""
+        return self._facts.ask(asked)
 
-        def select(cursor: Cursor) -> SendingDomain | None:
-            cursor.execute(
-                "SELECT id, region, ses_configuration_set_name, track_clicks, track_opens, tracking_subdomain, name"
-                " FROM domains WHERE user_id = %s AND lower(name) = ANY (%s) ORDER BY created_at LIMIT 1",
-                (user_id, list(names)),
-            )
-            row = cursor.fetchone()
-            if row is None:
-                return None
-            domain_id, region, configuration_set, clicks, opens, subdomain, name = row
-            return SendingDomain(
-                id=domain_id,
-                region=region,
-                configuration_set=configuration_set,
-                track_clicks=clicks,
-                track_opens=opens,
-                tracking_subdomain=subdomain,
-                name=name,
-            )
+    def _facts_together(self, asked: Sequence[MailAsked]) -> list[Facts]:
+        return self._use(lambda cursor: sending_facts.find(cursor, asked))
 
-        return self._use(select)
-
-    def suppressed(self, user_id: str, mailboxes: Collection[str]) -> dict[str, str]:
-        """Those of these (comparison form) that must get no mail by now → reason."""
-        return self._use(lambda cursor: suppressions.find(cursor, user_id, mailboxes))
+    def _facts_alone(self, asked: MailAsked) -> Facts:
+        return self._facts_together([asked])[0]
 
     def sent(self, email_id: str, event: Event | None) -> None:
-        """The provider has the mail. A status that an event of SES has moved on stays.
-
-        `queued`: the claim was given up meanwhile; it is not to be sent once more.
-        """
-        self._finish(
-            email_id,
-            "status = CASE WHEN status IN ('processing', 'queued') THEN 'sent' ELSE status END, sent_at = now(),"
-            " provider_next_retry_at = NULL, provider_dead_lettered_at = NULL,"
-            " provider_last_error_code = NULL, provider_last_error_message = NULL",
-            "status IN ('processing', 'queued', 'delivered', 'bounced', 'complained')",
-            event,
-        )
+        """The provider has the mail. Recorded in one statement with others; see `relay.postgres.sent_rows`."""
+        self._sent.ask((email_id, event))
+        self._leases.forget(email_id)
 
     def bounced(self, email_id: str, user_id: str | None, events: Sequence[Event]) -> None:
         """The provider has the mail, and refused it for some of its recipients, whom the events name."""
@@ -396,5 +372,5 @@ class Outgoing:
 def _of(event: Event | None) -> dict[str, object]:
     if event is None:
         return {"event_id": None, "source_id": None, "type": None, "payload": None}
-    payload = orjson.dumps(event.payload).replace(b"\\u0000", b"").decode()
-    return {"event_id": str(uuid.uuid4()), "source_id": event.source_id, "type": event.type, "payload": payload}
+    values = {"source_id": event.source_id, "type": event.type, "payload": event.document}
+    return {"event_id": str(uuid.uuid4()), **values}

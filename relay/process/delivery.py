@@ -45,8 +45,9 @@ from relay.operator import exposition
 from relay.postgres import waiting
 from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
-from relay.postgres.outgoing import Outgoing, SendingDomain
+from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
+from relay.postgres.sending_facts import SendingDomain
 from relay.postgres.webhook_deliveries import WebhookDeliveries
 from relay.process import signals
 from relay.process.assignment import Assignment
@@ -57,7 +58,7 @@ from relay.redis.webhook_wakes import WakeListener
 
 log = structlog.get_logger(__name__)
 
-#: Connections to Postgres that a process opens at most, but for walks and the look at events.
+#: Connections to Postgres that a process opens at most, but for walks, the look at events, and what is sent.
 _CONNECTIONS = 5
 #: Further ones for webhooks: whatever becomes of those, mails go on.
 _WEBHOOK_CONNECTIONS = 2
@@ -147,6 +148,7 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     provider.close()
     handovers.close()
     link.close()
+    outgoing.close()
     database.close()
     webhook_database.close()
     config.sentry.flush()

@@ -13,5 +13,6 @@ milliseconds don't.
     latency     how long one message takes, alone and beside large ones
     footprint   memory
     traffic     what goes to Postgres and Redis for a message
+    delivery    the way out, beside a naive worker
     report      the table
 """

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark import footprint, latency, speed, traffic
+from scripts.benchmark import delivery, footprint, latency, speed, traffic
 from scripts.benchmark.plan import FULL, QUICK, Plan
 from scripts.benchmark.report import Table, document, say
 from scripts.benchmark.subjects import ROOT, Stage, Yardstick
@@ -33,6 +33,7 @@ SCENARIOS: Final[dict[str, Callable[[Stage, Plan], list[Table]]]] = {
     "alone": latency.alone,
     "fairness": latency.fairness,
     "memory": footprint.memory,
+    "delivery": delivery.delivery,
     "soak": footprint.soak,
 }
 

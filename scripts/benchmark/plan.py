@@ -28,6 +28,9 @@ class Plan:
     idle_connections: int
     #: Clients that each send a 39 MB mail at the same moment.
     burst: int
+    #: Mails of a round of the delivery worker, and those between which its memory must not grow.
+    delivered: int
+    delivery_soak: int
     #: Messages of the soak; 0: none.
     soak: int
 
@@ -43,6 +46,8 @@ FULL = Plan(
     fairness_seconds=30.0,
     idle_connections=5_000,
     burst=64,
+    delivered=4_000,
+    delivery_soak=20_000,
     soak=0,
 )
 
@@ -57,5 +62,7 @@ QUICK = Plan(
     fairness_seconds=8.0,
     idle_connections=1_000,
     burst=16,
+    delivered=800,
+    delivery_soak=4_000,
     soak=0,
 )

@@ -88,7 +88,8 @@ _INTRODUCTION = """\
 
 Written by `./scripts/bench`, which brings up everything that it needs and measures this checkout; `--quick` takes under
 three minutes. Everything runs on one machine: client, subject, Postgres (with fsync) and Valkey. The yardstick is
-`scripts/yardstick`, the same job on Node. Both get the same messages from the same client, in rounds that alternate.
+`scripts/yardstick`, the same job on Node, and for the way out in Python. Both get the same messages from the same
+client, in rounds that alternate.
 
 Figures are medians, smallest and largest of the rounds in brackets. CPU is user and system time of all processes of the
 subject, from the kernel's account, over all accepted messages; the client's and the servers' time is not in it. A mail

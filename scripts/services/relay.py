@@ -113,7 +113,7 @@ class Delivery(Server):
 
     def answers(self) -> bool:
         """Whether it has said that it takes work."""
-        return self.log_path.exists() and '"delivery_ready"' in self.log_path.read_text(errors="replace")
+        return b'"delivery_ready"' in self.log_path.read_bytes()[self._log_start :]
 
 
 class Web(Server):

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _CORPUS = "tests/unit/mail/test_corpus.py"
 _DELIVERY = "tests/integration/delivery/test_deliverer.py"
 _MASTER = "tests/integration/test_master.py"
+_STATEMENTS = "tests/integration/delivery/test_statements.py"
 #: Folders whose modules are tested together, with real servers, where they have no test of their name.
 TOGETHER = {
     "relay/web": "tests/integration/web",
@@ -75,6 +76,8 @@ ELSEWHERE = {
     "relay/postgres/webhook_deliveries.py": "tests/integration/delivery/test_webhook_claims.py",
     "relay/postgres/row_contents.py": "tests/integration/delivery/test_large_mails.py",
     "relay/postgres/schema_check.py": "tests/integration/test_schema_check.py",
+    "relay/postgres/sending_facts.py": _STATEMENTS,
+    "relay/postgres/sent_rows.py": _STATEMENTS,
     "relay/postgres/snapshot.py": "tests/integration/storage/test_warm_cache.py",
     "relay/postgres/store.py": "tests/integration/storage/test_store.py",
     "relay/postgres/suppressions.py": "tests/integration/storage/test_guard.py",

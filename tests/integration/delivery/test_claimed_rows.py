@@ -12,7 +12,8 @@ import pytest
 from relay.delivery.abandoned import Abandoned
 from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
-from relay.postgres.outgoing import Event, Outgoing
+from relay.postgres.outgoing import Outgoing
+from relay.postgres.sent_rows import Event
 from relay.postgres.waiting import PLANNER, WaitingRows
 
 Query = Callable[..., list[tuple[Any, ...]]]

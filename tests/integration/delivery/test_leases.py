@@ -19,7 +19,8 @@ from relay.delivery.ses_provider import SesProvider
 from relay.delivery.unclear import Unclear
 from relay.postgres import leases
 from relay.postgres.database import Database
-from relay.postgres.outgoing import Event, Outgoing
+from relay.postgres.outgoing import Outgoing
+from relay.postgres.sent_rows import Event
 from scripts.services import Ses
 
 Query = Callable[..., list[tuple[Any, ...]]]

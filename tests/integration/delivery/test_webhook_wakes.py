@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from relay.postgres.database import Database
-from relay.postgres.outgoing import Event, Outgoing
+from relay.postgres.outgoing import Outgoing
+from relay.postgres.sent_rows import Event
 from relay.redis import keys, webhook_wakes
 from relay.redis.link import RedisLink
 from relay.redis.webhook_wakes import WakeListener

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from relay.delivery.row import OutgoingEmail
 from relay.delivery.tracking import Tracking, base_of
-from relay.postgres.outgoing import SendingDomain
+from relay.postgres.sending_facts import SendingDomain
 from tests.unit.delivery.test_compose import row
 
 SECRET = "a secret of sixteen"
