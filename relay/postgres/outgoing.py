@@ -132,9 +132,9 @@ class Outgoing:
         self._leases = Leases()
         self._left = LeftRows(database, deadline=deadline)
         self._sent_rows = SentRows(database, deadline=deadline)
-        self._claims = Batches("delivery_claims", self._claim_together, self._claim_alone, most=_CLAIMS)
-        self._facts = Batches("delivery_facts", self._facts_together, self._facts_alone, most=_MOST)
-        self._sent = Batches("delivery_sent", self._sent_rows.record_together, self._sent_rows.record_alone, most=_MOST)
+        self._claims = Batches("claims_together", self._claim_together, self._claim_alone, most=_CLAIMS)
+        self._facts = Batches("facts_together", self._facts_together, self._facts_alone, most=_MOST)
+        self._sent = Batches("sent_together", self._sent_rows.record_together, self._sent_rows.record_alone, most=_MOST)
 
     def close(self) -> None:
         """Closes the connection that is kept beside the database's."""

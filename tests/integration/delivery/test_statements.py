@@ -24,16 +24,21 @@ from relay.core.errors import PostgresUnavailable
 from relay.core.spellings import mailbox_of
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.outcome import Sent
 from relay.delivery.provider import Handover
 from relay.delivery.row_source import Turns
+from relay.delivery.unclear import LeftBehind, Unclear
 from relay.postgres.database import Database
+from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
 from relay.postgres.sending_facts import Facts, MailAsked, SendingDomain
 from relay.postgres.sent_rows import Event
 from relay.postgres.waiting import PLANNER, WaitingRows
+from relay.redis.claim_states import ClaimStates
+from relay.redis.link import RedisLink
 
 Query = Callable[..., list[tuple[Any, ...]]]
 IN_FLIGHT = 50
@@ -150,6 +155,7 @@ def test_a_mail_takes_three_statements_at_most(
     ids = add(query, MAILS)
     provider = Provider()
     jobs = Jobs(ids) if mode == "queue" else None
+    left, states = LeftRows(counted), ClaimStates(RedisLink(None, verify_tls=True, timeout=1.0, pause=1.0))
     deliverer = Deliverer(
         asking,
         provider,
@@ -157,9 +163,19 @@ def test_a_mail_takes_three_statements_at_most(
         records_sent=lambda _: True,
         tracking=None,
         large_mails=LargeMails(RowContents(counted), str(tmp_path)),
+        handovers=Handovers(states, asking, left, service="test", index=0, provider="ses"),
+        unclear=Unclear(left, "again"),
         pause=lambda _: None,
     )
-    dispatcher = Dispatcher(asking, WaitingRows(counted), deliverer, jobs, concurrency=IN_FLIGHT, turns=Turns())
+    dispatcher = Dispatcher(
+        asking,
+        WaitingRows(counted),
+        deliverer,
+        jobs,
+        left_behind=LeftBehind(left, states),
+        concurrency=IN_FLIGHT,
+        turns=Turns(),
+    )
     dispatcher.start()
     until(lambda: len(provider.mails) == MAILS)
     assert dispatcher.drain(30.0) == 0
