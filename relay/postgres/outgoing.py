@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -131,7 +131,7 @@ class Outgoing:
         self._deliveries_due = deliveries_due
         self._leases = Leases()
         self._left = LeftRows(database, deadline=deadline)
-        self._sent_rows = SentRows(database, deadline=deadline)
+        self._sent_rows = SentRows(database, deadline=deadline, deliveries_due=deliveries_due)
         self._claims = Batches("claims_together", self._claim_together, self._claim_alone, most=_CLAIMS)
         self._facts = Batches("facts_together", self._facts_together, self._facts_alone, most=_MOST)
         self._sent = Batches("sent_together", self._sent_rows.record_together, self._sent_rows.record_alone, most=_MOST)

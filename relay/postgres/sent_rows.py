@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -38,8 +38,8 @@ event AS (
   SELECT gen_random_uuid(), changed.id, given.source_id, given.type, given.payload::jsonb, changed.user_id, now()
     FROM changed JOIN given ON given.id = changed.id WHERE given.type IS NOT NULL
   ON CONFLICT DO NOTHING RETURNING id, user_id, type),
-deliveries AS ({deliveries})
-SELECT id::text FROM changed"""
+deliveries AS ({deliveries} RETURNING 1)
+SELECT id::text, EXISTS (SELECT FROM deliveries) FROM changed"""
 _WAITING: Final = _RECORD.format(locked="", deliveries=DELIVERIES)
 _PASSING_OVER: Final = _RECORD.format(locked="SKIP LOCKED", deliveries=DELIVERIES)
 
@@ -64,7 +64,9 @@ SentRow = tuple[str, Event | None]
 class SentRows:
     """Records rows as sent: id, and the event that goes with it. Every method raises PostgresUnavailable."""
 
-    def __init__(self, database: Database, *, deadline: float) -> None:
+    def __init__(self, database: Database, *, deadline: float, deliveries_due: Callable[[], None] | None) -> None:
+        """`deliveries_due`: called when webhook deliveries have been made."""
+        self._deliveries_due = deliveries_due
         self._database = database
         self._deadline = deadline
         #: Used by `record_together` alone, which runs once at a time.
@@ -83,12 +85,17 @@ class SentRows:
             done = self._database.run(self._connection, deadline, lambda cursor: _record(cursor, _PASSING_OVER, rows))
         except (ConnectionLost, Rejected):
             raise PostgresUnavailable() from None
+        self._tell(done)
         return [email_id in done or None for email_id, _ in rows]
 
     def record_alone(self, row: SentRow) -> bool:
         """Records one row; True, also where the row is of a status that stays."""
-        self._database.use(deadlines.after(self._deadline), lambda cursor: _record(cursor, _WAITING, [row]))
+        self._tell(self._database.use(deadlines.after(self._deadline), lambda cursor: _record(cursor, _WAITING, [row])))
         return True
+
+    def _tell(self, done: Mapping[str, bool]) -> None:
+        if self._deliveries_due is not None and any(done.values()):
+            self._deliveries_due()
 
     def close(self) -> None:
         """Closes the connection that is kept."""
@@ -96,7 +103,8 @@ class SentRows:
             self._connection.close()
 
 
-def _record(cursor: Cursor, statement: str, rows: Sequence[SentRow]) -> set[str]:
+def _record(cursor: Cursor, statement: str, rows: Sequence[SentRow]) -> dict[str, bool]:
+    """The rows that are recorded, and whether webhook deliveries have been made with any of them."""
     values = {
         "ids": [email_id for email_id, _ in rows],
         "sources": [event.source_id if event else None for _, event in rows],
@@ -104,4 +112,4 @@ def _record(cursor: Cursor, statement: str, rows: Sequence[SentRow]) -> set[str]
         "payloads": [event.document if event else None for _, event in rows],
     }
     cursor.execute(statement, values)
-    return {email_id for (email_id,) in cursor}
+    return dict(cursor)
