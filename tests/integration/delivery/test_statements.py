@@ -88,6 +88,7 @@ class Provider:
     """Takes every mail after a while; a stand-in, since nothing is patched here and a real call would stop all."""
 
     name = "ses"
+    region = None
 
     def __init__(self) -> None:
         self.mails: list[str] = []
