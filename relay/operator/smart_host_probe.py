@@ -47,6 +47,7 @@ def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
     except NotOpened as unopened:
         yield Finding(FAIL, "smtp", f"{place}: {_said(unopened)}")
         return
+    version = connection.tls_version or "no TLS"
     try:
         reply = connection.ask("NOOP", until)
         refused = "" if reply.kind == 2 else f"it answers {reply.codes} to NOOP"
@@ -58,7 +59,7 @@ def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
         return
     yield from _doubts(settings, connection, place)
     offered = ", ".join(name for name in _EXTENSIONS if name in connection.extensions) or "no extension"
-    yield Finding(OK, "smtp", f"{place}: takes mail ({connection.tls_version or 'no TLS'}; {offered})")
+    yield Finding(OK, "smtp", f"{place}: takes mail ({version}; {offered})")
 
 
 def _doubts(settings: Settings, connection: SmtpConnection, place: str) -> Iterator[Finding]:
