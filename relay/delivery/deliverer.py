@@ -135,7 +135,13 @@ class Deliverer:
     def _outcome(self, email: OutgoingEmail) -> str:
         simulation = simulation_of(email)
         if simulation is not None:
-            self._outgoing.simulate(email.id, email.user_id, simulation.status, simulation.events, simulation.reason)
+            self._outgoing.simulate(
+                email.id,
+                email.user_id,
+                status=simulation.status,
+                events=simulation.events,
+                reason=simulation.reason,
+            )
             return f"simulated_{simulation.status}"
         decided = self._decided(email) if email.unclear else None
         if decided is not None:
@@ -266,7 +272,7 @@ class Deliverer:
             if not email.large and not any(each.path is not None for each in email.attachments):
                 return leaving(email, bodies_of(email), self._tracking, domain)
             bodies, spool = files.enter_context(self._large_mails.opened(email))
-            return self._large_mails.in_thread(lambda: leaving(email, bodies, self._tracking, domain, spool))
+            return self._large_mails.in_thread(lambda: leaving(email, bodies, self._tracking, domain, spool=spool))
         except (Busy, NoRoom, PostgresUnavailable):
             raise
         except Unsendable as unsendable:
@@ -377,7 +383,7 @@ class Deliverer:
             payload["recipients"] = progress.payload()
         event = Event(type="delayed", source_id=f"provider-delayed:{email.id}:{attempt}", payload=payload)
         code, message = (UNCLEAR, UNCLEAR_TEXT) if unclear else (failed.code, failed.message)
-        self._outgoing.retry(email.id, attempt, seconds, code, message, event)
+        self._outgoing.retry(email.id, event, attempt=attempt, seconds=seconds, code=code, message=message)
 
     def _fail(self, email: OutgoingEmail, attempt: int, code: str, message: str) -> str:
         payload: dict[str, object] = {
@@ -387,7 +393,7 @@ class Deliverer:
             "last_error": {"code": code, "message": message[:1000]},
         }
         event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
-        self._outgoing.fail(email.id, attempt, code, message, event)
+        self._outgoing.fail(email.id, event, attempt=attempt, code=code, message=message)
         return "failed"
 
 

@@ -60,7 +60,7 @@ class Dispatcher:
             waiting,
             self._deliver_row,
             self._slots,
-            self._shares,
+            shares=self._shares,
             left_behind=left_behind,
             queue_works=None if receiver is None else self._queue_works,
             turns=turns,

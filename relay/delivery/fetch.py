@@ -29,6 +29,6 @@ def fetch(url: str, most: int, write: Callable[[bytes], None], outbound: Outboun
         return status == 200
 
     fields = {"User-Agent": "opensend-relay", "Accept": "*/*", "Accept-Encoding": "identity"}
-    status = outbound.request("GET", url, fields, None, receive, seconds=FETCH_SECONDS)
+    status = outbound.request("GET", url, fields, None, receive=receive, seconds=FETCH_SECONDS)
     if status != 200:
         raise UnavailableError(f"HTTP{status}")

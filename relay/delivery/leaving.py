@@ -18,6 +18,7 @@ def leaving(
     bodies: Bodies,
     tracking: Tracking | None,
     domain: SendingDomain | None,
+    *,
     spool: Spool | None = None,
 ) -> Composed:
     """The mail of a row as it leaves. `spool`: where the octets go; None: into memory. Raises Unsendable and NoRoom.
@@ -25,7 +26,7 @@ def leaving(
     What the relay adds, tracked links and the second copy of an invitation, was not there when the row was accepted: a
     mail that would be too large by that leaves without it.
     """
-    html = _tracked(email, bodies, tracking, domain, spool)
+    html = _tracked(email, bodies, tracking, domain, spool=spool)
     try:
         return compose(email, bodies, html=html, spool=spool)
     except Unsendable as unsendable:
@@ -37,7 +38,12 @@ def leaving(
 
 
 def _tracked(
-    email: OutgoingEmail, bodies: Bodies, tracking: Tracking | None, domain: SendingDomain | None, spool: Spool | None
+    email: OutgoingEmail,
+    bodies: Bodies,
+    tracking: Tracking | None,
+    domain: SendingDomain | None,
+    *,
+    spool: Spool | None,
 ) -> Content | None:
     """The HTML with tracked links; None where nothing is tracked, and where it would be too large."""
     if tracking is None or domain is None or not bodies.html.size:

@@ -85,7 +85,7 @@ class Outbound:
         self._context = context
 
     def request(
-        self, method: str, url: str, fields: Mapping[str, str], body: bytes | None, receive: Receive, *, seconds: float
+        self, method: str, url: str, fields: Mapping[str, str], body: bytes | None, *, receive: Receive, seconds: float
     ) -> int:
         """The status of the response; its content goes to `receive` until that wants no more of it.
 
@@ -96,7 +96,9 @@ class Outbound:
         deadline = time.monotonic() + seconds
         with gevent.Timeout(seconds) as limit:
             try:
-                return self._request(parts, _head(method, parts, fields, body), body, receive, deadline)
+                return self._request(
+                    parts, _head(method, parts, fields, body), body, receive=receive, deadline=deadline
+                )
             except (OSError, HttpParserError, HttpParserUpgrade, UnicodeError) as error:
                 raise UnavailableError(_cause(error)) from None
             except gevent.Timeout as late:
@@ -104,7 +106,9 @@ class Outbound:
                     raise
                 raise UnavailableError(f"TimeoutError: no whole answer within {seconds:g} s") from None
 
-    def _request(self, parts: SplitResult, head: bytes, body: bytes | None, receive: Receive, deadline: float) -> int:
+    def _request(
+        self, parts: SplitResult, head: bytes, body: bytes | None, *, receive: Receive, deadline: float
+    ) -> int:
         sock = self._connect(parts, deadline)
         try:
             sock.sendall(head + (body or b""))

@@ -172,24 +172,24 @@ def of_ses_error(status: int, code: str, message: str) -> Failed:
     if by_text is not None:
         return by_text
     if code == "LimitExceededException":
-        return _account(code, message, _QUOTA, "quota")
+        return _account(code, message, _QUOTA, kind="quota")
     if status == 429 or code in _THROTTLING_CODES:
-        return _account(code, message, _THROTTLED, "throttled")
+        return _account(code, message, _THROTTLED, kind="throttled")
     if code in _PAUSED_CODES:
         of_set = code.startswith("ConfigurationSet") or "configuration set" in _own_words(message)
         scope = Scope.CONFIGURATION_SET if of_set else Scope.REGION
-        return _account(code, message, _PAUSED, "paused", scope)
+        return _account(code, message, _PAUSED, kind="paused", scope=scope)
     if code == "AccountSuspendedException":
-        return _account(code, message, _PAUSED, "suspended")
+        return _account(code, message, _PAUSED, kind="suspended")
     if code in _DENIED_CODES:
         named = _ACTION.search(message)
         action = (named[1] or named[2]) if named else _RAW_ACTION
-        return Failed(Verdict.NOT_THIS_MAIL, code, message, _PAUSED, "denied", Scope.SENDER, action)
+        return Failed(Verdict.NOT_THIS_MAIL, code, message, _PAUSED, kind="denied", scope=Scope.SENDER, action=action)
     if code in _CREDENTIAL_CODES or status in (401, 403):
-        return _account(code, message, _PAUSED, "credentials")
+        return _account(code, message, _PAUSED, kind="credentials")
     if code in _SET_CODES:
         # The operator's mistake, for all mail of the domain; once it is mended they can leave.
-        return _account(code, message, _PAUSED, "configuration_set", Scope.CONFIGURATION_SET)
+        return _account(code, message, _PAUSED, kind="configuration_set", scope=Scope.CONFIGURATION_SET)
     if status >= 500:
         # Of a gateway it is no answer of SES's: what stands before it got none in time, or lost it.
         verdict = Verdict.UNCLEAR if status in _GATEWAYS else Verdict.EITHER
@@ -198,33 +198,33 @@ def of_ses_error(status: int, code: str, message: str) -> Failed:
         return Failed(Verdict.PERMANENT, code, message, kind="rejected")
     if 200 <= status < 300:
         # A success without a name for the mail: cut off on the way, or from another server.
-        return Failed(Verdict.UNCLEAR, code, message or "a success without a MessageId", _UNCLEAR, "unanswered")
+        return Failed(Verdict.UNCLEAR, code, message or "a success without a MessageId", _UNCLEAR, kind="unanswered")
     if code.startswith("HTTP"):
         # No error of SES's: a proxy's, or of another server at the endpoint.
-        return _account(code, message or "no answer of SES", _AWAY, "unreachable")
+        return _account(code, message or "no answer of SES", _AWAY, kind="unreachable")
     return Failed(Verdict.PASSING, code, message, kind="unknown")
 
 
 def of_silence(code: str, message: str, *, began: bool) -> Failed:
     """What it means that SES did not answer. `began`: it may have got the mail."""
     if began:
-        return Failed(Verdict.UNCLEAR, code, message, _UNCLEAR, "unanswered")
+        return Failed(Verdict.UNCLEAR, code, message, _UNCLEAR, kind="unanswered")
     # No mail can be the cause where nothing of one was sent.
-    return Failed(Verdict.NOT_THIS_MAIL, code, message, _AWAY, "unreachable")
+    return Failed(Verdict.NOT_THIS_MAIL, code, message, _AWAY, kind="unreachable")
 
 
 def _of_text(code: str, message: str) -> Failed | None:
     """What the text of an error says that one code has for several causes."""
     words = _own_words(message)
     if "quota exceeded" in words:
-        return _account(code, message, _QUOTA, "quota")
+        return _account(code, message, _QUOTA, kind="quota")
     if "sending rate exceeded" in words:
-        return _account(code, message, _THROTTLED, "throttled")
+        return _account(code, message, _THROTTLED, kind="throttled")
     if "sending paused" in words:
         scope = Scope.CONFIGURATION_SET if "configuration set" in words else Scope.REGION
-        return _account(code, message, _PAUSED, "paused", scope)
+        return _account(code, message, _PAUSED, kind="paused", scope=scope)
     if "account" in words and "suspended" in words:
-        return _account(code, message, _PAUSED, "suspended")
+        return _account(code, message, _PAUSED, kind="suspended")
     return None
 
 
@@ -232,5 +232,5 @@ def _own_words(message: str) -> str:
     return _QUOTED.split(message.strip(), maxsplit=1)[0].lower()
 
 
-def _account(code: str, message: str, pause: float, kind: str, scope: Scope = Scope.REGION) -> Failed:
-    return Failed(Verdict.NOT_THIS_MAIL, code, message, pause, kind, scope)
+def _account(code: str, message: str, pause: float, *, kind: str, scope: Scope = Scope.REGION) -> Failed:
+    return Failed(Verdict.NOT_THIS_MAIL, code, message, pause, kind=kind, scope=scope)

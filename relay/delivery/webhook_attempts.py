@@ -103,7 +103,7 @@ class WebhookAttempts:
         began = time.monotonic()
         try:
             status = self._outbound.request(
-                "POST", delivery.url or "", made.fields, made.body, receive, seconds=CALL_SECONDS
+                "POST", delivery.url or "", made.fields, made.body, receive=receive, seconds=CALL_SECONDS
             )
             text = content.decode("utf-8", "replace")
         except RefusedUrlError as refused:

@@ -88,7 +88,7 @@ def _walked(walk: Walk) -> None:
         walk.close()
 
 
-def _nobodys_result(delivery_id: str) -> WebhookResult:
+def _unknown_result(delivery_id: str) -> WebhookResult:
     delivery = ClaimedDelivery(
         id=delivery_id,
         webhook_id=delivery_id,
@@ -135,16 +135,17 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
     user, email_id = f"check:{uuid.uuid4()}", str(uuid.uuid4())
     asked = MailAsked(user, names=["check.invalid"], mailboxes=["to@check.invalid"])
     left = LeftRows(database, deadline=seconds)
-    nobodys = [Processing(email_id, version="0", ours=True, expired=True, recent=True, created=0.0, mark=0)]
+    unknown = [Processing(email_id, version="0", ours=True, expired=True, recent=True, created=0.0, mark=0)]
     webhooks = WebhookDeliveries(database, deadline=seconds)
-    nobodys_result = _nobodys_result(email_id)
+    unknown_result = _unknown_result(email_id)
     event = Event(type="delayed", source_id=f"check:{email_id}", payload={"email_id": email_id})
+    code, text = "Check", "check"
     return (
         ("claiming mails", lambda: outgoing.claim([email_id])),
         ("looking for waiting mails", lambda: (waiting.newest(1), waiting.oldest("scheduled", 1))),
         ("looking for claimed mails", lambda: waiting.processing(1)),
         ("walking through waiting mails", lambda: _walked(waiting.walk("queued"))),
-        ("giving up old claims", lambda: (left.put_back(nobodys), left.settle(nobodys))),
+        ("giving up old claims", lambda: (left.put_back(unknown), left.settle(unknown))),
         ("looking for events of mails", lambda: left.known_to_provider([email_id])),
         ("releasing held mails", lambda: (left.held(1, email_id=email_id), left.release(email_id))),
         ("failing held mails", lambda: outgoing.fail_held(email_id, "Check", "check", event)),
@@ -154,15 +155,21 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("recording that a mail is sent", lambda: outgoing.sent(email_id, event)),
         ("recording that recipients are refused", lambda: outgoing.bounced(email_id, user, [event])),
         ("looking up who has a mail", lambda: outgoing.recipients_of(email_id, 1)),
-        ("recording a further try", lambda: outgoing.retry(email_id, 1, 1.0, "Check", "check", event)),
-        ("recording a failure", lambda: outgoing.fail(email_id, 1, "Check", "check", event)),
+        (
+            "recording a further try",
+            lambda: outgoing.retry(email_id, event, attempt=1, seconds=1.0, code=code, message=text),
+        ),
+        ("recording a failure", lambda: outgoing.fail(email_id, event, attempt=1, code=code, message=text)),
         ("recording a suppressed mail", lambda: outgoing.suppress(email_id, event)),
         ("recording an event", lambda: outgoing.record(email_id, user, event)),
-        ("simulating a delivery", lambda: outgoing.simulate(email_id, user, "bounced", [event], "bounced")),
+        (
+            "simulating a delivery",
+            lambda: outgoing.simulate(email_id, user, status="bounced", events=[event], reason="bounced"),
+        ),
         ("putting mails back", lambda: outgoing.put_back([email_id], 1.0)),
         ("looking for webhook deliveries", lambda: (webhooks.look(each=1, most=1), webhooks.look_at([email_id]))),
         ("claiming webhook deliveries", lambda: webhooks.claim([email_id])),
         ("reading events for webhooks", lambda: webhooks.payload(email_id)),
-        ("recording webhook deliveries", lambda: webhooks.record([nobodys_result])),
+        ("recording webhook deliveries", lambda: webhooks.record([unknown_result])),
         ("repeating webhook deliveries", lambda: webhooks.retry(email_id, None)),
     )

@@ -227,7 +227,7 @@ class Outgoing:
 
         return self._use(select)
 
-    def retry(self, email_id: str, attempt: int, seconds: float, code: str, message: str, event: Event) -> None:
+    def retry(self, email_id: str, event: Event, *, attempt: int, seconds: float, code: str, message: str) -> None:
         """This mail failed in a way that may pass: back to `queued`, not before so many seconds."""
         self._finish(
             email_id,
@@ -243,7 +243,7 @@ class Outgoing:
             message=message[:1000],
         )
 
-    def fail(self, email_id: str, attempt: int, code: str, message: str, event: Event) -> None:
+    def fail(self, email_id: str, event: Event, *, attempt: int, code: str, message: str) -> None:
         """This mail failed for good."""
         self._finish(
             email_id,
@@ -263,7 +263,7 @@ class Outgoing:
         self._finish(email_id, "status = 'suppressed'", _OURS, event, mark=self._leases.mark(email_id))
 
     def simulate(
-        self, email_id: str, user_id: str | None, status: str, events: Sequence[Event], reason: str | None
+        self, email_id: str, user_id: str | None, *, status: str, events: Sequence[Event], reason: str | None
     ) -> None:
         """Records a simulated delivery in one transaction. `reason`: each To is suppressed for it, if there is one."""
 

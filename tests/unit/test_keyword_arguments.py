@@ -1,5 +1,8 @@
 """Fields of one type are filled by their names: no type checker sees that cc and bcc were exchanged.
 
+Functions take at most four values by position. What is further has to be named, whatever its type: a call with five
+says nothing of what each of them is.
+
 Read from the syntax trees of `relay`. Named tuples are left out: they are for what has an order by nature. Where names
 cost too much, `# perf:` above the call says how much, and tests/unit/test_field_order.py looks at each field.
 """
@@ -16,6 +19,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "relay").rglob("*.py"))
+SETTINGS = sorted((ROOT / "config").rglob("*.py"))
+#: Values that a function takes by position.
+MOST = 4
 #: Classes with a natural order -> which one it is.
 NATURAL = {
     ("relay.mail.part", "Part"): "offsets, ascending",
@@ -108,3 +114,29 @@ def test_the_search_finds_exchangeable_values(call: str) -> None:
 
 def test_each_class_with_a_natural_order_is_there() -> None:
     assert NATURAL.keys() - CLASSES.keys() == set()
+
+
+def long_signatures(text: str) -> Iterator[str]:
+    """Functions that take more than MOST values by position, by line. A method's own object does not count."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            taken = [each.arg for each in (*node.args.posonlyargs, *node.args.args) if each.arg not in {"self", "cls"}]
+            if len(taken) > MOST:
+                yield f"{node.lineno}: {', '.join(taken)} may be given by position"
+
+
+@pytest.mark.parametrize("path", SOURCES + SETTINGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_take_few_values_by_position(path: Path) -> None:
+    assert list(long_signatures(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["def f(a, b, c, d, e): ...", "class A:\n    def f(self, a, b, c, d, /, e=1): ...", "f = lambda a, b, c, d, e: a"],
+)
+def test_the_search_finds_long_signatures(code: str) -> None:
+    assert len(list(long_signatures(code))) == 1
+
+
+def test_values_by_name_do_not_count() -> None:
+    assert list(long_signatures("class A:\n    def f(self, a, b, c, d, *rest, e, g=1, **more): ...")) == []

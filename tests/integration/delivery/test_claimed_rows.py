@@ -52,7 +52,7 @@ def test_a_claim_of_ours_is_given_up_after_fifteen_minutes(
 ) -> None:
     fresh, tried, put_back = add_email(), add_email(), add_email()
     assert len(outgoing.claim([fresh, tried, put_back])) == 3
-    outgoing.retry(tried, 1, 0.0, "Code", "text", Event("delayed", f"d:{tried}", {}))
+    outgoing.retry(tried, Event("delayed", f"d:{tried}", {}), attempt=1, seconds=0.0, code="Code", message="text")
     outgoing.put_back([put_back], 0.0)
     assert len(outgoing.claim([tried, put_back])) == 2
     assert left_behind(waiting) == set()
@@ -74,7 +74,9 @@ def test_opensends_claim_is_not_taken_for_an_old_one_of_ours(
     if before != "nothing":
         outgoing.claim([email_id])
     if before == "tried":
-        outgoing.retry(email_id, 1, 4.0, "Code", "text", Event("delayed", f"d:{email_id}", {}))
+        outgoing.retry(
+            email_id, Event("delayed", f"d:{email_id}", {}), attempt=1, seconds=4.0, code="Code", message="text"
+        )
     elif before == "put back":
         outgoing.put_back([email_id], 0.0)
     elif before == "abandoned":

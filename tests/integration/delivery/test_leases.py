@@ -39,11 +39,17 @@ def other(postgres_url: str, outgoing: Outgoing) -> Any:
 
 
 ENDS: dict[str, Callable[[Outgoing, str], None]] = {
-    "retry": lambda worker, id_: worker.retry(id_, 1, 4.0, "Code", "text", Event("delayed", f"d:{id_}", {})),
-    "fail": lambda worker, id_: worker.fail(id_, 1, "Code", "text", Event("failed", f"f:{id_}", {})),
+    "retry": lambda worker, id_: worker.retry(
+        id_, Event("delayed", f"d:{id_}", {}), attempt=1, seconds=4.0, code="Code", message="text"
+    ),
+    "fail": lambda worker, id_: worker.fail(
+        id_, Event("failed", f"f:{id_}", {}), attempt=1, code="Code", message="text"
+    ),
     "suppress": lambda worker, id_: worker.suppress(id_, Event("suppressed", f"s:{id_}", {})),
     "put_back": lambda worker, id_: worker.put_back([id_], 1.0),
-    "simulate": lambda worker, id_: worker.simulate(id_, "user", "delivered", [Event("sent", f"x:{id_}", {})], None),
+    "simulate": lambda worker, id_: worker.simulate(
+        id_, "user", status="delivered", events=[Event("sent", f"x:{id_}", {})], reason=None
+    ),
 }
 
 

@@ -240,7 +240,7 @@ def test_whatever_error_strikes_each_row_is_delivered_once_and_every_place_comes
         WaitingRows(database),
         deliver,
         places,
-        shares,
+        shares=shares,
         left_behind=LeftBehind(LeftRows(database), without_redis),
         queue_works=None,
         turns=Turns(),

@@ -26,7 +26,7 @@ def ask(outbound: Outbound, url: str, *, seconds: float = 5.0) -> tuple[int, byt
         content.extend(octets)
         return len(content) < 1000
 
-    return outbound.request("POST", url, {}, b"body", receive, seconds=seconds), bytes(content)
+    return outbound.request("POST", url, {}, b"body", receive=receive, seconds=seconds), bytes(content)
 
 
 @pytest.fixture
@@ -315,6 +315,6 @@ def test_a_server_that_never_stops_speaking_is_not_in_time_by_it(serve: Callable
     began = time.monotonic()
     with pytest.raises(UnavailableError, match="TimeoutError"):
         Outbound(is_routable=lambda _: True).request(
-            "GET", f"http://127.0.0.1:{server.port}/", {}, None, lambda _status, _octets: True, seconds=0.5
+            "GET", f"http://127.0.0.1:{server.port}/", {}, None, receive=lambda _status, _octets: True, seconds=0.5
         )
     assert time.monotonic() - began < 20.0
