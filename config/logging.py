@@ -164,7 +164,7 @@ class LineLogger:
         with contextlib.suppress(OSError):  # there is none
             if stat.S_ISREG(os.fstat(1).st_mode):
                 return
-            # gevent's own would let others run in the midst of a line.
+            # gevent's own would let others run within a line.
             cls._outlet = gevent.monkey.get_original("select", "poll")()
             cls._outlet.register(1, select.POLLOUT)
 

@@ -19,7 +19,7 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
 class RecipientRule(StrEnum):
-    """Who receives a message: `SMTP_RELAY_RECIPIENTS`."""
+    """How the recipients of a message are found: `SMTP_RELAY_RECIPIENTS`."""
 
     #: The header's To, Cc and Bcc, and the envelope's other recipients.
     MERGE = "merge"
@@ -235,7 +235,7 @@ class Settings:
     http_processes: int = _whole("SMTP_RELAY_HTTP_PROCESSES", 1, 1, 256)
     #: HTTPS with the relay's certificate; else TLS is the platform's.
     http_tls: bool = _switch("SMTP_RELAY_HTTP_TLS", False)
-    #: Networks of proxies whose X-Forwarded-For is believed, and of those that begin with a PROXY header.
+    #: Networks of proxies whose X-Forwarded-For is used, and of those that begin with a PROXY header.
     http_forwarded_for: str | None = _setting(
         "SMTP_RELAY_HTTP_FORWARDED_FOR",
         "networks like 10.0.0.0/8, 2001:db8::/32, with commas between them",

@@ -46,8 +46,8 @@ class SnsHost:
     seconds = 5.0
 
     def __init__(self, cafile: str | None = None, address: tuple[str, int] | None = None) -> None:
-        """`cafile`: whom to trust, PEM; None: the authorities that the system trusts. `address`: where to connect to
-        in the place of the host that a URL names; None: where the name leads to."""
+        """`cafile`: the trusted authorities, PEM; None: the authorities that the system trusts. `address`: where to
+        connect to in the place of the host that a URL names; None: where the name leads to."""
         self._context = ssl.create_default_context(cafile=cafile)
         self._address = address
 

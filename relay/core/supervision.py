@@ -158,7 +158,8 @@ class NativeThread:
         return self._ready().apply(work)
 
     def begin(self, work: Callable[[], _T], ended: Callable[[object], object]) -> Callable[[], _T]:
-        """As `run`, for several who wait: each calls what this returns. `ended` is called when there is an outcome."""
+        """As `run`, for several waiting greenlets: each calls what this returns. `ended` is called when there is an
+        outcome."""
         result: Any = self._ready().spawn(work)
         result.rawlink(ended)
         return lambda: result.get()  # noqa: PLW0108 - without its parameters

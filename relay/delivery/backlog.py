@@ -108,7 +108,7 @@ class Backlog:
             self._drop_newest(row.user_id, heap)
 
     def _make_room(self) -> bool:
-        """Takes a row from the user with the most, for a user who has none; whether there was one with two."""
+        """Takes a row from the user with the most, for a user that has none; whether there was one with two."""
         if len(self) == len(self._users):
             return False
         user, heap = max(self._users.items(), key=lambda entry: len(entry[1]))

@@ -75,7 +75,7 @@ class Deliverer:
 
     `max_attempts`: how often a mail is tried that fails in a way that may pass. `records_sent`: whether an event `sent`
     is recorded here for a mail of this domain. `pause`: called with the seconds for which nothing should be tried.
-    `handovers`: who is told of each step. `unclear`: decides on mails that the provider may have.
+    `handovers`: is told of each step. `unclear`: decides on mails that the provider may have.
     `pace`: what each mail waits for; None: none does.
     """
 

@@ -15,9 +15,9 @@ _Answer = TypeVar("_Answer")
 
 
 class Gathered(Generic[_Question, _Answer]):
-    """Questions of one kind, one round of them at a time, in a greenlet that the end of none who asks ends.
+    """Questions of one kind, one round of them at a time, in a greenlet that goes on when a caller is ended.
 
-    `answer(questions)`: the answers in the same order; what it raises, all who asked get. `seconds`: for which a round
+    `answer(questions)`: the answers in the same order; what it raises, all callers get. `seconds`: for which a round
     waits for more.
     """
 
@@ -54,7 +54,7 @@ class Gathered(Generic[_Question, _Answer]):
     def _round(self, round_: Sequence[tuple[_Question, Handoff[_Answer]]]) -> None:
         try:
             answers = self._answer([question for question, _ in round_])
-        except Exception as error:  # noqa: BLE001 - those who asked get it
+        except Exception as error:  # noqa: BLE001 - the callers get it
             _fail(round_, error)
         except BaseException:
             _fail(round_, RuntimeError("ended"))

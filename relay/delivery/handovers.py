@@ -1,8 +1,8 @@
 """The claims of this process, how far each is, and what others have left behind (docs/guarantees.md, section 9).
 
-In memory, and in Redis for those who come after: a process that dies leaves there which of its mails had not been
-handed over. Those go back to the queue at once. What the provider has said yes to is recorded for the dead. Without
-Redis all this is unknown to others, and a claim is given up when its lease is over.
+In memory, and in Redis for the processes that come after: a process that dies leaves there which of its mails had not
+been handed over. Those go back to the queue at once. What the provider has said yes to is recorded for the dead.
+Without Redis all this is unknown to others, and a claim is given up when its lease is over.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Handovers:
         self._outgoing = outgoing
         self._left = left
         self._provider = provider
-        #: Those who had this place before have ended: the master has waited for them.
+        #: The processes that had this place before have ended: the master has waited for them.
         self._place = f"{service}:{index}:"
         self._owner = self._new_owner()
         #: Whether Redis has been told of this name.
@@ -160,7 +160,7 @@ class Handovers:
             return  # they take it when it has been silent for long enough
 
     def _say_alive(self) -> list[str] | None:
-        """Beats. Who has fallen silent; None where Redis does not say."""
+        """Beats. Returns the owners that no longer beat; None where Redis does not say."""
         try:
             began = time.monotonic()
             silent = self._states.beat(self._owner, first=not self._named)

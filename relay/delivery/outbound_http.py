@@ -78,7 +78,7 @@ class Outbound:
         context: ssl.SSLContext | None = None,
     ) -> None:
         """`is_routable`: which addresses may be connected to. `resolve`: the addresses of a name; raises OSError.
-        `context`: whom to trust. By default `routable`, the system's resolver, and the system's authorities.
+        `context`: the trusted authorities. By default `routable`, the system's resolver, and the system's authorities.
         """
         self._is_routable = is_routable or routable
         self._resolve = resolve or _LookUps().addresses

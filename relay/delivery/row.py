@@ -24,7 +24,7 @@ class OutgoingAttachment:
 
 
 class Flaw(Enum):
-    """What no mail can be made of: a word for the row, and a text for who reads it there."""
+    """What no mail can be made of: a word for the row, and a text that explains it there."""
 
     HEADER_TOO_LARGE = "HeaderTooLarge", "recipients, subject and header fields take more than 256 KB"
     UNREADABLE = "UnreadableRow", "a JSON document of the row is nested too deeply, or holds a number without end"

@@ -39,7 +39,7 @@ def type_of(event_type: str) -> str | None:
 def message(*, delivery_id: str, attempt: int, kind: str, payload: str, secret: str, now: datetime) -> WebhookMessage:
     """The request of an attempt, counted from 1. `payload`: a JSON document, which goes on as it is.
 
-    The same attempt has the same id however often it is made: who has had it knows it by that.
+    The same attempt has the same id however often it is made: an endpoint that has had it knows it by that.
     """
     message_id = f"whd_{delivery_id}_{attempt}"
     created = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -164,7 +164,7 @@ def to_base64(raw: bytes, start: int, end: int, encoding: str) -> str:
 
 
 def _keep_base64(raw: bytes, start: int, end: int) -> str | None:
-    """Sound Base64 without its line breaks; None where it holds anything else or padding in its midst."""
+    """Sound Base64 without its line breaks; None where it holds anything else or padding before its end."""
     pieces: list[str] = []
     step = _LONG_STEP if end - start > _MANY else _STEP
     rest = _cut_lines(raw, start, end, step=step, pieces=pieces)

@@ -26,7 +26,7 @@ from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
 from relay.server import sockets
 from relay.server.certificate import CertificateStore, expiry_warning, refused_by_clients
-from relay.server.openssl_policy import dear_groups
+from relay.server.openssl_policy import expensive_groups
 
 
 def main() -> int:
@@ -54,10 +54,10 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
         yield Finding(WARN, "certificate", "none: STARTTLS is not offered, API keys travel in the clear")
         return
     store = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
-    dear = dear_groups(store.context)
+    expensive = expensive_groups(store.context)
     wrong_dates = expiry_warning(store)
-    if dear:
-        yield Finding(FAIL, "certificate", f"OpenSSL takes TLS groups that cost too much: {', '.join(dear)}")
+    if expensive:
+        yield Finding(FAIL, "certificate", f"OpenSSL takes TLS groups that cost too much: {', '.join(expensive)}")
     elif wrong_dates:
         yield Finding(FAIL if refused_by_clients(store) else WARN, "certificate", wrong_dates)
     else:

@@ -22,7 +22,7 @@ from relay.redis.suppression_lists import ListWriter
 
 _T = TypeVar("_T")
 
-#: How long a list is believed by default, in seconds. Being old makes it slower, never wrong
+#: How long a list is used by default, in seconds. Being old makes it slower, never wrong
 #: (relay.redis.suppression_lists).
 LIST_SECONDS: Final = 86_400
 
@@ -37,7 +37,7 @@ class Selection:
     user_id: str | None = None
     #: Only keys that were used within this time.
     active_within: timedelta | None = None
-    #: How long lists of suppressions are believed, in seconds. Keys never live longer than contract section 4 allows.
+    #: How long lists of suppressions are used, in seconds. Keys never live longer than contract section 4 allows.
     list_seconds: int = LIST_SECONDS
     #: Entries a second at most; None: as fast as it goes.
     rate: float | None = None

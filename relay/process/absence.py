@@ -1,4 +1,5 @@
-"""While no worker serves, the master answers clients in their place, so that none waits for a greeting in vain."""
+"""While no worker serves, the master answers clients in their place, so that none waits for a greeting that does not
+come."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a child of the process for large messages does: it reads a message, stores it, answers, and waits for another.
 
 It has one message at a time, so that whatever a message does to its child, no other message is affected. The bounds are
-the kernel's, so that they hold in the midst of a regular expression or of a library written in C: a timer of CPU time
+the kernel's, so that they hold within a regular expression or of a library written in C: a timer of CPU time
 while the message is parsed, and one of the clock for all of it. Neither is handled, so each of them ends the process.
 """
 

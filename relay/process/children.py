@@ -40,9 +40,9 @@ def prepare(channel: socket.socket) -> None:
     pair = b""
     if settings.tls_cert_path and settings.tls_key_path:
         store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
-        dear = openssl_policy.dear_groups(store.context)
-        if dear:
-            refuse(f"OpenSSL takes TLS groups that cost too much: {', '.join(dear)}")
+        expensive = openssl_policy.expensive_groups(store.context)
+        if expensive:
+            refuse(f"OpenSSL takes TLS groups that cost too much: {', '.join(expensive)}")
         warning = certificate.expiry_warning(store)
         if warning:
             sys.stderr.write(f"warning: {warning}\n")

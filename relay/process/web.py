@@ -55,8 +55,8 @@ def load(settings_json: bytes) -> None:
         exposition.load()
     for module in _ON_DEMAND:
         importlib.import_module(module)
-    # A library that asks at its import whether there is IPv6 opens a socket of gevent's, and with it a hub: those who
-    # are forked would all wait at the same descriptor.
+    # A library that asks at its import whether there is IPv6 opens a socket of gevent's, and with it a hub: the
+    # processes that are forked would all wait at the same descriptor.
     hub = get_hub_if_exists()
     if hub is not None:
         hub.destroy(destroy_loop=True)

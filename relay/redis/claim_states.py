@@ -1,4 +1,4 @@
-"""How far each delivery process is with each of its mails, for those who come after it.
+"""How far each delivery process is with each of its mails, for the processes that come after it.
 
 A process has a name (`owner`). A sorted set has the time of each owner's last beat, and a hash for each owner has the
 state of each row that it has claimed:

@@ -149,8 +149,8 @@ def accepted(context: ssl.SSLContext, group: int) -> bool:
     raise AssertionError("a handshake of one message")
 
 
-def dear_groups(context: ssl.SSLContext) -> list[str]:
-    """The names of dear groups that a server with this context takes all the same."""
+def expensive_groups(context: ssl.SSLContext) -> list[str]:
+    """The names of expensive groups that a server with this context takes all the same."""
     return [name for group, name in DEAR_GROUPS.items() if accepted(context, group)]
 
 

@@ -91,7 +91,7 @@ class Session:
         self._end_transaction()
 
     def fail(self, reply: Reply) -> Reply | None:
-        """Trouble of ours (4xx) in the midst of something: nothing of the transaction is kept.
+        """Trouble of ours (4xx) during something: nothing of the transaction is kept.
 
         None: the reply is due when the chunk has been read.
         """

@@ -28,7 +28,7 @@ _TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 def acknowledge(sock: gevent.socket.socket) -> None:
     """Keeps a client from waiting 40 ms: its kernel holds back a small packet until the one before is acknowledged
-    (Nagle), ours holds back an acknowledgement in the hope of a reply to go with it; in the midst of a line or of
+    (Nagle), ours holds back an acknowledgement in the hope of a reply to go with it; within a line or
     message data none comes.
     """
     if _TCP_QUICKACK is not None:

@@ -39,7 +39,7 @@ class Connections(Protocol):
 
 
 class Proxies(Protocol):
-    """Who begins with a PROXY header (`relay.server.trusted_proxies`)."""
+    """The clients that begin with a PROXY header (`relay.server.trusted_proxies`)."""
 
     def trust(self, peer: str) -> bool:
         """Whether this one does."""
@@ -49,7 +49,7 @@ class Proxies(Protocol):
 
 
 class Admission:
-    """Who may come in."""
+    """Which clients are served."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Admission:
         proxies: Proxies,
         shared: Callable[[str], bool],
     ) -> None:
-        """`origin_of`: whom an address is counted for. `shared`: whether an address is that of a proxy, which has the
-        connections of many clients."""
+        """`origin_of`: the origin that an address is counted for. `shared`: whether an address is that of a proxy,
+        which has the connections of many clients."""
         self._connections = connections
         self._most_per_origin = most_per_origin
         self._origin_of = origin_of

@@ -1,4 +1,4 @@
-"""Tracked links: where they lead to, and what is recorded of those who follow them (contract section 7)."""
+"""Tracked links: where they lead to, and what is recorded when they are followed (contract section 7)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from relay.web.event_writer import EventWriter
 from relay.web.location import location_of
 from relay.web.responses import NOT_FOUND, NOT_KEPT, Environ, Response
 
-#: How long a click waits for its event to be committed: who is killed then has lost it; seconds. It is redirected in
-#: any case, and no click waits while Postgres is known to be away.
+#: How long a click waits for its event to be committed: a process that is killed meanwhile has lost it; seconds. It is
+#: redirected in any case, and no click waits while Postgres is known to be away.
 WAIT_SECONDS: Final = 0.25
 #: Characters of a User-Agent that are recorded, and of a recipient (contract section 3).
 _MOST_USER_AGENT: Final = 1000

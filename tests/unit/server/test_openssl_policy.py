@@ -24,7 +24,7 @@ import ssl
 from relay.server.certificate import CertificateStore
 context = CertificateStore(sys.argv[1], sys.argv[2]).context
 print(*(group for group in range(65536) if openssl_policy.accepted(context, group)))
-print(*openssl_policy.dear_groups(context))
+print(*openssl_policy.expensive_groups(context))
 print(*(cipher["name"] for cipher in context.get_ciphers()))
 """
 
@@ -43,7 +43,7 @@ def test_of_all_groups_that_a_client_can_name_only_the_cheap_are_taken(tmp_path:
     assert {0x001D, 0x0017, 0x0018} <= set(map(int, groups)) <= set(openssl_policy.GROUPS)
 
 
-def test_without_the_configuration_dear_groups_are_found(tmp_path: Path) -> None:
+def test_without_the_configuration_expensive_groups_are_found(tmp_path: Path) -> None:
     """The look that the start depends on: it must not say that all is well where it isn't."""
     empty = tmp_path / "openssl.cnf"
     empty.write_text("")
