@@ -119,7 +119,7 @@ class SmtpProvider:
 
     def _over(self, connection: SmtpConnection, handover: Handover, began: float) -> Outcome:
         """Hands a mail over on a connection, which is kept or closed then. Raises _Stale."""
-        transaction = _Transaction(connection, self._host, handover, began)
+        transaction = _MailTransfer(connection, self._host, handover, began)
         try:
             outcome = transaction.run()
         except BaseException:
@@ -161,7 +161,7 @@ class SmtpProvider:
         self._plan_closing()
 
 
-class _Transaction:
+class _MailTransfer:
     """One mail on one connection. `alive`: whether the connection can take another one then."""
 
     def __init__(self, connection: SmtpConnection, host: SmartHost, handover: Handover, began: float) -> None:

@@ -1,4 +1,4 @@
-"""A word from whoever records events to the delivery worker: deliveries of webhooks are due.
+"""A word from each process that records events to the delivery worker: deliveries of webhooks are due.
 
 It makes them come at once and not with the next look. Without Redis, or where a word gets lost, they come a second
 later. It is a list and no channel: the rights of a Redis user cover keys, and no channels (docs/rights.md).

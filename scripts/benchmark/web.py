@@ -1,6 +1,6 @@
 """`python -m scripts.benchmark.web`: what a click and an event of SES cost, beside a handler of Flask and psycopg2.
 
-Each click comes on a connection of its own, as from mail programs; SNS keeps its connections. The figures are CPU of
+Each click comes on a separate connection, as from mail programs; SNS keeps its connections. The figures are CPU of
 the serving process alone (all that Postgres and the clients take is left out), and events a second as they came in this
 run.
 """

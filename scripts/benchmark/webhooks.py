@@ -92,7 +92,7 @@ def settings(url: str, directory: Path) -> dict[str, str]:
 
 
 def add(url: str, target: str, deliveries: int, *, user: str) -> None:
-    """A webhook and deliveries that are due to it, each of an event of its own."""
+    """A webhook and deliveries that are due to it, each of a different event."""
     webhook = str(uuid.uuid4())
     execute(
         url,

@@ -154,7 +154,7 @@ class Notifier:
         self.url = ""
 
     def tell(self, request: dict[str, Any], octets: bytes) -> None:
-        """What becomes of a mail that was taken, in a thread of its own."""
+        """What becomes of a mail that was taken, in a separate thread."""
         threading.Thread(target=self._tell, args=(request, octets), daemon=True).start()
 
     def _tell(self, request: dict[str, Any], octets: bytes) -> None:

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     settings = environment.load().to_json()
     delivery.load(settings)
     lifeline, _ = os.pipe()
-    # There is no master: nobody listens to the beat of this process, and nothing was handed over but the settings.
+    # There is no master: nothing listens to the beat of this process, and nothing was handed over but the settings.
     handed_over: Any = SimpleNamespace(settings=settings, listeners=[], table=None)
     unheard: Any = SimpleNamespace(beat=lambda _index: None)
     assignment = Assignment(

@@ -1,6 +1,6 @@
 """A mail by SMTP, out through the double of SES, and all that comes back: links, what SES tells, the next refusal.
 
-Every part is a process of its own; the double of SES tells by itself what becomes of each mail, signed as SNS does.
+Every part is a separate process; the double of SES tells by itself what becomes of each mail, signed as SNS does.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def test_a_mail_goes_out_and_what_becomes_of_it_comes_back(
                     client.send_message(mail(f"{name}@simulator.amazonses.com"))
                 _came_back(stage)
                 _links_lead_there(stage, ses, domain_id)
-                # Whoever bounced, or complained, gets no more mail; the cache has not grown old meanwhile.
+                # An address that bounced or complained gets no more mail; the cache has not grown old meanwhile.
                 for name in ("bounce", "complaint", "suppressionlist"):
                     with pytest.raises(smtplib.SMTPDataError, match="suppressed") as refused:
                         client.send_message(mail(f"{name}@simulator.amazonses.com"))
