@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
@@ -17,6 +17,8 @@ from relay.core.errors import QueueUnavailable
 MAX_ENTRIES: Final = 10
 
 Entry = dict[str, object]
+#: An answer. Only the action says of which types its members are.
+Document: TypeAlias = dict[str, Any]
 
 
 class Queue:
@@ -68,7 +70,7 @@ class Queue:
         ids = [str(entry["Id"]) for entry in entries]
         return {entry_id: codes.get(entry_id, "NotMentioned") for entry_id in ids if entry_id not in taken}
 
-    def call(self, action: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+    def call(self, action: str, parameters: Mapping[str, object]) -> Document:
         """One action of SQS's API on this queue: its answer. Raises QueueUnavailable."""
         response = self._call(action, parameters)
         if response.status != 200:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from relay.aws.sqs import Queue
+from relay.aws.sqs import Document, Queue
 from relay.core.errors import QueueUnavailable
 from relay.core.frozen import frozen
 
@@ -97,6 +97,6 @@ class QueueReceiver:
         self._queue.close()
 
 
-def _count(message: Mapping[str, Any]) -> int:
+def _count(message: Document) -> int:
     count = str((message.get("Attributes") or {}).get("ApproximateReceiveCount", ""))
     return max(1, int(count)) if count.isascii() and count.isdigit() else 1

@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import gevent
 import structlog
@@ -44,6 +44,9 @@ from relay.postgres.owner_limit import OwnerLimit
 from relay.smtp import replies
 from relay.smtp.spool import Body, NoRoom
 from relay.smtp.submission import Submission, Verdict
+
+if TYPE_CHECKING:
+    from gevent._types import _TimerWatcher  # a module of the stubs alone
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +102,7 @@ class BulkLane:
         self._users = OwnerLimit(_OF_ONE_USER)
         self._overruns = MessageOverruns()
         #: Children without a message, and the timer of the hub that ends each of them.
-        self._free: dict[_Child, Any] = {}
+        self._free: dict[_Child, _TimerWatcher] = {}
 
     def store(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not: 452 when its turn did not come, 451 when the process failed."""

@@ -15,12 +15,12 @@ was written last. An owner that was taken for dead is marked so in its hash: fro
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Final
 
 from relay.core.frozen import frozen
 from relay.redis.keys import DELIVERY_CLAIMS_PREFIX, DELIVERY_OWNERS_KEY
 from relay.redis.link import RedisLink, Script
-from relay.redis.protocol import Argument
+from relay.redis.protocol import Argument, RedisReply
 
 CLAIMED, HANDING_OVER, SENT = "c", "h", "s"
 
@@ -212,7 +212,7 @@ def _hash(owner: str) -> bytes:
     return DELIVERY_CLAIMS_PREFIX + owner.encode()
 
 
-def _note(name: Any, value: Any) -> Note | None:
+def _note(name: RedisReply, value: RedisReply) -> Note | None:
     """The note of one field; None for those that say something of the owner."""
     state, _, rest = value.decode().partition(":")
     mark, _, rest = rest.partition(":")

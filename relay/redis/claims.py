@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from relay.core.frozen import frozen
 from relay.redis.keys import CLAIM_PREFIX
 from relay.redis.link import Script
+from relay.redis.protocol import RedisReply
 
 
 @frozen
@@ -97,7 +98,7 @@ def claim_key(claim: Claim) -> bytes:
     return CLAIM_PREFIX + claim.key
 
 
-def holders_of(recipients: Sequence[str], held: Sequence[Any]) -> dict[str, Holder]:
+def holders_of(recipients: Sequence[str], held: Sequence[RedisReply]) -> dict[str, Holder]:
     holders = {}
     for position, value in zip(held[::2], held[1::2], strict=True):
         email_id, _, age = value.decode().rpartition(":")

@@ -7,7 +7,7 @@ later. It is a list and no channel: the rights of a Redis user cover keys, and n
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import redis
@@ -15,8 +15,9 @@ import structlog
 
 from config import redaction
 from relay.redis import keys
-from relay.redis.endpoint import Endpoint
+from relay.redis.endpoint import Endpoint, RedisConnection
 from relay.redis.link import RedisLink
+from relay.redis.protocol import RedisReply
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,6 @@ class WakeListener:
             pause = min(longest, 2 * pause)
 
     @staticmethod
-    def _next(connection: Any) -> Any:
+    def _next(connection: RedisConnection) -> RedisReply:
         connection.send_command("BLPOP", keys.WEBHOOK_WAKES_KEY, _WAIT_SECONDS)
         return connection.read_response()

@@ -146,7 +146,7 @@ class HttpHandler(WSGIHandler):
             # Or the rest of the body would be read first, however long it is.
             source._chunked_input_error = True
 
-    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+    def handle_error(self, t: object, v: object, tb: object) -> None:
         """See WSGIHandler: an error beyond the application's own. The connection has had its time, or is gone."""
         self.close_connection = True
         if isinstance(v, gevent.Timeout | gevent.GreenletExit):
