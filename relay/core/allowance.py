@@ -62,7 +62,7 @@ class Grant:
     moments: Sequence[float]
     #: When to come again for more.
     again: float
-    #: The caller is to ask the account for its rate: nobody else does.
+    #: The caller is to ask the account for its rate: no other does.
     ask: bool
     #: Recipients a second that are sent to at present; 0.0: not known yet.
     rate: float

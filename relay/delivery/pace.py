@@ -50,7 +50,7 @@ LATE: Final = 0.05
 _MOST: Final = 50
 #: A permit that came too late is asked for anew so often; where this process is always late, mail leaves all the same.
 _TRIES: Final = 3
-#: Seconds for which mail is put back that is in nobody's way: the end of the process, an error.
+#: Seconds for which mail is put back that holds up no other: the end of the process, an error.
 _SOON: Final = 1.0
 #: Seconds for which a process that had to hand out permits one by one counts as one that mail waits in.
 _FULL_SECONDS: Final = 2.0
@@ -140,7 +140,7 @@ class Pace:
             if self._link is not None:
                 shared = SharedAllowance(self._link, name, fallback=self._fallback, shares=self._shares)
             alone = Allowance(fallback=self._fallback, shares=self._shares)
-            account = self._accounts[region] = _Paced(region, shared, alone, self._ask, self._closing)
+            account = self._accounts[region] = _Paced(region, shared, alone, ask=self._ask, closing=self._closing)
         return account
 
 
@@ -152,6 +152,7 @@ class _Paced:
         region: str,
         shared: SharedAllowance | None,
         alone: Allowance,
+        *,
         ask: Callable[[str], Account | None],
         closing: Event,
     ) -> None:
@@ -165,7 +166,7 @@ class _Paced:
         #: The mails that wait, by user. The next user in turn comes first.
         self._users: OrderedDict[str | None, deque[_Mail]] = OrderedDict()
         self._serving = False
-        #: Moments of permits for one recipient each that nobody has asked for yet, and how many are wanted.
+        #: Moments of permits for one recipient each that are not asked for yet, and how many are wanted.
         self._spare: deque[float] = deque()
         self._wanted = 0
         self._last_permit = 0.0
@@ -211,7 +212,7 @@ class _Paced:
                 self._shared.resume()
 
     def release(self, rest: Rest) -> None:
-        """Nobody waits any more."""
+        """No mail waits any more."""
         while self._users:
             for mail in self._users.popitem(last=False)[1]:
                 mail.done.set(rest)
@@ -256,7 +257,7 @@ class _Paced:
                     self._hand_out()
         finally:
             self._serving = False
-            # After an error: nobody may wait for ever.
+            # After an error: no mail may wait for ever.
             self.release(Rest(_SOON, FAR))
 
     def _hand_out(self) -> None:

@@ -7,7 +7,7 @@ follow if it passes; if not, the next rest is twice as long. A single mail that 
 region: as long as all such failures are its own, another mail may be tried at once.
 
 What is wrong with the account itself (ACCOUNT_KINDS) one process finds out for all, where they share a pace by way of
-Redis (`relay.delivery.pace`); of everything else each has a state of its own.
+Redis (`relay.delivery.pace`); of everything else each process has a separate state.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SharedRests(Protocol):
     """Rests that all processes keep. It sees to throttled calls, too: they slow down all, and nothing rests."""
 
     def rest(self, region: str, kind: str, first: float, longest: float) -> float | None:
-        """Has everybody leave a region alone; for how many seconds. None: nobody else was told."""
+        """Has all processes leave a region alone; for how many seconds. None: no other process was told."""
 
     def resume(self, region: str) -> None:
         """The rest is over. Does not wait for anything."""

@@ -1,6 +1,6 @@
 """What many greenlets ask of Postgres at about the same time, in one statement.
 
-Nobody waits for company: the first statement begins at once, and whoever asks while it runs shares the next one.
+No caller waits for others: the first statement begins at once, and callers that ask while it runs share the next one.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Batches(Generic[_Question, _Answer]):
         return self._alone(question) if answer is None else answer
 
     def _work(self) -> None:
-        """Until nothing waits. It is a separate greenlet, so that the end of one who asks is that of nobody else."""
+        """Until nothing waits. It is a separate greenlet, so that the end of one caller ends no other."""
         try:
             while self._waiting:
                 self._answer([self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))])
         finally:
-            # Whatever ended it: nobody is left to wait for a greenlet that is gone.
+            # Whatever ended it: no caller is left to wait for a greenlet that is gone.
             self._working = False
             while self._waiting:
                 self._waiting.popleft()[1].set(None)

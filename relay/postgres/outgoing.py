@@ -165,7 +165,7 @@ class Outgoing:
         return self._claims.ask(email_id)
 
     def _claim_together(self, ids: Sequence[str]) -> list[list[tuple[object, ...]] | None]:
-        """What somebody holds locked, and what may not leave, is left to `_claim_alone`."""
+        """What is locked, and what may not leave, is left to `_claim_alone`."""
         rows = {str(row[0]): row for row in self.claim(dict.fromkeys(ids), skip_locked=True)}
         return [[rows.pop(email_id)] if email_id in rows else None for email_id in map(str.lower, ids)]
 

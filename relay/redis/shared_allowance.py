@@ -2,7 +2,7 @@
 
 One hash an account holds everything. Its times are Redis's own (unix, seconds), so that clocks of machines need not
 agree. A hash that was lost, by a restart or a failover, begins one HORIZON later: so far ahead are permits at most that
-somebody may still hold.
+a process may still hold.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from relay.redis.keys import PACE_PREFIX
 from relay.redis.link import RedisLink, Script
 from relay.redis.protocol import Argument
 
-#: Seconds after which what nobody used is forgotten.
+#: Seconds after which what was not used is forgotten.
 _KEPT: Final = 86_400
 #: Seconds for which one mail is waited for that is tried after a rest, and for which others are put off meanwhile.
 PROBE_SECONDS: Final = 70

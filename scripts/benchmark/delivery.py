@@ -1,6 +1,6 @@
 """What a mail costs the delivery worker, beside the naive worker of scripts/yardstick, in the same run.
 
-Each has a database of its own with the same rows, and both send to the same stand-in for SES, one after the other in
+Each has a separate database with the same rows, and both send to the same stand-in for SES, one after the other in
 rounds that alternate. A mail counts once its row says `sent`.
 """
 
@@ -231,7 +231,7 @@ def _database(stage: Stage, name: str) -> Iterator[str]:
             url,
             "INSERT INTO domains (id, name, status, track_clicks, track_opens, user_id)"
             " VALUES (gen_random_uuid(), 'shop.example', 'verified', true, true, 'user');"
-            # Somebody is suppressed, so that nobody can do without looking.
+            # One address is suppressed, so that no worker can do without a look-up.
             "INSERT INTO email_suppressions (id, user_id, email, reason, suppressed_at, updated_at)"
             " SELECT gen_random_uuid(), 'user', 'gone-' || n || '@example.net', 'bounced', now(), now()"
             " FROM generate_series(1, 1000) n; ANALYZE",

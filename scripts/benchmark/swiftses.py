@@ -2,7 +2,7 @@
 
 The strict double (scripts.services.ses_double), which the tests talk to, parses each mail, writes it to a file, and
 needs more CPU for it than the worker. This one reads each call, has a look at its signature, its Base64 and its tag,
-counts what it is given, and answers as SES does; it keeps the ids alone. Run as a process of its own:
+counts what it is given, and answers as SES does; it keeps the ids alone. Run as a separate process:
 
     python -m scripts.benchmark.swiftses HOST PORT MILLISECONDS
 """

@@ -89,7 +89,7 @@ def _answers(chance: random.Random, *, faults: bool) -> list[dict[str, Any]]:
 
 
 def _kill(stage: DeliveryStage, chance: random.Random, victim: str) -> bool:
-    """Whether there was anybody to kill."""
+    """Whether there was a process to kill."""
     if victim == "everything":
         stage.kill_all()
         return True

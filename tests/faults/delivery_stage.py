@@ -1,4 +1,4 @@
-"""A delivery worker on servers of its own, with a proxy before each of them, and the ledger of what left."""
+"""A delivery worker on separate servers, with a proxy before each of them, and the ledger of what left."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ledger:
     statuses: Counter[str] = field(default_factory=Counter)
     #: Mails that the provider never had, though their rows say `sent`.
     lost: list[str] = field(default_factory=list)
-    #: Mails beyond the first of a row, and those of them before which nobody said that it was unclear.
+    #: Mails beyond the first of a row, and those of them before which it was not said to be unclear.
     copies: int = 0
     #: Mails whose answers were lost until their attempts were used up.
     failed_and_taken: int = 0

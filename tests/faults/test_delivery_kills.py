@@ -1,4 +1,4 @@
-"""Whatever kills a delivery worker: each mail is sent, and no copy leaves that nobody has called unclear."""
+"""Whatever kills a delivery worker: each mail is sent, and no copy leaves that was not called unclear."""
 
 from __future__ import annotations
 

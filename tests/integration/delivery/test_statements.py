@@ -210,7 +210,7 @@ def test_fifty_that_are_sent_at_once_are_one_statement(counted: Counted, asking:
 
 @contextmanager
 def held(url: str, statement: str, *values: Any) -> Iterator[None]:
-    """An open transaction of somebody else's, which is rolled back in the end."""
+    """Another open transaction, which is rolled back in the end."""
     connection = psycopg2.connect(url)
     try:
         connection.cursor().execute(statement, values)
@@ -242,7 +242,7 @@ STATUSES = ("processing", "queued", "delivered", "bounced", "complained", "sent"
 def test_rows_of_one_statement_are_recorded_as_each_alone(
     asking: Outgoing, query: Query, postgres_url: str, seed: int
 ) -> None:
-    """Rows of every status, some with an event that is known, some locked by somebody, with webhooks and without."""
+    """Rows of every status, some with an event that is known, some locked, with webhooks and without."""
     chance = random.Random(seed)
     for user, types in (("one", '["email.sent"]'), ("two", '["email.sent", "email.failed"]'), ("none", "[]")):
         query(
@@ -277,7 +277,7 @@ def test_rows_of_one_statement_are_recorded_as_each_alone(
             together: gevent.spawn(asking.sent, together, event(together, silent=silent))
             for together, _, silent in pairs
         }
-        # Nobody waits for a row that somebody else has locked.
+        # No statement waits for a row that another has locked.
         gevent.joinall([asked[together] for together, _, _ in pairs if together not in locked], timeout=4.0)
         assert [
             together for together, _, _ in pairs if together not in locked and not asked[together].successful()

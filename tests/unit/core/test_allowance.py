@@ -1,4 +1,4 @@
-"""An account's rate is kept in every second, and used: simulated, by a clock of its own."""
+"""An account's rate is kept in every second, and used: simulated, by a separate clock."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_account_is_asked_once_a_minute_and_mail_waits_for_the_first_answer(
     first = allowance.reserve(100.0, [1])
     assert (first.ask, first.moments) == (True, ())
     assert not allowance.reserve(101.0, [1]).ask
-    # Nobody answers: the rate of the setting, and a further question later.
+    # No answer comes: the rate of the setting, and a further question later.
     unknown = allowance.reserve(106.0, [1])
     assert (unknown.moments, unknown.rate) == ((0.0,), 2.0 * module.MARGIN)
     assert allowance.reserve(110.5, [1]).ask
