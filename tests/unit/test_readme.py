@@ -14,7 +14,11 @@ from config.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 #: Defaults that depend on the machine, in words.
-IN_WORDS = {"SMTP_RELAY_HOSTNAME": "the machine's name", "SMTP_RELAY_SPOOL_DIR": "the system's"}
+IN_WORDS = {
+    "SMTP_RELAY_HOSTNAME": "the machine's name",
+    "SMTP_RELAY_PACE_SHARES": "delivery processes",
+    "SMTP_RELAY_SPOOL_DIR": "the system's",
+}
 
 
 def documented() -> dict[str, str]:
