@@ -24,9 +24,6 @@ from relay.core.supervision import NativeThread
 
 _PORTS: Final = {"http": 80, "https": 443}
 _PRIVATE_SUFFIXES: Final = (".internal", ".local", ".localhost", ".cluster.local")
-#: Of IPv6 only this is routed globally (RFC 4291 section 2.4): NAT64 and all other ways into IPv4 are outside of it,
-#: but for those in the next list.
-_GLOBAL_UNICAST: Final = ipaddress.ip_network("2000::/3")
 #: Networks that are globally routable by their form, or by what an older Python knows, and may not be: 6to4 and its
 #: relays, protocols (Teredo and a cloud's metadata among them), documentation, and the host agent of a cloud.
 _REFUSED_NETWORKS: Final = tuple(
@@ -260,13 +257,11 @@ def checked(url: str) -> SplitResult:
 def routable(address: str) -> bool:
     """Whether an address may be connected to: globally routable, by whatever way it is written."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return routable(str(found.ipv4_mapped))
-        if found not in _GLOBAL_UNICAST:
-            return False
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        return routable(str(found.ipv4_mapped))
     if any(found in network for network in _REFUSED_NETWORKS):
         return False
+    # Reserved is, of IPv6, what lies outside of 2000::/3: NAT64 and the other ways into IPv4 do.
     return found.is_global and not found.is_multicast and not found.is_reserved
 
 
