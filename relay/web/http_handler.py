@@ -139,12 +139,14 @@ class HttpHandler(WSGIHandler):
 
     def run_application(self) -> None:
         """See WSGIHandler."""
-        super().run_application()
-        source = self.wsgi_input
-        if source.chunked_input or source.position < (source.content_length or 0):
-            self.close_connection = True
-            # Or the rest of the body would be read first, however long it is.
-            source._chunked_input_error = True
+        try:
+            super().run_application()
+        finally:
+            source = self.wsgi_input
+            if source.chunked_input or source.position < (source.content_length or 0):
+                self.close_connection = True
+                # Or the rest of the body would be read first, however long it is, and without a time limit.
+                source._chunked_input_error = True
 
     def handle_error(self, t: object, v: object, tb: object) -> None:
         """See WSGIHandler: an error beyond the application's own. The connection has had its time, or is gone."""

@@ -6,6 +6,7 @@ is said of what is committed, or never will be of use; while Postgres is away it
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 MAX_OCTETS: Final = 262_144
 #: How long SNS waits for an answer is 15 seconds; by then it has one.
 WAIT_SECONDS: Final = 10.0
+#: Ids of messages that are known to be kept.
+_MOST_REMEMBERED: Final = 10_000
 
 _ROUTE: Final = "ses"
 _DONE: Final = text(_ROUTE, "200 OK", "ok")
@@ -55,6 +58,8 @@ class Notifications:
         self._certificates = certificates
         self._fetch = fetch
         self._writer = writer
+        #: Ids of messages that are kept, as far as this process has kept them.
+        self._kept: OrderedDict[str, None] = OrderedDict()
 
     def answer(self, environ: Environ) -> Response:
         """The response to a POST."""
@@ -104,13 +109,23 @@ class Notifications:
             return _counted("unreadable", text(_ROUTE, "400 Bad Request", "Not an event of SES"))
         if event is None:
             return _counted("ignored", _DONE)
+        if self._writer.away and message.message_id in self._kept:
+            return _counted("repeated_while_away", _NOT_NOW)
         done = self._writer.put(event.document)
         with gevent.Timeout(WAIT_SECONDS, False):  # type: ignore[arg-type]  # gevent: no exception
             fate = done.get()
             if isinstance(fate, Stored):
                 return _counted(_word(fate), _DONE)
+            if fate is Fate.KEPT:
+                self._remember(message.message_id)
             return _counted(fate.value, _NOT_TAKEN if fate is Fate.UNSTORABLE else _NOT_NOW)
         return _counted("late", _NOT_NOW)
+
+    def _remember(self, message_id: str) -> None:
+        """So that what SNS repeats during an outage is kept once."""
+        self._kept[message_id] = None
+        while len(self._kept) > _MOST_REMEMBERED:
+            self._kept.popitem(last=False)
 
 
 def write(events: Events, cache: Cache, documents: Sequence[bytes]) -> list[Stored]:
