@@ -23,7 +23,7 @@ from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.errors import QueueUnavailable
 from relay.delivery.deliverer import DEFAULT_REGION
 from relay.delivery.tracking import base_of_links
-from relay.operator import outgoing_probe, ses_probe, smart_host_probe
+from relay.operator import delivery_redis_probe, outgoing_probe, ses_probe, smart_host_probe
 from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 
@@ -40,7 +40,12 @@ def main() -> int:
             f"{settings.delivery_processes} process(es), {settings.delivery_concurrency} mails at a time each"
         ),
         lambda settings: (*_metrics(settings), *_tracking(settings)),
-        lambda settings: (("database", _database), ("queue", _queue), (settings.provider, _provider)),
+        lambda settings: (
+            ("database", _database),
+            ("redis", _redis),
+            ("queue", _queue),
+            (settings.provider, _provider),
+        ),
     )
 
 
@@ -71,6 +76,10 @@ def _tracking(settings: Settings) -> Iterator[Finding]:
 
 def _database(settings: Settings) -> Iterator[Finding]:
     return outgoing_probe.findings(settings, seconds=ANSWER_SECONDS)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    return delivery_redis_probe.findings(settings, timeout=ANSWER_SECONDS / 2)
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:

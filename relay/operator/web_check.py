@@ -19,7 +19,7 @@ from psycogreen.gevent import patch_psycopg
 patch_psycopg()
 
 from config.settings import Settings
-from relay.operator import web_probe
+from relay.operator import web_probe, web_redis_probe
 from relay.operator.checking import ANSWER_SECONDS, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
@@ -75,7 +75,10 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis_url is None:
-        text = "REDIS_URL is not set: what comes while Postgres is away is lost with the process"
-        yield Finding(WARN, "redis", text)
+        yield Finding(WARN, "redis", f"REDIS_URL is not set: {web_redis_probe.LOST}")
         return
-    yield from RedisProbe(settings, timeout=ANSWER_SECONDS / 2).findings()
+    seconds = ANSWER_SECONDS / 2
+    found = list(web_redis_probe.findings(settings, timeout=seconds))
+    if all(finding.level == OK for finding in found):
+        found = list(RedisProbe(settings, timeout=seconds).findings())
+    yield from found

@@ -18,7 +18,7 @@ import redis
 from psycogreen.gevent import patch_psycopg
 
 from config.settings import Settings
-from relay.operator import postgres_probe
+from relay.operator import delivery_redis_probe, postgres_probe, web_redis_probe
 from relay.operator.finding import Finding
 from relay.operator.redis_probe import RedisProbe
 from relay.postgres.schema_check import TABLES
@@ -49,7 +49,7 @@ def administrator(valkey_server: Valkey, redis_url: str) -> Iterator[redis.Redis
 
 @pytest.fixture
 def check(administrator: redis.Redis, valkey_server: Valkey) -> Callable[..., list[Finding]]:
-    """What the check finds with a user of these rights, in Redis's words."""
+    """What the checks of all programs find with a user of these rights, in Redis's words."""
 
     def check(*rights: str) -> list[Finding]:
         administrator.execute_command("ACL", "SETUSER", "relay", "reset", "on", ">pw", *rights)
@@ -59,7 +59,10 @@ def check(administrator: redis.Redis, valkey_server: Valkey) -> Callable[..., li
             queue_url="http://127.0.0.1/1/jobs",
             key_messages_per_minute=1,
         )
-        return list(RedisProbe(settings, timeout=5.0).findings())
+        found = [*RedisProbe(settings, timeout=5.0).findings()]
+        for probe in (delivery_redis_probe, web_redis_probe):
+            found += probe.findings(settings, timeout=5.0)
+        return list(dict.fromkeys(found))
 
     return check
 
@@ -93,7 +96,9 @@ def test_all_rights(check: Callable[..., list[Finding]], administrator: redis.Re
 def test_exactly_the_rights_that_are_needed(check: Callable[..., list[Finding]]) -> None:
     """As a careful operator grants them."""
     names = [f"~{prefix}*" for prefix in ("auth:apikey:", "smtp-relay:")]
-    assert check(*names, "+@all", "-@dangerous", "-@admin") == [Finding("ok", "redis", "answers, reads and writes")]
+    assert check(*names, "+@all", "-@dangerous", "-@admin", "+info") == [
+        Finding("ok", "redis", "answers, reads and writes")
+    ]
 
 
 def test_no_command_may_be_missing(check: Callable[..., list[Finding]], administrator: redis.Redis) -> None:

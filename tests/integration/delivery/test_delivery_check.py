@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from relay import __version__
 from scripts.database import execute
@@ -109,17 +110,20 @@ def test_arguments() -> None:
     assert "usage:" in wrong.errors
 
 
-def test_all_well_and_nothing_stays(check: Callable[..., Result], gate: Gate, sqs: Sqs, ses: Ses, query: Query) -> None:
+def test_all_well_and_nothing_stays(
+    check: Callable[..., Result], gate: Gate, sqs: Sqs, ses: Ses, query: Query, redis_url: str
+) -> None:
     url = new_queue(sqs)
     sqs.client().send_message(QueueUrl=url, MessageBody="a job")
     result = check(
         AWS_ENDPOINT_URL_SQS=gate.endpoint,
         BACKGROUND_JOBS_QUEUE_URL=url,
+        REDIS_URL=redis_url,
         TRACKING_SECRET="sixteen characters",
         APP_URL="https://app.example/x",
     )
     assert [line.split()[:2] for line in result.output.splitlines()] == [
-        ["ok", part] for part in ("settings", "tracking", "database", "queue", "ses")
+        ["ok", part] for part in ("settings", "tracking", "database", "redis", "queue", "ses")
     ]
     assert result.status == 0
     assert result.of("ses") == [("ok", "us-east-1: takes mail, 10000 recipients a second")]
@@ -128,6 +132,21 @@ def test_all_well_and_nothing_stays(check: Callable[..., Result], gate: Gate, sq
     assert message["Attributes"]["ApproximateReceiveCount"] == "1"  # the check has not received it
     for table in ("emails", "email_events", "email_suppressions", "webhook_deliveries"):
         assert query(f"SELECT count(*) FROM {table}") == [(0,)]
+    with redis.Redis.from_url(redis_url) as client:
+        assert {name for name in client.scan_iter() if not name.startswith(b"smtp-relay:webhooks:wakes")} == set()
+
+
+def test_redis_that_is_away_warns_with_what_is_lost_and_one_that_refuses_fails(
+    check: Callable[..., Result], redis_url: str
+) -> None:
+    lost = "of a worker that dies it is not known which mails the provider has"
+    without = check()
+    assert without.of("redis") == [("warn", f"REDIS_URL is not set: {lost}")]
+    away = check(REDIS_URL=f"redis://:hunter2@127.0.0.1:{free_port()}")
+    assert (away.status, away.of("redis")) == (0, [("warn", f"the connection was refused; {lost}")])
+    wrong = check(REDIS_URL=redis_url.replace("redis://", "redis://:hunter2@"))
+    assert (wrong.status, wrong.of("redis")) == (1, [("FAIL", f"user or password is wrong; {lost}")])
+    assert "hunter2" not in away.output + wrong.output
 
 
 def test_the_least(check: Callable[..., Result]) -> None:
