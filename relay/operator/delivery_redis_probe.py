@@ -29,7 +29,7 @@ def findings(settings: Settings, *, timeout: float) -> Iterator[Finding]:
         yield Finding(WARN, "redis", f"REDIS_URL is not set: {_LOST}")
         return
     link = RedisLink(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=timeout, pause=1.0)
-    probe = _Probe(link)
+    probe = _WorkersUse(link)
     try:
         yield from redis_operations.findings(link, probe.operations(), away=_LOST)
     finally:
@@ -37,7 +37,7 @@ def findings(settings: Settings, *, timeout: float) -> Iterator[Finding]:
         link.close()
 
 
-class _Probe:
+class _WorkersUse:
     """All operations of one run."""
 
     def __init__(self, link: RedisLink) -> None:
