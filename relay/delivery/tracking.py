@@ -26,7 +26,9 @@ _DROPPED: Final = str.maketrans("", "", "\t\r\n")
 _STRIPPED: Final = "".join(map(chr, range(0x21)))
 #: Octets of a link that is tracked, at most: no browser takes a longer one.
 _LONGEST_LINK: Final = 32_768
-#: What tracked links begin with.
+#: What the path of a tracked link begins with.
+_OWN: Final = "/api/track/"
+#: What links that are tracked begin with.
 _SCHEMES: Final = ("http://", "https://")
 
 
@@ -112,14 +114,21 @@ def _target(html: bytes, link: Link) -> str | None:
     """The URL that a link leads to where it is to be tracked; else None."""
     if link.left_alone or link.end - link.start > _LONGEST_LINK:
         return None
-    target = unescape(html[link.start : link.end].decode("utf-8", "replace")).translate(_DROPPED).strip(_STRIPPED)
+    target = unescape(html[link.start : link.end].decode("utf-8", "replace"))
+    if not target.isprintable():
+        target = target.translate(_DROPPED)
+    target = target.strip(_STRIPPED)
     if not target[:8].lower().startswith(_SCHEMES):
         return None
+    if "unsubscribe" in target.lower():
+        return None
+    if target.isascii() and "[" not in target and "]" not in target and _OWN not in target:
+        return target  # one that can be split, and has another path
     try:
         path = urlsplit(target).path
     except ValueError:
         return None
-    return None if path.startswith("/api/track/") or "unsubscribe" in target.lower() else target
+    return None if path.startswith(_OWN) else target
 
 
 def _cut(html: bytes, start: int, end: int) -> Iterator[bytes]:
