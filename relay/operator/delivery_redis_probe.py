@@ -17,10 +17,12 @@ from relay.operator.finding import WARN, Finding
 from relay.operator.redis_operations import Operation
 from relay.redis import keys, webhook_wakes
 from relay.redis.claim_states import CLAIMED, HANDING_OVER, ClaimStates, Note
+from relay.redis.keys import PACE_PREFIX
 from relay.redis.link import RedisLink
+from relay.redis.shared_allowance import SharedAllowance
 
 #: What is lost without Redis.
-_LOST: Final = "of a worker that dies it is not known which mails the provider has"
+_LOST: Final = "of a worker that dies it is not known which mails the provider has; the pace is divided by a setting"
 
 
 def findings(settings: Settings, *, timeout: float) -> Iterator[Finding]:
@@ -43,6 +45,7 @@ class _WorkersUse:
     def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._states = ClaimStates(link)
+        self._account = f"check:{secrets.token_hex(16)}"
         self._owners = [f"check:{secrets.token_hex(16)}:{number}" for number in range(2)]
 
     def operations(self) -> Sequence[Operation]:
@@ -51,6 +54,7 @@ class _WorkersUse:
             Operation("INFO", "after a failover each claim would count as uncertain", self._info),
             Operation("claims", _LOST, self._claims),
             Operation("a worker's end", "its claims would be left until their lease is over", self._end),
+            Operation("pace", "each process would have its share of the account's rate", self._pace),
             Operation("words about webhooks", "deliveries of webhooks would come a second later", self._wakes),
         )
 
@@ -79,6 +83,16 @@ class _WorkersUse:
         self._states.retire(owner)
         return beats and owner not in self._states.owners()
 
+    def _pace(self) -> bool:
+        allowance = SharedAllowance(self._link, self._account, fallback=1.0, shares=1)
+        allowance.learn(1.0, 10, "")
+        granted = allowance.reserve([1], passed=0, throttled=0)
+        waits = allowance.wait_for_octets(1)
+        rests = allowance.rest("check", 1.0, 1.0)
+        allowance.resume()
+        self._link.call("DEL", PACE_PREFIX + self._account.encode())
+        return granted.rate > 0 and waits >= 0 and rests > 0
+
     def _wakes(self) -> bool:
         """A worker that listens may take the word: it looks for deliveries then, which is harmless."""
         webhook_wakes.post(self._link)
@@ -87,6 +101,7 @@ class _WorkersUse:
 
     def clean_up(self) -> None:
         """Deletes what an operation that failed has left."""
+        self._link.post([("DEL", PACE_PREFIX + self._account.encode())])
         for owner in self._owners:
             try:
                 self._states.retire(owner)

@@ -139,7 +139,7 @@ def test_all_well_and_nothing_stays(
 def test_redis_that_is_away_warns_with_what_is_lost_and_one_that_refuses_fails(
     check: Callable[..., Result], redis_url: str
 ) -> None:
-    lost = "of a worker that dies it is not known which mails the provider has"
+    lost = "of a worker that dies it is not known which mails the provider has; the pace is divided by a setting"
     without = check()
     assert without.of("redis") == [("warn", f"REDIS_URL is not set: {lost}")]
     away = check(REDIS_URL=f"redis://:hunter2@127.0.0.1:{free_port()}")
