@@ -205,6 +205,14 @@ class Settings:
     #: Whose certificates are trusted there; None: those that the system trusts.
     smarthost_ca_path: str | None = _setting("SMTP_RELAY_SMARTHOST_CA_PATH", "the path of a PEM file", default=None)
     #: Of one process.
+    #: Recipients a second that it takes; None: any number.
+    smarthost_rate: float | None = _setting(
+        "SMTP_RELAY_SMARTHOST_RATE",
+        "recipients a second, from 0.01 to 100000",
+        default=None,
+        minimum=0.01,
+        maximum=100_000,
+    )
     smarthost_connections: int = _whole("SMTP_RELAY_SMARTHOST_CONNECTIONS", 20, minimum=1, maximum=1000)
     #: Mails that one delivery process sends at a time, and how many such processes there are.
     delivery_concurrency: int = _whole("SMTP_RELAY_DELIVERY_CONCURRENCY", 20, 1, 1000)

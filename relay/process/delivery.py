@@ -7,6 +7,7 @@ monkey.patch_all()
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
 import gc
+from collections.abc import Callable
 from dataclasses import replace
 
 from psycogreen.gevent import patch_psycopg
@@ -24,6 +25,7 @@ from relay import __version__
 from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.supervision import run_once, supervise
 from relay.delivery import send_events, waiting_age
+from relay.delivery.account import Account
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.handovers import Handovers
@@ -170,14 +172,20 @@ def _provider(settings: Settings) -> Provider:
 
 
 def _pace(settings: Settings, provider: Provider, link: RedisLink) -> Pace | None:
-    """Amazon SES alone has a rate."""
-    if not isinstance(provider, SesProvider):
+    """SES says how fast mail may leave, of a smart host the settings do; there is no limit elsewhere."""
+    ask: Callable[[str], Account | None]
+    if isinstance(provider, SesProvider):
+        ask, fallback = provider.account, settings.ses_rate
+    elif settings.provider == "smtp" and settings.smarthost_rate is not None:
+        fixed = Account(rate=settings.smarthost_rate, left=-1, off="")
+        ask, fallback = lambda _: fixed, settings.smarthost_rate
+    else:
         return None
     return Pace(
         link if settings.redis_url is not None else None,
         provider.name,
-        provider.account,
-        fallback=settings.ses_rate,
+        ask,
+        fallback=fallback,
         shares=settings.pace_shares or settings.delivery_processes,
     )
 

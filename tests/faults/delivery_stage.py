@@ -189,7 +189,10 @@ class DeliveryStage:
 
     def ledger(self) -> Ledger:
         """Compares both ends."""
-        rows = dict(query(self.database_url, "SELECT id::text, status FROM emails"))
+        rows = {
+            str(email_id): str(status)
+            for email_id, status in query(self.database_url, "SELECT id::text, status FROM emails")
+        }
         events = Counter(
             (str(email_id), str(kind))
             for email_id, kind in query(self.database_url, "SELECT email_id::text, type FROM email_events")
