@@ -200,14 +200,7 @@ class _MailTransfer:
         size, limit = self._handover.content.size, self._connection.extensions.get("SIZE", "")
         if limit.isdecimal() and 0 < int(limit) < size:
             return Failed(Verdict.PERMANENT, "MessageTooLarge", f"the smart host takes {limit} octets", kind="rejected")
-        if self._international and "SMTPUTF8" not in self._connection.extensions:
-            text = "an address is not ASCII, and the smart host does not offer SMTPUTF8"
-            return Failed(Verdict.PERMANENT, "NoSmtpUtf8", text, kind="rejected")
         return None
-
-    @property
-    def _international(self) -> bool:
-        return not all(map(str.isascii, (self._handover.sender, *self._handover.recipients)))
 
     def _step(self, recipients: Sequence[str]) -> _Step:
         """One transaction: MAIL, RCPT for each, DATA, and the text if a recipient was taken."""
@@ -247,13 +240,9 @@ class _MailTransfer:
         return _Step(Sent(outcome.message_id, named), left)
 
     def _mail(self) -> str:
-        extensions = self._connection.extensions
-        parameters = [f" SIZE={self._handover.content.size}"] if "SIZE" in extensions else []
-        if self._international:
-            parameters.append(" SMTPUTF8")
-            if "8BITMIME" in extensions:  # the header is not ASCII then
-                parameters.append(" BODY=8BITMIME")
-        return f"MAIL FROM:<{self._handover.sender}>{''.join(parameters)}"
+        # Mails are 7-bit and their addresses ASCII (relay.delivery.compose): no other extension is needed.
+        size = f" SIZE={self._handover.content.size}" if "SIZE" in self._connection.extensions else ""
+        return f"MAIL FROM:<{self._handover.sender}>{size}"
 
     def _ask(self, commands: Sequence[str], replies: list[Reply]) -> None:
         """Adds the reply to each command, as far as they make sense. Raises ConnectionBroken."""

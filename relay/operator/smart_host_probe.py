@@ -17,8 +17,8 @@ from relay.delivery.smtp_client import ConnectionBroken, SmtpConnection
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.preflight import is_loopback
 
-#: What is named of what a host offers.
-_EXTENSIONS: Final = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8")
+#: What is named of what a host offers: what is used.
+_EXTENSIONS: Final = ("PIPELINING", "SIZE")
 #: Codes of relay.delivery.smart_host -> what we say. Digits are the host's own reply.
 _CAUSES: Final[Mapping[str, str]] = {
     "NoStartTls": "it does not offer STARTTLS, which SMTP_RELAY_SMARTHOST_TLS asks for",
