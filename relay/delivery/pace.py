@@ -44,8 +44,8 @@ from relay.redis.shared_allowance import SharedAllowance
 
 log = structlog.get_logger(__name__)
 
-#: Seconds after its moment for which a permit is good.
-LATE: Final = 0.05
+#: Seconds after its moment for which a permit is good: later than that, 15 would be within a second at 14 a second.
+LATE: Final = 0.03
 #: Permits that one request asks for at most, those for mail that has not come yet included.
 _MOST: Final = 50
 #: A permit that came too late is asked for anew so often; where this process is always late, mail leaves all the same.
