@@ -353,6 +353,17 @@ def test_connections_are_kept_and_closed_after_so_many_mails(
         provider.close()
 
 
+def test_what_a_host_says_unasked_is_no_reply_to_the_next_mail(certificate: tuple[str, str]) -> None:
+    """Replies ahead of their commands would have a mail count as sent that the host has never seen."""
+    ahead = "250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 Go on\r\n250 2.0.0 Ok: queued as X"
+    with SmtpDouble() as double:
+        provider = provider_of(double, certificate)
+        double.odd = Odd("end", f"250 2.0.0 Ok: queued as D1\r\n{ahead}", taken=True)
+        assert [provider.send(handover()) for _ in range(2)] == [Sent("D1", ()), Sent("D2", ())]
+        assert (len(double.taken), double.connections) == (2, 2)
+        provider.close()
+
+
 def test_connections_that_are_idle_are_closed(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     with SmtpDouble() as double:
         provider = provider_of(double, certificate)
