@@ -93,7 +93,7 @@ def test_what_stops_one_process_stops_the_others(
     one, other = worker(), worker()
     ids = [add_email() for _ in range(4)]
     one(ids[0])
-    ses.answer(answer)  # once: whoever calls again has its mail taken
+    ses.answer(answer)  # once: the mail of another call is taken
     one(ids[1])
     other(ids[2])
     one(ids[3])

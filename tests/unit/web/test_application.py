@@ -1,4 +1,4 @@
-"""An error that nobody foresaw is 503 and logged, not a hang, and tells nothing; everything else is 404."""
+"""The HTTP application: what is answered to which request, without a server."""
 
 from __future__ import annotations
 
