@@ -34,7 +34,7 @@ from relay.server.descriptors import raise_limit
 from relay.server.sockets import Listener
 from relay.server.trusted_proxies import Proxies
 from relay.web.application import Application
-from relay.web.clients import ForwardedFor
+from relay.web.http_clients import ForwardedFor
 from relay.web.parts import WebParts
 from relay.web.server import Admission, WebServer
 

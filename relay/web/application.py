@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import structlog
 
 from relay.core import metrics
-from relay.web.clients import ForwardedFor
+from relay.web.http_clients import ForwardedFor
 from relay.web.responses import NOT_FOUND, Environ, Response, StartResponse, text
 from relay.web.tracking import Tracking
 

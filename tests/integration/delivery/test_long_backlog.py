@@ -71,7 +71,7 @@ def test_claims_are_small_and_rows_are_not_read_anew_for_each_mail(
         waiting,
         deliver,
         places,
-        Shares(PLACES),
+        shares=Shares(PLACES),
         left_behind=LeftBehind(LeftRows(looking), without_redis),
         queue_works=None,
         turns=Turns(),

@@ -25,6 +25,7 @@ class Scripted:
     """
 
     name = "ses"
+    region = None
 
     def __init__(self) -> None:
         self.answer: Outcome = Sent("id")

@@ -38,7 +38,7 @@ def test_a_young_row_is_not_left_to_its_job_while_mail_is_paced(paced: bool, wor
         None,  # type: ignore[arg-type]
         lambda _: None,
         BoundedSemaphore(2),
-        Shares(2),
+        shares=Shares(2),
         left_behind=None,  # type: ignore[arg-type]
         queue_works=lambda: works,
         turns=Turns(),

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from relay.web.application import Application
-from relay.web.clients import ForwardedFor
+from relay.web.http_clients import ForwardedFor
 from relay.web.responses import Response, text
 
 

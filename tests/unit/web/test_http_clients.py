@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.web.clients import ForwardedFor
+from relay.web.http_clients import ForwardedFor
 
 TRUSTED = ForwardedFor("10.0.0.0/8, 2001:db8:1::/48")
 
