@@ -176,7 +176,8 @@ def test_while_a_region_rests_its_mail_waits_and_is_not_sent(
     first, second = add_email(), add_email()
     deliver(first)
     deliver(second)
-    assert ses.taken() == []
+    # A call of an earlier test, given up by its client, may be taken as late as now.
+    assert [taken for taken in ses.taken() if any(each in str(taken.request) for each in (first, second))] == []
     assert (
         query("SELECT status, provider_retry_count, provider_next_retry_at > now() + interval '30 s' FROM emails")
         == [("queued", 0, True)] * 2
