@@ -67,16 +67,15 @@ class Ses(Server):
             figures: dict[str, Any] = json.loads(answer.read())
             return figures
 
-    def _control(self, **document: Any) -> None:
+    def _control(self, *, seconds: float = 5, **document: Any) -> dict[str, Any]:
         body = json.dumps(document).encode()
         request = urllib.request.Request(f"{self.endpoint}/control", body, {"Content-Type": "application/json"})  # noqa: S310
-        urllib.request.urlopen(request, timeout=5).read()  # noqa: S310 - our own server
+        answer: dict[str, Any] = json.loads(urllib.request.urlopen(request, timeout=seconds).read())  # noqa: S310 - our own server
+        return answer
 
     def notify(self, url: str) -> tuple[str, int]:
         """From now on it tells what becomes of mails there, signed as SNS does: the authority and port of its SNS."""
-        body = json.dumps({"notify": url}).encode()
-        request = urllib.request.Request(f"{self.endpoint}/control", body, {"Content-Type": "application/json"})  # noqa: S310
-        found = json.loads(urllib.request.urlopen(request, timeout=30).read())  # noqa: S310 - our own server
+        found = self._control(seconds=30, notify=url)
         return str(found["cafile"]), int(found["port"])
 
     def taken(self) -> list[Taken]:
@@ -87,10 +86,10 @@ class Ses(Server):
         ]
 
     def forget(self) -> None:
-        """Forgets what it took, and how it was to answer."""
+        """Forgets what it took, and how it was to answer. Calls that are not answered yet leave nothing."""
+        self._control(forget=True, answers=[], account={}, ledger={})
         for path in self.folder.glob("*"):
             path.unlink()
-        self._control(answers=[], account={}, ledger={})
 
     def command(self) -> list[str]:
         """See Server."""

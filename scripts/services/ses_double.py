@@ -15,6 +15,7 @@ recipients of the mailbox simulator as to all others: see `scripts.services.sns_
 
 {"ledger": {…}} begins a new `ses_ledger.Ledger` with these fields: rate, quota, refusals at random. {"account": {…}}
 changes what GetAccount says, or with {"status": 403, "code": "…"} refuses it. GET /ledger has the ledger's figures.
+{"forget": true}: calls that have come, and are not answered yet, leave no mail.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Mailbox:
         self._folder = folder
         self._lock = threading.Lock()
         self._count = 0
+        #: How often it was told to forget.
+        self.era = 0
         self.notifier: Any = None
         self.answers: list[dict[str, Any]] = []
         self.ledger = Ledger(rate=0.0)
@@ -61,6 +64,9 @@ class Mailbox:
 
     def control(self, document: dict[str, Any]) -> dict[str, Any]:
         """Carries out a POST to /control; its answer."""
+        if document.get("forget"):
+            with self._lock:
+                self.era += 1
         if "answers" in document:
             self.answers = list(document["answers"])
         if "ledger" in document:
@@ -79,17 +85,19 @@ class Mailbox:
         with self._lock:
             return self.ledger.take(time.monotonic(), recipients)
 
-    def keep(self, request: dict[str, Any], octets: bytes) -> str:
-        """Keeps a mail; its MessageId."""
+    def keep(self, request: dict[str, Any], octets: bytes, era: int) -> str:
+        """Keeps a mail, unless it was told to forget since `era`; its MessageId."""
         with self._lock:
             self._count += 1
             number = self._count
-        message_id = f"{number:016x}-00000000-0000-4000-8000-000000000000-000000"
-        about = {key: value for key, value in request.items() if key != "Content"} | {"MessageId": message_id}
-        (self._folder / f"{number:06}.eml").write_bytes(octets)
-        written = self._folder / f".{number:06}.json"
-        written.write_text(json.dumps(about))
-        written.rename(self._folder / f"{number:06}.json")
+            message_id = f"{number:016x}-00000000-0000-4000-8000-000000000000-000000"
+            if era != self.era:
+                return message_id
+            about = {key: value for key, value in request.items() if key != "Content"} | {"MessageId": message_id}
+            (self._folder / f"{number:06}.eml").write_bytes(octets)
+            written = self._folder / f".{number:06}.json"
+            written.write_text(json.dumps(about))
+            written.rename(self._folder / f"{number:06}.json")
         if self.notifier is not None:
             self.notifier.tell(about, octets)
         return message_id
@@ -181,6 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != SEND:
             self._answer(404, {"message": "not found"}, "NotFoundException")
             return
+        era = self.mailbox.era
         how = self.mailbox.next_answer()
         if how.get("silent"):
             self.close_connection = True
@@ -202,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         if text:
             self._answer(400 if "quota" in text else 429, {"message": text}, "ThrottlingException")
             return
-        message_id = self.mailbox.keep(document, octets)
+        message_id = self.mailbox.keep(document, octets, era)
         if how.get("lost"):
             self.close_connection = True
             return

@@ -16,6 +16,7 @@ from psycogreen.gevent import patch_psycopg
 from relay.delivery.deliverer import Deliverer, email_of
 from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
+from relay.delivery.provider import Provider
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import Tracking
 from relay.delivery.unclear import Unclear
@@ -129,31 +130,35 @@ def pauses() -> list[float]:
 
 
 @pytest.fixture
+def new_deliverer(
+    outgoing: Outgoing, large_mails: LargeMails, handovers: Handovers, unclear: Unclear
+) -> Callable[..., Deliverer]:
+    """Makes a deliverer of a process without Redis, which records what is sent; the test gives what is otherwise."""
+
+    def make(provider: Provider, **otherwise: Any) -> Deliverer:
+        usual: dict[str, Any] = {
+            "max_attempts": 3,
+            "records_sent": lambda _: True,
+            "tracking": None,
+            "large_mails": large_mails,
+            "handovers": handovers,
+            "unclear": unclear,
+            "pause": lambda _: None,
+        }
+        return Deliverer(outgoing, provider, **(usual | otherwise))
+
+    return make
+
+
+@pytest.fixture
 def deliver(
-    outgoing: Outgoing,
-    large_mails: LargeMails,
-    handovers: Handovers,
-    unclear: Unclear,
-    ses: Ses,
-    pauses: list[float],
+    outgoing: Outgoing, new_deliverer: Callable[..., Deliverer], ses: Ses, pauses: list[float]
 ) -> Iterator[Callable[..., None]]:
     """Claims and delivers one row by way of SES's double."""
     provider = SesProvider()
 
-    def run(
-        email_id: str, *, max_attempts: int = 3, records_sent: bool = True, tracking: Tracking | None = None
-    ) -> None:
-        deliverer = Deliverer(
-            outgoing,
-            provider,
-            max_attempts=3,
-            records_sent=lambda _: records_sent,
-            tracking=tracking,
-            large_mails=large_mails,
-            handovers=handovers,
-            unclear=unclear,
-            pause=pauses.append,
-        )
+    def run(email_id: str, *, records_sent: bool = True, tracking: Tracking | None = None) -> None:
+        deliverer = new_deliverer(provider, records_sent=lambda _: records_sent, tracking=tracking, pause=pauses.append)
         for row in outgoing.claim([email_id]):
             deliverer.deliver(email_of(row))
 

@@ -13,10 +13,7 @@ from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.delivery import deliverer as deliverer_module
 from relay.delivery import smtp_provider
 from relay.delivery.deliverer import Deliverer, email_of
-from relay.delivery.handovers import Handovers
-from relay.delivery.large_mails import LargeMails
 from relay.delivery.ses_provider import SesProvider
-from relay.delivery.unclear import Unclear
 from relay.postgres import leases
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing
@@ -88,9 +85,7 @@ def test_what_the_provider_has_is_sent_and_not_sent_again_whoever_has_the_row(
 def test_a_worker_that_stood_still_between_claim_and_call_does_not_send(
     add_email: Callable[..., str],
     outgoing: Outgoing,
-    large_mails: LargeMails,
-    handovers: Handovers,
-    unclear: Unclear,
+    new_deliverer: Callable[..., Deliverer],
     ses: Ses,
     query: Query,
     monkeypatch: pytest.MonkeyPatch,
@@ -99,17 +94,7 @@ def test_a_worker_that_stood_still_between_claim_and_call_does_not_send(
     """Either clock may be the one that says so: one stands still with a machine that sleeps, the other may be set."""
     email_id = add_email()
     provider = SesProvider()
-    deliverer = Deliverer(
-        outgoing,
-        provider,
-        max_attempts=3,
-        records_sent=lambda _: True,
-        tracking=None,
-        large_mails=large_mails,
-        handovers=handovers,
-        unclear=unclear,
-        pause=lambda _: None,
-    )
+    deliverer = new_deliverer(provider)
     (row,) = outgoing.claim([email_id])
     now = getattr(leases.time, clock)
     with monkeypatch.context() as patched:

@@ -12,11 +12,8 @@ from relay.aws.ses import SesError
 from relay.aws.ses_account import SesAccount
 from relay.delivery.account import UNTOLD
 from relay.delivery.deliverer import Deliverer, email_of
-from relay.delivery.handovers import Handovers
-from relay.delivery.large_mails import LargeMails
 from relay.delivery.pace import Pace
 from relay.delivery.ses_provider import SesProvider
-from relay.delivery.unclear import Unclear
 from relay.postgres.outgoing import Outgoing
 from relay.redis.link import RedisLink
 from scripts.services import Ses
@@ -32,7 +29,7 @@ KEY = {"status": 403, "code": "InvalidClientTokenId", "message": "The security t
 
 @pytest.fixture
 def worker(
-    outgoing: Outgoing, large_mails: LargeMails, handovers: Handovers, unclear: Unclear, ses: Ses, redis_url: str
+    outgoing: Outgoing, new_deliverer: Callable[..., Deliverer], ses: Ses, redis_url: str
 ) -> Iterator[Callable[[], Deliver]]:
     """Makes a worker: claims rows, and delivers them all at once."""
     closed: list[Any] = []
@@ -42,18 +39,7 @@ def worker(
         link = RedisLink(redis_url, verify_tls=True, timeout=1.0, pause=0.1)
         pace = Pace(link, "ses", provider.account, fallback=200.0, shares=1)
         closed.extend((provider, link))
-        deliverer = Deliverer(
-            outgoing,
-            provider,
-            max_attempts=3,
-            records_sent=lambda _: False,
-            tracking=None,
-            large_mails=large_mails,
-            handovers=handovers,
-            unclear=unclear,
-            pause=lambda _: None,
-            pace=pace,
-        )
+        deliverer = new_deliverer(provider, records_sent=lambda _: False, pace=pace)
 
         def deliver(*ids: str) -> None:
             rows = outgoing.claim(ids)

@@ -12,11 +12,8 @@ import pytest
 
 from config.settings import Settings
 from relay.delivery.deliverer import Deliverer, email_of
-from relay.delivery.handovers import Handovers
-from relay.delivery.large_mails import LargeMails
 from relay.delivery.smart_host import SmartHost
 from relay.delivery.smtp_provider import SmtpProvider
-from relay.delivery.unclear import Unclear
 from relay.postgres.outgoing import Outgoing
 from tests.support.smtp_double import SmtpDouble
 
@@ -34,12 +31,7 @@ def double() -> Iterator[SmtpDouble]:
 
 @pytest.fixture
 def deliver(
-    outgoing: Outgoing,
-    large_mails: LargeMails,
-    handovers: Handovers,
-    unclear: Unclear,
-    double: SmtpDouble,
-    query: Query,
+    outgoing: Outgoing, new_deliverer: Callable[..., Deliverer], double: SmtpDouble, query: Query
 ) -> Iterator[Deliver]:
     settings = Settings(
         database_url="postgres://",
@@ -54,17 +46,7 @@ def deliver(
     def run(email_id: str) -> None:
         """Tries until the row is at its end, each time by a worker that knows nothing of other mails."""
         for _ in range(10):
-            deliverer = Deliverer(
-                outgoing,
-                provider,
-                max_attempts=3,
-                records_sent=lambda _: True,
-                tracking=None,
-                large_mails=large_mails,
-                handovers=handovers,
-                unclear=unclear,
-                pause=lambda _: None,
-            )
+            deliverer = new_deliverer(provider)
             query("UPDATE emails SET provider_next_retry_at = NULL WHERE id = %s", email_id)
             for row in outgoing.claim([email_id]):
                 deliverer.deliver(email_of(row))

@@ -9,10 +9,8 @@ import gevent
 import pytest
 
 from relay.delivery.deliverer import Deliverer, email_of
-from relay.delivery.handovers import Handovers
 from relay.delivery.outcome import Outcome, Sent, of_ses_error, of_silence
 from relay.delivery.provider import Handover
-from relay.delivery.unclear import Unclear
 from relay.postgres.outgoing import Outgoing
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -59,24 +57,13 @@ class Scripted:
 def test_twenty_at_once_lose_nothing_and_one_is_tried_at_a_time(
     add_email: Callable[..., str],
     outgoing: Outgoing,
-    handovers: Handovers,
-    unclear: Unclear,
+    new_deliverer: Callable[..., Deliverer],
     query: Query,
     monkeypatch: pytest.MonkeyPatch,
     failure: Outcome,
 ) -> None:
     provider = Scripted()
-    deliverer = Deliverer(
-        outgoing,
-        provider,
-        max_attempts=3,
-        records_sent=lambda _: False,
-        tracking=None,
-        large_mails=None,  # type: ignore[arg-type]  # none of these mails is large
-        handovers=handovers,
-        unclear=unclear,
-        pause=lambda _: None,
-    )
+    deliverer = new_deliverer(provider, records_sent=lambda _: False)
 
     def deliver_all(ids: list[str]) -> None:
         query("UPDATE emails SET provider_next_retry_at = NULL WHERE status = 'queued'")

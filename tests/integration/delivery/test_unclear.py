@@ -14,8 +14,7 @@ import gevent
 import pytest
 
 from relay.delivery.deliverer import Deliverer, email_of
-from relay.delivery.handovers import EVENT_SECONDS, Handovers
-from relay.delivery.large_mails import LargeMails
+from relay.delivery.handovers import EVENT_SECONDS
 from relay.delivery.outcome import Outcome, Sent, of_silence
 from relay.delivery.provider import Handover
 from relay.delivery.unclear import LeftBehind, Unclear
@@ -54,18 +53,10 @@ def provider() -> Scripted:
 
 
 @pytest.fixture
-def made(outgoing: Outgoing, left: LeftRows, handovers: Handovers, large_mails: LargeMails, provider: Scripted) -> Made:
+def made(left: LeftRows, new_deliverer: Callable[..., Deliverer], provider: Scripted) -> Made:
     def make(rule: Any = "again", *, records_sent: bool = True, max_attempts: int = 3) -> Deliverer:
-        return Deliverer(
-            outgoing,
-            provider,
-            max_attempts=max_attempts,
-            records_sent=lambda _: records_sent,
-            tracking=None,
-            large_mails=large_mails,
-            handovers=handovers,
-            unclear=Unclear(left, rule),
-            pause=lambda _: None,
+        return new_deliverer(
+            provider, max_attempts=max_attempts, records_sent=lambda _: records_sent, unclear=Unclear(left, rule)
         )
 
     return make

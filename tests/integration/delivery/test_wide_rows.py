@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 
 from relay.delivery.deliverer import Deliverer, email_of
-from relay.delivery.handovers import Handovers
-from relay.delivery.large_mails import LargeMails
 from relay.delivery.ses_provider import SesProvider
-from relay.delivery.unclear import Unclear
-from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import HELD_OCTETS, Outgoing
-from relay.redis.claim_states import ClaimStates
-from relay.redis.link import RedisLink
 from scripts.services import Ses
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -61,8 +55,7 @@ WIDE_COLUMNS: dict[str, tuple[Callable[..., Any], str]] = {
 def test_no_claim_brings_more_than_its_bound_whatever_a_row_holds(
     add_email: Callable[..., str],
     outgoing: Outgoing,
-    large_mails: LargeMails,
-    left: LeftRows,
+    new_deliverer: Callable[..., Deliverer],
     ses: Ses,
     query: Query,
     column: str,
@@ -74,26 +67,11 @@ def test_no_claim_brings_more_than_its_bound_whatever_a_row_holds(
     # All that came of the row, in whatever column of the answer: the driver holds it at once.
     assert sum(len(value) for value in claimed if isinstance(value, str)) < HELD_OCTETS
     provider = SesProvider()
-    _deliverer(outgoing, left, provider, large_mails).deliver(email_of(claimed))
+    new_deliverer(provider).deliver(email_of(claimed))
     provider.close()
     status, code = query("SELECT status, provider_last_error_code FROM emails")[0]
     assert (status, code) == (("failed", failure) if failure else ("sent", None))
     assert len(ses.taken()) == (not failure)
-
-
-def _deliverer(outgoing: Outgoing, left: LeftRows, provider: SesProvider, large_mails: LargeMails) -> Deliverer:
-    nowhere = ClaimStates(RedisLink(None, verify_tls=True, timeout=1.0, pause=1.0))
-    return Deliverer(
-        outgoing,
-        provider,
-        max_attempts=3,
-        records_sent=lambda _: True,
-        tracking=None,
-        large_mails=large_mails,
-        handovers=Handovers(nowhere, outgoing, left, service="test", index=0, provider="ses"),
-        unclear=Unclear(left, "again"),
-        pause=lambda _: None,
-    )
 
 
 #: JSON that Postgres takes and a reader in Python may not: too deep, no float, more digits than Python reads.
@@ -122,8 +100,7 @@ def test_a_row_that_cannot_be_read_spoils_no_claim_of_others(
 def test_what_is_said_of_attachments_is_bounded(
     add_email: Callable[..., str],
     outgoing: Outgoing,
-    left: LeftRows,
-    large_mails: LargeMails,
+    new_deliverer: Callable[..., Deliverer],
     ses: Ses,
     query: Query,
 ) -> None:
@@ -131,7 +108,7 @@ def test_what_is_said_of_attachments_is_bounded(
     email_id = add_email(attachments=[{"filename": "n" * 4000, "content": "QQ=="}] * 3000)
     provider = SesProvider()
     for row in outgoing.claim([email_id]):
-        _deliverer(outgoing, left, provider, large_mails).deliver(email_of(row))
+        new_deliverer(provider).deliver(email_of(row))
     provider.close()
     assert query("SELECT status, provider_last_error_code FROM emails") == [("failed", "TooManyAttachments")]
     assert ses.taken() == []
