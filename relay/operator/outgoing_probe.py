@@ -15,11 +15,9 @@ from typing import Final
 
 from config.settings import Settings
 from relay.core.errors import PostgresUnavailable
-from relay.operator.causes import named_sqlstate, postgres_cause
-from relay.operator.finding import FAIL, OK, WARN, Finding
-from relay.operator.postgres_probe import RolledBack, refusals
-from relay.postgres import schema_check
-from relay.postgres.database import ConnectionLost, Database, Rejected
+from relay.operator.finding import Finding
+from relay.operator.postgres_probe import RolledBack, Use, tested
+from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
@@ -34,33 +32,13 @@ _MAX_REGIONS: Final = 20
 
 
 def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
-    """What is wrong, a line each; or one that says that nothing is. `seconds`: by then every answer has to be there."""
-    deadline = time.monotonic() + seconds
+    """As `postgres_probe.tested`."""
     database = RolledBack(settings.database_url, statement_seconds=seconds)
-    hidden: list[str] = []
+    use = Use("the worker's", DELIVERY_TABLES, DELIVERY_UNIQUE, misses_hidden_rows=True)
     try:
-        connection = database.connect(deadline)
-        version = connection.server_version // 10000
-        problems = database.run(
-            connection, deadline, lambda cursor: list(schema_check.problems(cursor, DELIVERY_TABLES, DELIVERY_UNIQUE))
-        )
-        hidden = database.run(connection, deadline, lambda cursor: schema_check.hidden_tables(cursor, DELIVERY_TABLES))
-        connection.close()
-        if not problems:
-            problems = list(refusals(operations(database, seconds=seconds), database))
-    except ConnectionLost as lost:
-        problems = [postgres_cause(lost.__cause__)]
-    except Rejected as rejected:
-        problems = [f"the catalogue: {named_sqlstate(rejected.sqlstate)}"]
+        yield from tested(database, use, lambda: operations(database, seconds=seconds), seconds=seconds)
     finally:
         database.close()
-    for problem in problems:
-        yield Finding(FAIL, "database", problem)
-    for table in hidden:
-        yield Finding(WARN, "database", f"{table}: row-level security is on for this role, and may hide rows from it")
-    if not problems and not hidden:
-        tables = f"all {len(DELIVERY_TABLES)} tables as they should be"
-        yield Finding(OK, "database", f"PostgreSQL {version}, {tables}, and every statement of the worker's works")
 
 
 def regions(settings: Settings, *, seconds: float) -> list[str]:

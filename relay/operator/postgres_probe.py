@@ -16,9 +16,10 @@ import psycopg2.extensions
 
 from config.settings import Settings
 from relay.core.errors import PostgresUnavailable, Unstorable
+from relay.core.frozen import frozen
 from relay.core.records import EmailRow
 from relay.operator.causes import named_sqlstate, postgres_cause
-from relay.operator.finding import FAIL, OK, Finding
+from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.postgres import schema_check
 from relay.postgres.database import ConnectionLost, Database, Rejected
 from relay.postgres.driver import Connection, Cursor
@@ -76,32 +77,67 @@ class _NothingStays(psycopg2.extensions.cursor):
                     around.execute("ROLLBACK")
 
 
-def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
-    """What is wrong, a line each; or one that says that nothing is. `seconds`: by then every answer has to be there."""
+#: What each operation is called, and the operation.
+Operations = Iterable[tuple[str, Callable[[], object]]]
+
+
+@frozen
+class Use:
+    """What a program does with the database."""
+
+    #: `the relay's`: whose statements they are.
+    whose: str
+    tables: schema_check.Tables
+    unique: Sequence[schema_check.Unique]
+    #: Whether rows that row-level security hides are rows that it would miss.
+    misses_hidden_rows: bool
+
+
+def tested(
+    database: RolledBack, use: Use, operations: Callable[[], Operations], *, seconds: float
+) -> Iterator[Finding]:
+    """What is wrong, a line each; or one that says that nothing is. `seconds`: by then every answer has to be there.
+
+    `operations` are made, and carried out on `database`, where the catalogue says that they could work.
+    """
     deadline = time.monotonic() + seconds
-    database = RolledBack(settings.database_url, statement_seconds=seconds)
-    store = Store(settings.database_url, deadline=seconds, database=database)
+    hidden: list[str] = []
     try:
         connection = database.connect(deadline)
         version = connection.server_version // 10000
-        problems = database.run(connection, deadline, lambda cursor: list(schema_check.problems(cursor)))
+        problems = database.run(
+            connection, deadline, lambda cursor: list(schema_check.problems(cursor, use.tables, use.unique))
+        )
+        if use.misses_hidden_rows:
+            hidden = database.run(connection, deadline, lambda cursor: schema_check.hidden_tables(cursor, use.tables))
         connection.close()
         if not problems:
-            problems = list(refusals(operations(store), database))
+            problems = list(refusals(operations(), database))
     except ConnectionLost as lost:
         problems = [postgres_cause(lost.__cause__)]
     except Rejected as rejected:
         problems = [f"the catalogue: {named_sqlstate(rejected.sqlstate)}"]
-    finally:
-        store.close()
     for problem in problems:
         yield Finding(FAIL, "database", problem)
-    if not problems:
-        tables = f"all {len(schema_check.TABLES)} tables as they should be"
-        yield Finding(OK, "database", f"PostgreSQL {version}, {tables}, and every statement of the relay's works")
+    for table in hidden:
+        yield Finding(WARN, "database", f"{table}: row-level security is on for this role, and may hide rows from it")
+    if not problems and not hidden:
+        tables = f"all {len(use.tables)} tables as they should be"
+        yield Finding(OK, "database", f"PostgreSQL {version}, {tables}, and every statement of {use.whose} works")
 
 
-def refusals(operations: Iterable[tuple[str, Callable[[], object]]], database: RolledBack) -> Iterator[str]:
+def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
+    """As `tested`, for the relay."""
+    database = RolledBack(settings.database_url, statement_seconds=seconds)
+    store = Store(settings.database_url, deadline=seconds, database=database)
+    use = Use("the relay's", schema_check.TABLES, schema_check.UNIQUE, misses_hidden_rows=False)
+    try:
+        yield from tested(database, use, lambda: operations(store), seconds=seconds)
+    finally:
+        store.close()
+
+
+def refusals(operations: Operations, database: RolledBack) -> Iterator[str]:
     """Carries out each operation on `database`; what was refused, a line each."""
     for name, operation in operations:
         database.refusals.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -10,43 +9,21 @@ from datetime import UTC, datetime
 import orjson
 
 from config.settings import Settings
-from relay.operator.causes import named_sqlstate, postgres_cause
-from relay.operator.finding import FAIL, OK, WARN, Finding
-from relay.operator.postgres_probe import RolledBack, refusals
-from relay.postgres import schema_check
-from relay.postgres.database import ConnectionLost, Rejected
+from relay.operator.finding import Finding
+from relay.operator.postgres_probe import RolledBack, Use, tested
+from relay.postgres.database import Rejected
 from relay.postgres.events import Events
 from relay.postgres.schema_check import WEB_TABLES, WEB_UNIQUE
 
 
 def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
-    """What is wrong, a line each; or one that says that nothing is. `seconds`: by then every answer has to be there."""
-    deadline = time.monotonic() + seconds
+    """As `postgres_probe.tested`."""
     database = RolledBack(settings.database_url, statement_seconds=seconds)
-    hidden: list[str] = []
+    use = Use("the process's", WEB_TABLES, WEB_UNIQUE, misses_hidden_rows=True)
     try:
-        connection = database.connect(deadline)
-        version = connection.server_version // 10000
-        problems = database.run(
-            connection, deadline, lambda cursor: list(schema_check.problems(cursor, WEB_TABLES, WEB_UNIQUE))
-        )
-        hidden = database.run(connection, deadline, lambda cursor: schema_check.hidden_tables(cursor, WEB_TABLES))
-        connection.close()
-        if not problems:
-            problems = list(refusals(operations(database, seconds=seconds), database))
-    except ConnectionLost as lost:
-        problems = [postgres_cause(lost.__cause__)]
-    except Rejected as rejected:
-        problems = [f"the catalogue: {named_sqlstate(rejected.sqlstate)}"]
+        yield from tested(database, use, lambda: operations(database, seconds=seconds), seconds=seconds)
     finally:
         database.close()
-    for problem in problems:
-        yield Finding(FAIL, "database", problem)
-    for table in hidden:
-        yield Finding(WARN, "database", f"{table}: row-level security is on for this role, and may hide rows from it")
-    if not problems and not hidden:
-        tables = f"all {len(WEB_TABLES)} tables as they should be"
-        yield Finding(OK, "database", f"PostgreSQL {version}, {tables}, and every statement of the process's works")
 
 
 def operations(database: RolledBack, *, seconds: float) -> Sequence[tuple[str, Callable[[], object]]]:
