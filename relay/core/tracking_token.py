@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 import os
 from typing import Any, Final, Literal
 
@@ -18,6 +17,7 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from relay.core import json_document
 from relay.core.frozen import frozen
 
 #: What is authenticated with each token, and begins what is signed.
@@ -76,23 +76,15 @@ class TrackingTokens:
         try:
             octets = base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
             iv, tag, sealed = octets[:_IV_OCTETS], octets[_IV_OCTETS:][:_TAG_OCTETS], octets[_IV_OCTETS + _TAG_OCTETS :]
-            return _tracked(_document(self._cipher.decrypt(iv, sealed + tag, CONTEXT)))
-        except (binascii.Error, ValueError, InvalidTag, RecursionError):
+            return _tracked(json_document.loads(self._cipher.decrypt(iv, sealed + tag, CONTEXT)))
+        except (binascii.Error, ValueError, InvalidTag):
             return None
 
     def _signature(self, encoded: bytes) -> bytes:
         return _base64url(hmac.digest(self._secret, CONTEXT + b":" + encoded, "sha256"))
 
 
-def _document(octets: bytes) -> Any:
-    """What is in JSON. OpenSend's tokens are written by JavaScript, whose strings may hold half of a surrogate pair."""
-    try:
-        return orjson.loads(octets)
-    except orjson.JSONDecodeError:
-        return json.loads(octets)
-
-
-def _tracked(payload: Any) -> Tracked | None:
+def _tracked(payload: object) -> Tracked | None:
     if not isinstance(payload, dict) or payload.get("v") != 1:
         return None
     kind, target, recipient = payload.get("kind"), payload.get("targetUrl"), payload.get("recipient")

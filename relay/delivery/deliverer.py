@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,17 +11,16 @@ from typing import Any, Final
 
 import gevent
 import idna
-import orjson
 import structlog
 
-from relay.core import metrics
+from relay.core import json_document, metrics
 from relay.core.address import domain_of
 from relay.core.allowance import FAR, SHORT
 from relay.core.errors import PostgresUnavailable
+from relay.core.gathered import Gathered
 from relay.core.spellings import mailbox_of
 from relay.delivery.compose import Composed, Unsendable, bodies_of
 from relay.delivery.content import NoRoom
-from relay.delivery.gathered import Gathered
 from relay.delivery.handovers import EVENT_SECONDS, Handovers
 from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.leaving import leaving
@@ -457,10 +455,10 @@ def email_of(row: Row) -> OutgoingEmail:
         if header is None:
             flaw = Flaw.HEADER_TOO_LARGE
         else:
-            fields = _document(header)
+            fields = json_document.loads(header)
         if attachments is not None and not large:
-            entries = _document(attachments)
-    except (ValueError, RecursionError):
+            entries = json_document.loads(attachments)
+    except ValueError:
         flaw = Flaw.UNREADABLE
     to, cc, bcc, reply_to, subject, headers = fields
     return OutgoingEmail(
@@ -493,14 +491,6 @@ def email_of(row: Row) -> OutgoingEmail:
         flaw=flaw,
         unclear=unclear,
     )
-
-
-def _document(text: str) -> Any:
-    """A JSON document. Raises ValueError and RecursionError."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)  # it knows numbers beyond those of a float, and nests more deeply
 
 
 def _texts(value: object) -> tuple[str, ...]:

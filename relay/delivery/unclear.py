@@ -17,8 +17,8 @@ import structlog
 
 from relay.core import metrics
 from relay.core.errors import RedisUnavailable
+from relay.core.gathered import Gathered
 from relay.delivery.abandoned import Abandoned
-from relay.delivery.gathered import Gathered
 from relay.delivery.row import OutgoingEmail
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.waiting import Processing
@@ -57,7 +57,7 @@ class Unclear:
         self._left = left
         self._rule = rule
         # No index may help it: one statement at a time.
-        self._truth: Gathered[str, bool] = Gathered("delivery_truth", self._known)
+        self._truth: Gathered[str, bool] = Gathered("delivery_truth", self._known, seconds=0.0)
 
     def decide(self, email: OutgoingEmail, max_attempts: int) -> Decision:
         """What is to become of the mail; it is counted. Raises PostgresUnavailable."""

@@ -5,16 +5,13 @@ No caller waits for others: the first statement begins at once, and callers that
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-import gevent
 import structlog
 
 from relay.core.errors import PostgresUnavailable
-from relay.core.handoff import Handoff
-from relay.core.supervision import run_once
+from relay.core.gathered import Gathered, NotAnswered
 
 _Question = TypeVar("_Question")
 _Answer = TypeVar("_Answer")
@@ -38,43 +35,23 @@ class Batches(Generic[_Question, _Answer]):
         most: int,
     ) -> None:
         """`name`: of the greenlet, in log and metrics."""
-        self._name = name
         self._together = together
         self._alone = alone
-        self._most = most
-        self._waiting: deque[tuple[_Question, Handoff[_Answer | None]]] = deque()
-        self._working = False
-        self._worker: gevent.Greenlet[..., None] | None = None
+        self._gathered: Gathered[_Question, _Answer | None] = Gathered(name, self._answers, most=most)
 
     def ask(self, question: _Question) -> _Answer:
         """The answer. Raises what `alone` raises."""
-        answered: Handoff[_Answer | None] = Handoff()
-        self._waiting.append((question, answered))
-        if not self._working or self._worker is None or self._worker.dead:
-            self._working = True
-            self._worker = run_once(self._name, self._work)
-        answer = answered.get()
+        try:
+            answer = self._gathered.ask(question)
+        except NotAnswered:
+            answer = None
         return self._alone(question) if answer is None else answer
 
-    def _work(self) -> None:
-        """Until nothing waits. It is a separate greenlet, so that the end of one caller ends no other."""
+    def _answers(self, questions: Sequence[_Question]) -> Sequence[_Answer | None]:
         try:
-            while self._waiting:
-                self._answer([self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))])
-        finally:
-            # Whatever ended it: no caller is left to wait for a greenlet that is gone.
-            self._working = False
-            while self._waiting:
-                self._waiting.popleft()[1].set(None)
-
-    def _answer(self, batch: Sequence[tuple[_Question, Handoff[_Answer | None]]]) -> None:
-        answers: Sequence[_Answer | None] = [None] * len(batch)
-        try:
-            answers = self._together([question for question, _ in batch])
+            return [answer for _, answer in zip(questions, self._together(questions), strict=True)]
         except PostgresUnavailable:
             pass  # each finds out for itself
         except Exception:
             log.exception("unexpected_error")
-        finally:
-            for (_, answered), answer in zip(batch, answers, strict=True):
-                answered.set(answer)
+        return [None] * len(questions)

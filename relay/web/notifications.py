@@ -14,7 +14,7 @@ import gevent
 import structlog
 
 from relay.aws.sns_host import NotFetched, is_sns_url
-from relay.core import metrics
+from relay.core import json_document, metrics
 from relay.core.spellings import mailbox_of
 from relay.postgres.events import Events, Stored
 from relay.redis.cache import Cache
@@ -133,7 +133,7 @@ def write(events: Events, cache: Cache, documents: Sequence[bytes]) -> list[Stor
     stored = events.write_ses(documents)
     for document, result in zip(documents, stored, strict=True):
         if result.recorded:
-            _tell(cache, result.user_id, sns.loads(document))
+            _tell(cache, result.user_id, json_document.loads(document))
     return stored
 
 

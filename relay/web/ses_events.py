@@ -13,7 +13,7 @@ import orjson
 from relay.core.address import MAX_ADDRESS_LENGTH, comparison_form
 from relay.core.frozen import frozen
 from relay.core.ids import new_email_id
-from relay.web.sns import loads
+from relay.core.json_document import loads
 
 #: SES's word → our type, and the member that holds what there is to say.
 _TYPES: Final[Mapping[str, tuple[str, str]]] = {

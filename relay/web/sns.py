@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-import orjson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 
+from relay.core import json_document
 from relay.core.frozen import frozen
 
 NOTIFICATION: Final = "Notification"
@@ -53,7 +52,7 @@ class SnsMessage:
 def parse(body: bytes, type_header: str | None) -> SnsMessage:
     """What was POSTed. `type_header`: the field x-amz-sns-message-type; None where it is absent. Raises Malformed."""
     try:
-        document = loads(body)
+        document = json_document.loads(body)
     except ValueError:
         raise Malformed("the body is no JSON") from None
     if not isinstance(document, dict):
@@ -97,18 +96,6 @@ def is_signed_by(message: SnsMessage, key: RSAPublicKey) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def loads(octets: bytes | str) -> Any:
-    """What is in JSON, also where it has numbers and texts that orjson does not take. Raises ValueError."""
-    try:
-        return orjson.loads(octets)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(octets)
-    except RecursionError:
-        raise ValueError("too deep") from None
 
 
 def _text(document: Mapping[str, object], name: str) -> str:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 
+from relay.core import json_document
 from relay.web import ses_events, sns
 
 TOKENS = (
@@ -57,7 +58,7 @@ def check(octets: bytes) -> None:
         message = sns.parse(octets[1:], None)
     except sns.Malformed:
         return
-    document = sns.loads(octets[1:])
+    document = json_document.loads(octets[1:])
     values = (message.text, message.message_id, message.topic, message.type)
     assert values == tuple(document.get(name, "") for name in ("Message", "MessageId", "TopicArn", "Type"))
     for name, value in zip(("Message", "MessageId", "TopicArn", "Type"), values, strict=True):
