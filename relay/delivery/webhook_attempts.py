@@ -157,28 +157,24 @@ def _attempted(delivery: ClaimedDelivery, now: datetime, status: int | None, tex
 def _failed(delivery: ClaimedDelivery, reason: str) -> WebhookResult:
     """Final at once; no attempt was made."""
     metrics.WEBHOOK_DELIVERIES.labels("failed").inc()
-    return WebhookResult(
-        delivery=delivery,
-        status="failed",
-        attempt=delivery.attempt,
-        attempted_at=None,
-        status_code=None,
-        response_body=_stored(reason),
-        seconds=None,
-    )
+    return _without_attempt(delivery, reason, status="failed", seconds=None)
 
 
 def _postponed(delivery: ClaimedDelivery, reason: str) -> WebhookResult:
     """Our own trouble: no attempt was made, and none is used up."""
     metrics.WEBHOOK_DELIVERIES.labels("postponed").inc()
+    return _without_attempt(delivery, reason, status="pending", seconds=POSTPONED_SECONDS)
+
+
+def _without_attempt(delivery: ClaimedDelivery, reason: str, *, status: str, seconds: float | None) -> WebhookResult:
     return WebhookResult(
         delivery=delivery,
-        status="pending",
+        status=status,
         attempt=delivery.attempt,
         attempted_at=None,
         status_code=None,
         response_body=_stored(reason),
-        seconds=POSTPONED_SECONDS,
+        seconds=seconds,
     )
 
 

@@ -9,9 +9,11 @@ import sys
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import NoReturn
 
     from relay.process.assignment import Assignment
+    from relay.server.certificate import CertificateStore
 
 
 def prepare(channel: socket.socket) -> None:
@@ -19,17 +21,12 @@ def prepare(channel: socket.socket) -> None:
 
     Raises SystemExit(2) after a line on stderr for whatever stands in the way.
     """
-    from relay.server import openssl_policy
-
-    try:
-        openssl_policy.restrict_groups()
-    except OSError as error:
-        refuse(f"OpenSSL takes no connection with the TLS groups that the relay wants: {error}")
+    restrict_groups()
 
     from config import environment
     from relay.operator import preflight
     from relay.process import handover
-    from relay.server import certificate, connection_table, sockets
+    from relay.server import certificate, connection_table, openssl_policy, sockets
 
     try:
         settings = preflight.load()
@@ -43,10 +40,7 @@ def prepare(channel: socket.socket) -> None:
         expensive = openssl_policy.expensive_groups(store.context)
         if expensive:
             refuse(f"OpenSSL takes TLS groups that cost too much: {', '.join(expensive)}")
-        warning = certificate.expiry_warning(store)
-        if warning:
-            sys.stderr.write(f"warning: {warning}\n")
-        pair = store.pair.encode()
+        pair = pair_of(store)
     handover.send(
         channel,
         settings=settings.to_json(),
@@ -57,6 +51,26 @@ def prepare(channel: socket.socket) -> None:
         listeners=[(listener.socket.fileno(), listener.implicit_tls) for listener in listeners],
         table=connection_table.share(settings.web_concurrency, settings.max_connections),
     )
+
+
+def restrict_groups() -> None:
+    """Before anything loads OpenSSL. Ends the process where it can't be done."""
+    from relay.server import openssl_policy
+
+    try:
+        openssl_policy.restrict_groups()
+    except OSError as error:
+        refuse(f"OpenSSL takes no connection with the TLS groups that the relay wants: {error}")
+
+
+def pair_of(store: CertificateStore) -> bytes:
+    """The certificate and key for the master to keep; a line on stderr where clients refuse them for their dates."""
+    from relay.server import certificate
+
+    warning = certificate.expiry_warning(store)
+    if warning:
+        sys.stderr.write(f"warning: {warning}\n")
+    return store.pair.encode()
 
 
 def warn_of_unknown_settings() -> None:
@@ -105,10 +119,16 @@ def show_stack_on_signal() -> None:
 def serve(assignment: Assignment) -> int:
     """In each worker: everything else (relay.process.worker). The exit status."""
     from relay.process import worker
+
+    return with_certificate(worker.run, assignment)
+
+
+def with_certificate(run: Callable[[Assignment], int], assignment: Assignment) -> int:
+    """The exit status of a process that serves a certificate."""
     from relay.server import certificate
 
     try:
-        return worker.run(assignment)
+        return run(assignment)
     except certificate.CertificateError as error:
         # The pair was good when it was kept, so this is the machine's trouble; the next attempt may be better.
         sys.stderr.write(f"{error}\n")

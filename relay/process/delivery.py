@@ -6,7 +6,6 @@ monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -51,7 +50,7 @@ from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
 from relay.postgres.sending_facts import SendingDomain
 from relay.postgres.webhook_deliveries import WebhookDeliveries
-from relay.process import signals
+from relay.process import fork_ready, signals
 from relay.process.assignment import Assignment
 from relay.process.heartbeat import BEAT_SECONDS
 from relay.redis.claim_states import ClaimStates
@@ -75,8 +74,7 @@ def load(settings_json: bytes) -> None:
         config.sentry.load()
     if settings.delivery_metrics_port is not None:
         exposition.load()
-    gc.collect()
-    gc.freeze()
+    fork_ready.settle()
 
 
 def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:

@@ -6,11 +6,9 @@ monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
-import gc
 import importlib
 from dataclasses import replace
 
-from gevent._hub_local import get_hub_if_exists
 from psycogreen.gevent import patch_psycopg
 
 patch_psycopg()
@@ -25,7 +23,7 @@ from relay import __version__
 from relay.aws.sns_host import SnsHost
 from relay.limits.origin import Origins
 from relay.operator import exposition
-from relay.process import signals
+from relay.process import fork_ready, signals
 from relay.process.assignment import Assignment
 from relay.process.heartbeat import BEAT_SECONDS
 from relay.server.certificate import CertificateStore, Pair
@@ -55,13 +53,7 @@ def load(settings_json: bytes) -> None:
         exposition.load()
     for module in _ON_DEMAND:
         importlib.import_module(module)
-    # A library that asks at its import whether there is IPv6 opens a socket of gevent's, and with it a hub: the
-    # processes that are forked would all wait at the same descriptor.
-    hub = get_hub_if_exists()
-    if hub is not None:
-        hub.destroy(destroy_loop=True)
-    gc.collect()
-    gc.freeze()
+    fork_ready.settle()
 
 
 def run(assignment: Assignment, sns_host: SnsHost | None = None) -> int:

@@ -19,12 +19,8 @@ def prepare(channel: socket.socket) -> None:
     Raises SystemExit(2) after a line on stderr for whatever stands in the way.
     """
     from relay.process import children
-    from relay.server import openssl_policy
 
-    try:
-        openssl_policy.restrict_groups()
-    except OSError as error:
-        children.refuse(f"OpenSSL takes no connection with the TLS groups that the relay wants: {error}")
+    children.restrict_groups()
 
     from config import environment
     from relay.operator import preflight
@@ -39,11 +35,7 @@ def prepare(channel: socket.socket) -> None:
     children.warn_of_unknown_settings()
     pair = b""
     if settings.http_tls and settings.tls_cert_path and settings.tls_key_path:
-        store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
-        warning = certificate.expiry_warning(store)
-        if warning:
-            sys.stderr.write(f"warning: {warning}\n")
-        pair = store.pair.encode()
+        pair = children.pair_of(certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path))
     handover.send(
         channel,
         settings=settings.to_json(),
@@ -74,12 +66,6 @@ def load(settings: bytes) -> None:
 
 def serve(assignment: Assignment) -> int:
     """In each HTTP process: everything else (relay.process.web). The exit status."""
-    from relay.process import web
-    from relay.server import certificate
+    from relay.process import children, web
 
-    try:
-        return web.run(assignment)
-    except certificate.CertificateError as error:
-        # The pair was good when it was kept, so this is the machine's trouble; the next attempt may be better.
-        sys.stderr.write(f"{error}\n")
-        return 1
+    return children.with_certificate(web.run, assignment)

@@ -15,7 +15,6 @@ import pkgutil
 import signal
 
 import gevent
-from gevent._hub_local import get_hub_if_exists
 from psycogreen.gevent import patch_psycopg
 
 patch_psycopg()
@@ -37,7 +36,7 @@ from relay.jobs.sweep import Sweep
 from relay.limits.client import ProcessLimits
 from relay.operator import exposition
 from relay.postgres.store import Store
-from relay.process import bulk, signals
+from relay.process import bulk, fork_ready, signals
 from relay.process.assignment import Assignment
 from relay.process.heartbeat import BEAT_SECONDS
 from relay.redis.cache import Cache
@@ -72,14 +71,7 @@ def load(settings_json: bytes) -> None:
         import relay.limits.rates  # noqa: F401, PLC0415 - 2 MB, only with a limit
     for module in (*_codecs(), *_ON_DEMAND):
         importlib.import_module(module)
-    # A library that asks at its import whether there is IPv6 opens a socket of gevent's, and with it a hub: the
-    # processes that are forked would all wait at the same descriptor.
-    hub = get_hub_if_exists()
-    if hub is not None:
-        hub.destroy(destroy_loop=True)
-    # What is loaded stays as it is: a collection in a worker would write to each page that it shares with the others.
-    gc.collect()
-    gc.freeze()
+    fork_ready.settle()
 
 
 def _codecs() -> list[str]:
