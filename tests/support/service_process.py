@@ -20,7 +20,7 @@ from scripts.services import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Long enough for a loaded machine; nothing waits so long when it works.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def eventually(what: str, found: Callable[[], Any]) -> Any:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -119,16 +118,6 @@ class Stage:
     def status(self, email_id: str) -> str:
         ((status,),) = self.query("SELECT status FROM emails WHERE id = %s", email_id)
         return str(status)
-
-
-def eventually(what: str, found: Callable[[], Any]) -> Any:
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.02)
-    pytest.fail(f"never happened: {what}")
 
 
 @pytest.fixture(scope="session")

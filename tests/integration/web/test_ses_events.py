@@ -12,7 +12,8 @@ import redis
 from relay.redis import suppression_lists
 from scripts.services import Valkey
 from scripts.services.sns_double import CERTIFICATE_PATH, HOST, TOPIC, ses_message
-from tests.integration.web.conftest import Stage, eventually
+from tests.integration.web.conftest import Stage
+from tests.support.service_process import eventually
 
 TO = "To@X.Example"
 #: SES's word → our type, and the member whose content is the payload.

@@ -22,7 +22,8 @@ from relay.redis import keys
 from scripts.database import apply_schema, create_database
 from scripts.services import Postgres, Sqs, Valkey, Web
 from scripts.services.sns_double import TOPIC, SnsDouble, ses_message
-from tests.integration.web.conftest import SECRET, Stage, eventually, settings_of
+from tests.integration.web.conftest import SECRET, Stage, settings_of
+from tests.support.service_process import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 TO = "to@x.example"

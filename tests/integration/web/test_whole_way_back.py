@@ -18,7 +18,8 @@ import pytest
 
 from scripts.database import NewApiKey
 from scripts.services import Delivery, Relay, Ses, Web, free_port, start_together
-from tests.integration.web.conftest import SECRET, Stage, eventually, settings_of
+from tests.integration.web.conftest import SECRET, Stage, settings_of
+from tests.support.service_process import eventually
 
 #: Local part at Amazon's mailbox simulator → status in the end, and the types of the events that SES tells.
 WAYS = {
