@@ -17,7 +17,6 @@ from relay.core import json_document, metrics
 from relay.core.address import domain_of
 from relay.core.allowance import FAR, SHORT
 from relay.core.errors import PostgresUnavailable
-from relay.core.gathered import Gathered
 from relay.core.spellings import mailbox_of
 from relay.delivery.compose import Composed, Unsendable, bodies_of
 from relay.delivery.content import NoRoom
@@ -36,6 +35,7 @@ from relay.delivery.sandbox import simulation_of
 from relay.delivery.send_events import sent_event
 from relay.delivery.tracking import Tracking
 from relay.delivery.unclear import Decision, Unclear
+from relay.postgres.batches import Batches
 from relay.postgres.driver import Row
 from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
 from relay.postgres.outgoing import HELD_OCTETS, Outgoing
@@ -52,6 +52,7 @@ _BUSY_SECONDS: Final = 15.0
 _NO_ROOM_SECONDS: Final = 30.0
 #: Seconds for which a mail that is put back waits for others, so that one statement does for all of them.
 _TOGETHER_SECONDS: Final = 0.02
+_MOST_TOGETHER: Final = 1_000
 
 # A series that begins with its first event hides that event from rate().
 for _outcome in ("sent", "bounced", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded", "held"):
@@ -100,8 +101,12 @@ class Deliverer:
         self._handovers = handovers
         self._unclear = unclear
         self._pause = pause
-        self._put_backs: Gathered[_PutBack, None] = Gathered(
-            "delivery_put_back", self._put_back_all, seconds=_TOGETHER_SECONDS
+        self._put_backs: Batches[_PutBack, bool] = Batches(
+            "delivery_put_back",
+            self._put_back_all,
+            lambda row: self._put_back_all([row])[0],
+            most=_MOST_TOGETHER,
+            seconds=_TOGETHER_SECONDS,
         )
         self._pace = pace
         self._regions = Regions(pace)
@@ -326,13 +331,13 @@ class Deliverer:
         self._put_backs.ask((email.id, seconds, unclear))
         return "put_back"
 
-    def _put_back_all(self, rows: Sequence[_PutBack]) -> list[None]:
+    def _put_back_all(self, rows: Sequence[_PutBack]) -> list[bool]:
         self._outgoing.put_back(
             [email_id for email_id, _, _ in rows],
             [seconds for _, seconds, _ in rows],
             unclear={email_id for email_id, _, unclear in rows if unclear},
         )
-        return [None] * len(rows)
+        return [True] * len(rows)
 
     def _failed(
         self,

@@ -18,7 +18,7 @@ import structlog
 from gevent.event import Event
 
 from relay.core import metrics
-from relay.core.errors import PostgresUnavailable
+from relay.core.errors import PostgresUnavailable, Unstorable
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.row_source import Turns
 from relay.delivery.webhook_attempts import WebhookAttempts
@@ -42,6 +42,11 @@ _NAMED: Final = 200
 _MOST_NAMED: Final = 5_000
 #: Results of one statement.
 _RECORDED: Final = 100
+#: Seconds until a locked row is tried again.
+_LOCKED_PAUSE: Final = 0.1
+
+#: Until when (time.monotonic()) a result is of use, the result, and whether the call was quick.
+_Recorded = tuple[float, WebhookResult, bool]
 
 
 class Webhooks:
@@ -61,8 +66,7 @@ class Webhooks:
         self._not_before = 0.0
         #: Webhooks of which the last look saw as many deliveries as it names.
         self._many: set[str] = set()
-        #: With the moment (time.monotonic()) until which a result is of use.
-        self._results: list[tuple[float, WebhookResult, bool]] = []
+        self._results: list[_Recorded] = []
         self._to_record = Event()
         self._loops: list[Supervised] = []
         self._recording: Supervised | None = None
@@ -185,28 +189,42 @@ class Webhooks:
     # Recording.
 
     def _record(self) -> None:
-        """Records results, as many at a time as there are; places are free when that is done."""
+        """Records results, as many at a time as there are; places are free when that is done.
+
+        A statement that fails is followed by smaller ones, so that the result that was the cause ends up alone. That
+        one, and one whose row is locked, go behind the others.
+        """
+        size, failures = _RECORDED, 0
         while True:
             self._to_record.wait()
             self._to_record.clear()
             while self._results:
-                some = self._results[:_RECORDED]
+                some = self._results[:size]
                 try:
-                    self._deliveries.record([result for _, result, _ in some])
-                except PostgresUnavailable:
-                    gevent.sleep(1.0)
-                    self._give_up_late()
-                    continue
-                del self._results[: len(some)]
-                for _, result, quick in some:
-                    log.info(
-                        "webhook_delivery",
-                        delivery=result.delivery.id,
-                        outcome=result.status,
-                        attempt=result.attempt,
-                        status=result.status_code,
-                    )
-                    self._done(result.delivery.id, quick=quick)
+                    dealt_with = self._deliveries.record([result for _, result, _ in some])
+                except (PostgresUnavailable, Unstorable):
+                    dealt_with, size, failures = set(), 1, failures + 1
+                else:
+                    size, failures = min(2 * size, _RECORDED), 0
+                done = [entry for entry in some if entry[1].delivery.id in dealt_with]
+                behind = [entry for entry in some if entry[1].delivery.id not in dealt_with]
+                self._results = self._results[len(some) :] + behind
+                self._tell(done)
+                if not done:
+                    # All of them are locked, or more than one result fails: then it may be Postgres.
+                    gevent.sleep(1.0 if failures > 1 else _LOCKED_PAUSE)
+                self._give_up_late()
+
+    def _tell(self, recorded: Iterable[_Recorded]) -> None:
+        for _, result, quick in recorded:
+            log.info(
+                "webhook_delivery",
+                delivery=result.delivery.id,
+                outcome=result.status,
+                attempt=result.attempt,
+                status=result.status_code,
+            )
+            self._done(result.delivery.id, quick=quick)
 
     def _give_up_late(self) -> None:
         """What could not be recorded within its lease may be claimed by any worker by now, and is made again with the

@@ -1,6 +1,6 @@
 """What many greenlets ask of Postgres at about the same time, in one statement.
 
-No caller waits for others: the first statement begins at once, and callers that ask while it runs share the next one.
+Callers that ask while a statement runs share the next one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Batches(Generic[_Question, _Answer]):
 
     `together(questions)`: answers in the same order, None for one that is to be asked alone; it must end by itself,
     soon, and may raise PostgresUnavailable: then all are asked alone. `alone(question)`: called in the greenlet that
-    asks, where it may take its time. Both must be harmless to repeat. `most`: questions of one statement.
+    asks, where it may take its time. Both must be harmless to repeat. `most`: questions of one statement. `seconds`:
+    for which a statement waits for more questions; None: it begins at once.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class Batches(Generic[_Question, _Answer]):
         alone: Callable[[_Question], _Answer],
         *,
         most: int,
+        seconds: float | None = None,
     ) -> None:
         """`name`: of the greenlet, in log and metrics."""
         self._together = together
         self._alone = alone
-        self._gathered: Gathered[_Question, _Answer | None] = Gathered(name, self._answers, most=most)
+        self._gathered: Gathered[_Question, _Answer | None] = Gathered(name, self._answers, most=most, seconds=seconds)
 
     def ask(self, question: _Question) -> _Answer:
         """The answer. Raises what `alone` raises."""

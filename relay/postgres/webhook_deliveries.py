@@ -57,15 +57,22 @@ SELECT c.id::text, c.webhook_id::text, c.event_id::text, c.attempt, c.next_retry
   ) AS j ON true"""  # noqa: S608 - fixed texts
 
 #: A result counts where the row is as the claim left it. A success counts wherever the delivery is still open.
+#: A row that another transaction holds is passed over. What is told: the ids that need not be recorded again.
 _RECORD: Final = """
+WITH results AS (
+SELECT * FROM unnest(%(ids)s::uuid[], %(marks)s::timestamptz[], %(statuses)s::text[], %(attempts)s::int[],
+                     %(times)s::timestamptz[], %(codes)s::int[], %(bodies)s::text[], %(seconds)s::float8[])
+           AS r (id, mark, status, attempt, attempted_at, status_code, response_body, seconds)),
+free AS (SELECT id FROM webhook_deliveries WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE SKIP LOCKED),
+recorded AS (
 UPDATE webhook_deliveries d
    SET status = r.status, attempt = r.attempt, attempted_at = coalesce(r.attempted_at, d.attempted_at),
        status_code = r.status_code, response_body = r.response_body,
        next_retry_at = clock_timestamp() + make_interval(secs => r.seconds)
-  FROM unnest(%(ids)s::uuid[], %(marks)s::timestamptz[], %(statuses)s::text[], %(attempts)s::int[],
-              %(times)s::timestamptz[], %(codes)s::int[], %(bodies)s::text[], %(seconds)s::float8[])
-    AS r (id, mark, status, attempt, attempted_at, status_code, response_body, seconds)
- WHERE d.id = r.id AND d.status = 'pending' AND (d.next_retry_at = r.mark OR r.status = 'success')"""
+  FROM results r JOIN free USING (id)
+ WHERE d.id = r.id AND d.status = 'pending' AND (d.next_retry_at = r.mark OR r.status = 'success'))
+SELECT id::text FROM results r
+ WHERE id IN (SELECT id FROM free) OR NOT EXISTS (SELECT FROM webhook_deliveries w WHERE w.id = r.id)"""
 
 #: Time beyond the longest lease tells a delivery that waits for its next attempt from one that is being made.
 _RETRY: Final = """
@@ -172,8 +179,10 @@ class WebhookDeliveries:
         rows = self._rows("SELECT payload::text FROM email_events WHERE id = %(id)s::uuid", {"id": event_id})
         return str(rows[0][0]) if rows else None
 
-    def record(self, results: Sequence[WebhookResult]) -> None:
-        """Records what became of deliveries, in one statement."""
+    def record(self, results: Sequence[WebhookResult]) -> set[str]:
+        """Records what became of deliveries, in one statement. Returns the ids of those that are dealt with: the others
+        are locked just now. Raises PostgresUnavailable, and Unstorable where one of them can't be stored.
+        """
         values = {
             "ids": [result.delivery.id for result in results],
             "marks": [result.delivery.mark for result in results],
@@ -184,7 +193,7 @@ class WebhookDeliveries:
             "bodies": [result.response_body for result in results],
             "seconds": [result.seconds for result in results],
         }
-        self._use(lambda cursor: cursor.execute(_RECORD, values))
+        return {delivery_id for (delivery_id,) in self._rows(_RECORD, values)}
 
     def retry(self, delivery_id: str, requested: datetime | None) -> None:
         """Has a delivery made once more, whatever became of it, and now.

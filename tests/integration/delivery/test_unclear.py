@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import psycopg2
 import pytest
 
 from relay.delivery.deliverer import Deliverer, email_of
@@ -201,6 +202,36 @@ def test_what_cannot_be_sent_now_goes_back_in_one_statement(
     gevent.joinall([gevent.spawn(deliverer.deliver, email_of(row)) for row in rows], raise_error=True)
     assert statements == [30]
     assert query("SELECT count(*) FROM emails WHERE status = 'queued' AND provider_last_error_code IS NULL") == [(32,)]
+
+
+@pytest.mark.parametrize("trouble", ["a lock", "a trigger"])
+def test_a_row_that_cannot_go_back_keeps_no_other_from_it(
+    add_email: Callable[..., str],
+    outgoing: Outgoing,
+    made: Made,
+    provider: Scripted,
+    query: Query,
+    postgres_url: str,
+    trouble: str,
+) -> None:
+    deliverer = made()
+    provider.answer = of_silence("ConnectionRefusedError", "", began=False)
+    deliver(deliverer, outgoing, add_email())  # the region rests
+    bad, *others = ids = [add_email() for _ in range(6)]
+    rows = outgoing.claim(ids)
+    with psycopg2.connect(postgres_url) as holder, holder.cursor() as cursor:
+        if trouble == "a lock":
+            cursor.execute("SELECT FROM emails WHERE id = %s FOR UPDATE", (bad,))
+        else:
+            cursor.execute(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;"
+                "CREATE TRIGGER refuse BEFORE UPDATE ON emails FOR EACH ROW"
+                f" WHEN (NEW.id = '{bad}' AND NEW.status = 'queued') EXECUTE FUNCTION refuse()"
+            )
+            holder.commit()
+        gevent.joinall([gevent.spawn(deliverer.deliver, email_of(row)) for row in rows], timeout=60)
+        assert {status(query, email_id) for email_id in others} == {"queued"}
+        assert status(query, bad) == "processing"
 
 
 def test_the_command_lists_releases_and_fails_what_is_held(

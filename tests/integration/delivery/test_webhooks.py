@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg2
 import pytest
 
 from relay.delivery.webhook_attempts import JITTER, RETRY_SECONDS
@@ -246,3 +247,30 @@ def test_killed_at_any_moment_each_is_delivered_with_one_id(stage: Stage) -> Non
         row = stage.ended(delivery)
         assert (row["status"], row["attempt"]) == ("success", 1)
     assert set(stage.ids("/ms/200?killed")) == {f"whd_{delivery}_1" for delivery in deliveries}
+
+
+@pytest.mark.parametrize("trouble", ["a lock", "a trigger"])
+def test_a_result_that_cannot_be_recorded_holds_up_no_other(stage: Stage, trouble: str) -> None:
+    bad = stage.deliver(stage.webhook(f"/hang?{trouble[2:]}"))
+    # Claimed: a call takes five seconds.
+    until(lambda: stage.row(bad)["next_retry_at"] is not None)
+    with psycopg2.connect(stage.url) as holder, holder.cursor() as cursor:
+        if trouble == "a lock":
+            cursor.execute("SELECT FROM webhook_deliveries WHERE id = %s FOR UPDATE", (bad,))
+        else:
+            cursor.execute(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;"
+                "CREATE TRIGGER refuse BEFORE UPDATE ON webhook_deliveries FOR EACH ROW"
+                f" WHEN (NEW.id = '{bad}' AND NEW.attempt > OLD.attempt) EXECUTE FUNCTION refuse()"
+            )
+            holder.commit()
+        time.sleep(6.0)
+        others = [
+            stage.deliver(stage.webhook(f"/ok?beside {trouble}{number}".replace(" ", "-"))) for number in range(5)
+        ]
+        for other in others:
+            until(lambda other=other: stage.row(other)["status"] == "success", seconds=20.0)  # type: ignore[misc]
+        assert stage.row(bad)["attempt"] == 0
+        if trouble == "a trigger":
+            cursor.execute("DROP FUNCTION refuse CASCADE")
+    assert stage.attempted(bad)["status"] == "pending"
