@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.services.server import Server, program, secret
+from scripts.services.server import Server, free_port, program, secret
 
 
 class Valkey(Server):
@@ -42,6 +42,8 @@ class Valkey(Server):
         lines = {
             "bind": self.host,
             "port": self.port,
+            # Of a cluster: it would else be 10,000 above, where connections of other programs are.
+            "cluster-port": free_port(),
             "dir": f'"{self.directory}"',
             "requirepass": secret(self.directory / "password"),
             "save": "60 1" if self._persistent else '""',

@@ -24,7 +24,7 @@ from relay.operator.redis_probe import RedisProbe
 from relay.postgres.schema_check import TABLES
 from relay.redis import keys
 from scripts.database import execute
-from scripts.services import Valkey, free_port
+from scripts.services import Valkey
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Patterns of OpenSend's names and the relay's, under which something is written.
@@ -147,9 +147,7 @@ def test_a_right_that_only_warming_needs_is_a_failure_of_that_alone(check: Calla
 
 
 def test_a_cluster_fails(tmp_path: Path) -> None:
-    with Valkey(
-        tmp_path / "cluster", settings=["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
-    ) as server:
+    with Valkey(tmp_path / "cluster", settings=["--cluster-enabled", "yes"]) as server:
         settings = Settings(database_url="postgres://unused", redis_url=server.url)
         (found,) = RedisProbe(settings, timeout=5.0).findings()
     assert found.level == "FAIL"
