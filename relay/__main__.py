@@ -22,7 +22,7 @@ The SMTP door to OpenSend. Without an argument it serves until SIGTERM.
   --version  print the version
   --help     print this
 
-Settings are environment variables; the README has the table.
+Settings are environment variables: see docs/configuration.md.
 """
 
 

@@ -29,7 +29,7 @@ The delivery worker: sends what is queued. Without an argument it works until SI
   --version  print the version
   --help     print this
 
-Settings are environment variables; the README has the table.
+Settings are environment variables: see docs/configuration.md.
 """
 
 

@@ -25,7 +25,7 @@ Without an argument it serves until SIGTERM.
   --version  print the version
   --help     print this
 
-Settings are environment variables; the README has the table.
+Settings are environment variables: see docs/configuration.md.
 """
 
 
