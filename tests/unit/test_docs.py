@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAPERS = [*PAGES, *sorted(ROOT.glob("*.md"))]
 #: Short names of test files on docs/contract.md.
 SHORT = {
     "store": "tests/integration/storage/test_store.py",
@@ -41,9 +42,23 @@ SHORT = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_paths_that_a_page_names_are_there(page: Path) -> None:
     named = re.findall(r"`(?:\./)?((?:relay|config|tests|scripts|requirements|docs)/[\w./-]*)[` :]", page.read_text())
-    links = re.findall(r"\]\(([\w./-]+)\)", page.read_text())
     missing = [path for path in named if not ((ROOT / path).exists() or (ROOT / f"{path}.py").exists())]
-    missing += [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that the code host gives to headings: lower case, hyphens for blanks, no other punctuation."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAPERS, ids=lambda page: page.name)
+def test_links_lead_to_pages_and_headings_that_are_there(page: Path) -> None:
+    missing = []
+    for path, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page.read_text()):
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(f"{path}#{anchor}")
     assert missing == []
 
 

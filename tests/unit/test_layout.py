@@ -1,4 +1,4 @@
-"""Where the code of tests lies, and which way it is imported (README, "Where it fits")."""
+"""Where the code of tests lies, and which way it is imported (CONTRIBUTING.md, "Tests")."""
 
 from __future__ import annotations
 
