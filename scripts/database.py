@@ -96,6 +96,17 @@ def ensure_api_key(database_url: str, path: Path) -> NewApiKey:
     return create_api_key(database_url, token=token)
 
 
+def ensure_domain(database_url: str, name: str, *, user_id: str, configuration_set: str) -> None:
+    """A domain of that user whose links and opens are tracked, made where the user has none of that name."""
+    execute(
+        database_url,
+        "INSERT INTO domains (id, name, status, track_clicks, track_opens, ses_configuration_set_name, user_id)"
+        " SELECT %s, %s, 'verified', true, true, %s, %s"
+        " WHERE NOT EXISTS (SELECT FROM domains WHERE lower(name) = %s AND user_id = %s)",
+        (str(uuid.uuid4()), name, configuration_set, user_id, name, user_id),
+    )
+
+
 def query(
     database_url: str, statement: str | sql.Composable, parameters: tuple[object, ...] = ()
 ) -> list[tuple[object, ...]]:

@@ -18,9 +18,23 @@ from typing import TextIO
 import psycopg2
 
 from scripts.certificate import ensure_certificate
-from scripts.database import NewApiKey, apply_schema, ensure_api_key
+from scripts.database import NewApiKey, apply_schema, ensure_api_key, ensure_domain
+from scripts.eventview import EventView
 from scripts.logview import LogView
-from scripts.services import Delivery, Postgres, Relay, ServiceFailed, Valkey, start_together
+from scripts.services import (
+    Delivery,
+    Postgres,
+    Relay,
+    Server,
+    ServiceFailed,
+    Ses,
+    Valkey,
+    Web,
+    free_port,
+    start_together,
+)
+from scripts.services.server import secret
+from scripts.services.sns_double import TOPIC
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".dev"
@@ -28,8 +42,13 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 2587
 #: Any name does, the key alone counts (contract section 1).
 USER_NAME = "opensend"
+#: The domain whose mails have tracked links, and which SES tells everything of.
+DOMAIN = "example.com"
 #: What a reset removes. The locks stay: another process may hold them.
-DATA = ("postgres", "valkey", "relay", "delivery", "mails", "tls", "api-key", "environment")
+DATA = (
+    *("postgres", "valkey", "ses", "relay", "delivery", "web", "mails", "tls"),
+    *("api-key", "environment", "http-port", "tracking-secret"),
+)
 
 _COLOURS = {"bold": "1", "dim": "2", "green": "32", "yellow": "33", "red": "31"}
 
@@ -106,8 +125,9 @@ def main(arguments: list[str]) -> int:
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="./scripts/dev",
-        description="Starts Postgres, Valkey and the relay on this machine, with an API key, and shows how to send a"
-        " mail through it. Everything is kept in .dev/ for the next time. Ctrl-C stops it all.",
+        description="Starts Postgres, Valkey, the relay, the delivery worker, the HTTP process and a double of Amazon"
+        " SES on this machine, with an API key, and shows how to send a mail through them and what becomes of it."
+        " Everything is kept in .dev/ for the next time. Ctrl-C stops it all.",
     )
     parser.add_argument(
         "--port", type=_port, default=DEFAULT_PORT, help="where the relay listens (default: %(default)s)"
@@ -132,44 +152,47 @@ def _run(options: argparse.Namespace, screen: Screen, wish: Wish) -> int:
         _reset()
     postgres = Postgres(STATE / "postgres")
     valkey = Valkey(STATE / "valkey", persistent=True)
-    relay = _relay(options.port, postgres, valkey)
-    delivery = _delivery(postgres)
+    ses = Ses(STATE / "ses", named=STATE / "mails" / "new")
+    servers: tuple[Server, ...] = ()
+    own: tuple[Server, ...] = ()
+    views: list[LogView | EventView] = []
     try:
         if not (STATE / "environment").exists():
             screen.say("Making a database, an API key and a certificate in .dev/ …")
-        start_together(postgres, valkey)
+        start_together(postgres, valkey, ses)
+        servers = (postgres, valkey, ses)
         wish.check()
         apply_schema(postgres.url())
         key = ensure_api_key(postgres.url(), STATE / "api-key")
-        certificate, private_key = ensure_certificate(STATE / "tls")
-        relay.set("SMTP_RELAY_TLS_CERT_PATH", str(certificate))
-        relay.set("SMTP_RELAY_TLS_KEY_PATH", str(private_key))
+        ensure_domain(postgres.url(), DOMAIN, user_id=key.user_id, configuration_set="development")
+        web = _web(postgres, valkey, ses)
+        relay = _relay(options.port, postgres, valkey)
+        delivery = _delivery(postgres, valkey, ses, web)
         _write_environment(postgres, valkey, key, options.port)
         wish.check()
-        relay.log_path.unlink(missing_ok=True)
-        relay.start()
+        for each in (web, delivery, relay):
+            each.log_path.unlink(missing_ok=True)
+        start_together(web, delivery, relay)
+        own = (web, delivery, relay)
         wish.relay = relay
-        delivery.log_path.unlink(missing_ok=True)
-        delivery.start()
+        mails = (STATE / "mails" / "new").relative_to(ROOT)
+        views = [LogView(service.log_path, screen.paint, mails) for service in reversed(own)]
+        views.append(EventView(postgres.url(), screen.paint))
         _welcome(screen, options.port, key, time.monotonic() - began)
-        views = [
-            LogView(relay.log_path, screen.paint),
-            LogView(delivery.log_path, screen.paint, (STATE / "mails" / "new").relative_to(ROOT)),
-        ]
-        _watch(screen, wish, (relay, delivery), views)
+        _watch(screen, wish, (*servers, *own), views)
     finally:
         wish.stop = True  # from here on a signal is the second one
-        if relay.running:
+        if wish.relay is not None and wish.relay.running:
             screen.say("Stopping …")
-        relay.stop()
-        delivery.stop()
+        for service in reversed(own):
+            service.stop()
         wish.relay = None
-        valkey.stop()
-        postgres.stop()
+        for view in views:
+            for line in view.new_lines():  # what was still done in the end
+                screen.say(line)
+        for server in reversed(servers):
+            server.stop()
         os.close(lock)
-    for view in views:
-        for line in view.new_lines():  # what was still done in the end
-            screen.say(line)
     return 0
 
 
@@ -207,14 +230,51 @@ def _reset() -> None:
 
 
 def _relay(port: int, postgres: Postgres, valkey: Valkey) -> Relay:
-    return Relay(STATE / "relay", {"DATABASE_URL": postgres.url(), "REDIS_URL": valkey.url, "PORT": None}, port)
-
-
-def _delivery(postgres: Postgres) -> Delivery:
+    certificate, private_key = ensure_certificate(STATE / "tls")
     settings = {
         "DATABASE_URL": postgres.url(),
-        "SMTP_RELAY_PROVIDER": "maildir",
-        "SMTP_RELAY_MAILDIR": str(STATE / "mails"),
+        "REDIS_URL": valkey.url,
+        "SMTP_RELAY_TLS_CERT_PATH": str(certificate),
+        "SMTP_RELAY_TLS_KEY_PATH": str(private_key),
+        "PORT": None,
+    }
+    return Relay(STATE / "relay", settings, port)
+
+
+def _web(postgres: Postgres, valkey: Valkey, ses: Ses) -> Web:
+    """What SES tells of mails reaches it, by way of a double of SNS that it accepts."""
+    port = _http_port()
+    settings = {
+        "DATABASE_URL": postgres.url(),
+        "REDIS_URL": valkey.url,
+        "TRACKING_SECRET": secret(STATE / "tracking-secret"),
+        "SES_EVENTS_SNS_TOPIC_ARN": TOPIC,
+        "PORT": None,
+    }
+    return Web(STATE / "web", settings, port, sns=ses.notify(f"http://{HOST}:{port}/events/ses"))
+
+
+def _http_port() -> int:
+    """That of the last time, so that links of earlier mails lead on; another one where it is taken."""
+    path = STATE / "http-port"
+    try:
+        port = int(path.read_text())
+        _check_port(port)
+    except (FileNotFoundError, ValueError, Refused):
+        port = free_port(HOST)
+        path.write_text(str(port))
+    return port
+
+
+def _delivery(postgres: Postgres, valkey: Valkey, ses: Ses, web: Web) -> Delivery:
+    settings = {
+        **ses.client_environment,
+        "DATABASE_URL": postgres.url(),
+        "REDIS_URL": valkey.url,
+        "SMTP_RELAY_PROVIDER": "ses",
+        "TRACKING_SECRET": secret(STATE / "tracking-secret"),
+        "TRACKING_BASE_URL": web.url,
+        "SES_EVENTS_SNS_TOPIC_ARN": TOPIC,
         "PORT": None,
     }
     return Delivery(STATE / "delivery", settings)
@@ -263,13 +323,16 @@ def _welcome(screen: Screen, port: int, key: NewApiKey, seconds: float) -> None:
     screen.say()
     screen.say(python)
     screen.say()
+    screen.say("A double of Amazon SES takes what is sent, and tells what becomes of it: send to bounce@, complaint@,")
+    screen.say("suppressionlist@ or ooto@simulator.amazonses.com too. All other mail is delivered.")
+    screen.say()
     screen.say(
         screen.paint("What is sent becomes a file in .dev/mails/new and goes nowhere else. Ctrl-C stops all.", "dim")
     )
     screen.say()
 
 
-def _watch(screen: Screen, wish: Wish, services: Sequence[Relay | Delivery], views: Sequence[LogView]) -> None:
+def _watch(screen: Screen, wish: Wish, services: Sequence[Server], views: Sequence[LogView | EventView]) -> None:
     """Shows the logs until the end is asked for. Raises Refused when one of the services ends by itself."""
     while not wish.stop:
         for view in views:

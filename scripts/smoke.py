@@ -87,7 +87,7 @@ def _rows() -> int:
     environment = (ROOT / ".dev" / "environment").read_text()
     database_url = re.search(r"DATABASE_URL='(.*)'", environment)
     assert database_url is not None
-    counted = query(database_url[1], "SELECT count(*) FROM emails WHERE status = 'queued'")
+    counted = query(database_url[1], "SELECT count(*) FROM emails")
     return int(str(counted[0][0]))
 
 

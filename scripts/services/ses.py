@@ -33,6 +33,11 @@ class Ses(Server):
 
     name = "the double of SES"
 
+    def __init__(self, directory: Path, port: int | None = None, *, named: Path | None = None) -> None:
+        """`named`: a folder that keeps each mail as `<id of the row>.eml` besides."""
+        super().__init__(directory, port)
+        self._named = named
+
     @property
     def endpoint(self) -> str:
         """The base URL for AWS_ENDPOINT_URL_SESV2."""
@@ -96,7 +101,8 @@ class Ses(Server):
         shutil.rmtree(self.folder, ignore_errors=True)
         main = "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[1:];"
         main += " runpy.run_module('scripts.services.ses_double', run_name='__main__')"
-        return [sys.executable, "-c", main, str(ROOT), self.host, str(self.port), str(self.folder)]
+        named = [] if self._named is None else [str(self._named)]
+        return [sys.executable, "-c", main, str(ROOT), self.host, str(self.port), str(self.folder), *named]
 
     def answers(self) -> bool:
         """See Server."""

@@ -1,8 +1,11 @@
-"""A strict double of Amazon SES (API version 2), as a program: python -m scripts.services.ses_double HOST PORT FOLDER.
+"""A strict double of Amazon SES (API version 2), as a program.
+
+    python -m scripts.services.ses_double HOST PORT FOLDER [NAMED]
 
 A double because the real service can't be had here. It refuses what SES's documentation says that SES refuses (sizes,
 line lengths, octets above 127, fields twice, extensions, recipients, a missing signature), and keeps what it took as
-FOLDER/<number>.json and .eml. What it refused it prints, and why.
+FOLDER/<number>.json and .eml; as NAMED/<id of the row>.eml too, where that folder is given. What it refused it prints,
+and why.
 
 POST /control with {"answers": [...]} sets how the next calls are answered, one entry each:
 {"status": 400, "code": "MessageRejected", "message": "…"} · {"silent": true} (nothing, without the mail) ·
@@ -24,6 +27,7 @@ import binascii
 import email
 import email.policy
 import json
+import re
 import sys
 import threading
 import time
@@ -39,6 +43,7 @@ SEND: Final = "/v2/email/outbound-emails"
 ACCOUNT: Final = "/v2/email/account"
 #: Recipients a second of an account whose ledger has no rate.
 ANY_RATE: Final = 10_000.0
+_ROW_ID: Final = re.compile(r"[0-9a-f-]{36}")
 
 
 class Refused(Exception):
@@ -48,8 +53,9 @@ class Refused(Exception):
 class Mailbox:
     """What was taken, and how the next calls are answered."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, named: Path | None = None) -> None:
         self._folder = folder
+        self._named = named
         self._lock = threading.Lock()
         self._count = 0
         #: How often it was told to forget.
@@ -60,7 +66,8 @@ class Mailbox:
         self.account: dict[str, Any] = {}
         #: How often GetAccount was called.
         self.asked = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        for each in (folder, *([named] if named else [])):
+            each.mkdir(parents=True, exist_ok=True)
 
     def control(self, document: dict[str, Any]) -> dict[str, Any]:
         """Carries out a POST to /control; its answer."""
@@ -95,12 +102,20 @@ class Mailbox:
                 return message_id
             about = {key: value for key, value in request.items() if key != "Content"} | {"MessageId": message_id}
             (self._folder / f"{number:06}.eml").write_bytes(octets)
+            self._name(f"{number:06}.eml", request)
             written = self._folder / f".{number:06}.json"
             written.write_text(json.dumps(about))
             written.rename(self._folder / f"{number:06}.json")
         if self.notifier is not None:
             self.notifier.tell(about, octets)
         return message_id
+
+    def _name(self, file: str, request: dict[str, Any]) -> None:
+        ids = [str(tag["Value"]) for tag in request.get("EmailTags", ()) if tag["Name"] == "X-Entity-ID"]
+        if self._named is not None and ids and _ROW_ID.fullmatch(ids[0]):
+            named = self._named / f"{ids[0]}.eml"
+            named.unlink(missing_ok=True)  # a mail may be sent twice
+            named.hardlink_to(self._folder / file)
 
     def notify(self, url: str) -> dict[str, Any]:
         """Tells what becomes of mails from now on; who is to be believed."""
@@ -240,9 +255,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
-def main(host: str, port: str, folder: str) -> None:
+def main(host: str, port: str, folder: str, named: str | None = None) -> None:
     """Serves until it is ended."""
-    _Handler.mailbox = Mailbox(Path(folder))
+    _Handler.mailbox = Mailbox(Path(folder), None if named is None else Path(named))
     _Server((host, int(port)), _Handler).serve_forever()
 
 

@@ -50,6 +50,7 @@ class SnsDouble:
         self.cafile = directory / "sns.pem"
         self.cafile.write_bytes(pem)
         key_path = directory / "sns-key.pem"
+        key_path.touch(mode=0o600)
         key_path.write_bytes(key_pem)
         #: Paths that were asked for, in order; and the status with which the next are answered instead of as usual.
         self.requests: list[str] = []
@@ -135,12 +136,13 @@ def ses_message(word: str, email_id: str, recipients: list[str], **member: Any) 
     return json.dumps({"eventType": word, "mail": mail, name: {**content, **member}})
 
 
-#: Local parts at `simulator.amazonses.com` → what becomes of a mail to them, after `Send`.
+#: Local parts at `simulator.amazonses.com` → what becomes of a mail to them, after `Send`. All other addresses are as
+#: `success` is.
 _SIMULATOR: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
     "success": (("Delivery", {}),),
     "bounce": (("Bounce", {}),),
     "complaint": (("Delivery", {}), ("Complaint", {})),
-    "suppressionlist": (("Bounce", {"bounceSubType": "OnAccountSuppressionList"}),),
+    "suppressionlist": (("Bounce", {"bounceSubType": "Suppressed"}),),
     "ooto": (("Delivery", {}), ("Bounce", {"bounceType": "Transient", "bounceSubType": "General"})),
 }
 
@@ -160,7 +162,8 @@ class Notifier:
     def _tell(self, request: dict[str, Any], octets: bytes) -> None:
         headers = email.message_from_bytes(octets, policy=email.policy.compat32)
         recipients = [address for addresses in request["Destination"].values() for address in addresses]
-        self._send("Send", headers, request, recipients)
+        if request.get("ConfigurationSetName"):  # Send is an event of a configuration set alone
+            self._send("Send", headers, request, recipients)
         for address in recipients:
             local, _, domain = address.lower().rpartition("@")
             simulated = local.partition("+")[0] if domain == "simulator.amazonses.com" else "success"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
+import http.client
 import os
 import re
 import shutil
 import signal
+import smtplib
 import socket
+import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from email.message import EmailMessage
 from pathlib import Path
 
 import psutil
@@ -18,9 +23,11 @@ import pytest
 
 from scripts.database import query
 from scripts.services import free_port
+from tests.support.service_process import eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UP = "Ctrl-C stops all."
+BY_STATUS = "SELECT count(*)::int FROM emails WHERE status ="
 
 
 class Dev:
@@ -62,10 +69,36 @@ class Dev:
         subprocess.run(["sh", "-c", line], check=True, timeout=60)
 
     def subjects(self) -> list[object]:
+        return [subject for (subject,) in self.rows("SELECT subject FROM emails")]
+
+    def mail(self, to: str) -> None:
+        """An HTML mail with a link."""
+        context = ssl.create_default_context(cafile=str(self.checkout / ".dev" / "tls" / "certificate.pem"))
+        message = EmailMessage()
+        message["From"], message["To"], message["Subject"] = "me@example.com", to, "Hello"
+        message.set_content('<a href="https://target.example/">go</a>', subtype="html")
+        with smtplib.SMTP("127.0.0.1", self.port, "localhost", timeout=60) as client:
+            client.starttls(context=context)
+            client.login("opensend", self.printed_value("API key"))
+            client.send_message(message)
+
+    def clicked(self, mails: Path) -> str | None:
+        """Where the link leads to that is in one of the files."""
+        texts = [email.message_from_bytes(path.read_bytes(), policy=email.policy.default) for path in mails.iterdir()]
+        bodies = [str(text.get_content()) for text in texts if text.get_content_type() == "text/html"]
+        (link,) = re.findall(r'href="http://127\.0\.0\.1:(\d+)([^"]+)"', "".join(bodies))
+        connection = http.client.HTTPConnection("127.0.0.1", int(link[0]), timeout=60)
+        try:
+            connection.request("GET", link[1])
+            return connection.getresponse().headers["Location"]
+        finally:
+            connection.close()
+
+    def rows(self, statement: str) -> list[tuple[object, ...]]:
         environment = (self.checkout / ".dev" / "environment").read_text()
         url = re.search(r"DATABASE_URL='(.*)'", environment)
         assert url
-        return [subject for (subject,) in query(url[1], "SELECT subject FROM emails")]
+        return query(url[1], statement)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Sends the signal, waits for the end and returns the exit status."""
@@ -107,18 +140,24 @@ def test_the_printed_lines_send_mail_and_the_next_start_finds_it(start: Callable
     first.send("python3")
     if shutil.which("curl"):
         first.send("printf")
+    first.mail("bounce@simulator.amazonses.com")
     sent = first.subjects()
-    assert len(sent) == (2 if shutil.which("curl") else 1)
+    assert len(sent) == (3 if shutil.which("curl") else 2)
     mails = checkout / ".dev" / "mails" / "new"
-    limit = time.monotonic() + 30
-    while len(list(mails.glob("*.eml"))) < len(sent):
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    eventually("a file for each", lambda: len(list(mails.glob("*.eml"))) == len(sent))
+    # What becomes of them comes back without Amazon, and a link leads on.
+    eventually("delivered", lambda: first.rows(f"{BY_STATUS} 'delivered'") == [(len(sent) - 1,)])
+    eventually("bounced", lambda: first.rows(f"{BY_STATUS} 'bounced'") == [(1,)])
+    assert first.rows("SELECT email, reason FROM email_suppressions") == [("bounce@simulator.amazonses.com", "bounced")]
+    assert first.clicked(mails) == "https://target.example/"
+    eventually("clicked", lambda: first.rows("SELECT FROM email_events WHERE type = 'email.clicked'"))
     assert first.stop() == 0
     assert first.left_running() == []
     assert len(
         re.findall(r"  sent +[0-9a-f-]{36}  \.dev/mails/new/[0-9a-f-]{36}\.eml$", first.printed, re.MULTILINE)
     ) == (len(sent))
+    told = re.findall(r"^\d\d:\d\d:\d\d  event     [0-9a-f-]{36}  ([a-z]+)$", first.printed, re.MULTILINE)
+    assert sorted(told) == sorted(["bounced", "clicked", *["delivered"] * (len(sent) - 1), *["sent"] * len(sent)])
     accepted = re.findall(
         r"^\d\d:\d\d:\d\d  accepted  [0-9a-f-]{36}  \d+ octets, 1 recipient$", first.printed, re.MULTILINE
     )
@@ -151,7 +190,10 @@ def test_what_a_killed_one_leaves_is_no_trouble(start: Callable[..., Dev]) -> No
 
 def test_secrets_are_for_their_owner_alone(start: Callable[..., Dev], checkout: Path) -> None:
     start()
-    secrets = ("api-key", "environment", "tls/key.pem", "postgres/password", "valkey/password", "valkey/valkey.conf")
+    secrets = (
+        *("api-key", "environment", "tls/key.pem", "tracking-secret", "ses/sns-key.pem"),
+        *("postgres/password", "valkey/password", "valkey/valkey.conf"),
+    )
     assert {name: oct((checkout / ".dev" / name).stat().st_mode & 0o777) for name in secrets} == dict.fromkeys(
         secrets, "0o600"
     )
