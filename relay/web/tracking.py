@@ -61,7 +61,8 @@ class Tracking:
     def _record(self, tracked: Tracked, user_agent: str | None, client: str) -> None:
         """Returns when the event is committed or kept, or WAIT_SECONDS later; then it is in memory yet."""
         if not _UUID.fullmatch(tracked.email_id) or not _UUID.fullmatch(tracked.domain_id):
-            metrics.TRACKING_EVENTS.labels(tracked.kind, "not_recorded").inc()
+            kind = _EVENT_TYPES[tracked.kind].removeprefix("email.")
+            metrics.TRACKING_EVENTS.labels(kind, "not_recorded").inc()
             return
         done = self._writer.put(document_of(tracked, user_agent, client))
         if not self._writer.away:
