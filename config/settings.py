@@ -262,6 +262,10 @@ class Settings:
     log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(
         "SMTP_RELAY_LOG_LEVEL", "debug, info, warning, error or critical", default="info"
     )
+    #: Which lines name the client's IP address: those of what was refused or failed, all of a connection's, or none.
+    log_client_addresses: Literal["failures", "all", "none"] = _setting(
+        "SMTP_RELAY_LOG_CLIENT_ADDRESSES", "failures, all or none", default="failures"
+    )
     #: `auto` is text on a terminal, else JSON.
     log_format: Literal["auto", "text", "json"] = _setting(
         "SMTP_RELAY_LOG_FORMAT", "auto, text or json", default="auto"

@@ -164,8 +164,11 @@ class Attempts:
         if record is not None:
             record.look_ups.pop(candidate.key, None)
 
-    def failed(self, candidate: Candidate) -> float:
-        """Notes that a key was wrong; how many seconds after the AUTH the reply is due."""
+    def failed(self, candidate: Candidate, address: str | None = None) -> float:
+        """Notes that a key was wrong; how many seconds after the AUTH the reply is due.
+
+        `address`: the client's, for the log line that says that its origin is refused from now on.
+        """
         self._known.pop(candidate, None)
         if not self._most:
             return self._delay(1)
@@ -173,9 +176,9 @@ class Attempts:
         try:
             count = _FAILED.run(self._link, [key], [candidate.key, WINDOW_SECONDS])
         except RedisUnavailable:  # an error reply among them, of a server that is full or in a bad way
-            return self._failed_alone(candidate)
+            return self._failed_alone(candidate, address)
         if count >= self._most:
-            self._report()
+            self._report(address)
             self._link.post([("SET", _refused_key(candidate.origin), b"1", "EX", self._refusal_seconds), ("DEL", key)])
         return self._delay(count)
 
@@ -191,8 +194,9 @@ class Attempts:
     def _delay(self, count: int) -> float:
         return self.longest_delay / (1 << max(0, _DOUBLINGS - (count - 1)))
 
-    def _report(self) -> None:
-        log.warning("origin_refused", refused_seconds=self._refusal_seconds)
+    def _report(self, address: str | None) -> None:
+        named = {} if address is None else {"client": address}
+        log.warning("origin_refused", **named, refused_seconds=self._refusal_seconds)
 
     # Without Redis
 
@@ -220,7 +224,7 @@ class Attempts:
         record.look_ups[candidate.key] = now
         return True
 
-    def _failed_alone(self, candidate: Candidate) -> float:
+    def _failed_alone(self, candidate: Candidate, address: str | None) -> float:
         record = self._records.get(candidate.origin) or _Record()
         _remember(self._records, candidate.origin, record)
         now = time.monotonic()
@@ -228,7 +232,7 @@ class Attempts:
         record.failures = {key: seen for key, seen in record.failures.items() if now - seen < WINDOW_SECONDS}
         count = len(record.failures)
         if count >= self._most:
-            self._report()
+            self._report(address)
             record.refused_until = now + self._refusal_seconds
             record.failures.clear()
         return self._delay(count)

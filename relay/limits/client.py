@@ -30,8 +30,12 @@ _TURN_INTERVAL: Final = 0.1
 class ClientLimits:
     """The limits of one client: see `relay.smtp.submission.Limits`."""
 
-    def __init__(self, origin: bytes, origins: Origins, attempts: Attempts, rates: Rates | None) -> None:
+    def __init__(
+        self, origin: bytes, origins: Origins, attempts: Attempts, rates: Rates | None, *, address: str | None = None
+    ) -> None:
+        """`address`: the client's, where the log may name it."""
         self._origin = origin
+        self._address = address
         self._origins = origins
         self._attempts = attempts
         self._rates = rates
@@ -61,7 +65,7 @@ class ClientLimits:
                     return found
                 if found is not LoginFailure.WRONG_KEY:
                     return found
-                delay = self._attempts.failed(candidate)
+                delay = self._attempts.failed(candidate, self._address)
             finally:
                 if counted:
                     self._attempts.end(candidate)
@@ -100,9 +104,9 @@ class ProcessLimits:
                 link, per_key=settings.key_messages_per_minute, per_origin=settings.address_messages_per_minute
             )
 
-    def of_client(self, origin: bytes) -> ClientLimits:
-        """The limits of a client from there."""
-        return ClientLimits(origin, self.origins, self._attempts, self._rates)
+    def of_client(self, origin: bytes, address: str | None = None) -> ClientLimits:
+        """The limits of a client from there. `address`: its IP address, where the log may name it."""
+        return ClientLimits(origin, self.origins, self._attempts, self._rates, address=address)
 
 
 def _sleep_until(moment: float) -> None:

@@ -1,4 +1,7 @@
-"""What one connection leaves behind in log and metrics: counts, codes and ids, never what was in the mail."""
+"""What one connection leaves behind in log and metrics: counts, codes and ids, never what was in the mail.
+
+The client's IP address is in the lines that SMTP_RELAY_LOG_CLIENT_ADDRESSES says, in the field `client` alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import time
 import structlog
 
 from relay.core import metrics
+from relay.server.logged_address import LoggedAddress
 from relay.server.summaries import Summaries
+from relay.smtp import replies
 from relay.smtp.replies import Reply
 from relay.smtp.submission import Verdict
 
@@ -17,13 +22,14 @@ log = structlog.get_logger("relay.smtp")
 class ConnectionLog:
     """The connection_log of one connection: see `relay.smtp.connection.ConnectionLog`."""
 
-    def __init__(self, connection_id: str, origin: bytes, summaries: Summaries) -> None:
-        """`summaries`: for lines that a client of that `origin` can cause without logging in."""
+    def __init__(self, connection_id: str, origin: bytes, summaries: Summaries, client: LoggedAddress) -> None:
+        """`summaries`: for lines that a client of that `origin` can cause without logging in. `client`: its address."""
         # Bound once: to find the logger anew takes as long as to throw a line away.
-        self._log = log.bind(connection=connection_id)
+        self._log = log.bind(connection=connection_id, **client.always)
         self._once = {"connection": connection_id}
         self._origin = origin
         self._summaries = summaries
+        self._client = client
         self._began = time.monotonic()
 
     def opened(self) -> None:
@@ -42,15 +48,17 @@ class ConnectionLog:
         metrics.AUTH.labels(str(reply.code)).inc()
         if reply.positive:
             self._log.debug("authenticated")
+            return
+        if reply.code == replies.BAD_KEY.code:
+            write, event = log.warning, "authentication_failed"
+        elif reply.code == replies.AUTH_REFUSED.code:
+            write, event = log.warning, "authentication_refused"
         else:
-            self._summaries.write(
-                log.warning,
-                "authentication_failed",
-                self._origin,
-                once=self._once,
-                code=reply.code,
-                enhanced=reply.enhanced,
-            )
+            write, event = log.warning, "authentication_unavailable"
+        client = self._client.of_failure()
+        self._summaries.write(
+            write, event, self._origin, once=self._once, client=client, code=reply.code, enhanced=reply.enhanced
+        )
 
     def message(self, verdict: Verdict) -> None:
         """A message was answered."""
@@ -61,7 +69,8 @@ class ConnectionLog:
             metrics.RECIPIENTS.inc(verdict.recipients)
             write, event = self._log.info, "message_accepted"
         else:
-            write, event = self._log.warning, "message_refused"
+            refused_log = self._log.bind(**self._client.fields_of_failure())
+            write, event = refused_log.warning, "message_refused"
         write(
             event,
             email=verdict.email_id or None,
@@ -84,4 +93,7 @@ class ConnectionLog:
         """A TLS handshake did not succeed."""
         metrics.TLS_FAILED.inc()
         reason = type(error).__name__
-        self._summaries.write(log.info, "tls_handshake_failed", self._origin, once=self._once, reason=reason)
+        client = self._client.of_failure()
+        self._summaries.write(
+            log.info, "tls_handshake_failed", self._origin, once=self._once, client=client, reason=reason
+        )

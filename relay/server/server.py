@@ -25,6 +25,7 @@ from relay.server.certificate import CertificateStore
 from relay.server.connection_log import ConnectionLog
 from relay.server.connection_table import ConnectionTable
 from relay.server.handshakes import HandshakeTurns
+from relay.server.logged_address import LoggedAddress
 from relay.server.sockets import Listener
 from relay.server.summaries import Summaries
 from relay.server.trusted_proxies import Proxies
@@ -132,41 +133,54 @@ class Server:
     def _handle(self, implicit_tls: bool, sock: gevent.socket.socket, peer: tuple[str, *tuple[int, ...]]) -> None:
         slot = self._table.enter()
         try:
-            origin = _FULL if slot is None else self._admit(sock, peer[0], slot)
-            if isinstance(origin, bytes):
-                self._converse(sock, origin, implicit_tls=implicit_tls)
+            proxied = self._proxies.trust(peer[0])
+            client = None if proxied else peer[0]
+            refusal = None if slot is not None else _FULL
+            if proxied and refusal is None:
+                try:
+                    client = self._named_by_proxy(sock)
+                except NotProxied as error:
+                    log.debug("proxy_header_refused", reason=str(error))
+                    refusal = _NOT_PROXIED
+            origin = self._limits.origins.of(client or peer[0])
+            logged = LoggedAddress(client, self._settings.log_client_addresses)
+            if slot is not None and refusal is None:
+                refusal = self._refusal(origin, slot)
+            if refusal is None:
+                self._converse(sock, origin, logged, implicit_tls=implicit_tls)
             else:
-                metrics.CONNECTIONS_REFUSED.labels(origin.reason).inc()
-                address = self._limits.origins.of(peer[0])
-                self._summaries.write(log.info, "client_turned_away", address, reason=origin.reason)
-                turn_away(sock, None if implicit_tls else origin.reply)
+                metrics.CONNECTIONS_REFUSED.labels(refusal.reason).inc()
+                self._summaries.write(
+                    log.info, "client_turned_away", origin, client=logged.of_failure(), reason=refusal.reason
+                )
+                turn_away(sock, None if implicit_tls else refusal.reply)
         finally:
             if slot is not None:
                 self._table.leave(slot)
 
-    def _admit(self, sock: gevent.socket.socket, peer: str, slot: int) -> bytes | _Refusal:
-        """The origin of a client that may come in, or why it may not."""
-        client = None
-        if self._proxies.trust(peer):
-            self._arriving.add(gevent.getcurrent())
-            try:
-                client = self._proxies.client_of(sock)
-            except NotProxied as error:
-                log.debug("proxy_header_refused", reason=str(error))
-                return _NOT_PROXIED
-            finally:
-                self._arriving.remove(gevent.getcurrent())
+    def _named_by_proxy(self, sock: gevent.socket.socket) -> str | None:
+        """The address of the client that a trusted proxy names; None where it names none. Raises NotProxied."""
+        self._arriving.add(gevent.getcurrent())
+        try:
+            return self._proxies.client_of(sock)
+        finally:
+            self._arriving.remove(gevent.getcurrent())
+
+    def _refusal(self, origin: bytes, slot: int) -> _Refusal | None:
+        """Why a client from there may not come in, if it may not. Counts it."""
         if self._draining:
             return _DRAINING
-        origin = self._limits.origins.of(client or peer)
         if self._table.name(slot, origin) > self._settings.max_connections_per_address:
             return _CROWDED
-        return origin
+        return None
 
-    def _converse(self, sock: gevent.socket.socket, origin: bytes, *, implicit_tls: bool) -> None:
+    def _converse(
+        self, sock: gevent.socket.socket, origin: bytes, client: LoggedAddress, *, implicit_tls: bool
+    ) -> None:
         connection_id = f"{os.getpid():x}-{next(self._numbers):x}"
-        connection_log = ConnectionLog(connection_id, origin, self._summaries)
-        session = Session(self._options, self._services, self._limits.of_client(origin), connection_id)
+        connection_log = ConnectionLog(connection_id, origin, self._summaries, client)
+        limits = self._limits.of_client(origin, client.of_failure())
+        session = Session(self._options, self._services, limits, connection_id)
         turn = partial(self._handshakes.turn, origin)
         connection = Connection(
             sock, session, connection_log, self.pace, tls_context=self._tls_context, handshake_turn=turn

@@ -60,4 +60,22 @@ def test_none_is_missed_and_there_are_never_many(noted: list[tuple[str, int, str
     kept.tell()
     assert lines.counted() == len(noted)
     assert len(lines) <= 2 * MOST_KINDS + 6
-    assert not [fields for _, fields in lines if {"origin", "address"} & set(fields)]
+    assert not [fields for _, fields in lines if {"origin", "address", "client"} & set(fields)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2 * MOST_KINDS), st.sampled_from(["1", "2", None])), max_size=200))
+def test_a_count_names_a_client_only_where_all_are_of_that_client(noted: list[tuple[int, str | None]]) -> None:
+    """An origin may have several addresses, and what comes from very many origins is counted together."""
+    lines, kept = Lines(), Summaries()
+    for origin, part in noted:
+        client = None if part is None else f"{origin}:{part}"
+        kept.write(lines.write, "client_turned_away", b"%d" % origin, client=client)
+    kept.tell()
+    known = {f"{origin}:{part}" for origin, part in noted}
+    for _, fields in lines:
+        client = fields.get("client")
+        assert client is None or client in known
+        if client is not None and "more" in fields:
+            of_origin = [part for origin, part in noted if f"{origin}:" == client.partition(":")[0] + ":"]
+            assert {f"{client.partition(':')[0]}:{part}" for part in of_origin} == {client}
+            assert fields["more"] == len(of_origin) - 1
