@@ -16,6 +16,8 @@ from typing import Any, Final, Literal
 import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from relay.core import json_document
 from relay.core.frozen import frozen
@@ -29,6 +31,7 @@ _IV_OCTETS: Final = 12
 _TAG_OCTETS: Final = 16
 #: Characters of a signature: 32 octets as base64url without padding.
 _SIGNATURE_CHARACTERS: Final = 43
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 @frozen
@@ -51,16 +54,25 @@ class TrackingTokens:
 
     def __init__(self, secret: str) -> None:
         """`secret`: TRACKING_SECRET, trimmed."""
-        self._secret = secret.encode()
-        self._cipher = AESGCM(hashlib.sha256(self._secret).digest())
+        octets = secret.encode()
+        self._cipher = AESGCM(hashlib.sha256(octets).digest())
+        # perf: a copy of what the key has made of it takes 0.8 µs, and hmac.digest with the key 1.8 µs:
+        # python -m timeit -s 'from relay.core.tracking_token import TrackingTokens as T; t = T("s" * 16)' \
+        # -s 'e = b"e" * 400' 't._signature(e)'
+        self._begun = HMAC(octets, SHA256())
+        self._begun.update(CONTEXT + b":")
 
     def make(self, payload: dict[str, object]) -> str:
         """A token for this payload."""
+        return self.sealed(orjson.dumps(payload)).decode()
+
+    def sealed(self, payload: bytes) -> bytes:
+        """A token for this payload, which is JSON."""
         iv = os.urandom(_IV_OCTETS)
-        sealed = self._cipher.encrypt(iv, orjson.dumps(payload), CONTEXT)
+        sealed = self._cipher.encrypt(iv, payload, CONTEXT)
         # The library puts the tag behind the ciphertext, the contract before it.
-        encoded = _base64url(iv + sealed[-_TAG_OCTETS:] + sealed[:-_TAG_OCTETS])
-        return f"{encoded.decode()}.{self._signature(encoded).decode()}"
+        encoded = _base64url(b"".join((iv, sealed[-_TAG_OCTETS:], sealed[:-_TAG_OCTETS])))
+        return b"%b.%b" % (encoded, self._signature(encoded))
 
     def verify(self, token: str) -> Tracked | None:
         """What the token says; None: it is not one of ours.
@@ -81,7 +93,9 @@ class TrackingTokens:
             return None
 
     def _signature(self, encoded: bytes) -> bytes:
-        return _base64url(hmac.digest(self._secret, CONTEXT + b":" + encoded, "sha256"))
+        signing = self._begun.copy()
+        signing.update(encoded)
+        return _base64url(signing.finalize())
 
 
 def _tracked(payload: object) -> Tracked | None:
@@ -104,4 +118,4 @@ def _tracked(payload: object) -> Tracked | None:
 
 
 def _base64url(octets: bytes) -> bytes:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=")
+    return binascii.b2a_base64(octets, newline=False).translate(_URL_SAFE).rstrip(b"=")

@@ -35,9 +35,29 @@ _CLOSE: Final = {name: re.compile(rb"</" + name + rb"(?=[\t\n\f\r />])", re.IGNO
 _HIDDEN: Final = (b"template", b"svg", b"math")
 #: Octets of a name that anything here asks for, at most.
 _LONGEST_NAME: Final = 16
+#: Octets of a tag of which a copy is made, at most.
+_LONGEST_TAG: Final = 65_536
 #: An attribute as nearly all are written; others are read piece by piece.
 _QUOTED: Final = re.compile(rb"[\t\n\f\r ]++([A-Za-z][A-Za-z0-9:_-]*+)=(?:\"([^\"]*+)\"|'([^']*+)')")
 _UNSUBSCRIBE: Final = re.compile(rb"unsubscribe", re.IGNORECASE)
+#: Attributes as nearly all are written; of one tag 20 at most, since a repetition that may go back takes memory for
+#: each. `%b` is what they are not called, and what may stand in their quotes.
+_WRITTEN: Final = rb"[\t\n\f\r ]++%b[a-z][a-z0-9:_-]*+=(?:\"%b*+\"|'%b*+')"
+_ANY: Final = _WRITTEN % (b"", b'[^"]', b"[^']")
+_BEFORE_HREF: Final = _WRITTEN % (b"(?!href=)", b'[^"]', b"[^']")
+_WITHOUT_BRACKET: Final = _WRITTEN % (b"", b'[^"<]', b"[^'<]")
+#: Where something begins that is to be looked at. Groups: the href of an <a>, in either quotes, as nearly all are
+#: written. What is passed over holds no second `<`: text, and tags of no element that is named here.
+# perf: 17 KB of HTML with 40 links take 0.13 ms instead of 0.9 ms, in which each tag was read by itself:
+# python -m timeit -s 'from relay.delivery.html_links import links; t = b"<p class=\"c\">text text text text</p>" * 9' \
+# -s 'd = (t + b"<a href=\"https://x.example\">x</a>") * 40' 'list(links(d))'
+_NOTABLE: Final = re.compile(
+    rb"<a(?:%b){0,20}[\t\n\f\r ]++href=(?:\"([^\"]*+)\"|'([^']*+)')(?:%b){0,20}[\t\n\f\r ]*+>"
+    rb"|<(?!(?:/(?!body|template|svg|math)"
+    rb"|(?!a[\t\n\f\r />]|s(?:cript|tyle|vg)|t(?:itle|e(?:xtarea|mplate))|xmp|iframe|no(?:embed|frames|script)"
+    rb"|math|plaintext))"
+    rb"[a-z][a-z0-9:-]*+(?:%b){0,20}[\t\n\f\r ]*+/?>)" % (_BEFORE_HREF, _ANY, _WITHOUT_BRACKET)
+)
 #: One search for both: one of them alone may be far away, or nowhere, for each comment that the other one ends.
 _COMMENT_END: Final = re.compile(rb"--!?>")
 #: What begins a comment that ends with `>`.
@@ -55,9 +75,9 @@ class Link:
 
     __slots__ = ("end", "left_alone", "start")
 
-    def __init__(self) -> None:
-        self.start = self.end = -1
-        self.left_alone = False
+    def __init__(self, start: int = -1, end: int = -1, *, left_alone: bool = False) -> None:
+        self.start, self.end = start, end
+        self.left_alone = left_alone
 
     def add(self, document: bytes, name: tuple[int, int], value: tuple[int, int]) -> None:
         """One more of its attributes. Of two of one name the first counts, as in browsers."""
@@ -80,8 +100,8 @@ class BodyEnd:
 def links(document: bytes) -> Iterator[Link | BodyEnd]:
     """Every <a> with an href, and the first end of a body, in order; those in Outlook's conditional comments too."""
     scan = _Scan(document)
-    while (position := scan.next_bracket()) >= 0:
-        found = scan.read(position)
+    while (notable := scan.next_notable()) is not None:
+        found = scan.read(notable)
         if found is not None:
             yield found
 
@@ -97,19 +117,33 @@ class _Scan:
         self._in_comment = False
         #: How many of these elements have begun and not ended.
         self._hidden = dict.fromkeys(_HIDDEN, 0)
+        self._is_hidden = False
         self._body_ended = False
 
-    def next_bracket(self) -> int:
-        """Where the next `<` is; -1: the document is at its end."""
-        found = self._document.find(b"<", self._position, self._limit)
-        if found < 0 and self._in_comment:
+    def next_notable(self) -> re.Match[bytes] | None:
+        """The next that is to be looked at; None: the document is at its end."""
+        found = _NOTABLE.search(self._document, self._position, self._limit)
+        if found is None and self._in_comment:
             self._position, self._limit, self._in_comment = self._after, len(self._document), False
             self._hidden = dict.fromkeys(_HIDDEN, 0)
-            return self.next_bracket()
+            self._is_hidden = False
+            return self.next_notable()
         return found
 
-    def read(self, begin: int) -> Link | BodyEnd | None:
-        """Reads what begins with the `<` there."""
+    def read(self, notable: re.Match[bytes]) -> Link | BodyEnd | None:
+        """Reads what begins there."""
+        if notable.lastindex is not None and notable.end() - notable.start() <= _LONGEST_TAG:
+            tag = notable[0].lower()
+            if b"clicktracking" not in tag:
+                self._position = notable.end()
+                if self._is_hidden:
+                    return None
+                start, end = notable.span(notable.lastindex)
+                return Link(start, end, left_alone=b"unsubscribe" in tag)
+        return self._tag(notable.start())
+
+    def _tag(self, begin: int) -> Link | BodyEnd | None:
+        """Reads what begins with the `<` there, piece by piece."""
         document, limit = self._document, self._limit
         if document.startswith(b"<!--", begin):
             self._comment(begin)
@@ -132,7 +166,7 @@ class _Scan:
         if link is None:
             self._start_tag(element)
             return None
-        return link if link.start >= 0 and not any(self._hidden.values()) else None
+        return link if link.start >= 0 and not self._is_hidden else None
 
     def _comment(self, begin: int) -> None:
         """Outlook reads a conditional comment as a document; no program reads another comment."""
@@ -150,6 +184,7 @@ class _Scan:
             return BodyEnd(begin)
         if self._hidden.get(element):
             self._hidden[element] -= 1
+            self._is_hidden = any(self._hidden.values())
         return None
 
     def _start_tag(self, element: bytes) -> None:
@@ -157,6 +192,7 @@ class _Scan:
             # An element of SVG or MathML may end in its start tag.
             empty = self._document[self._position - 2 : self._position - 1] == b"/"
             self._hidden[element] += element == b"template" or not empty
+            self._is_hidden = any(self._hidden.values())
         elif element == b"plaintext":
             self._position = self._limit
         elif element in _CLOSE and not self._hidden[b"svg"] and not self._hidden[b"math"]:
@@ -220,7 +256,14 @@ def _end(pattern: re.Pattern[bytes], document: bytes, position: int, limit: int)
 
 def unescape(value: str) -> str:
     """An attribute's value with its character references decoded as in attributes: `&copy=1` is none there."""
-    return _REFERENCE.sub(_referenced, value) if "&" in value else value
+    if "&" not in value:
+        return value
+    # perf: 0.2 µs instead of 1.2 µs for a link whose references are all of the one kind that nearly all are:
+    # python -m timeit -s 'from relay.delivery.html_links import unescape' 'unescape("https://x.example/?a=1&amp;b=2")'
+    replaced = value.replace("&amp;", "&")
+    if len(value) - len(replaced) == 4 * value.count("&"):
+        return replaced
+    return _REFERENCE.sub(_referenced, value)
 
 
 def _referenced(match: re.Match[str]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
+import orjson
 import structlog
 
 from config.settings import Settings
@@ -57,6 +58,9 @@ class Tracking:
             token = self._tokens.make({"v": 1, "kind": "open", **about})
             image = f'<img src="{base}/api/track/open/{token}" width="1" height="1" alt="" '.encode()
             image += _MARKER + b'="true">'
+        # What stands before the target in the payload of each link, and before the token in the link.
+        payload = orjson.dumps({"v": 1, "kind": "click", **about})[:-1] + b',"targetUrl":'
+        link = f"{base}/api/track/click/".encode()
         copied = 0
         for found in links(html):
             if isinstance(found, BodyEnd):
@@ -66,11 +70,11 @@ class Tracking:
                 continue
             target = _target(html, found) if domain.track_clicks else None
             if target is not None:
-                token = self._tokens.make({"v": 1, "kind": "click", **about, "targetUrl": target})
-                if len(token) > LONGEST_TOKEN:
+                token_of_link = self._tokens.sealed(b"%b%b}" % (payload, orjson.dumps(target)))
+                if len(token_of_link) > LONGEST_TOKEN:
                     continue
                 yield from _cut(html, copied, found.start)
-                yield f"{base}/api/track/click/{token}".encode()
+                yield link + token_of_link
                 copied = found.end
         yield from _cut(html, copied, len(html))
         yield image
@@ -131,6 +135,8 @@ def _target(html: bytes, link: Link) -> str | None:
     return None if path.startswith(_OWN) else target
 
 
-def _cut(html: bytes, start: int, end: int) -> Iterator[bytes]:
+def _cut(html: bytes, start: int, end: int) -> Iterable[bytes]:
     """A part of the document, in pieces: the whole may be large, and there is no room for a second one."""
+    if end - start <= PIECE:
+        return (html[start:end],)
     return (html[at : min(end, at + PIECE)] for at in range(start, end, PIECE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from html.parser import HTMLParser
 
@@ -147,6 +148,96 @@ def test_tracked_links_are_those_of_the_standard_library() -> None:
         assert restored(result) == document or "&amp;" in document
 
 
+#: Pieces of tags that do and do not have the form in which nearly all are written.
+FRAGMENTS = (
+    *(
+        "<",
+        "<a",
+        "<A ",
+        "<a/",
+        "</",
+        "</ ",
+        "<!",
+        "<?",
+        "<p",
+        "<td",
+        "<o:p",
+        "/",
+        ">",
+        "/>",
+        "=",
+        '"',
+        "'",
+        "\n",
+        "\x0b",
+        "\xa0",
+    ),
+    *(' href="1"', " href='2'", " href=3", " HREF='4'", ' href ="5"', " href= '6'", ' data-href="7"', " href", "href="),
+    *(
+        ' x="1"',
+        " y='2'",
+        " z",
+        ' x="<a href=1>"',
+        " x='>'",
+        ' x="unsubscribe"',
+        ' clicktracking="off"',
+        "clicktracking",
+    ),
+    *(
+        '<a class="b" href="https://x.example" target="_blank">',
+        '<a href="1">',
+        "<a href='2'>",
+        '<a href="1"x>',
+        "</a>",
+        "<a>",
+    ),
+    *('<p class="text">', "</p>", "<P>", "<br/>", "<br />", '<p a="b"c="d">', '<img alt="a > b">', "<abbr>", "</o:p>"),
+    *("<!--", "-->", "--!>", "<!-->", "<!--[if mso]>", "<![endif]-->", "<script>", "</script>", "<style>", "</style >"),
+    *(
+        "<textarea>",
+        "</textarea>",
+        "<template>",
+        "</template>",
+        "<svg>",
+        "<svg/>",
+        "</svg>",
+        "<math>",
+        "</math>",
+        "<title>",
+    ),
+    *(
+        "</title>",
+        "<plaintext>",
+        "<noscript>",
+        "</noscript>",
+        '<body class="x">',
+        "</body>",
+        "</BODY",
+        "text",
+        "é",
+        " " * 25,
+    ),
+    " x='1'" * 25,
+)
+
+
+def test_what_is_passed_over_holds_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each tag read by itself says the same as the search that passes over most of them."""
+    source = random.Random(16)
+    documents = ["".join(source.choices(FRAGMENTS, k=source.randrange(1, 25))).encode() for _ in range(8_000)]
+    searched = [found(document) for document in documents]
+    monkeypatch.setattr("relay.delivery.html_links._NOTABLE", re.compile(rb"<"))
+    for document, by_the_search in zip(documents, searched, strict=True):
+        assert by_the_search == found(document), document
+    assert sum(map(len, searched)) > 2_000
+
+
+def found(document: bytes) -> list[tuple[int, ...]]:
+    return [
+        (each.start, each.end, each.left_alone) if isinstance(each, Link) else (each.start,) for each in links(document)
+    ]
+
+
 #: Runs of these, whole and cut off, are the worst that a scanner of tags meets.
 UNITS = (
     "<",
@@ -192,6 +283,7 @@ def test_time_is_linear(unit: str) -> None:
         return time.process_time() - began
 
     assert grows(lambda size: time_of(unit, size), 131_072, 0.6) is None
-    for other in UNITS:
+    # The other order is the same run, but for its ends.
+    for other in UNITS[UNITS.index(unit) + 1 :]:
         found = grows(lambda size, run=unit + other: time_of(run, size), 100_000, 0.3)  # type: ignore[misc]
         assert found is None, (other, found)
