@@ -6,6 +6,7 @@ The client's IP address is in the lines that SMTP_RELAY_LOG_CLIENT_ADDRESSES say
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import structlog
 
@@ -17,6 +18,9 @@ from relay.smtp.replies import Reply
 from relay.smtp.submission import Verdict
 
 log = structlog.get_logger("relay.smtp")
+
+#: Ids of rows in one line, which a pipe takes whole (4096 octets).
+_IDS_A_LINE: Final = 50
 
 
 class ConnectionLog:
@@ -79,6 +83,10 @@ class ConnectionLog:
             octets=verdict.size,
             recipient_count=verdict.recipients,
         )
+        if len(verdict.stored) > 1:
+            for first in range(0, len(verdict.stored), _IDS_A_LINE):
+                emails = list(verdict.stored[first : first + _IDS_A_LINE])
+                self._log.info("several_rows_stored", email=verdict.email_id, emails=emails)
 
     def error_reply(self, reply: Reply) -> None:
         """A command was refused."""

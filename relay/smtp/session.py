@@ -282,10 +282,9 @@ class Session:
         if end is DataEnd.COMPLETE:
             return self._submit()
         if end is DataEnd.FALSE_END:
-            reply = replies.FALSE_END_OF_DATA
-        else:
-            reply = replies.TOO_LARGE.closing() if end is DataEnd.ENDLESS else replies.TOO_LARGE
-        return self._conclude(Verdict(reply, "refused"))
+            return self._conclude(Verdict(replies.FALSE_END_OF_DATA, "bare_lf"))
+        reply = replies.TOO_LARGE.closing() if end is DataEnd.ENDLESS else replies.TOO_LARGE
+        return self._conclude(Verdict(reply, "too_large"))
 
     def _bdat(self, argument: str) -> Reply | None:
         size, _, last = argument.partition(" ")
@@ -331,7 +330,9 @@ class Session:
             return reply if reply.code < 500 else self._errors.sequel(reply)
         if self._chunk_is_last:
             refusal = transaction.refusal
-            return self._submit() if refusal is None else self._conclude(Verdict(refusal, "refused"))
+            if refusal is None:
+                return self._submit()
+            return self._conclude(Verdict(refusal, "no_room" if refusal is replies.NO_ROOM else "too_large"))
         return replies.CHUNK_OK if transaction.refusal is None else transaction.refusal
 
     def _submit(self) -> Reply:

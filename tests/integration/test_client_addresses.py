@@ -25,7 +25,14 @@ FILTER = Path(__file__).resolve().parents[2] / "docs" / "fail2ban" / "opensend-r
 #: A trusted proxy, clients that it names, and clients that come without one.
 PROXY, DIRECT, SENDER = "127.0.1.1", "127.0.0.9", "127.0.0.10"
 GUESSER, GUESSER_V6, CROWD = "198.51.100.1", "2001:db8::7", "198.51.100.3"
-MAILS = {"accepted": "From: a@b.example\r\nTo: c@d.example\r\n\r\nx\r\n.", "refused": "To: c@d.example\r\n\r\nx\r\n."}
+MAILS = {
+    "250": "From: a@b.example\r\nTo: c@d.example\r\n\r\nx\r\n.",
+    "550": "To: c@d.example\r\n\r\nx\r\n.",
+    "250 ": "From: a@b.example\r\nTo: "
+    + ",\r\n ".join(f"c{number}@d.example" for number in range(120))
+    + "\r\n\r\nx\r\n.",
+    "550 5.6.11": "From: a@b.example\r\nTo: c@d.example\r\n\r\nx\n.",
+}
 
 
 def header(address: str) -> bytes:
@@ -58,9 +65,9 @@ def visit(relay: Relay, token: str) -> None:
         sender = arrive(SENDER)
         sender.line()
         assert sender.auth(token).startswith("235")
-        for kind, code in (("accepted", "250"), ("refused", "550")):
+        for reply, mail in MAILS.items():
             assert sender.say("MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA").startswith("354")
-            assert sender.say(MAILS[kind]).startswith(code)
+            assert sender.say(mail).startswith(reply)
         crowd = [arrive(PROXY, header(CROWD)) for _ in range(3)]
         assert [client.line()[:3] for client in crowd] == ["220", "220", "421"]
 
@@ -130,7 +137,9 @@ def named(log: str) -> set[tuple[str, str | None]]:
     return {(line["event"], line.get("client")) for line in found if "connection" in line or "client" in line}
 
 
-def test_by_default_what_was_refused_names_its_client(visited: Callable[..., str]) -> None:
+def test_by_default_what_was_refused_names_its_client(
+    visited: Callable[..., str], query: Callable[..., list[dict[str, Any]]]
+) -> None:
     log = visited(SMTP_RELAY_LOG_FORMAT="json")
     assert named(log) == {
         ("authentication_failed", GUESSER),
@@ -141,8 +150,17 @@ def test_by_default_what_was_refused_names_its_client(visited: Callable[..., str
         ("origin_refused", GUESSER),
         ("client_turned_away", CROWD),
         ("message_accepted", None),
+        ("several_rows_stored", None),
         ("message_refused", SENDER),
     }
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [line["outcome"] for line in lines if line["event"] == "message_refused"] == ["no_from", "bare_lf"]
+    ids = {str(row["id"]) for row in query("SELECT id FROM emails")}
+    (first, several) = (line["email"] for line in lines if line["event"] == "message_accepted")
+    (stored,) = (line for line in lines if line["event"] == "several_rows_stored")
+    assert stored["email"] == several
+    assert {first, *stored["emails"]} == ids
+    assert len(stored["emails"]) == 3
     assert '"reason":"proxy"' in log
     assert PROXY not in log
     assert all(
@@ -156,7 +174,7 @@ def test_by_default_what_was_refused_names_its_client(visited: Callable[..., str
 def test_all_lines_name_their_client_where_that_is_wanted(visited: Callable[..., str]) -> None:
     log = visited(SMTP_RELAY_LOG_FORMAT="text", SMTP_RELAY_LOG_CLIENT_ADDRESSES="all", SMTP_RELAY_LOG_LEVEL="debug")
     accepted = [line for line in log.splitlines() if "message_accepted" in line]
-    assert len(accepted) == 1
+    assert len(accepted) == 2
     assert f"client={SENDER}" in accepted[0]
     unnamed = [line for line in log.splitlines() if "connection=" in line and "client=" not in line]
     assert {re.split(r"\s+", line)[3] for line in unnamed} <= {

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from relay.core.errors import Unavailable
+from relay.mail.message import Fault
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for folder in ("relay", "config") for path in (ROOT / folder).rglob("*.py"))
 FORM = re.compile(r"[a-z][a-z0-9_]*")
@@ -98,6 +101,43 @@ def test_the_table_has_the_levels_of_the_source() -> None:
     for event, levels in written().items():
         assert levels <= documented()[event], event
         assert documented()[event] <= LEVELS, event
+
+
+def outcomes() -> set[str]:
+    """What `outcome` of a message may be: the words that verdicts and refusals are made with, and faults of a message.
+
+    Only calls that this finds words for are allowed, so a new outcome can't be missed.
+    """
+    found = {fault.value for fault in Fault} | {f"{kind.service}_unavailable" for kind in Unavailable.__subclasses__()}
+    for path in SOURCES:
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(call, ast.Call) or getattr(call.func, "id", "") not in ("Verdict", "_Refused"):
+                continue
+            given = [call.args[1]] if len(call.args) > 1 else []
+            given += [keyword.value for keyword in call.keywords if keyword.arg == "outcome"]
+            choices = [
+                part
+                for value in given
+                for part in ([value.body, value.orelse] if isinstance(value, ast.IfExp) else [value])
+            ]
+            words = [choice.value for choice in choices if isinstance(choice, ast.Constant)]
+            handed_on = (
+                "unusable.fault.value",
+                "refused.outcome",
+                "report['outcome']",
+                "f'{unavailable.service}_unavailable'",
+            )
+            assert words or next(ast.unparse(value) for value in given) in handed_on, ast.unparse(call)
+            found.update(map(str, words))
+    return found
+
+
+def test_each_outcome_of_a_message_is_explained() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    table = page.partition("### Outcomes of a message")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*`) \| \S", table, re.MULTILINE)
+    named = [name for row in rows for name in re.findall("`([a-z0-9_]+)`", row)]
+    assert sorted(named) == sorted(outcomes())
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -174,12 +174,16 @@ def test_trouble_between_messages_is_no_message(services: Services) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "reply"), [(DataEnd.TOO_LARGE, replies.TOO_LARGE), (DataEnd.FALSE_END, replies.FALSE_END_OF_DATA)]
+    ("end", "reply", "outcome"),
+    [
+        (DataEnd.TOO_LARGE, replies.TOO_LARGE, "too_large"),
+        (DataEnd.FALSE_END, replies.FALSE_END_OF_DATA, "bare_lf"),
+    ],
 )
-def test_refused_data(services: Services, end: DataEnd, reply: Reply) -> None:
+def test_refused_data(services: Services, end: DataEnd, reply: Reply, outcome: str) -> None:
     made = authenticated(services, *ENVELOPE, b"DATA")
     assert made.end_of_data(end) is reply
-    assert made.verdict == Verdict(reply, "refused", size=0, recipients=1)
+    assert made.verdict == Verdict(reply, outcome, size=0, recipients=1)
     assert services.messages == []
 
 
@@ -197,7 +201,7 @@ def test_a_refused_message_of_many_chunks_is_one_refused_message(services: Servi
         assert made.sink is None
         assert made.end_of_chunk() is replies.TOO_LARGE
         verdicts.append(made.verdict)
-    assert verdicts == [None, None, Verdict(replies.TOO_LARGE, "refused", size=0, recipients=1)]
+    assert verdicts == [None, None, Verdict(replies.TOO_LARGE, "too_large", size=0, recipients=1)]
 
 
 def test_close_lets_go(services: Services) -> None:
