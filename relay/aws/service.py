@@ -7,6 +7,7 @@ of the CPU that botocore's session or a boto3 client takes; boto3's clients woul
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -37,6 +38,8 @@ from relay.aws.https import CALL_ERRORS, Answer, HttpsClient, NotSentError, Requ
 from relay.aws.signing import Signer
 from relay.core.frozen import frozen
 
+#: What a name of an error is made of; it stands in rows, logs and metrics.
+_ERROR_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 #: What services sign their calls as, where that is another name than boto3's.
 _SIGNED_AS: Final = {"sesv2": "ses"}
 
@@ -238,8 +241,8 @@ def _word(error: BaseException) -> str:
 
 def _code(answer: Answer, document: Mapping[str, object]) -> str:
     """AWS's name of an error: in a field of REST services, in the document of JSON ones; without what stands around."""
-    name = answer.error_type or str(document.get("__type", f"HTTP{answer.status}"))
-    return name.rpartition("#")[2].partition(":")[0]
+    name = (answer.error_type or str(document.get("__type", ""))).rpartition("#")[2].partition(":")[0]
+    return name if _ERROR_NAME.fullmatch(name) else f"HTTP{answer.status}"
 
 
 def _object(content: bytes) -> dict[str, object]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from typing import Final, TypeGuard
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def new_email_id() -> str:
@@ -13,3 +17,11 @@ def new_email_id() -> str:
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def is_uuid(text: object) -> TypeGuard[str]:
+    """Whether it is a UUID in its usual form (RFC 9562 section 4), of any version, in either case.
+
+    Postgres takes further forms, which it writes otherwise, and refuses a whole statement for what is none.
+    """
+    return isinstance(text, str) and _UUID.fullmatch(text) is not None

@@ -1,11 +1,14 @@
-"""JSON that others have written."""
+"""JSON that others have written, and JSON for Postgres."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
 
 import orjson
+
+_ESCAPES: Final = re.compile(rb"\\(u0000|.)", re.DOTALL)
 
 
 def loads(text: bytes | str) -> Any:
@@ -22,3 +25,11 @@ def loads(text: bytes | str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("too deep") from None
+
+
+def without_nul(document: bytes) -> bytes:
+    """A document without NUL characters, of which jsonb takes none."""
+    if b"\\u0000" not in document:
+        return document
+    # An escaped backslash may stand before `u0000`.
+    return _ESCAPES.sub(lambda match: b"" if match[1] == b"u0000" else match[0], document)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple, TypeGuard
+from typing import Final, NamedTuple
 
 import gevent
 import gevent.lock
@@ -24,6 +24,7 @@ import structlog
 from relay.aws.sqs_receiver import MAX_MESSAGES, QueueReceiver, Received
 from relay.core import metrics
 from relay.core.errors import PostgresUnavailable, QueueUnavailable
+from relay.core.ids import is_uuid
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.shares import Share, Shares
 from relay.delivery.webhooks import Webhooks
@@ -297,21 +298,14 @@ def job_of(body: str) -> Job | None:
     kind = document.get("type")
     if kind == SEND:
         email_id = document.get("emailId")
-        return Job(SEND, email_id) if _is_uuid(email_id) else None
+        return Job(SEND, email_id) if is_uuid(email_id) else None
     if kind == DISPATCH:
         delivery_id = document.get("deliveryId")
-        if not _is_uuid(delivery_id):
+        if not is_uuid(delivery_id):
             return None
         manual = document.get("source") == "manual"
         return Job(DISPATCH, delivery_id, manual=manual, requested=_moment(document.get("requestedAt")))
     return Job(kind) if kind in (SCAN, WEBHOOK_SCAN) else None
-
-
-def _is_uuid(text: object) -> TypeGuard[str]:
-    if not isinstance(text, str):
-        return False
-    digits = text.replace("-", "")
-    return len(text) == 36 and len(digits) == 32 and all(digit in "0123456789abcdefABCDEF" for digit in digits)
 
 
 def _moment(text: object) -> datetime | None:

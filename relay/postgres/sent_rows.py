@@ -10,6 +10,7 @@ import orjson
 from relay.core import deadlines
 from relay.core.errors import PostgresUnavailable
 from relay.core.frozen import frozen
+from relay.core.json_document import without_nul
 from relay.postgres.database import ConnectionLost, Database, Rejected
 from relay.postgres.driver import Connection, Cursor
 from relay.postgres.events import DELIVERIES
@@ -55,7 +56,7 @@ class Event:
     @property
     def document(self) -> str:
         """The payload as JSON that jsonb can hold: without NULs."""
-        return orjson.dumps(self.payload).replace(b"\\u0000", b"").decode()
+        return without_nul(orjson.dumps(self.payload)).decode()
 
 
 SentRow = tuple[str, Event | None]

@@ -13,7 +13,7 @@ import orjson
 from relay.core.address import MAX_ADDRESS_LENGTH, comparison_form
 from relay.core.frozen import frozen
 from relay.core.ids import new_email_id
-from relay.core.json_document import loads
+from relay.core.json_document import loads, without_nul
 
 #: SES's word → our type, and the member that holds what there is to say.
 _TYPES: Final[Mapping[str, tuple[str, str]]] = {
@@ -146,14 +146,4 @@ def _dumped(event: Mapping[str, object]) -> bytes:
         except (ValueError, RecursionError):
             raise Unreadable from None
         octets = written.encode("utf-8", "replace")
-    return _without_nul(octets)
-
-
-_ESCAPES: Final = re.compile(rb"\\(u0000|.)", re.DOTALL)
-
-
-def _without_nul(octets: bytes) -> bytes:
-    if b"\\u0000" not in octets:
-        return octets
-    # An escaped backslash may stand before `u0000`.
-    return _ESCAPES.sub(lambda match: b"" if match[1] == b"u0000" else match[0], octets)
+    return without_nul(octets)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from relay.core import address as relay_address
+from relay.core import json_document
 from relay.mail import filename, mailbox, reader
 from relay.smtp import framing, proxy_protocol, sasl
 from relay.smtp.session import Session
-from relay.web import location, ses_events
+from relay.web import location
 from tests.fuzz import catalogue
 from tests.fuzz.catalogue import Target
 
@@ -58,7 +59,7 @@ def test_inputs_survive_being_written(tmp_path: Path, monkeypatch: pytest.Monkey
         ("dialogue", Session, "_in_the_clear", False),
         ("message", reader, "_CONTROLS", re.compile("\0")),
         ("token", location, "_KEPT", "\r\n"),
-        ("sns", ses_events, "_ESCAPES", re.compile(rb"(?!)()")),
+        ("sns", json_document, "_ESCAPES", re.compile(rb"(?!)()")),
     ],
 )
 def test_a_bug_would_be_noticed(

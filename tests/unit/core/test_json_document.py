@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.json_document import loads
+from relay.core.json_document import loads, without_nul
 
 
 @pytest.mark.parametrize("text", ["1e400", "9" * 5000, '"\\ud83d"', "[" * 500 + "]" * 500, "{}", "null"])
@@ -35,3 +36,9 @@ def test_nothing_else_is_raised(text: bytes | str) -> None:
         loads(text)
     except ValueError:
         return
+
+
+@given(st.text(alphabet='\\u0\0a"', max_size=30))
+def test_a_document_without_nul_says_the_same_but_for_those(text: str) -> None:
+    """A backslash before `u0000` may itself be escaped."""
+    assert loads(without_nul(orjson.dumps({text: [text]}))) == {text.replace("\0", ""): [text.replace("\0", "")]}
