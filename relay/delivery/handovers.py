@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -19,7 +19,7 @@ import gevent
 import structlog
 
 from relay.core import metrics
-from relay.core.errors import PostgresUnavailable, RedisUnavailable
+from relay.core.errors import PostgresUnavailable, RedisUnavailable, Unavailable
 from relay.delivery.send_events import sent_event
 from relay.postgres.left_rows import Left, LeftRows, mark_of, microseconds
 from relay.postgres.outgoing import Outgoing
@@ -35,6 +35,8 @@ _SAFE_SECONDS: Final = SILENT_MS / 1000 - 10.0
 EVENT_SECONDS: Final = 180.0
 #: Answers, and claims, whose record failed and that are kept in memory. Redis has them too.
 _MOST_KEPT: Final = 10_000
+#: Seconds for which a row waits at most of which it can't be recorded, time after time, what became of it.
+_LONGEST_WAIT: Final = 900
 
 
 @dataclass(slots=True)
@@ -45,6 +47,15 @@ class _OwnClaim:
     state: str = CLAIMED
     records_sent: bool = True
     message_id: str = ""
+
+
+@dataclass(slots=True)
+class _Settled:
+    """Rows that are dealt with, and how many of them were given back. `failed`: why not all of them are."""
+
+    email_ids: list[str] = field(default_factory=list)
+    count: int = 0
+    failed: PostgresUnavailable | None = None
 
 
 class Handovers:
@@ -68,8 +79,15 @@ class Handovers:
         self._claims: dict[str, _OwnClaim] = {}
         #: Those of which it could not be recorded what became of them.
         self._left_over: dict[str, _OwnClaim] = {}
+        #: How often that has been so, of rows of which nothing has been recorded since.
+        self._unrecorded: dict[str, int] = {}
 
     # The steps of a delivery.
+
+    def state(self, email_id: str) -> str:
+        """How far a claim is: CLAIMED, HANDING_OVER or SENT; empty where there is no claim."""
+        claim = self._claims.get(email_id)
+        return "" if claim is None else claim.state
 
     def begin(self, email_id: str) -> None:
         """A row has been claimed."""
@@ -119,6 +137,7 @@ class Handovers:
     def end(self, email_id: str) -> None:
         """What became of the row is recorded."""
         claim = self._claims.pop(email_id, None)
+        self._unrecorded.pop(email_id, None)
         if claim is not None and claim.owner:
             self._states.post_end(claim.owner, email_id)
 
@@ -127,6 +146,9 @@ class Handovers:
         claim = self._claims.pop(email_id, None)
         if claim is not None and len(self._left_over) < _MOST_KEPT:
             self._left_over[email_id] = claim
+            self._unrecorded[email_id] = self._unrecorded.pop(email_id, 0) + 1
+            if len(self._unrecorded) > _MOST_KEPT:
+                del self._unrecorded[next(iter(self._unrecorded))]
 
     # What was left behind.
 
@@ -139,18 +161,33 @@ class Handovers:
 
     def look(self) -> None:
         """One round. Raises PostgresUnavailable and RedisUnavailable."""
+        until = time.monotonic() + BEAT_SECONDS
         silent = self._say_alive()
-        self._settle()
+        failed: Unavailable | None = self._settle()
         if silent is None:
+            if failed is not None:
+                raise failed
             return
+        dead = [(owner, False) for owner in silent if owner != self._owner]
         if not self._succeeded:
             before = [name for name in self._states.owners() if name.startswith(self._place) and name != self._owner]
-            for owner in before:
-                self._take_over(owner, ended=True)
-            self._succeeded = True
-        for owner in silent:
-            if owner != self._owner:
-                self._take_over(owner, ended=False)
+            dead = [*((owner, True) for owner in before), *dead]
+        self._succeeded = True
+        for owner, ended in dead:
+            if time.monotonic() > until:
+                self._succeeded = self._succeeded and not ended
+                break
+            # What can't be taken over keeps no other from it.
+            unsettled: Unavailable | None
+            try:
+                unsettled = self._take_over(owner, ended=ended)
+            except RedisUnavailable as error:
+                unsettled = error
+            if unsettled is not None:
+                failed = unsettled
+                self._succeeded = self._succeeded and not ended
+        if failed is not None:
+            raise failed
 
     def close(self) -> None:
         """The process ends: what it has not finished is for others to take at once."""
@@ -174,37 +211,67 @@ class Handovers:
         self._beat, self._named = began, True
         return silent
 
-    def _settle(self) -> None:
-        """Records what could not be recorded."""
+    def _settle(self) -> PostgresUnavailable | None:
+        """Records what could not be recorded; an error where something still can't be."""
         if not self._left_over:
-            return
+            return None
         left_over = dict(self._left_over)
         notes = [_note(email_id, claim) for email_id, claim in left_over.items()]
-        self._record(notes, sure=True, ended=True)
-        for email_id, claim in left_over.items():
+        settled = self._record(notes, sure=True, ended=True)
+        for email_id in settled.email_ids:
             del self._left_over[email_id]
-            if claim.owner:
-                self._states.post_end(claim.owner, email_id)
+            owner = left_over[email_id].owner
+            if owner:
+                self._states.post_end(owner, email_id)
+        return settled.failed
 
-    def _take_over(self, owner: str, *, ended: bool) -> None:
+    def _take_over(self, owner: str, *, ended: bool) -> PostgresUnavailable | None:
+        """Deals with what a dead process has left; an error where something can't be dealt with now."""
         estate = self._states.take(owner, ended=ended)
         if estate is None:
-            return
-        count = self._record(estate.notes, sure=estate.sure, ended=estate.ended)
-        log.warning("delivery_taken_over", count=count, claims=len(estate.notes))
-        self._states.done(owner, [note.email_id for note in estate.notes])
+            return None
+        settled = self._record(estate.notes, sure=estate.sure, ended=estate.ended)
+        log.warning("delivery_taken_over", count=settled.count, claims=len(estate.notes))
+        self._states.done(owner, settled.email_ids, whole=settled.failed is None)
+        return settled.failed
 
-    def _record(self, notes: Sequence[Note], *, sure: bool, ended: bool) -> int:
-        """Records the provider's answers, and gives back the other claims; how many of these."""
+    def _record(self, notes: Sequence[Note], *, sure: bool, ended: bool) -> _Settled:
+        """Records the provider's answers, and gives back the other claims.
+
+        A row that is locked, or that the server refuses, keeps no other from it.
+        """
+        settled = _Settled()
+        until = time.monotonic() + BEAT_SECONDS
         for note in notes:
             if note.state == SENT:
                 event = sent_event(note.email_id, self._provider, note.message_id) if note.records_sent else None
-                self._outgoing.sent(note.email_id, event)
-        rows = list(_to_give_back(notes, sure=sure, ended=ended))
+                try:
+                    self._outgoing.sent(note.email_id, event)
+                    settled.email_ids.append(note.email_id)
+                except PostgresUnavailable as error:
+                    settled.failed = error
+                    if time.monotonic() > until:
+                        return settled
+        rows = list(_to_give_back(notes, self._unrecorded, sure=sure, ended=ended))
+        given = {row.email_id for row in rows}
+        try:
+            self._give_back(rows, settled)
+        except PostgresUnavailable as error:
+            settled.failed = error
+            for row in rows:
+                if time.monotonic() > until:
+                    return settled
+                with suppress(PostgresUnavailable):
+                    self._give_back([row], settled)
+        settled.email_ids += [note.email_id for note in notes if note.state != SENT and note.email_id not in given]
+        return settled
+
+    def _give_back(self, rows: Sequence[Left], settled: _Settled) -> None:
         count = self._left.give_back(rows) if rows else 0
+        settled.count += count
+        settled.email_ids += [row.email_id for row in rows]
         metrics.DELIVERY_UNCLEAR.labels("found").inc(sum(row.unclear for row in rows))
         metrics.DELIVERIES.labels("abandoned").inc(count)
-        return count
 
     def _post(self, email_id: str, claim: _OwnClaim) -> None:
         if claim.owner:
@@ -214,18 +281,24 @@ class Handovers:
         return self._place + secrets.token_hex(8)
 
 
-def _to_give_back(notes: Sequence[Note], *, sure: bool, ended: bool) -> Iterator[Left]:
-    """Claims that are over: all of a process that has ended, else those that it had not begun to hand over."""
+def _to_give_back(notes: Sequence[Note], unrecorded: Mapping[str, int], *, sure: bool, ended: bool) -> Iterator[Left]:
+    """Claims that are over: all of a process that has ended, else those that it had not begun to hand over.
+
+    `unrecorded`: how often it could not be recorded what became of a row. Once is an outage; what goes on is about the
+    row, which waits longer each time.
+    """
     for note in notes:
         if note.state == SENT:
             continue
         unclear = not (sure and note.state == CLAIMED)
         if ended or not unclear:
-            waits = unclear and not note.records_sent
+            waits = EVENT_SECONDS if unclear and not note.records_sent else 0.0
+            times = unrecorded.get(note.email_id, 0)
+            again = float(min(_LONGEST_WAIT, 2 ** min(times, 30))) if times > 1 else 0.0
             yield Left(
                 email_id=note.email_id,
                 mark=mark_of(note.mark),
-                seconds=EVENT_SECONDS if waits else 0.0,
+                seconds=max(waits, again),
                 unclear=unclear,
             )
 

@@ -74,7 +74,7 @@ class _WorkersUse:
         handed_over = self._states.hand_over(owner, given)
         held = self._states.held({kept.email_id: kept.mark, gone.email_id: gone.mark})
         left = self._states.take(owner, ended=True)
-        self._states.done(owner, [kept.email_id, given.email_id])
+        self._states.done(owner, [kept.email_id, given.email_id], whole=True)
         return handed_over and held == {kept.email_id} and left is not None and set(left.notes) == {kept, given}
 
     def _end(self) -> bool:
@@ -105,7 +105,7 @@ class _WorkersUse:
         for owner in self._owners:
             try:
                 self._states.retire(owner)
-                self._states.done(owner, ())
+                self._states.done(owner, (), whole=True)
             except RedisUnavailable:
                 return  # it is forgotten by itself, as what a dead process has left
 

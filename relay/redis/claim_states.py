@@ -14,15 +14,20 @@ was written last. An owner that was taken for dead is marked so in its hash: fro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
 from relay.core.frozen import frozen
+from relay.core.ids import is_uuid
 from relay.redis.keys import DELIVERY_CLAIMS_PREFIX, DELIVERY_OWNERS_KEY
 from relay.redis.link import RedisLink, Script
 from relay.redis.protocol import Argument, RedisReply
 
 CLAIMED, HANDING_OVER, SENT = "c", "h", "s"
+
+#: `Note.value`. So many digits of microseconds are the year 5138.
+_NOTE: Final = re.compile(rb"([a-z]):([0-9]{1,17}):([01]):(.*)", re.DOTALL)
 
 #: Milliseconds without a beat after which others take an owner for dead.
 SILENT_MS: Final = 45_000
@@ -169,11 +174,11 @@ class ClaimStates:
         """
         arguments: list[Argument] = [owner, KEEP_SECONDS, SILENT_MS, int(first)]
         silent = _BEAT.run(self._link, [DELIVERY_OWNERS_KEY, _hash(owner)], arguments)
-        return None if silent is None else [name.decode() for name in silent]
+        return None if silent is None else _names(silent)
 
     def owners(self) -> list[str]:
         """All of them."""
-        return [name.decode() for name in self._link.call("ZRANGE", DELIVERY_OWNERS_KEY, 0, -1)]
+        return _names(self._link.call("ZRANGE", DELIVERY_OWNERS_KEY, 0, -1))
 
     def take(self, owner: str, *, ended: bool) -> Estate | None:
         """What a dead owner has left; None: it lives after all, or nothing is left. `ended`: its process certainly has.
@@ -189,11 +194,14 @@ class ClaimStates:
         notes = tuple(note for name, value in fields.items() if (note := _note(name, value)) is not None)
         return Estate(sure=bool(sure), ended=fields.get(b"dead") == b"1", notes=notes)
 
-    def done(self, owner: str, email_ids: Collection[str]) -> None:
-        """What a dead owner has left is dealt with: it is not looked at again. These rows are claimed no more."""
+    def done(self, owner: str, email_ids: Collection[str], *, whole: bool) -> None:
+        """These rows of a dead owner are claimed no more. `whole`: all that it has left is dealt with, and it is not
+        looked at again.
+        """
         if email_ids:
             self._link.call("HDEL", _hash(owner), *email_ids)
-        self._link.call("ZREM", DELIVERY_OWNERS_KEY, owner)
+        if whole:
+            self._link.call("ZREM", DELIVERY_OWNERS_KEY, owner)
 
     def held(self, marks: Mapping[str, int]) -> set[str]:
         """Those of these claims (email id → mark) that a process works on, or whose answer waits to be recorded."""
@@ -212,17 +220,22 @@ def _hash(owner: str) -> bytes:
     return DELIVERY_CLAIMS_PREFIX + owner.encode()
 
 
+def _names(reply: RedisReply) -> list[str]:
+    """Names of owners. What no owner has written is none."""
+    names = (name.decode("utf-8", "replace") for name in reply)
+    return [name for name in names if "\ufffd" not in name]
+
+
 def _note(name: RedisReply, value: RedisReply) -> Note | None:
-    """The note of one field; None for those that say something of the owner."""
-    state, _, rest = value.decode().partition(":")
-    mark, _, rest = rest.partition(":")
-    records_sent, _, message_id = rest.partition(":")
-    if not mark.isdecimal():
+    """The note of one field; None for those that say something of the owner, and for what no owner has written."""
+    email_id = name.decode("utf-8", "replace")
+    found = _NOTE.fullmatch(value)
+    if found is None or not is_uuid(email_id):
         return None
     return Note(
-        email_id=name.decode(),
-        state=state,
-        mark=int(mark),
-        records_sent=records_sent == "1",
-        message_id=message_id,
+        email_id=email_id,
+        state=found[1].decode(),
+        mark=int(found[2]),
+        records_sent=found[3] == b"1",
+        message_id=found[4].decode("utf-8", "replace"),
     )
