@@ -26,6 +26,8 @@ x-entity-id received delivered-to
 #: Fields of a row's headers that never leave: they are made here, steer SES, name hidden recipients, or are void.
 _LEFT_OUT: Final = frozenset(_LEFT_OUT_NAMES.split())
 _LEFT_OUT_PREFIXES: Final = ("content-", "x-ses-", "resent-", "arc-")
+#: Why a mail to more than one call takes is never sent: a word for the row, and a text.
+TOO_MANY_RECIPIENTS: Final = "TooManyRecipients", f"the mail has more than {MAX_RECIPIENTS} recipients"
 _FIELD_NAME: Final = re.compile(r"[!-9;-~]{1,126}\Z")
 
 
@@ -101,7 +103,7 @@ def _envelope(email: OutgoingEmail) -> tuple[str, tuple[str, ...], tuple[str, ..
     if not email.recipients:
         raise Unsendable("NoRecipients", "the mail has no recipients")
     if len(email.recipients) > MAX_RECIPIENTS:
-        raise Unsendable("TooManyRecipients", f"the mail has more than {MAX_RECIPIENTS} recipients")
+        raise Unsendable(*TOO_MANY_RECIPIENTS)
     try:
         sender = mailbox.sendable(mailbox.address_of(email.sender))
     except BadAddress as bad:

@@ -17,8 +17,9 @@ from relay.core import json_document, metrics
 from relay.core.address import domain_of
 from relay.core.allowance import FAR, SHORT
 from relay.core.errors import PostgresUnavailable
+from relay.core.provider_limits import MAX_RECIPIENTS
 from relay.core.spellings import mailbox_of
-from relay.delivery.compose import Composed, Unsendable, bodies_of
+from relay.delivery.compose import TOO_MANY_RECIPIENTS, Composed, Unsendable, bodies_of
 from relay.delivery.content import NoRoom
 from relay.delivery.handovers import EVENT_SECONDS, Handovers
 from relay.delivery.large_mails import Busy, LargeMails
@@ -41,6 +42,7 @@ from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
 from relay.postgres.outgoing import HELD_OCTETS, Outgoing
 from relay.postgres.sending_facts import MailAsked, SendingDomain
 from relay.postgres.sent_rows import Event
+from relay.redis.claim_states import HANDING_OVER, SENT
 
 log = structlog.get_logger(__name__)
 
@@ -117,13 +119,27 @@ class Deliverer:
         metrics.DELIVERY_IN_FLIGHT.value += 1
         self._handovers.begin(email.id)
         try:
-            outcome = self._outcome(email)
+            try:
+                outcome = self._outcome(email)
+            except PostgresUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - logged there
+                outcome = self._after_bug(email, error)
             self._handovers.end(email.id)
         finally:
             self._handovers.leave(email.id)
             metrics.DELIVERY_IN_FLIGHT.value -= 1
         metrics.DELIVERIES.labels(outcome).inc()
         log.info("delivery", email_id=email.id, outcome=outcome, seconds=round(time.monotonic() - began, 4))
+
+    def _after_bug(self, email: OutgoingEmail, error: Exception) -> str:
+        """An attempt is used up, or the row would be tried for ever. Raises `error` where the provider has the mail."""
+        state = self._handovers.state(email.id)
+        if state in ("", SENT):
+            raise error
+        log.exception("unexpected_error", email_id=email.id)
+        failed = Failed(Verdict.PASSING, "InternalError", type(error).__name__)
+        return self._failed(email, failed, self._progress(email), unclear=state == HANDING_OVER)
 
     def preview(self, email: OutgoingEmail, files: ExitStack) -> Composed | Failed | None:
         """The mail that would leave for a row, or why none would; None: no recipient is left.
@@ -144,11 +160,15 @@ class Deliverer:
                 status=simulation.status,
                 events=simulation.events,
                 reason=simulation.reason,
+                to=email.to,
             )
             return f"simulated_{simulation.status}"
         decided = self._decided(email) if email.unclear else None
         if decided is not None:
             return decided
+        if len(email.recipients) > MAX_RECIPIENTS:
+            # Before they are looked up: it may be tens of thousands.
+            return self._failed(email, Failed(Verdict.PERMANENT, *TOO_MANY_RECIPIENTS), None)
         email, domain, suppressed = self._looked_up(email)
         region = self._provider.region or (domain.region if domain is not None else DEFAULT_REGION)
         configuration_set = domain.configuration_set if domain is not None else None

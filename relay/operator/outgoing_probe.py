@@ -142,7 +142,7 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("recording an event", lambda: outgoing.record(email_id, user, event)),
         (
             "simulating a delivery",
-            lambda: outgoing.simulate(email_id, user, status="bounced", events=[event], reason="bounced"),
+            lambda: outgoing.simulate(email_id, user, status="bounced", events=[event], reason="bounced", to=[]),
         ),
         ("putting mails back", lambda: outgoing.put_back([email_id], 1.0)),
         ("looking for webhook deliveries", lambda: (webhooks.look(each=1, most=1), webhooks.look_at([email_id]))),

@@ -107,7 +107,7 @@ _BOUNCED: Final = (
 _SIMULATED: Final = (
     "UPDATE emails SET status = %(status)s,"  # noqa: S608 - fixed texts
     " sent_at = CASE WHEN %(status)s = 'suppressed' THEN sent_at ELSE now() END, provider_next_retry_at = NULL"
-    f' WHERE id = %(id)s AND {_OURS} RETURNING "to"'
+    f" WHERE id = %(id)s AND {_OURS} RETURNING id"
 )
 
 #: An event of a row whose status does not change with it.
@@ -239,8 +239,8 @@ class Outgoing:
             mark=self._leases.mark(email_id),
             attempt=attempt,
             seconds=seconds,
-            code=code[:255],
-            message=message[:1000],
+            code=_text_of(code, 255),
+            message=_text_of(message, 1000),
         )
 
     def fail(self, email_id: str, event: Event, *, attempt: int, code: str, message: str) -> None:
@@ -254,8 +254,8 @@ class Outgoing:
             event,
             mark=self._leases.mark(email_id),
             attempt=attempt,
-            code=code[:255],
-            message=message[:1000],
+            code=_text_of(code, 255),
+            message=_text_of(message, 1000),
         )
 
     def suppress(self, email_id: str, event: Event) -> None:
@@ -263,17 +263,26 @@ class Outgoing:
         self._finish(email_id, "status = 'suppressed'", _OURS, event, mark=self._leases.mark(email_id))
 
     def simulate(
-        self, email_id: str, user_id: str | None, *, status: str, events: Sequence[Event], reason: str | None
+        self,
+        email_id: str,
+        user_id: str | None,
+        *,
+        status: str,
+        events: Sequence[Event],
+        reason: str | None,
+        to: Sequence[str],
     ) -> None:
-        """Records a simulated delivery in one transaction. `reason`: each To is suppressed for it, if there is one."""
+        """Records a simulated delivery in one transaction. `reason`: each of `to` is suppressed for it, if there is
+        one.
+        """
 
         def work(cursor: Cursor) -> None:
             cursor.execute(
                 _SIMULATED,
                 {"status": status, "id": email_id, "mark": self._leases.mark(email_id)},
             )
-            row = cursor.fetchone()
-            for event in events if row is not None else ():
+            changed = cursor.fetchone() is not None
+            for event in events if changed else ():
                 values = {"id": email_id, "user": user_id, **_of(event)}
                 cursor.execute(
                     "WITH " + _EVENT.format(email="%(id)s::uuid", user="%(user)s", source="", condition="true"), values
@@ -292,8 +301,9 @@ class Outgoing:
                     " source_message_id, metadata, suppressed_at, updated_at)"
                     " SELECT gen_random_uuid(), %(user)s, address, %(reason)s, %(source)s, %(id)s::uuid,"
                     " 'sandbox-' || %(id)s, %(metadata)s::jsonb, now(), now()"
-                    " FROM (SELECT DISTINCT lower(trim(a)) AS address"
-                    " FROM jsonb_array_elements_text(%(to)s::jsonb) AS a) AS recipients"
+                    " FROM (SELECT DISTINCT lower(trim(a)) AS address FROM unnest(%(to)s::text[]) AS a) AS recipients"
+                    # What is longer is no address, and the column has no room for it.
+                    " WHERE length(address) <= 512"
                     # Not by `excluded`, for which the role would have to be let read these columns.
                     " ON CONFLICT (user_id, email) DO UPDATE SET reason = %(reason)s,"
                     " source_event_id = %(source)s, source_email_id = %(id)s::uuid,"
@@ -304,7 +314,7 @@ class Outgoing:
                         "source": source,
                         "id": email_id,
                         "metadata": orjson.dumps(metadata).decode(),
-                        "to": orjson.dumps([] if row is None else row[0]).decode(),
+                        "to": list(to) if changed else [],
                     },
                 )
 
@@ -367,6 +377,11 @@ class Outgoing:
 
     def _use(self, work: Callable[[Cursor], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)
+
+
+def _text_of(words: str, most: int) -> str:
+    """What a column of so many characters may hold of what others have said: Postgres takes no NUL in a text."""
+    return words.replace("\0", "")[:most]
 
 
 def _of(event: Event | None) -> dict[str, object]:

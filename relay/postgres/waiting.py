@@ -87,13 +87,15 @@ _WAITING: Final = f"""
  date_part('epoch', clock_timestamp()) - {_CREATED},
  coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0) + coalesce(pg_column_size(e.attachments), 0)
  + {HEADER_SIZE}"""
+#: A time that lies ahead, or has no end, says nothing: the server's clock was put back, or somebody else wrote it.
 _PROCESSING: Final = f"""
  e.id::text, e.xmin::text,
- e.provider_last_attempted_at IS NOT NULL
+ coalesce(e.provider_last_attempted_at <= clock_timestamp() + interval '1 minute', false)
    AND (e.provider_next_retry_at IS NULL OR e.provider_next_retry_at <= e.provider_last_attempted_at),
  coalesce(e.provider_last_attempted_at < clock_timestamp() - interval '15 minutes', false),
  e.created_at > clock_timestamp() - interval '24 hours', {_CREATED},
- coalesce((extract(epoch FROM e.provider_last_attempted_at) * 1000000)::bigint, 0)"""
+ CASE WHEN isfinite(e.provider_last_attempted_at)
+      THEN (extract(epoch FROM e.provider_last_attempted_at) * 1000000)::bigint ELSE 0 END"""
 
 _OLDEST: Final = """
 SELECT {columns} FROM emails e
