@@ -87,7 +87,7 @@ _WAITING: Final = f"""
  date_part('epoch', clock_timestamp()) - {_CREATED},
  coalesce(octet_length(e.html), 0) + coalesce(octet_length(e.text), 0) + coalesce(pg_column_size(e.attachments), 0)
  + {HEADER_SIZE}"""
-#: A time that lies ahead, or has no end, says nothing: the server's clock was put back, or somebody else wrote it.
+#: A time that lies ahead, or has no end, says nothing: the server's clock was put back, or another program wrote it.
 _PROCESSING: Final = f"""
  e.id::text, e.xmin::text,
  coalesce(e.provider_last_attempted_at <= clock_timestamp() + interval '1 minute', false)

@@ -195,7 +195,7 @@ def test_a_row_to_thousands_fails_before_they_are_looked_up(
 def test_a_time_that_says_nothing_hides_no_claim_from_a_scan(
     add_email: Fixture, outgoing: Outgoing, waiting: WaitingRows, query: Query, moment: str
 ) -> None:
-    """The server's clock was put back, or somebody else wrote it: the row's version tells how old the claim is."""
+    """The server's clock was put back, or another program wrote it: the row's version tells how old the claim is."""
     odd, usual = add_email(), add_email()
     assert len(outgoing.claim([odd, usual])) == 2
     query(f"UPDATE emails SET provider_last_attempted_at = {moment} WHERE id = %s", odd)
