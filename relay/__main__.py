@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = """\
-usage: python -m relay [--check | --version | --help]
+usage: {program} [--check | --version | --help]
 
 The SMTP door to OpenSend. Without an argument it serves until SIGTERM.
 
@@ -26,9 +26,9 @@ Settings are environment variables: see docs/configuration.md.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings."""
-    return command_line.run("python -m relay", USAGE, arguments, serve=_serve, check=_check)
+def main(arguments: Sequence[str], program: str = "python -m relay") -> int:
+    """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings. `program`: how it is started."""
+    return command_line.run(program, USAGE.replace("{program}", program), arguments, serve=_serve, check=_check)
 
 
 def _serve() -> int:

@@ -18,7 +18,7 @@ from packaging.markers import Marker
 from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-LISTS: Final = ("base", "dev", "fuzz")
+LISTS: Final = ("base", "build", "dev", "fuzz")
 USAGE: Final = """\
 usage: ./scripts/audit
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = """\
-usage: python -m relay.delivery
+usage: {program}
          [--check | --preview EMAIL-ID | --unclear … | --version | --help]
 
 The delivery worker: sends what is queued. Without an argument it works until SIGTERM.
@@ -33,8 +33,8 @@ Settings are environment variables: see docs/configuration.md.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings."""
+def main(arguments: Sequence[str], program: str = "python -m relay.delivery") -> int:
+    """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings. `program`: how it is started."""
     if len(arguments) == 2 and arguments[0] == "--preview":
         from relay.operator import delivery_preview
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         from relay.operator import held_mails
 
         return held_mails.main(arguments[1:])
-    return command_line.run("python -m relay.delivery", USAGE, arguments, serve=_serve, check=_check)
+    return command_line.run(program, USAGE.replace("{program}", program), arguments, serve=_serve, check=_check)
 
 
 def _serve() -> int:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from relay.mail import Limits, Unusable, parse
@@ -14,9 +15,12 @@ from relay.mail import Limits, Unusable, parse
 _SHOWN = 76
 
 
-def main() -> int:
-    """Exit code 0 for a message that can be taken, 1 for one that can't, 2 for a file that can't be read."""
-    arguments = _arguments()
+def main(given: Sequence[str], program: str = "python -m relay.mail") -> int:
+    """Exit code 0 for a message that can be taken, 1 for one that can't, 2 for a file that can't be read.
+
+    `program`: how it is started.
+    """
+    arguments = _arguments(given, program)
     try:
         raw = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
     except OSError as error:
@@ -36,13 +40,13 @@ def main() -> int:
     return 0
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m relay.mail", description=__doc__)
+def _arguments(given: Sequence[str], program: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("file", metavar="FILE.eml", help="the message, as it came over SMTP; - is standard input")
     parser.add_argument("--full", action="store_true", help="show attachments to their last character")
     parser.add_argument("--utf8-local-parts", action="store_true", help="as SMTP_RELAY_ALLOW_UTF8_LOCAL_PARTS=true")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -57,7 +57,7 @@ class RedisProbe:
             Operation("API keys", "every look-up of a key would go to Postgres", self._keys),
             Operation("claims", "repeats would be stored again", self._claims),
             Operation("suppressions", "every look-up of a recipient would go to Postgres", self._suppressions),
-            Operation("lists of suppressions", "scripts/warm_cache.py could not fill them", self._lists),
+            Operation("lists of suppressions", "warm-cache could not fill them", self._lists),
         ]
         if self._settings.max_auth_failures_per_address:
             operations.append(Operation("failed log-ins", "each process would count them for itself", self._attempts))

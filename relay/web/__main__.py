@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = """\
-usage: python -m relay.web [--check | --replay QUEUE-URL | --version | --help]
+usage: {program} [--check | --replay QUEUE-URL | --version | --help]
 
 The HTTP side: tracked links, and what Amazon SES tells of mails that left.
 Without an argument it serves until SIGTERM.
@@ -29,13 +29,13 @@ Settings are environment variables: see docs/configuration.md.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings."""
+def main(arguments: Sequence[str], program: str = "python -m relay.web") -> int:
+    """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings. `program`: how it is started."""
     if len(arguments) == 2 and arguments[0] == "--replay":
         from relay.operator import notification_replay
 
         return notification_replay.main(arguments[1])
-    return command_line.run("python -m relay.web", USAGE, arguments, serve=_serve, check=_check)
+    return command_line.run(program, USAGE.replace("{program}", program), arguments, serve=_serve, check=_check)
 
 
 def _serve() -> int:

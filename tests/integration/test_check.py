@@ -26,9 +26,6 @@ from tests.support import program
 from tests.support.certificates import write_pair
 from tests.support.program import Result
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-
 run = functools.partial(program.run, "relay")
 
 
@@ -71,10 +68,6 @@ def with_login(url: str, user: str, password: str) -> str:
 def test_version() -> None:
     result = run("--version")
     assert (result.status, result.output) == (0, f"opensend-relay {__version__}\n")
-
-
-def test_the_version_is_the_projects() -> None:
-    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h"])

@@ -143,7 +143,7 @@ def test_what_would_double_mails_or_cost_the_cache_fails(
 
 def test_a_right_that_only_warming_needs_is_a_failure_of_that_alone(check: Callable[..., list[Finding]]) -> None:
     (found,) = [each for each in check("~*", "+@all", "-sadd") if each.level != "ok"]
-    assert found.text == "lists of suppressions: NOPERM for SADD; scripts/warm_cache.py could not fill them"
+    assert found.text == "lists of suppressions: NOPERM for SADD; warm-cache could not fill them"
 
 
 def test_a_cluster_fails(tmp_path: Path) -> None:

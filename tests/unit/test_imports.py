@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: From the top to the bottom. A room imports from those in the lines below its own, and from itself.
 FLOORS = (
+    ("relay.command",),
     ("relay.__main__",),
     ("relay.process",),
     ("relay.operator",),
@@ -41,7 +42,7 @@ MODULES = dict(modules())
 def room(module: str) -> str:
     if module == "relay":
         return "relay.version"
-    if module in {"relay.__main__", "relay.delivery.__main__", "relay.web.__main__"}:
+    if module.endswith(".__main__"):
         return "relay.__main__"  # commands put processes together, wherever they stand
     return "config" if module.split(".", maxsplit=1)[0] == "config" else ".".join(module.split(".")[:2])
 

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "relay/aws/sns_host.py": "tests/integration/web/test_ses_events.py",
     "relay/aws/sqs.py": "tests/integration/storage/test_jobs.py",
     "relay/aws/sqs_receiver.py": "tests/integration/delivery/test_process.py",
+    "relay/command.py": "tests/unit/test_package_command.py",
     "relay/core/errors.py": "tests/integration/storage/test_store.py",
     "relay/core/outcomes.py": "tests/unit/limits/test_client.py",
     "relay/core/records.py": "tests/integration/storage/test_store.py",
