@@ -168,6 +168,9 @@ SUPPRESSIONS_LEARNED: Final = Family(
 WEBHOOK_DELIVERIES: Final = Family(
     "smtp_relay_webhook_deliveries", "Webhook deliveries by what became of an attempt", Counter, ("outcome",)
 )
+WEBHOOK_JOBS: Final = Family(
+    "smtp_relay_webhook_jobs", "Jobs for webhook deliveries: published, refused, dropped", Counter, ("result",)
+)
 WEBHOOK_SECONDS: Final = Family("smtp_relay_webhook_seconds", "Time of a call to a webhook", Histogram, ("status",))
 WEBHOOKS_IN_FLIGHT: Final = Family("smtp_relay_webhooks_in_flight", "Calls to webhooks being made now", Gauge).labels()
 DELIVERY_RATE: Final = Family(

@@ -10,19 +10,20 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
 from relay.core import metrics
 from relay.core.errors import QueueUnavailable
-from relay.jobs.job import BATCH_SIZE, Job, send_jobs
+from relay.jobs.job import BATCH_SIZE, QueueJob, send_jobs
 
 if TYPE_CHECKING:
     from relay.aws.sqs import Queue
 
 log = structlog.get_logger(__name__)
 _FAULTS: Final = metrics.FAULTS.labels("sqs")
+_J = TypeVar("_J", bound=QueueJob)
 
 
 class JobSender:
@@ -73,7 +74,7 @@ class JobSender:
         if self.wait:
             raise QueueUnavailable("failing")
 
-    def send(self, jobs: Sequence[Job]) -> list[Job]:
+    def send(self, jobs: Sequence[_J]) -> list[_J]:
         """Sends jobs, `most` at most; returns those that the queue refused.
 
         Raises QueueUnavailable: it took none; with `unclear`, as far as one can know.

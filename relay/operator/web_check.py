@@ -19,8 +19,9 @@ from psycogreen.gevent import patch_psycopg
 patch_psycopg()
 
 from config.settings import Settings
+from relay.core.errors import QueueUnavailable
 from relay.operator import web_probe, web_redis_probe
-from relay.operator.checking import ANSWER_SECONDS, run
+from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
 from relay.server.certificate import CertificateStore, expiry_warning
@@ -35,7 +36,7 @@ def main() -> int:
     return run(
         lambda settings: f"{settings.http_processes} process(es), listening on {settings.host}:{settings.http_port}",
         lambda settings: (*_certificate(settings), *_tracking(settings), *_topic(settings)),
-        lambda _: (("database", _database), ("redis", _redis)),
+        lambda _: (("database", _database), ("redis", _redis), ("queue", _queue)),
     )
 
 
@@ -67,6 +68,26 @@ def _topic(settings: Settings) -> Iterator[Finding]:
             yield Finding(FAIL, "events", f"SES_EVENTS_SNS_TOPIC_ARN has {topic!r}, which is no ARN of an SNS topic")
         else:
             yield Finding(OK, "events", f"those of {topic} are believed")
+
+
+def _queue(settings: Settings) -> Iterator[Finding]:
+    """Jobs make webhooks come sooner: without them nothing is lost, so no finding is a failure."""
+    if settings.queue_url is None:
+        yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: webhooks are told of by Redis alone")
+        return
+    from relay.aws.sqs import Queue  # noqa: PLC0415 - a tenth of a second, for those who have a queue
+
+    seconds = ANSWER_SECONDS / 2
+    queue = Queue(
+        settings.queue_url, settings.aws_region, open_seconds=seconds, connect_seconds=seconds, call_seconds=seconds
+    )
+    try:
+        queue.probe()
+    except QueueUnavailable as unavailable:
+        code = OTHER_NAMES.get(unavailable.code, unavailable.code)
+        yield Finding(WARN, "queue", f"{settings.queue_url}: {code}; webhooks wait for the next look at Postgres")
+    else:
+        yield Finding(OK, "queue", f"answers ({'FIFO' if queue.fifo else 'standard'}): webhooks are told of by jobs")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

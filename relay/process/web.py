@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 _ON_DEMAND = ("idna.uts46data", "encodings.idna", "importlib.readers")
 #: Seconds of the drain for events that are not written yet.
 _WRITE_SECONDS = 3.0
+#: Those for the jobs of webhook deliveries, and for the rest.
+_CLOSE_SECONDS = 2.0
 
 
 def load(settings_json: bytes) -> None:
@@ -51,6 +53,8 @@ def load(settings_json: bytes) -> None:
         config.sentry.load()
     if settings.http_metrics_port is not None:
         exposition.load()
+    if settings.queue_url is not None:
+        import relay.aws.sqs  # noqa: F401, PLC0415 - boto3, only with a queue
     for module in _ON_DEMAND:
         importlib.import_module(module)
     fork_ready.settle()
@@ -83,7 +87,7 @@ def run(assignment: Assignment, sns_host: SnsHost | None = None) -> int:
     beat = gevent.get_hub().loop.timer(0, repeat=BEAT_SECONDS, ref=False)
     beat.start(assignment.heartbeats.beat, assignment.index)
     listeners = [Listener.from_fd(fd, implicit_tls).socket for fd, implicit_tls in assignment.listeners]
-    left = server.serve(listeners, max(0.0, settings.drain_seconds - _WRITE_SECONDS - 1.0))
+    left = server.serve(listeners, max(0.0, settings.drain_seconds - _WRITE_SECONDS - _CLOSE_SECONDS))
     if left:
         log.warning("web_unfinished", requests=left)
     parts.close(_WRITE_SECONDS)

@@ -229,9 +229,11 @@ def test_who_is_not_believed(stage: Stage) -> None:
 
 
 def test_the_certificate_is_fetched_once(stage: Stage) -> None:
+    assert stage.post(stage.sns.notification("{}")).status == 200
+    fetched = stage.sns.requests.count(CERTIFICATE_PATH)  # by the processes of other tests too
     for _ in range(5):
         assert stage.post(stage.sns.notification("{}")).status == 200
-    assert stage.sns.requests.count(CERTIFICATE_PATH) == 1
+    assert stage.sns.requests.count(CERTIFICATE_PATH) == fetched >= 1
 
 
 def test_a_certificate_that_cannot_be_had_is_no_refusal(stage: Stage) -> None:
