@@ -57,7 +57,7 @@ def unknown() -> list[str]:
     for name in sorted(os.environ):
         if name.startswith(_PREFIX) and name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            lines.append(f"{name} is no setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+            lines.append(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
     return lines
 
 
@@ -89,7 +89,7 @@ def _switch(value: object) -> object:
 
 #: A name, an address, or an address with a zone (RFC 6874).
 _HOST: Final = re.compile(r"[A-Za-z0-9._:%-]*")
-_UNENCODED: Final = "its host name is none; characters of a password such as @ : / # have to be percent-encoded"
+_UNENCODED: Final = "its host name is not valid; characters of a password such as @ : / # have to be percent-encoded"
 
 
 def _scheme(value: str) -> str:
@@ -102,7 +102,7 @@ def _scheme(value: str) -> str:
 
 def _port(text: str) -> None:
     if not (text.isdecimal() and len(text) < 10):
-        raise Wrong("its port is no number; characters of a password such as @ : / # have to be percent-encoded")
+        raise Wrong("its port is not a number; characters of a password such as @ : / # have to be percent-encoded")
     if not 0 < int(text) < 65536:
         raise Wrong(f"port {int(text)} is out of range")
 
@@ -114,7 +114,7 @@ def _postgres_url(value: str) -> str:
     try:
         parameters = psycopg2.extensions.parse_dsn(value)
     except psycopg2.ProgrammingError as error:
-        raise Wrong("libpq does not understand it, or knows no such parameter") from error
+        raise Wrong("libpq can't read it, or does not know one of its parameters") from error
     # An `@` or a blank that should have been percent-encoded ends up here, with the password's end before it.
     for host in parameters.get("host", "").split(","):
         if not host.startswith(("/", "@")) and not _HOST.fullmatch(host):

@@ -1,4 +1,4 @@
-"""`python -m relay`: serve; `--check`: can mail flow?"""
+"""`python -m relay`: serve; `--check`: could mail be accepted?"""
 
 # ruff: noqa: PLC0415 - the master process imports next to nothing (relay.process.master), the rest is its children's
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: {program} [--check | --version | --help]
 
-The SMTP door to OpenSend. Without an argument it serves until SIGTERM.
+The SMTP server of OpenSend. Without an argument it serves until SIGTERM.
 
   --check    test settings, certificate, database, Redis and queue;
-             exit 1 where mail could not flow, 2 for a wrong setting
+             exit 1 if mail could not be accepted, 2 for a wrong setting
   --version  print the version
   --help     print this
 

@@ -16,16 +16,16 @@ USAGE = """\
 usage: {program}
          [--check | --preview EMAIL-ID | --unclear … | --version | --help]
 
-The delivery worker: sends what is queued. Without an argument it works until SIGTERM.
+The delivery worker: sends queued mail. Without an argument it works until SIGTERM.
 
   --check    test settings, database, queue and provider;
-             exit 1 where mail could not leave, 2 for a wrong setting
-  --preview  print the octets that would leave for a row, to a file or a
+             exit 1 if mail could not be sent, 2 for a wrong setting
+  --preview  print the mail that would be sent for a row, to a file or a
              pipe; nothing is sent or changed
-  --unclear  list mails of more than 24 hours that a worker did not finish:
-             they may have been sent, and wait for one of
-             --unclear --release EMAIL-ID (send it) and
-             --unclear --fail EMAIL-ID (end it as failed)
+  --unclear  list mails that are older than 24 hours and may have been sent
+             before a crash. They wait for a decision:
+             --unclear --release EMAIL-ID sends the mail,
+             --unclear --fail EMAIL-ID marks it as failed
   --version  print the version
   --help     print this
 

@@ -20,7 +20,7 @@ from config import redaction
 #: What libpq and servers say → what we say. The first that matches.
 _POSTGRES: Final[Mapping[str, str]] = {
     "password authentication failed": "user or password is wrong (password authentication failed)",
-    "no password supplied": "a password is wanted, and DATABASE_URL has none",
+    "no password supplied": "the server requires a password, and DATABASE_URL has none",
     "no pg_hba.conf entry": "no line of pg_hba.conf allows this user, database, address and encryption",
     'database ".*" does not exist': "there is no such database",
     'role ".*" does not exist': "there is no such role",
@@ -29,13 +29,13 @@ _POSTGRES: Final[Mapping[str, str]] = {
     "too many connections|remaining connection slots|too many clients": "the server has no connection left",
     "is starting up|is shutting down|in recovery mode|not yet accepting": "the server is starting, or shutting down",
     "Connection refused": "the connection was refused",
-    "could not translate host name|Name or service not known|name resolution": "its host name can't be looked up",
-    "No route to host|Network is unreachable": "there is no way to its address",
+    "could not translate host name|Name or service not known|name resolution": "its host name can't be resolved",
+    "No route to host|Network is unreachable": "there is no route to its address",
     "timeout expired|timed out": "it did not answer in time",
     "No such file or directory": "there is no socket or certificate file of that name",
     "does not support SSL": "the server does not speak TLS, which sslmode asks for",
     "certificate verify failed|does not match host name": "its TLS certificate can't be verified",
-    "SSL": "TLS did not come about",
+    "SSL": "TLS could not be established",
     "closed the connection unexpectedly|Connection reset": "the server closed the connection",
     "invalid (integer|port|connection option|sslmode|channel_binding|.*value)": "DATABASE_URL has a wrong parameter",
 }
@@ -44,26 +44,27 @@ _POSTGRES: Final[Mapping[str, str]] = {
 _REDIS: Final[Mapping[str, str]] = {
     "ClusterMode": "is a Redis Cluster, which is not supported: the relay's scripts need a single server",
     "SSLCertVerificationError": (
-        "its TLS certificate can't be verified; if your platform signs its own, set SMTP_RELAY_REDIS_TLS_VERIFY=false"
+        "its TLS certificate can't be verified; if your platform uses self-signed ones, set"
+        " SMTP_RELAY_REDIS_TLS_VERIFY=false"
     ),
-    "SSLError": "TLS did not come about",
+    "SSLError": "TLS could not be established",
     "AuthenticationError|NoPermissionError|NOAUTH|WRONGPASS": "user or password is wrong",
     "BusyLoadingError|LOADING": "it is loading its data",
     "ECONNREFUSED": "the connection was refused",
-    "gaierror": "its host name can't be looked up",
-    "ENETUNREACH|EHOSTUNREACH": "there is no way to its address",
+    "gaierror": "its host name can't be resolved",
+    "ENETUNREACH|EHOSTUNREACH": "there is no route to its address",
     "Timeout": "it did not answer in time",
     "ECONNRESET|EPIPE|ConnectionResetError": "the server closed the connection",
 }
 
 #: The same for calls by HTTP.
 _CALLS: Final[Mapping[str, str]] = {
-    "NoCredentials|CredentialRetrieval|PartialCredentials|ProfileNotFound": "there are no credentials to be had",
+    "NoCredentials|CredentialRetrieval|PartialCredentials|ProfileNotFound": "no AWS credentials were found",
     "InvalidRegion|ValueError|InvalidEndpoint|InvalidURL": "there is no such region or endpoint",
-    "SSLError": "TLS did not come about",
+    "SSLError": "TLS could not be established",
     "ECONNREFUSED": "the connection was refused",
-    "gaierror": "its host name can't be looked up",
-    "ENETUNREACH|EHOSTUNREACH": "there is no way to its address",
+    "gaierror": "its host name can't be resolved",
+    "ENETUNREACH|EHOSTUNREACH": "there is no route to its address",
     "ECONNRESET|EPIPE|ConnectionResetError": "the server closed the connection",
     "Timeout": "it did not answer in time",
 }

@@ -57,7 +57,7 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     expensive = expensive_groups(store.context)
     wrong_dates = expiry_warning(store)
     if expensive:
-        yield Finding(FAIL, "certificate", f"OpenSSL takes TLS groups that cost too much: {', '.join(expensive)}")
+        yield Finding(FAIL, "certificate", f"OpenSSL accepts TLS groups that cost too much CPU: {', '.join(expensive)}")
     elif wrong_dates:
         yield Finding(FAIL if refused_by_clients(store) else WARN, "certificate", wrong_dates)
     else:
@@ -77,14 +77,14 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     There, and never able to do what is asked of it, it fails.
     """
     if settings.redis_url is None:
-        yield Finding(WARN, "redis", "REDIS_URL is not set: every look-up goes to Postgres, repeats are not noticed")
+        yield Finding(WARN, "redis", "REDIS_URL is not set: look-ups are slower, repeats are not detected")
         return
     yield from RedisProbe(settings, timeout=ANSWER_SECONDS / 2).findings()
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:
     if settings.queue_url is None:
-        yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: mails wait in Postgres for a polling worker")
+        yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: the delivery worker has to poll Postgres")
         return
     from relay.aws.sqs import Queue  # noqa: PLC0415 - a tenth of a second that polling mode need not pay
 

@@ -84,7 +84,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 def _queue(settings: Settings) -> Iterator[Finding]:
     if settings.queue_url is None:
-        yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: rows are looked for in Postgres")
+        yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: the worker polls Postgres")
         return
     seconds = ANSWER_SECONDS / 2
     receiver = QueueReceiver(settings.queue_url, settings.aws_region, open_seconds=seconds, call_seconds=seconds)
@@ -100,11 +100,11 @@ def _queue(settings: Settings) -> Iterator[Finding]:
         if action in refused:
             yield Finding(FAIL, "queue", f"the role may not call sqs:{action}")
     if "GetQueueAttributes" in refused:
-        lost = "; what is no job is deleted" if receiver.fifo else ""
+        lost = "; messages that are not jobs are deleted" if receiver.fifo else ""
         yield Finding(WARN, "queue", f"the role may not call sqs:GetQueueAttributes{lost}")
     elif not redrives:
         fate = "deleted" if receiver.fifo else "received again and again"
-        yield Finding(WARN, "queue", f"has no redrive policy: what is no job is {fate}")
+        yield Finding(WARN, "queue", f"has no redrive policy: messages that are not jobs are {fate}")
     if not any(action in refused for action in _NEEDED):
         yield Finding(OK, "queue", f"answers ({'FIFO' if receiver.fifo else 'standard'})")
 
@@ -122,6 +122,6 @@ def _provider(settings: Settings) -> Iterator[Finding]:
     while not os.path.exists(nearest):
         nearest = os.path.dirname(nearest)
     if os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK):
-        yield Finding(WARN, "maildir", f"mails become files in {folder} and go nowhere else")
+        yield Finding(WARN, "maildir", f"mails are written to files in {folder}, nothing is sent")
     else:
-        yield Finding(FAIL, "maildir", f"{folder} is no folder that can be written to, and can't be made")
+        yield Finding(FAIL, "maildir", f"{folder} can't be written to, or can't be made")

@@ -22,7 +22,9 @@ from relay.redis.link import RedisLink
 from relay.redis.shared_allowance import SharedAllowance
 
 #: What is lost without Redis.
-_LOST: Final = "of a worker that dies it is not known which mails the provider has; the pace is divided by a setting"
+_LOST: Final = (
+    "after a crash the worker can't tell which mails the provider has; the rate is divided by SMTP_RELAY_PACE_SHARES"
+)
 
 
 def findings(settings: Settings, *, timeout: float) -> Iterator[Finding]:

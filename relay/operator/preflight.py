@@ -33,7 +33,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         if settings.require_queue:
             yield f"{wanted} BACKGROUND_JOBS_REQUIRE_QUEUE is true"
         elif not settings.db_polling_fallback:
-            yield f"{wanted} BACKGROUND_JOBS_DB_POLLING_FALLBACK is false and nothing would ever deliver"
+            yield f"{wanted} BACKGROUND_JOBS_DB_POLLING_FALLBACK is false and nothing would deliver mail"
     too_many = descriptors.descriptor_shortage(settings.max_connections)
     if too_many:
         yield too_many

@@ -29,8 +29,8 @@ _MEANINGS: Final = {
     "suspended": "the account is suspended",
     "quota": "the daily quota is used up",
     "throttled": "too many calls just now",
-    "server_error": "SES is in trouble",
-    "unreachable": "what answers at the endpoint is not SES",
+    "server_error": "SES has an internal error",
+    "unreachable": "the server at the endpoint is not SES",
 }
 
 

@@ -24,16 +24,15 @@ _CAUSES: Final[Mapping[str, str]] = {
     "NoStartTls": "it does not offer STARTTLS, which SMTP_RELAY_SMARTHOST_TLS asks for",
     "NoAuth": "it offers neither AUTH PLAIN nor AUTH LOGIN, and SMTP_RELAY_SMARTHOST_PASSWORD is set",
     "SSLCertVerificationError": (
-        "its TLS certificate can't be verified; where it is of an authority of your own, set"
-        " SMTP_RELAY_SMARTHOST_CA_PATH"
+        "its TLS certificate can't be verified; for a private certificate authority, set SMTP_RELAY_SMARTHOST_CA_PATH"
     ),
-    "SSL.*|ValueError": "TLS did not come about",
+    "SSL.*|ValueError": "TLS could not be established",
     "ConnectionRefusedError": "the connection was refused",
-    "gaierror|UnicodeError": "its host name can't be looked up",
-    "ENETUNREACH|EHOSTUNREACH": "there is no way to its address",
+    "gaierror|UnicodeError": "its host name can't be resolved",
+    "ENETUNREACH|EHOSTUNREACH": "there is no route to its address",
     "TimeoutError": "it did not answer in time",
     "ConnectionResetError|ConnectionClosed|BrokenPipeError": "it closed the connection",
-    "NotSmtp|EndlessReply|TextBeforeTls": "what answers there does not speak SMTP",
+    "NotSmtp|EndlessReply|TextBeforeTls": "the server there does not speak SMTP",
 }
 
 
@@ -77,7 +76,7 @@ def _said(unopened: NotOpened) -> str:
         return f"user or password is refused ({unopened.code})"
     if unopened.kind == "tls":
         return f"STARTTLS is refused ({unopened.code})"
-    return f"it takes nothing now ({unopened.code})"
+    return f"it accepts no mail at present ({unopened.code})"
 
 
 def _cause(code: str) -> str:

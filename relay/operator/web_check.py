@@ -51,7 +51,7 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
 def _tracking(settings: Settings) -> Iterator[Finding]:
     secret = (settings.tracking_secret or "").strip()
     if not secret:
-        yield Finding(WARN, "tracking", "TRACKING_SECRET is not set: no tracked link leads anywhere")
+        yield Finding(WARN, "tracking", "TRACKING_SECRET is not set: tracked links are not served")
     elif len(secret) < _SECRET_LENGTH:
         text = f"TRACKING_SECRET is shorter than {_SECRET_LENGTH} characters: OpenSend refuses it"
         yield Finding(WARN, "tracking", text)
@@ -62,12 +62,14 @@ def _tracking(settings: Settings) -> Iterator[Finding]:
 def _topic(settings: Settings) -> Iterator[Finding]:
     topics = [topic.strip() for topic in (settings.ses_events_topic or "").split(",") if topic.strip()]
     if not topics:
-        yield Finding(WARN, "events", "SES_EVENTS_SNS_TOPIC_ARN is not set: nothing that SES tells is believed")
+        yield Finding(WARN, "events", "SES_EVENTS_SNS_TOPIC_ARN is not set: no event of SES is accepted")
     for topic in topics:
         if not _ARN.fullmatch(topic):
-            yield Finding(FAIL, "events", f"SES_EVENTS_SNS_TOPIC_ARN has {topic!r}, which is no ARN of an SNS topic")
+            yield Finding(
+                FAIL, "events", f"SES_EVENTS_SNS_TOPIC_ARN has {topic!r}, which is not the ARN of an SNS topic"
+            )
         else:
-            yield Finding(OK, "events", f"those of {topic} are believed")
+            yield Finding(OK, "events", f"those of {topic} are accepted")
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from relay.redis.kept_events import KeptEvents
 from relay.redis.link import RedisLink
 
 #: What is lost without Redis.
-LOST: Final = "what comes while Postgres is away is lost with the process"
+LOST: Final = "events that arrive while Postgres is away are lost when the process ends"
 #: An event that is put on a list and taken off it at once: a process would take it for one that came.
 _ON_AND_OFF: Final = "redis.call('RPUSH', KEYS[1], ARGV[1]); return redis.call('LREM', KEYS[1], -1, ARGV[1])"
 

@@ -281,7 +281,7 @@ def problems(cursor: Cursor, tables: Tables = TABLES, unique: Sequence[Unique] =
         yield f"is encoded in {encoding}, should be UTF8: mails with other characters would be refused"
     columns_of = {table: _found_columns(cursor, table) for table in tables}
     if not any(columns_of.values()):
-        yield "holds no OpenSend tables, as far as this role sees: run OpenSend's migrations first"
+        yield "holds no OpenSend tables, or this role can't see them: run OpenSend's migrations first"
         return
     for table, columns in tables.items():
         found = columns_of[table]
@@ -293,7 +293,7 @@ def problems(cursor: Cursor, tables: Tables = TABLES, unique: Sequence[Unique] =
         if any("I" in column.uses for column in columns.values()):
             for name, other in found.items():
                 if other.must_be_given and "I" not in columns.get(name, Column(type="", uses="")).uses:
-                    yield f"{table}.{name}: not null and without a default, but the relay doesn't know it"
+                    yield f"{table}.{name}: not null, without a default, and unknown to the relay"
     for table, names, loss in unique:
         if list(names) not in _unique_sets(cursor, table):
             yield f"{table}: no unique index over {', '.join(names)}; {loss}"

@@ -39,7 +39,7 @@ def prepare(channel: socket.socket) -> None:
         store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
         expensive = openssl_policy.expensive_groups(store.context)
         if expensive:
-            refuse(f"OpenSSL takes TLS groups that cost too much: {', '.join(expensive)}")
+            refuse(f"OpenSSL accepts TLS groups that cost too much CPU: {', '.join(expensive)}")
         pair = pair_of(store)
     handover.send(
         channel,
@@ -60,7 +60,7 @@ def restrict_groups() -> None:
     try:
         openssl_policy.restrict_groups()
     except OSError as error:
-        refuse(f"OpenSSL takes no connection with the TLS groups that the relay wants: {error}")
+        refuse(f"OpenSSL can't use the TLS groups of the relay: {error}")
 
 
 def pair_of(store: CertificateStore) -> bytes:

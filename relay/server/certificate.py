@@ -164,9 +164,9 @@ def _no_passphrase() -> NoReturn:
 def _reason(error: Exception, pair: Pair, cert_path: str, key_path: str) -> str:
     reason = getattr(error, "reason", None) or ""
     if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-        return f"SMTP_RELAY_TLS_KEY_PATH is {key_path!r}: should be the key of {cert_path!r}, it is another's"
+        return f"SMTP_RELAY_TLS_KEY_PATH is {key_path!r}: should be the key of {cert_path!r}, it belongs to another"
     if reason in ("EE_KEY_TOO_SMALL", "CA_MD_TOO_WEAK", "CA_KEY_TOO_SMALL"):
-        return f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should have a key and digest of today's strength"
+        return f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should have a stronger key or digest"
     if b"-----BEGIN CERTIFICATE-----" not in pair.certificate:
         return f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should be a PEM file with a certificate"
     if b"PRIVATE KEY-----" not in pair.key:

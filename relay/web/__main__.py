@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: {program} [--check | --replay QUEUE-URL | --version | --help]
 
-The HTTP side: tracked links, and what Amazon SES tells of mails that left.
+The HTTP process: tracked links, and events of Amazon SES about sent mail.
 Without an argument it serves until SIGTERM.
 
   --check    test settings, certificate, database and Redis;
-             exit 1 where it could not serve, 2 for a wrong setting
-  --replay   take messages of SNS from a dead-letter queue in SQS and do
-             what they would have done; what is refused stays there
+             exit 1 if it could not serve, 2 for a wrong setting
+  --replay   process messages of SNS from a dead-letter queue in SQS;
+             messages that are refused stay in the queue
   --version  print the version
   --help     print this
 

@@ -109,7 +109,7 @@ def test_the_least(postgres_url: str) -> None:
     assert result.of("redis")[0][0] == "warn"
     (queue,) = result.of("queue")
     assert queue[0] == "ok"
-    assert "polling" in queue[1]
+    assert "poll Postgres" in queue[1]
 
 
 def test_it_leaves_nothing_behind(check: Callable[..., Result], redis_url: str, postgres_url: str) -> None:
@@ -158,7 +158,7 @@ def test_where_the_relay_could_not_listen(check: Callable[..., Result]) -> None:
 def test_a_variable_that_is_no_setting(check: Callable[..., Result]) -> None:
     result = check(SMTP_RELAY_MAX_RECIPIENT="5")
     assert result.status == 0
-    assert ("warn", "SMTP_RELAY_MAX_RECIPIENT is no setting; did you mean SMTP_RELAY_MAX_RECIPIENTS?") in result.of(
+    assert ("warn", "SMTP_RELAY_MAX_RECIPIENT is not a setting; did you mean SMTP_RELAY_MAX_RECIPIENTS?") in result.of(
         "settings"
     )
 
@@ -190,7 +190,7 @@ def test_too_few_descriptors(check: Callable[..., Result]) -> None:
         ),
         (
             "ALTER TABLE emails ADD COLUMN tenant text NOT NULL",
-            "emails.tenant: not null and without a default, but the relay doesn't know it",
+            "emails.tenant: not null, without a default, and unknown to the relay",
         ),
         (
             "DROP INDEX emails_user_id_idempotency_key",
@@ -234,7 +234,7 @@ def test_an_empty_database(check: Callable[..., Result], postgres_url: str) -> N
     result = check()
     assert result.status == 1
     assert result.of("database") == [
-        ("FAIL", "holds no OpenSend tables, as far as this role sees: run OpenSend's migrations first")
+        ("FAIL", "holds no OpenSend tables, or this role can't see them: run OpenSend's migrations first")
     ]
 
 
@@ -339,7 +339,7 @@ def test_a_self_signed_redis_is_refused_with_advice(check: Callable[..., Result]
     assert result.status == 0
     ((level, text),) = result.of("redis")
     assert level == "warn"
-    assert text.endswith("if your platform signs its own, set SMTP_RELAY_REDIS_TLS_VERIFY=false")
+    assert text.endswith("if your platform uses self-signed ones, set SMTP_RELAY_REDIS_TLS_VERIFY=false")
 
 
 def test_a_self_signed_redis_is_taken_where_wanted(check: Callable[..., Result], self_signed_redis: str) -> None:

@@ -139,7 +139,10 @@ def test_all_well_and_nothing_stays(
 def test_redis_that_is_away_warns_with_what_is_lost_and_one_that_refuses_fails(
     check: Callable[..., Result], redis_url: str
 ) -> None:
-    lost = "of a worker that dies it is not known which mails the provider has; the pace is divided by a setting"
+    lost = (
+        "after a crash the worker can't tell which mails the provider has;"
+        " the rate is divided by SMTP_RELAY_PACE_SHARES"
+    )
     without = check()
     assert without.of("redis") == [("warn", f"REDIS_URL is not set: {lost}")]
     away = check(REDIS_URL=f"redis://:hunter2@127.0.0.1:{free_port()}")
@@ -172,14 +175,17 @@ def test_that_the_queues_attributes_may_not_be_asked_is_a_warning(
     result = check(AWS_ENDPOINT_URL_SQS=gate.endpoint, BACKGROUND_JOBS_QUEUE_URL=new_queue(sqs, ".fifo"))
     assert result.status == 0
     assert result.of("queue") == [
-        ("warn", "the role may not call sqs:GetQueueAttributes; what is no job is deleted"),
+        ("warn", "the role may not call sqs:GetQueueAttributes; messages that are not jobs are deleted"),
         ("ok", "answers (FIFO)"),
     ]
 
 
 def test_a_queue_without_a_redrive_policy_is_a_warning(check: Callable[..., Result], gate: Gate, sqs: Sqs) -> None:
     result = check(AWS_ENDPOINT_URL_SQS=gate.endpoint, BACKGROUND_JOBS_QUEUE_URL=new_queue(sqs, redrives=False))
-    assert result.of("queue")[0] == ("warn", "has no redrive policy: what is no job is received again and again")
+    assert result.of("queue")[0] == (
+        "warn",
+        "has no redrive policy: messages that are not jobs are received again and again",
+    )
 
 
 def test_a_queue_that_is_not_there_fails(check: Callable[..., Result], gate: Gate, sqs: Sqs) -> None:

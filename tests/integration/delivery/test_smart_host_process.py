@@ -213,10 +213,10 @@ def test_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         wrong = findings(settings | {"SMTP_RELAY_SMARTHOST_PASSWORD": "x"}, monkeypatch)
         assert wrong == [("FAIL", f"{place}: user or password is refused (535 5.7.8)")]
         double.odd = Odd("banner", "421 4.3.2 closing")
-        assert findings(settings, monkeypatch) == [("FAIL", f"{place}: it takes nothing now (421 4.3.2)")]
+        assert findings(settings, monkeypatch) == [("FAIL", f"{place}: it accepts no mail at present (421 4.3.2)")]
         for word, text in (
             (CLOSE, "it closed the connection"),
-            (RUBBISH, "what answers there does not speak SMTP"),
+            (RUBBISH, "the server there does not speak SMTP"),
         ):
             double.odd = Odd("banner", word)
             assert findings(settings, monkeypatch) == [("FAIL", f"{place}: {text}")]

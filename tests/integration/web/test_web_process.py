@@ -236,7 +236,7 @@ def test_the_check_says_what_is_there_and_what_is_missing(postgres_url: str, red
     assert good.returncode == 1, good.stdout
     assert "listening on 0.0.0.0:8081" in good.stdout
     assert "every statement of the process's works" in good.stdout
-    assert f"those of {TOPIC} are believed" in good.stdout
+    assert f"those of {TOPIC} are accepted" in good.stdout
     bare = run(["relay.web", "--check"], {"DATABASE_URL": postgres_url})
     assert bare.returncode == 0, bare.stdout
     for missing in ("TRACKING_SECRET", "SES_EVENTS_SNS_TOPIC_ARN", "REDIS_URL"):

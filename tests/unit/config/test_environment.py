@@ -199,12 +199,12 @@ def test_a_wrong_secret_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, 
         ("DATABASE_URL", "mysql://user:secret@db/x", "scheme 'mysql' is not supported; should be"),
         ("DATABASE_URL", "postgres://user:secret@db:99999/x", "port 99999 is out of range; should be"),
         ("DATABASE_URL", "postgres://user:secret@db:0/x", "port 0 is out of range; should be"),
-        ("DATABASE_URL", "postgres://user:secret@db/x?nonsense=1", "libpq does not understand it"),
+        ("DATABASE_URL", "postgres://user:secret@db/x?nonsense=1", "libpq can't read it"),
         ("DATABASE_URL", "secret", "it has no scheme"),
         ("DATABASE_URL", "postgres://user:sec ret@se cret@db/x", "percent-encoded"),
         ("REDIS_URL", "http://:secret@cache", "scheme 'http' is not supported"),
         ("REDIS_URL", "redis://:secret@cache:99999", "port 99999 is out of range"),
-        ("REDIS_URL", "redis://:secret@cache:port", "its port is no number"),
+        ("REDIS_URL", "redis://:secret@cache:port", "its port is not a number"),
         ("REDIS_URL", "redis://:secret@", "it names no host"),
         ("REDIS_URL", "redis://:secret@cache/zero", "number of a database"),
         ("SMTP_RELAY_PROXY_PROTOCOL", "10.0.0.1/8", "host bits are set; did you mean 10.0.0.0/8?; should be"),
@@ -237,8 +237,11 @@ def test_no_part_of_a_url_is_shown_whatever_is_wrong_with_it(text: str, variable
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("SMTP_RELAY_MAX_RECIPIENT", "SMTP_RELAY_MAX_RECIPIENT is no setting; did you mean SMTP_RELAY_MAX_RECIPIENTS?"),
-        ("SMTP_RELAY_XYZ", "SMTP_RELAY_XYZ is no setting"),
+        (
+            "SMTP_RELAY_MAX_RECIPIENT",
+            "SMTP_RELAY_MAX_RECIPIENT is not a setting; did you mean SMTP_RELAY_MAX_RECIPIENTS?",
+        ),
+        ("SMTP_RELAY_XYZ", "SMTP_RELAY_XYZ is not a setting"),
     ],
 )
 def test_a_variable_that_only_looks_like_a_setting_is_named(

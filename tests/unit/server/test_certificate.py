@@ -123,7 +123,7 @@ def test_the_two_paths_swapped(tmp_path: Path) -> None:
 def test_the_key_of_another(tmp_path: Path) -> None:
     cert_path, _ = write_pair(tmp_path / "one")
     _, key_path = write_pair(tmp_path / "two")
-    assert "it is another's" in refusal(cert_path, key_path)
+    assert "it belongs to another" in refusal(cert_path, key_path)
 
 
 def test_a_key_with_a_passphrase_does_not_wait_for_a_terminal(tmp_path: Path) -> None:
