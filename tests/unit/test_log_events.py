@@ -81,7 +81,7 @@ def written() -> dict[str, set[str]]:
 
 
 def documented() -> dict[str, set[str]]:
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "operations.md").read_text().split("\n## The log\n")[1]
     rows = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \| \S", page, re.MULTILINE)
     assert len(rows) == len(dict(rows)), "an event stands in the table twice"
     return {event: set(levels.split(", ")) for event, levels in rows}
@@ -133,7 +133,7 @@ def outcomes() -> set[str]:
 
 
 def test_each_outcome_of_a_message_is_explained() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "metrics.md").read_text()
     table = page.partition("### Outcomes of a message")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]*`) \| \S", table, re.MULTILINE)
     named = [name for row in rows for name in re.findall("`([a-z0-9_]+)`", row)]
