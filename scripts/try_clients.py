@@ -1,4 +1,4 @@
-"""`./scripts/try_clients`: every mail client and mail server of this machine against the relay, and a table of it."""
+"""`./scripts/try_clients`: mail clients, mail servers and recipes that this machine can run, and a table of them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,21 @@ installed, without TLS, with STARTTLS, and with TLS from the start, and prints w
   mail servers  dma, Exim, Postfix, as root only: each runs beside the machine's own, if there is one,
                 with a configuration and a queue in a temporary folder
 
-nodemailer is found where NODE_PATH says, PHPMailer's autoload.php where PHPMAILER says, if they
-are not where their packages put them. Arguments go to pytest:
+  recipes       the code blocks of docs/clients.md, with a right key, a wrong key, a certificate of an
+                unknown authority, one of another name, and a relay without TLS
 
+What is not installed is named at the end. Libraries are found where Debian's packages put them, or by
+these variables:
+
+  NODE_PATH                   the folder that holds nodemailer
+  PHPMAILER, SYMFONY_MAILER   the autoload.php of PHPMailer, of Symfony Mailer
+  WORDPRESS                   the folder of a WordPress that is installed, with its database
+  CLASSPATH                   the jars of Spring's mail support and of JavaMail or Jakarta Mail
+  GOPATH                      go-mail and gopkg.in/mail.v2
+
+Arguments go to pytest:
+
+  ./scripts/try_clients -k recipe
   ./scripts/try_clients -k "Exim and many"
 """
 
@@ -32,7 +44,8 @@ def main(arguments: list[str]) -> int:
         print(USAGE, end="")
         return 0
     os.chdir(ROOT)
-    files = ("tests/clients/test_clients.py", "tests/clients/try_mail_servers.py")
+    names = ("test_clients.py", "try_recipes.py", "try_mail_servers.py")
+    files = [f"tests/clients/{name}" for name in names]
     command = (sys.executable, "-m", "pytest", "-q", "-p", "tests.clients.table", "--every-client", *files, *arguments)
     return subprocess.run(command, check=False).returncode
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -103,6 +103,10 @@ class Account:
     authority: str
     username: str = "opensend"
     host: str = "localhost"
+
+    def reading(self, authority: str) -> Account:
+        """The same with another file of the certificate to trust."""
+        return replace(self, authority=authority)
 
     def as_json(self) -> dict[str, Any]:
         """For the clients that are programs in other languages."""

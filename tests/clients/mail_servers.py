@@ -122,7 +122,6 @@ postlog unix-dgram n - n - 1 postlogd
         etc = self._directory / "etc"
         etc.mkdir()
         (self._directory / "queue").mkdir()
-        host = f"[{account.host}]:{account.port}"
         settings = {
             "compatibility_level": "3.6",
             "queue_directory": str(self._directory / "queue"),
@@ -134,22 +133,31 @@ postlog unix-dgram n - n - 1 postlogd
             "inet_interfaces": "loopback-only",
             "alias_maps": "",
             "alias_database": "",
-            "relayhost": host,
             "smtp_host_lookup": "native",
+            "smtp_tls_loglevel": "1",
+            "minimal_backoff_time": "1s",
+            "maximal_backoff_time": "2s",
+            "queue_run_delay": "1s",
+        }
+        separated = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        (etc / "master.cf").write_text(self._SERVICES)
+        (etc / "main.cf").write_text(separated)  # postmap reads it
+        (etc / "main.cf").write_text(separated + self._smart_host(account))
+        self._run("postfix", "-c", str(etc), "start")
+
+    def _smart_host(self, account: Account) -> str:
+        """The lines of main.cf that make the account's host the smart host."""
+        host = f"[{account.host}]:{account.port}"
+        settings = {
+            "relayhost": host,
             "smtp_sasl_auth_enable": "yes",
             "smtp_sasl_security_options": "noanonymous",
             "smtp_sasl_password_maps": f"inline:{{ {{{host} = {account.username}:{account.password}}} }}",
             "smtp_tls_security_level": "none" if account.security == "plain" else "secure",
             "smtp_tls_wrappermode": "yes" if account.security == "tls" else "no",
             "smtp_tls_CAfile": account.authority,
-            "smtp_tls_loglevel": "1",
-            "minimal_backoff_time": "1s",
-            "maximal_backoff_time": "2s",
-            "queue_run_delay": "1s",
         }
-        (etc / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-        (etc / "master.cf").write_text(self._SERVICES)
-        self._run("postfix", "-c", str(etc), "start")
+        return "".join(f"{name} = {value}\n" for name, value in settings.items())
 
     @property
     def _log(self) -> Path:
@@ -189,24 +197,37 @@ class Exim(MailServer):
     def start(self, account: Account) -> None:
         """See MailServer."""
         spool, log = self._folder("spool"), self._folder("log")
-        tls = "hosts_avoid_tls = *" if account.security == "plain" else "hosts_require_tls = *"
+        router, transport, authenticator = self._smart_host(account)
         configuration = f"""
 exim_path = {shutil.which(self.program)}
 spool_directory = {spool}
 log_file_path = {log}/%slog
 log_selector = +smtp_confirmation
 primary_hostname = client.example
+domainlist local_domains =
 never_users =
 
 begin routers
-smart_host:
+{router}
+begin transports
+{transport}
+begin retry
+* * F,1h,1s
+
+begin authenticators
+{authenticator}"""
+        self._configuration.write_text(configuration)
+
+    def _smart_host(self, account: Account) -> tuple[str, str, str]:
+        """The router, the transport and the authenticator that make the account's host the smart host."""
+        tls = "hosts_avoid_tls = *" if account.security == "plain" else "hosts_require_tls = *"
+        router = f"""smart_host:
   driver = manualroute
   transport = smart_host
   route_list = * {account.host} byname
   self = send
-
-begin transports
-smart_host:
+"""
+        transport = f"""smart_host:
   driver = smtp
   protocol = {"smtps" if account.security == "tls" else "smtp"}
   port = {account.port}
@@ -215,17 +236,13 @@ smart_host:
   {tls}
   tls_verify_certificates = {account.authority}
   tls_verify_hosts = *
-
-begin retry
-* * F,1h,1s
-
-begin authenticators
-smart_host:
+"""
+        authenticator = f"""smart_host:
   driver = plaintext
   public_name = PLAIN
   client_send = ^{account.username}^{account.password}
 """
-        self._configuration.write_text(configuration)
+        return router, transport, authenticator
 
     @property
     def _configuration(self) -> Path:
