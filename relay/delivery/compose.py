@@ -14,10 +14,10 @@ from relay.core.address import BadAddress, domain_of
 from relay.core.frozen import frozen
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS, MAX_RECIPIENTS, refused_extension
 from relay.delivery import encoding, mailbox
-from relay.delivery.content import Content, Held, Spool, octets_of
+from relay.delivery.content import Content, Encoded, Held, Spool, octets_of
 from relay.delivery.parts import Bodies, Enclosure, root_of
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
-from relay.delivery.transfer import Base64Decoder, NotBase64
+from relay.delivery.transfer import Base64Decoder, NotBase64, is_canonical
 
 _LEFT_OUT_NAMES: Final = """
 from to cc bcc reply-to subject date message-id mime-version return-path dkim-signature domainkey-signature
@@ -65,7 +65,7 @@ def bodies_of(email: OutgoingEmail) -> Bodies:
     return Bodies(
         text=Held(email.text.encode("utf-8", "replace")),
         html=Held(email.html.encode("utf-8", "replace")),
-        enclosures=[Enclosure(attachment, Held(decoded(attachment))) for attachment in email.attachments],
+        enclosures=[Enclosure(attachment, content_of(attachment)) for attachment in email.attachments],
     )
 
 
@@ -193,12 +193,15 @@ def _further_fields(headers: Mapping[str, str], domain: str) -> Iterator[bytes]:
         seen.add(key)
 
 
-def decoded(attachment: OutgoingAttachment) -> bytes:
-    """The octets of an attachment whose content is in the row. Raises Unsendable where there is none, or no Base64."""
+def content_of(attachment: OutgoingAttachment) -> Content:
+    """What an attachment holds whose content is in the row. Raises Unsendable where there is none, or no Base64."""
     if attachment.content is None:
         raise Unsendable("BadAttachment", "an attachment has neither content nor path")
+    characters = attachment.content.encode("ascii", "ignore")
+    if is_canonical(characters):
+        return Encoded(characters)
     decoder = Base64Decoder()
     try:
-        return decoder.decode(attachment.content.encode("ascii", "ignore")) + decoder.end()
+        return Held(decoder.decode(characters) + decoder.end())
     except NotBase64:
         raise Unsendable("BadAttachment", "an attachment's content is not Base64") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import errno
 import os
 import tempfile
@@ -50,6 +51,26 @@ class Held:
         """See Content."""
         if self.octets:
             yield self.octets
+
+
+@frozen
+class Encoded:
+    """Content in memory as its Base64, in which it leaves: octets are made of it where they are asked for.
+
+    `characters`: as RFC 4648 section 4 has them, with padding, and nothing in them that stands for no octet.
+    """
+
+    characters: bytes
+
+    @property
+    def size(self) -> int:
+        """See Content."""
+        return len(self.characters) // 4 * 3 - self.characters.count(b"=", -2)
+
+    def pieces(self) -> Iterator[bytes]:
+        """See Content."""
+        if self.characters:
+            yield binascii.a2b_base64(self.characters)
 
 
 @frozen

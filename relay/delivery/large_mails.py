@@ -18,7 +18,7 @@ from gevent.lock import BoundedSemaphore
 
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.core.supervision import NativeThread
-from relay.delivery.compose import Unsendable, decoded
+from relay.delivery.compose import Unsendable, content_of
 from relay.delivery.content import Content, Held, Slice, Spool
 from relay.delivery.fetch import fetch
 from relay.delivery.outbound_http import Outbound, UnavailableError
@@ -78,7 +78,7 @@ class LargeMails:
                 text, html = reading.texts["text"], reading.texts["html"]
                 found |= {place: reading.of(entry) for place, entry in enumerate(entries) if entry.octets is not None}
             enclosures = [
-                Enclosure(about, found[place] if place in found else Held(decoded(about)))
+                Enclosure(about, found[place] if place in found else content_of(about))
                 for place, about in enumerate(attachments)
             ]
             yield Bodies(text=text, html=html, enclosures=enclosures), stack.enter_context(Spool(self._directory))

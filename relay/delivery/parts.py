@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 from relay.core.frozen import frozen
 from relay.core.provider_limits import refused_extension
 from relay.delivery import encoding, transfer
-from relay.delivery.content import Content, Held, octets_of
+from relay.delivery.content import Content, Encoded, Held, octets_of
 from relay.delivery.row import OutgoingAttachment
 
 _ID: Final = re.compile(r"[!-;=?-~]{1,900}\Z")
@@ -159,6 +159,8 @@ def _attached(enclosure: Enclosure, *, inline: bool) -> Part:
     media_type, more = _type_of(enclosure.about)
     name = "base64"
     if media_type.startswith("message/"):
+        if isinstance(content, Encoded):
+            content = Held(octets_of(content))
         if transfer.is_short_7bit(content.pieces()) and not _names_refused(content):
             name = "7bit"
         else:  # RFC 2046 section 5.2.1 allows it no other encoding
@@ -175,7 +177,7 @@ def _attached(enclosure: Enclosure, *, inline: bool) -> Part:
     content_id = _content_id(enclosure.about)
     if _ID.match(content_id):
         fields += encoding.field("Content-ID", f"<{content_id}>")
-    return Part(fields, content.pieces if name == "7bit" else lambda: transfer.base64_lines(content.pieces()))
+    return Part(fields, content.pieces if name == "7bit" else lambda: transfer.base64_body(content))
 
 
 def _names_refused(content: Content) -> bool:

@@ -1,0 +1,143 @@
+"""Transfer encodings against the standard library's decoders, and content that is held as its Base64."""
+
+from __future__ import annotations
+
+import base64
+import quopri
+import random
+import re
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from relay.core.frozen import frozen
+from relay.delivery import transfer
+from relay.delivery.compose import Unsendable, content_of
+from relay.delivery.content import Encoded, Held, octets_of
+from relay.delivery.row import OutgoingAttachment
+
+#: What lines begin and end with, what is escaped, and what reaches the limits of a line.
+PIECES = (
+    *(
+        ".",
+        "..",
+        "From ",
+        "From",
+        "F",
+        "\nFrom ",
+        "\n.",
+        " ",
+        "  ",
+        "\t",
+        " \n",
+        "\t\n",
+        "\n",
+        "\n\n",
+        "=",
+        "==",
+        "=\n",
+    ),
+    *("a" * 37, "b" * 72, "c" * 73, "d" * 74, "e" * 75, "f" * 76, "g" * 77, "." * 40, "." * 80, "From " * 16, " " * 80),
+    *("=" * 30, "é", "ü" * 30, "漢字", "\x00", "\x7f", "\x1b", '<a href="https://x.example/?a=1">', "word ", "x" * 500),
+    "".join(map(chr, range(0xA0, 0x100))),
+)
+
+
+@frozen
+class Cut:
+    """Content that comes in these pieces, as that of a file does."""
+
+    parts: Sequence[bytes]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.parts))
+
+    def pieces(self) -> Iterator[bytes]:
+        return filter(None, iter(self.parts))
+
+
+def cut(octets: bytes, chance: random.Random) -> Cut:
+    places = sorted(chance.randrange(len(octets) + 1) for _ in range(chance.randrange(4)))
+    return Cut([octets[start:end] for start, end in zip([0, *places], [*places, len(octets)], strict=True)])
+
+
+def texts(chance: random.Random) -> str:
+    return "".join(chance.choices(PIECES, k=chance.randrange(1, 14)))
+
+
+def test_a_text_is_read_as_itself_whatever_its_lines_are() -> None:
+    chance = random.Random(16)
+    names = set()
+    for _ in range(3_000):
+        octets = texts(chance).encode()
+        name, pieces = transfer.text_body(Held(octets))
+        names.add(name)
+        encoded = b"".join(pieces())
+        assert b"\n" not in encoded.replace(b"\r\n", b"")
+        lines = encoded.split(b"\r\n")
+        assert max(map(len, lines)) <= 76
+        assert not [line for line in lines if line.startswith((b".", b"From "))]
+        if name == "quoted-printable":
+            assert not [line for line in lines if line.endswith((b" ", b"\t"))]
+            assert not re.search(rb"[^\r\n\t -~]", encoded)
+            assert quopri.decodestring(encoded.replace(b"\r\n", b"\n")) == octets
+            assert len(encoded) * 3 <= len(octets) * 4
+        elif name == "base64":
+            assert base64.b64decode(encoded) == octets.replace(b"\n", b"\r\n")
+        from_file, pieces_of_file = transfer.text_body(cut(octets, chance))
+        assert (from_file, b"".join(pieces_of_file())) == (name, encoded)
+    assert names == {"7bit", "quoted-printable", "base64"}
+
+
+@pytest.mark.parametrize("text", ["é" * 400, "a" * 100 + "é" * 22, "a" * 100 + "é" * 13, "=" * 500, "漢字 and more"])
+def test_the_smaller_one_of_the_encodings_is_taken(text: str) -> None:
+    octets = text.encode()
+    name, _ = transfer.text_body(Held(octets))
+    assert (name == "base64") == (len(b"".join(transfer._quoted([octets]))) * 3 > len(octets) * 4)
+    assert (name, *transfer.text_body(cut(octets, random.Random(1)))[:1]) == (name, name)
+
+
+CHARACTERS = st.text(st.sampled_from("QUJDRg+/=AZaz09-_ \r\n\u00e9"), max_size=24)
+
+
+def attached(characters: str) -> OutgoingAttachment:
+    return OutgoingAttachment(filename="a", content=characters, path=None, content_type=None, content_id=None)
+
+
+@given(CHARACTERS | st.binary(max_size=200).map(lambda octets: base64.b64encode(octets).decode()))
+@example("")
+@example("QQ==")
+@example("QR==")
+@example("QUI=")
+@example("QUJ=")
+@example("Q===")
+@example("====")
+@example("QQ==QUJD")
+@example("QU=JQUI=")
+@example("QUJD\nQUJD")
+def test_base64_that_is_sent_on_as_it_is_has_one_form(characters: str) -> None:
+    octets = characters.encode("ascii", "ignore")
+    decoder = transfer.Base64Decoder()
+    try:
+        decoded = decoder.decode(octets) + decoder.end()
+    except transfer.NotBase64:
+        with pytest.raises(Unsendable):
+            content_of(attached(characters))
+        return
+    assert transfer.is_canonical(octets) == (base64.b64encode(decoded) == octets)
+    content = content_of(attached(characters))
+    assert isinstance(content, Encoded) == transfer.is_canonical(octets)
+    assert content.size == len(decoded)
+    assert octets_of(content) == b"".join(content.pieces()) == decoded
+    assert list(transfer.base64_body(content)) == list(transfer.base64_lines(Held(decoded).pieces()))
+
+
+@pytest.mark.parametrize("size", [*range(54, 62), 57 * 32 - 1, 57 * 32, 57 * 32 + 1, 57 * 2000 + 5])
+def test_lines_of_base64_have_76_characters(size: int) -> None:
+    octets = random.Random(size).randbytes(size)
+    body = b"".join(transfer.base64_body(Encoded(base64.b64encode(octets))))
+    assert body == base64.encodebytes(octets).replace(b"\n", b"\r\n")
+    assert body == b"".join(transfer.base64_body(Held(octets)))
