@@ -44,7 +44,7 @@ class WrongSettings(Exception):
 def load() -> Settings:
     """The settings of this process's environment, each valid by itself. Raises WrongSettings."""
     try:
-        values = _Environment().model_dump()
+        values = _Environment().model_dump(exclude_unset=True)
     except ValidationError as error:
         raise WrongSettings("\n".join(sorted(set(_lines(error))))) from None
     return Settings(**values)
@@ -193,12 +193,14 @@ def _definition(setting: dataclasses.Field[object], kind: object) -> tuple[objec
     validators: list[object] = [BeforeValidator(_switch)] if kind is bool else []
     if source.form is not None:
         validators.append(_checked(source.form))
-    default: dict[str, Any] = {}
-    if setting.default_factory is not dataclasses.MISSING:
-        default = {"default_factory": setting.default_factory}
-    elif setting.default is not dataclasses.MISSING:
-        default = {"default": setting.default}
-    options = Field(validation_alias=AliasChoices(*source.variables), ge=source.minimum, le=source.maximum, **default)
+    required = setting.default is dataclasses.MISSING and setting.default_factory is dataclasses.MISSING
+    options = Field(
+        # Of those that are not set only `Settings` has the default.
+        default=... if required else None,
+        validation_alias=AliasChoices(*source.variables),
+        ge=source.minimum,
+        le=source.maximum,
+    )
     return (Annotated[(kind, *validators)] if validators else kind), options
 
 

@@ -21,7 +21,7 @@ from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import gevent
 import gevent.monkey
@@ -32,7 +32,7 @@ from config import redaction, sentry
 from config.line_output import append, has_room, write_line
 from config.settings import Settings
 
-_Line = MutableMapping[str, Any]
+_Line = MutableMapping[str, object]
 
 #: Fields that no line may have: what they hold is a secret or part of a mail.
 DANGEROUS: Final = frozenset(
@@ -137,12 +137,12 @@ def configure(settings: Settings) -> None:
     _catch_uncaught()
 
 
-def _logger_class(level: int) -> type[Any]:
+def _logger_class(level: int) -> type[structlog.typing.FilteringBoundLogger]:
     """structlog's own, with a shorter way through processors each of which hands a line to the next."""
 
     class Logger(structlog.make_filtering_bound_logger(level)):  # type: ignore[misc]
-        def _proxy_to_logger(self, method_name: str, event: str, **fields: Any) -> None:
-            line: Any = {**self._context, **fields, "event": event}
+        def _proxy_to_logger(self, method_name: str, event: str, **fields: object) -> None:
+            line = {**self._context, **fields, "event": event}
             for processor in self._processors:
                 line = processor(None, method_name, line)
             self._logger.msg(line)
@@ -161,7 +161,7 @@ class LineLogger:
     #: Of how many of them a line has told.
     _told: ClassVar[int] = 0
     #: Asks whether standard output takes a line now. None: it is a file, which says so when it is written to.
-    _outlet: ClassVar[Any] = None
+    _outlet: ClassVar[select.poll | None] = None
     _stopped = False
 
     def __init__(self, *_: object) -> None:
@@ -176,21 +176,23 @@ class LineLogger:
             if stat.S_ISREG(os.fstat(1).st_mode):
                 return
             # gevent's own would let others run within a line.
-            cls._outlet = gevent.monkey.get_original("select", "poll")()
-            cls._outlet.register(1, select.POLLOUT)
+            outlet: select.poll = gevent.monkey.get_original("select", "poll")()
+            outlet.register(1, select.POLLOUT)
+            cls._outlet = outlet
 
     def msg(self, line: bytes) -> None:
         """Writes one line, which ends in LF, to standard output."""
-        if (self._outlet is None or self._takes(line)) and write_line(line):
+        outlet = self._outlet
+        if (outlet is None or self._takes(outlet, line)) and write_line(line):
             if LineLogger.lost != LineLogger._told:
                 self._tell()
         else:
             LineLogger.lost += 1
 
     @classmethod
-    def _takes(cls, line: bytes) -> bool:
+    def _takes(cls, outlet: select.poll, line: bytes) -> bool:
         """Whether a line would be taken at once. Waits a moment for it, but not again for each line that comes."""
-        if cls._outlet.poll(0 if cls._stopped else _PATIENCE_MS) and has_room(len(line)):
+        if outlet.poll(0 if cls._stopped else _PATIENCE_MS) and has_room(len(line)):
             if cls._stopped:
                 cls._stopped = False
                 cls._tell()
@@ -231,7 +233,7 @@ def withhold(_: object, __: str, line: _Line) -> _Line:
         kind = type(value)
         if kind in _NUMBERS:
             continue
-        text = value if kind is str else repr(value)
+        text = value if isinstance(value, str) else repr(value)
         if name == CLIENT:
             withheld = not _is_address(text)
         else:
@@ -267,7 +269,7 @@ def _report(_: object, method: str, line: _Line) -> _Line:
     What an error was is told without what it says of itself, which may be anything.
     """
     if method in ("error", "critical", "exception") and "logger" not in line:
-        sentry.report(line["event"], error=_error_of(line))
+        sentry.report(str(line["event"]), error=_error_of(line))
     if "exc_info" in line:
         error = _error_of(line)
         del line["exc_info"]
@@ -316,14 +318,13 @@ def _printable(_: object, __: str, line: _Line) -> _Line:
     for name, value in line.items():
         if isinstance(value, str) and not value.isprintable():
             line[name] = ascii(value)
-    if where:
+    if isinstance(where, list):
         line["exception"] = "".join(f"  {frame}\n" for frame in where).rstrip("\n")
     return line
 
 
-def _to_octets(_: object, __: str, line: Any) -> bytes:
-    rendered: str = line
-    return rendered.encode("utf-8", "backslashreplace") + b"\n"
+def _to_octets(_: object, __: str, rendered: object) -> bytes:
+    return str(rendered).encode("utf-8", "backslashreplace") + b"\n"
 
 
 # What others say.

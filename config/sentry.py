@@ -7,7 +7,8 @@ and requests; here only `report` sends, and `scrub` passes on a fixed list of fi
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 from config import redaction
 from config.settings import Settings
@@ -110,21 +111,22 @@ def flush() -> None:
 
 def scrub(event: Event, hint: Hint) -> Event:
     """Keeps the known harmless fields alone; the texts of exceptions become what `config.redaction` says of them."""
-    document: dict[str, Any] = {name: value for name, value in event.items() if name in _FIELDS}
-    document["logentry"] = {"message": document.get("logentry", {}).get("message", "")}
+    document: dict[str, object] = {name: value for name, value in event.items() if name in _FIELDS}
+    document["logentry"] = {"message": event.get("logentry", {}).get("message", "")}
     given = hint.get("exc_info")
     known = (
         {type(link).__name__: redaction.detail(link) for link in redaction.chain(given[1])}
         if given and given[1]
         else {}
     )
-    values = document.get("exception", {}).get("values", [])
+    values = event.get("exception", {}).get("values", [])
     document["exception"] = {"values": [_scrubbed(value, known) for value in values]}
     return document  # type: ignore[return-value]
 
 
-def _scrubbed(exception: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
-    frames = (exception.get("stacktrace") or {}).get("frames", [])
+def _scrubbed(exception: Mapping[str, object], known: Mapping[str, str]) -> dict[str, object]:
+    stack = exception.get("stacktrace")
+    frames = stack.get("frames", []) if isinstance(stack, dict) else []
     return {
         "type": exception.get("type"),
         "module": exception.get("module"),

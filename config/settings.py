@@ -10,9 +10,13 @@ import json
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal, NamedTuple
+from types import EllipsisType
+from typing import Final, Literal, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
 
 #: What `Settings.log_level` may be, from the most to the least that is written.
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -44,27 +48,38 @@ class Source(NamedTuple):
     form: str | None = None
 
 
-def _setting(variables: str, expected: str, *, default: Any = ..., **source: Any) -> Any:
-    given = Source(tuple(variables.split()), expected, **source)
-    options: dict[str, Any] = {"metadata": {"source": given}, "repr": not given.secret}
-    if callable(default):
-        options["default_factory"] = default
-    elif default is not ...:
-        options["default"] = default
-    return field(**options)
+def _setting(
+    variables: str,
+    expected: str,
+    *,
+    default: _T | EllipsisType = ...,
+    default_factory: Callable[[], _T] | None = None,
+    secret: bool = False,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    form: str | None = None,
+) -> _T:
+    """A field, with the type of its values as `dataclasses.field` has it. Without a default it has to be set."""
+    metadata = {"source": Source(tuple(variables.split()), expected, secret, minimum, maximum, form)}
+    if default_factory is not None:
+        return field(default_factory=default_factory, metadata=metadata, repr=not secret)
+    if not isinstance(default, EllipsisType):
+        return field(default=default, metadata=metadata, repr=not secret)
+    required: _T = field(metadata=metadata, repr=not secret)
+    return required
 
 
-def _whole(variables: str, default: int | None, minimum: int, maximum: int, *, what: str = "a whole number") -> Any:
+def _whole(variables: str, default: _T, minimum: int, maximum: int, *, what: str = "a whole number") -> _T:
     return _setting(variables, f"{what} from {minimum} to {maximum}", default=default, minimum=minimum, maximum=maximum)
 
 
-def _seconds(variables: str, default: float, minimum: float, maximum: float) -> Any:
+def _seconds(variables: str, default: float, minimum: float, maximum: float) -> float:
     return _setting(
         variables, f"seconds, from {minimum:g} to {maximum:g}", default=default, minimum=minimum, maximum=maximum
     )
 
 
-def _switch(variables: str, default: bool) -> Any:
+def _switch(variables: str, default: bool) -> bool:
     return _setting(variables, "true or false (or 1 or 0)", default=default)
 
 
@@ -105,7 +120,7 @@ class Settings:
     tls_port: int | None = _whole("SMTP_RELAY_TLS_PORT", None, 1, 65535, what="a port number")
     #: What the greeting and EHLO name.
     hostname: str = _setting(
-        "SMTP_RELAY_HOSTNAME", "a host name", default=_machine_name, form=r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
+        "SMTP_RELAY_HOSTNAME", "a host name", default_factory=_machine_name, form=r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
     )
 
     max_message_size_bytes: int = _whole("SMTP_RELAY_MAX_MESSAGE_SIZE_BYTES", 41_943_040, 1024, 1 << 30)
@@ -156,7 +171,7 @@ class Settings:
     spool_threshold_bytes: int = _whole("SMTP_RELAY_SPOOL_THRESHOLD_BYTES", 1_000_000, 1024, 1 << 30)
     #: Octets of memory for those: what takes more waits for its turn, with the client waiting at the final dot.
     memory_budget_bytes: int = _whole("SMTP_RELAY_MEMORY_BUDGET_BYTES", 200_000_000, 1_000_000, 1 << 40)
-    spool_dir: str = _setting("SMTP_RELAY_SPOOL_DIR", "a writable directory", default=tempfile.gettempdir)
+    spool_dir: str = _setting("SMTP_RELAY_SPOOL_DIR", "a writable directory", default_factory=tempfile.gettempdir)
 
     queue_url: str | None = _setting(
         "BACKGROUND_JOBS_QUEUE_URL", "the URL of an SQS queue", default=None, form=r"https?://[^\s/@]+/\S*"

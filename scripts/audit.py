@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from packaging.markers import Marker
 from packaging.utils import canonicalize_name
@@ -34,6 +34,17 @@ _OF_THE_ENVIRONMENT: Final = frozenset(("pip", "setuptools"))
 #: flanker writes its grammar's tables anew at its first import (scripts/bootstrap.py has it do so).
 _WRITTEN_ANEW: Final = re.compile(r"flanker/addresslib/_parser/\w+_parsetab\.py")
 _PIN: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)(?:\s*;\s*([^\\]+?))?\s*\\?$")
+
+
+class _Vulnerability(TypedDict):
+    id: str
+    fix_versions: list[str]
+
+
+class _Dependency(TypedDict):
+    name: str
+    version: str
+    vulns: list[_Vulnerability]
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ def _advisories(name: str) -> tuple[list[str], int, int]:
     path = ROOT / "requirements" / f"{name}.txt"
     ended = subprocess.run([*command, *options, "-r", str(path)], check=False, capture_output=True, text=True)
     try:
-        found: list[dict[str, Any]] = json.loads(ended.stdout)["dependencies"]
+        found: list[_Dependency] = json.loads(ended.stdout)["dependencies"]
     except ValueError:
         print(f"pip-audit: {(ended.stderr.strip().splitlines() or ['no answer'])[-1]}", file=sys.stderr)
         return [], sum(1 for line in path.read_text().splitlines() if "==" in line), 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+from relay.core.json_document import Json
 
 #: What each line begins with: the level's style, see the caller's `paint`.
 _STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
@@ -59,16 +60,20 @@ class LogView:
         return f"{time}  {self._paint(event, _STYLES.get(level, 'dim'))}  {fields}".rstrip()
 
 
-def _size(entry: dict[str, Any]) -> str:
-    octets = int(entry.get("octets") or 0)
+def _number(value: Json) -> int:
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _size(entry: Mapping[str, Json]) -> str:
+    octets = _number(entry.get("octets"))
     return f"{octets} octets" if octets < 10_000 else f"{octets / 1000:,.0f} kB"
 
 
-def _recipients(entry: dict[str, Any]) -> str:
-    count = int(entry.get("recipient_count") or 0)
+def _recipients(entry: Mapping[str, Json]) -> str:
+    count = _number(entry.get("recipient_count"))
     return "1 recipient" if count == 1 else f"{count} recipients"
 
 
-def _outcome(entry: dict[str, Any]) -> str:
+def _outcome(entry: Mapping[str, Json]) -> str:
     outcome = entry.get("outcome")
     return f", {outcome}" if outcome and outcome not in ("queued", "accepted") else ""

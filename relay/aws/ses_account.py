@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final, Protocol
 
 import boto3
 import botocore.exceptions
@@ -18,21 +19,27 @@ _READ_SECONDS: Final = 5.0
 _ALL_SECONDS: Final = 15.0
 
 
+class _Client(Protocol):
+    """What is used of boto3's client, whose class is made at run time."""
+
+    def get_account(self) -> Mapping[str, object]:
+        """Calls SES."""
+
+
 class SesAccount:
     """An account in one region. The client, which takes 0.1 s of CPU to make, is kept while it is of use."""
 
     def __init__(self, region: str) -> None:
         self._region = region
-        self._client: Any = None  # boto3 has no types
+        self._client: _Client | None = None
 
-    def ask(self) -> dict[str, Any]:
+    def ask(self) -> Mapping[str, object]:
         """The answer's document. Raises SesError."""
         with gevent.Timeout(_ALL_SECONDS) as limit:
             try:
                 if self._client is None:
                     self._client = self._made()
-                document: dict[str, Any] = self._client.get_account()
-                return document
+                return self._client.get_account()
             except botocore.exceptions.ClientError as error:
                 said = error.response.get("Error", {})
                 status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -48,7 +55,8 @@ class SesAccount:
                 self._client = None
                 raise SesError(0, type(error).__name__, "no answer from SES", began=False) from None
 
-    def _made(self) -> Any:
+    def _made(self) -> _Client:
         credentials.bound_programs()
         config = Config(connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS, retries={"total_max_attempts": 1})
-        return boto3.session.Session(region_name=self._region).client("sesv2", config=config)
+        client: _Client = boto3.session.Session(region_name=self._region).client("sesv2", config=config)
+        return client

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import orjson
 
@@ -18,7 +18,12 @@ MAX_ENTRIES: Final = 10
 
 Entry = dict[str, object]
 #: An answer. Only the action says of which types its members are.
-Document: TypeAlias = dict[str, Any]
+Document = Mapping[str, object]
+
+
+def objects(value: object) -> list[Document]:
+    """The objects of a list in an answer; none where there is no list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 class Queue:
@@ -65,8 +70,8 @@ class Queue:
         Raises QueueUnavailable when all failed together; with `unclear` they may have been taken all the same.
         """
         answer = self.call("SendMessageBatch", {"Entries": entries})
-        taken = {str(entry.get("Id")) for entry in answer.get("Successful") or ()}
-        codes = {str(entry.get("Id")): str(entry.get("Code")) for entry in answer.get("Failed") or ()}
+        taken = {str(entry.get("Id")) for entry in objects(answer.get("Successful"))}
+        codes = {str(entry.get("Id")): str(entry.get("Code")) for entry in objects(answer.get("Failed"))}
         ids = [str(entry["Id"]) for entry in entries]
         return {entry_id: codes.get(entry_id, "NotMentioned") for entry_id in ids if entry_id not in taken}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from relay.aws.sqs import Document, Queue
+from relay.aws.sqs import Document, Queue, objects
 from relay.core.errors import QueueUnavailable
 from relay.core.frozen import frozen
 
@@ -50,10 +50,9 @@ class QueueReceiver:
                 "AttributeNames": ["ApproximateReceiveCount"],
             },
         )
-        messages = answer.get("Messages") or ()
         return [
             Received(receipt=str(m["ReceiptHandle"]), body=str(m.get("Body", "")), count=_count(m))
-            for m in messages
+            for m in objects(answer.get("Messages"))
             if "ReceiptHandle" in m
         ]
 
@@ -67,8 +66,8 @@ class QueueReceiver:
 
     def redrives(self) -> bool:
         """Whether the queue has a redrive policy. False where the role may not know."""
-        attributes = self._queue.call("GetQueueAttributes", {"AttributeNames": ["RedrivePolicy"]})
-        return bool((attributes.get("Attributes") or {}).get("RedrivePolicy"))
+        answer = self._queue.call("GetQueueAttributes", {"AttributeNames": ["RedrivePolicy"]})
+        return bool(_attributes(answer).get("RedrivePolicy"))
 
     def probe(self) -> dict[str, str]:
         """Asks for each right that a consumer needs, without taking a message: action → code, of those refused.
@@ -97,6 +96,12 @@ class QueueReceiver:
         self._queue.close()
 
 
+def _attributes(document: Document) -> Document:
+    """Those of a queue or of a message."""
+    found = document.get("Attributes")
+    return found if isinstance(found, dict) else {}
+
+
 def _count(message: Document) -> int:
-    count = str((message.get("Attributes") or {}).get("ApproximateReceiveCount", ""))
+    count = str(_attributes(message).get("ApproximateReceiveCount", ""))
     return max(1, int(count)) if count.isascii() and count.isdigit() else 1

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import orjson
 
+#: A value of JSON (RFC 8259 section 3).
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 _ESCAPES: Final = re.compile(rb"\\(u0000|.)", re.DOTALL)
 
 
-def loads(text: bytes | str) -> Any:
+def loads(text: bytes | str) -> Json:
     """What is in a document. Raises ValueError, and nothing else.
 
     JavaScript and Postgres take numbers beyond those of a float, half of a surrogate pair, and a deeper nesting than
     orjson does: what it refuses, the standard library reads.
     """
     try:
-        return orjson.loads(text)
+        fast: Json = orjson.loads(text)
+        return fast
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(text)
+        slow: Json = json.loads(text)
+        return slow
     except RecursionError:
         raise ValueError("too deep") from None
 

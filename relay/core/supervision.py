@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import gevent
 import structlog
@@ -160,9 +160,10 @@ class NativeThread:
     def begin(self, work: Callable[[], _T], ended: Callable[[object], object]) -> Callable[[], _T]:
         """As `run`, for several waiting greenlets: each calls what this returns. `ended` is called when there is an
         outcome."""
-        result: Any = self._ready().spawn(work)
+        result = self._ready().spawn(work)
         result.rawlink(ended)
-        return lambda: result.get()  # noqa: PLW0108 - without its parameters
+        # The stubs have None besides, for a result that was never set.
+        return lambda: result.get()  # type: ignore[return-value]  # noqa: PLW0108 - without its parameters
 
     def _ready(self) -> ThreadPool:
         if self._pool is None:

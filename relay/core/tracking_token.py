@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import hmac
 import os
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import orjson
 from cryptography.exceptions import InvalidTag
@@ -102,16 +102,18 @@ def _tracked(payload: object) -> Tracked | None:
     if not isinstance(payload, dict) or payload.get("v") != 1:
         return None
     kind, target, recipient = payload.get("kind"), payload.get("targetUrl"), payload.get("recipient")
-    ids: list[Any] = [payload.get(name) for name in ("userId", "emailId", "domainId")]
-    if kind not in ("open", "click") or not all(isinstance(each, str) for each in ids):
+    user_id, email_id, domain_id = payload.get("userId"), payload.get("emailId"), payload.get("domainId")
+    if not (isinstance(user_id, str) and isinstance(email_id, str) and isinstance(domain_id, str)):
+        return None
+    if kind not in ("open", "click"):
         return None
     if kind == "click" and not isinstance(target, str):
         return None
     return Tracked(
         kind=kind,
-        user_id=ids[0],
-        email_id=ids[1],
-        domain_id=ids[2],
+        user_id=user_id,
+        email_id=email_id,
+        domain_id=domain_id,
         recipient=recipient if isinstance(recipient, str) else None,
         target=target if kind == "click" else None,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from relay.core.frozen import frozen
 
@@ -24,7 +23,7 @@ class Account:
 UNTOLD = Account(rate=0.0, left=-1, off="")
 
 
-def account_of(document: Mapping[str, Any]) -> Account:
+def account_of(document: Mapping[str, object]) -> Account:
     """SES's answer. What is missing or makes no sense is as if it had not been said."""
     said = document.get("SendQuota")
     quota = said if isinstance(said, Mapping) else {}

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
 import gevent
@@ -203,13 +203,17 @@ class _BoundedResponse:
         self._ended = self._headers_complete
 
 
+#: An entry of what getaddrinfo returns (RFC 3493 section 6.1): the fifth is the address, and its first the host.
+_AddressInfo = tuple[int, int, int, str, tuple[str | int, ...]]
+
+
 class _LookUps:
     """The system's resolver, in threads apart from those that look up our own servers."""
 
     def __init__(self) -> None:
         self._threads = NativeThread(_LOOK_UPS)
         #: What is being looked up now: one name takes one thread, however many wait for it.
-        self._running: dict[tuple[str, int], Callable[[], list[Any]]] = {}
+        self._running: dict[tuple[str, int], Callable[[], list[_AddressInfo]]] = {}
 
     def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of a name. Raises OSError."""

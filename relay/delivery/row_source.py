@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import gevent.lock
@@ -33,7 +33,7 @@ from relay.delivery.shares import Share, Shares
 from relay.delivery.unclear import LeftBehind
 from relay.postgres.driver import Row
 from relay.postgres.outgoing import Outgoing
-from relay.postgres.waiting import Waiting, WaitingRows
+from relay.postgres.waiting import Found, Waiting, WaitingRows, Walk
 
 log = structlog.get_logger(__name__)
 
@@ -274,7 +274,7 @@ class RowSource:
     def _scan_scheduled(self) -> None:
         """Scheduled rows: those that are due, and those that will be soon."""
         self._each_piece(
-            "scheduled",
+            self._waiting.walk("scheduled"),
             lambda: self._waiting.oldest("scheduled", PIECE),
             # Whether or not there is a queue: a job of OpenSend's scheduler may come, or there is no scheduler.
             lambda rows: self._backlog.add(row for row in rows if row.email_id not in self._on_the_way),
@@ -282,17 +282,21 @@ class RowSource:
 
     def _scan_claims(self) -> None:
         """Claims that were left behind."""
-        self._each_piece("processing", lambda: self._waiting.processing(PIECE), self._left_behind.settle)
+        walk = self._waiting.walk_processing()
+        self._each_piece(walk, lambda: self._waiting.processing(PIECE), self._left_behind.settle)
         self._left_behind.end_round()
 
     def _search(self) -> None:
         """All queued rows, not more often than a backlog of that length allows."""
         began = time.monotonic()
         if began >= self._next_search:
-            seconds = self._each_piece("queued", lambda: self._waiting.oldest("queued", PIECE), self._add)
+            walk = self._waiting.walk("queued")
+            seconds = self._each_piece(walk, lambda: self._waiting.oldest("queued", PIECE), self._add)
             self._next_search = time.monotonic() + seconds / _SCAN_SHARE
 
-    def _each_piece(self, status: str, first: Callable[[], list[Any]], take: Callable[[list[Any]], None]) -> float:
+    def _each_piece(
+        self, walk: Walk[Found], first: Callable[[], list[Found]], take: Callable[[list[Found]], None]
+    ) -> float:
         """Has all rows of a status taken in, a piece at a time. Returns the seconds that it took to read them."""
         began = time.monotonic()
         rows = first()
@@ -301,7 +305,6 @@ class RowSource:
         self._changed.set()
         if len(rows) < PIECE:
             return reading
-        walk = self._waiting.walk(status)
         try:
             ended = False
             while not ended:

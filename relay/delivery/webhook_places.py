@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from relay.postgres.webhook_deliveries import Due
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 #: Calls at a time: those that are quick, and those that are not.
 FAST_PLACES: Final = 64
@@ -140,15 +142,9 @@ class WebhookPlaces:
                 self._count(call, 1)
 
     def _count(self, call: Call, by: int) -> None:
-        for counter, key in (
-            (self._of_endpoint, call.due.webhook_id),
-            (self._of_kind, call.fast),
-            (self._of_user, (call.fast, call.due.user_id)),
-        ):
-            counts: Counter[Any] = counter
-            counts[key] += by
-            if not counts[key]:
-                del counts[key]
+        _add(self._of_endpoint, call.due.webhook_id, by)
+        _add(self._of_kind, call.fast, by)
+        _add(self._of_user, (call.fast, call.due.user_id), by)
 
     def _endpoint(self, webhook_id: str) -> _WebhookEndpoint:
         found = self._endpoints.get(webhook_id)
@@ -159,3 +155,10 @@ class WebhookPlaces:
         else:
             self._endpoints.move_to_end(webhook_id)
         return found
+
+
+def _add(counts: Counter[_Key], key: _Key, by: int) -> None:
+    """Adds to a count. A count of 0 takes no memory."""
+    counts[key] += by
+    if not counts[key]:
+        del counts[key]

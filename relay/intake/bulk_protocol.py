@@ -16,9 +16,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from config.settings import RecipientRule
 from relay.core.frozen import frozen
@@ -26,6 +26,9 @@ from relay.core.records import ApiKey
 from relay.smtp.replies import Reply
 from relay.smtp.spool import Body
 from relay.smtp.submission import Login, Submission, Verdict
+
+if TYPE_CHECKING:
+    import _socket
 
 #: Of heads and reports. To be raised with each change of them.
 VERSION: Final = 4
@@ -82,6 +85,43 @@ class Died:
 Report = Started | Uses | Died | Verdict
 
 
+class _KeyDocument(TypedDict):
+    id: str
+    user_id: str
+    permission: str
+    domain: str | None
+
+
+class _HeadDocument(TypedDict):
+    version: int
+    token_hash: str
+    key: _KeyDocument
+    recipients: Sequence[str]
+    rule: str
+    connection_id: str
+    reverse_path: Sequence[str]
+    reading: str
+
+
+class _ReplyDocument(TypedDict):
+    code: int
+    enhanced: str
+    lines: Sequence[str]
+    closes: bool
+
+
+class _ReportDocument(TypedDict, total=False):
+    """`kind` says which of the others there are."""
+
+    kind: str
+    octets: int
+    signal: int
+    reply: _ReplyDocument
+    outcome: str
+    email_id: str
+    stored: Sequence[str]
+
+
 def leaves_child_free(verdict: Verdict) -> bool:
     """Whether a child that gave this verdict takes another message. After anything unusual the next message gets a
     child without a past: the child ends, and the worker expects nothing more of it."""
@@ -90,10 +130,11 @@ def leaves_child_free(verdict: Verdict) -> bool:
 
 def encode_head(submission: Submission, reading: Reading) -> bytes:
     """The head of a message."""
-    head = {
+    key = submission.login.key
+    head: _HeadDocument = {
         "version": VERSION,
         "token_hash": submission.login.token_hash,
-        "key": asdict(submission.login.key),
+        "key": {"id": key.id, "user_id": key.user_id, "permission": key.permission, "domain": key.domain},
         "recipients": submission.recipients,
         "rule": submission.rule.value,
         "connection_id": submission.connection_id,
@@ -105,7 +146,8 @@ def encode_head(submission: Submission, reading: Reading) -> bytes:
 
 def decode_head(document: bytes, body: Body) -> Request:
     """The request that a head describes, with the file that came along. Raises ForeignVersion."""
-    head = _decode(document)
+    head: _HeadDocument = json.loads(document)
+    _check(head.get("version"))
     submission = Submission(
         login=Login(head["token_hash"], ApiKey(**head["key"])),
         recipients=tuple(head["recipients"]),
@@ -119,7 +161,7 @@ def decode_head(document: bytes, body: Body) -> Request:
 
 def encode_report(report: Report) -> bytes:
     """One report."""
-    document: dict[str, Any]
+    document: _ReportDocument
     match report:
         case Started():
             document = {"kind": "started"}
@@ -146,7 +188,8 @@ def encode_report(report: Report) -> bytes:
 
 def decode_report(document: bytes) -> Report:
     """The report that these octets are. Raises ForeignVersion."""
-    report = _decode(document)
+    report: _ReportDocument = json.loads(document)
+    _check(report.get("version"))
     match report["kind"]:
         case "started":
             return Started()
@@ -164,11 +207,9 @@ def decode_report(document: bytes) -> Report:
             raise ForeignVersion
 
 
-def _decode(document: bytes) -> dict[str, Any]:
-    decoded: dict[str, Any] = json.loads(document)
-    if decoded.get("version") != VERSION:
+def _check(version: object) -> None:
+    if version != VERSION:
         raise ForeignVersion
-    return decoded
 
 
 def send_request(channel: socket.socket, head: bytes, file: int) -> None:
@@ -189,7 +230,7 @@ def receive_request(channel: socket.socket) -> tuple[bytes, int] | None:
     return head, descriptors[0]
 
 
-def send_message(channel: socket.socket, octets: bytes) -> None:
+def send_message(channel: _socket.socket, octets: bytes) -> None:
     """One head or report to the other side. Raises OSError."""
     channel.sendall(len(octets).to_bytes(_LENGTH_OCTETS, "big") + octets)
 

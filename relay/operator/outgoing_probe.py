@@ -24,7 +24,7 @@ from relay.postgres.row_contents import RowContents
 from relay.postgres.schema_check import DELIVERY_TABLES, DELIVERY_UNIQUE
 from relay.postgres.sending_facts import MailAsked
 from relay.postgres.sent_rows import Event
-from relay.postgres.waiting import Processing, WaitingRows, Walk
+from relay.postgres.waiting import Processing, Waiting, WaitingRows, Walk
 from relay.postgres.webhook_deliveries import ClaimedDelivery, WebhookDeliveries, WebhookResult
 
 #: Regions that are asked for at most.
@@ -59,7 +59,7 @@ def _regions(cursor: object) -> list[str]:
     return [region for (region,) in cursor.fetchall()]  # type: ignore[attr-defined]
 
 
-def _walked(walk: Walk) -> None:
+def _walked(walk: Walk[Waiting]) -> None:
     try:
         walk.read(1)
     finally:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import psycopg2.extensions
+from psycopg2.sql import Composable
 
 from config.settings import Settings
 from relay.core.errors import PostgresUnavailable, Unstorable
@@ -59,7 +60,9 @@ class RolledBack(Database):
 class _NothingStays(psycopg2.extensions.cursor):
     """A cursor that rolls back each statement, and each transaction that its user would commit."""
 
-    def execute(self, query: Any, vars: Any = None) -> None:
+    def execute(
+        self, query: str | bytes | Composable, vars: Sequence[object] | Mapping[str, object] | None = None
+    ) -> None:
         """As psycopg2 has it."""
         if query == "COMMIT":
             query = "ROLLBACK"

@@ -6,12 +6,15 @@ Imported only where `SMTP_RELAY_METRICS_PORT` asks for it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 from wsgiref.types import WSGIApplication
 
 import gevent
 import gevent.socket
 from gevent.pywsgi import WSGIHandler, WSGIServer
+
+if TYPE_CHECKING:
+    from greenlet import greenlet
 
 #: Connections at a time. One more, and the oldest is closed: a scraper that comes now is served now.
 MOST_CONNECTIONS: Final = 16
@@ -34,14 +37,13 @@ class ScrapeServer(WSGIServer):
 
     def __init__(self, address: tuple[str, int], application: WSGIApplication) -> None:
         super().__init__(address, application, log=None, error_log=None, handler_class=_Handler)
-        #: Greenlets of gevent's, for which the stubs say greenlets without `kill`.
-        self._open: OrderedDict[Any, None] = OrderedDict()
+        self._open: OrderedDict[greenlet, None] = OrderedDict()
 
     def handle(self, sock: gevent.socket.socket, address: str) -> None:
         """One connection, in a separate greenlet."""
         while len(self._open) >= MOST_CONNECTIONS:
             oldest, _ = self._open.popitem(last=False)
-            oldest.kill(block=False)
+            gevent.kill(oldest)
         current = gevent.getcurrent()
         self._open[current] = None
         try:

@@ -7,8 +7,8 @@ printed: it may name accounts and addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 import boto3
 import botocore.exceptions
@@ -16,6 +16,7 @@ import gevent
 from botocore.config import Config
 
 from config import redaction
+from relay.delivery.account import account_of
 from relay.delivery.outcome import Failed, Verdict, of_ses_error
 from relay.operator.causes import call_cause
 from relay.operator.finding import FAIL, OK, WARN, Finding
@@ -49,7 +50,7 @@ def _findings(region: str, seconds: float) -> Iterator[Finding]:
             config=Config(connect_timeout=seconds, read_timeout=seconds, retries={"total_max_attempts": 1}),
         )
         sending = _refusal(lambda: client.send_email(Content={"Raw": {"Data": _NOTHING}}))
-        account: dict[str, Any] = {}
+        account: dict[str, object] = {}
         asking = _refusal(lambda: account.update(client.get_account()))
     except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
         # ValueError: a region that can't be part of a host name.
@@ -60,9 +61,8 @@ def _findings(region: str, seconds: float) -> Iterator[Finding]:
         found.insert(0, Finding(FAIL, "ses", f"{region}: {_said(sending)}"))
     yield from found
     if all(finding.level != FAIL for finding in found):
-        quota = account.get("SendQuota", {})
-        rate = f", {quota['MaxSendRate']:g} recipients a second" if "MaxSendRate" in quota else ""
-        yield Finding(OK, "ses", f"{region}: takes mail{rate}")
+        rate = account_of(account).rate
+        yield Finding(OK, "ses", f"{region}: takes mail" + (f", {rate:g} recipients a second" if rate else ""))
 
 
 def _refusal(call: Callable[[], object]) -> Failed | None:
@@ -76,7 +76,7 @@ def _refusal(call: Callable[[], object]) -> Failed | None:
     return None
 
 
-def _account(region: str, account: dict[str, Any], refused: Failed | None) -> Iterator[Finding]:
+def _account(region: str, account: Mapping[str, object], refused: Failed | None) -> Iterator[Finding]:
     if refused is not None and refused.kind == "denied":
         yield Finding(WARN, "ses", f"{region}: the role may not call ses:GetAccount: its rate and state are unknown")
         return
@@ -90,9 +90,7 @@ def _account(region: str, account: dict[str, Any], refused: Failed | None) -> It
         yield Finding(level, "ses", f"{region}: SES has put the account under review (EnforcementStatus)")
     if not account.get("ProductionAccessEnabled", True):
         yield Finding(WARN, "ses", f"{region}: the account is in SES's sandbox: verified recipients only")
-    quota = account.get("SendQuota", {})
-    most = quota.get("Max24HourSend", -1)
-    if most >= 0 and quota.get("SentLast24Hours", 0) >= most:
+    if account_of(account).left == 0:
         yield Finding(WARN, "ses", f"{region}: the daily quota is used up")
 
 

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import gevent
 import gevent.lock
@@ -223,7 +223,7 @@ class Database:
 
     def _connect(self, seconds: float, statement_seconds: float | None, lock_seconds: float | None) -> Connection:
         green = psycopg2.extensions.get_wait_callback() is not None
-        parameters: dict[str, Any] = {
+        parameters: dict[str, str | int] = {
             "fallback_application_name": "opensend-relay",
             "client_encoding": "UTF8",
             "keepalives_idle": 30,
@@ -237,7 +237,7 @@ class Database:
                 parameters |= _resolved(self._url)
             else:
                 parameters["connect_timeout"] = max(1, math.ceil(seconds))
-            connection: Connection = psycopg2.connect(self._url, **parameters)
+            connection: Connection = psycopg2.connect(psycopg2.extensions.make_dsn(self._url, **parameters))
             try:
                 connection.autocommit = True
                 milliseconds = self._statement_ms if statement_seconds is None else math.ceil(statement_seconds * 1000)

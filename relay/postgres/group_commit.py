@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import psycopg2.errors
 import structlog
@@ -22,6 +22,9 @@ from relay.postgres.insert_emails import PREPARE, execute_prepared, insert
 from relay.postgres.own_transaction import OwnTransactions, existing
 from relay.postgres.pending_message import PendingMessage
 from relay.postgres.slow_users import SlowUsers
+
+if TYPE_CHECKING:
+    from gevent._types import _TimerWatcher
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
@@ -79,7 +82,7 @@ class GroupCommit:
         self._apart: deque[list[PendingMessage]] = deque()
         self._idle: list[Event] = []
         self._busy_since = 0.0
-        self._alarm: Any = None
+        self._alarm: _TimerWatcher | None = None
         self._alarm_set = False
         self._closed = False
         self._wanted = writers
@@ -114,17 +117,17 @@ class GroupCommit:
                 or time.monotonic() - self._busy_since > _TOO_LONG_SECONDS
             ):
                 self._idle.pop().set()
-            elif not self._alarm_set:
+            elif self._alarm is not None and not self._alarm_set:
                 self._alarm_set = True
                 # Not start: it goes on with what was left of the last time, which is nothing.
-                self._alarm.again(self._look_after_waiting)
+                self._alarm.again(self._look_after_waiting, self._alarm)
         return message.done.get()
 
-    def _look_after_waiting(self) -> None:
+    def _look_after_waiting(self, alarm: _TimerWatcher) -> None:
         """Runs in the hub: wakes another writer for messages that came just after the first one had begun."""
         if not (self._waiting and self._idle):
             self._alarm_set = False
-            self._alarm.stop()
+            alarm.stop()
         elif time.monotonic() - self._busy_since > _TOO_LONG_SECONDS:
             self._idle.pop().set()
 

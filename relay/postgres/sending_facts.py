@@ -6,11 +6,11 @@ For many mails in one statement.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Final
 
 from relay.core.frozen import frozen
 from relay.core.spellings import spellings
-from relay.postgres.driver import Cursor
+from relay.postgres.driver import Cursor, Row
 
 # LATERAL: one look into an index for each, whatever the planner believes of the tables' sizes. OFFSET 0 keeps it so.
 _STATEMENT: Final = """
@@ -84,7 +84,7 @@ def find(cursor: Cursor, asked: Sequence[MailAsked]) -> list[Facts]:
     cursor.execute(_STATEMENT, values)
     found: dict[tuple[int, str], tuple[float, SendingDomain]] = {}
     reasons: dict[tuple[int, str], str] = {}
-    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    rows: list[Row] = cursor.fetchall()
     for number, text, reason, created, domain_id, region, configuration_set, clicks, opens, subdomain, name in rows:
         if reason is not None:
             reasons[number, text] = reason

@@ -14,7 +14,7 @@ the same, and are kept from it here:
 from __future__ import annotations
 
 import time
-from typing import Any, Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import structlog
 
@@ -69,6 +69,8 @@ class Processing(NamedTuple):
     #: When our claim was made, in microseconds since 1970; 0 where nothing says so.
     mark: int
 
+
+Found = TypeVar("Found", Waiting, Processing)
 
 #: What a row's recipients, subject and header fields take, as they are stored: no value is read.
 HEADER_SIZE: Final = """
@@ -130,9 +132,13 @@ class WaitingRows:
         statement = _OLDEST.format(columns=_PROCESSING, since="'-infinity'") + " LIMIT %(most)s"
         return [Processing(*row) for row in self._select(statement, "processing", most=most)]
 
-    def walk(self, status: str) -> Walk:
-        """A walk through all rows of a status."""
-        return Walk(self._database, status, self._deadline)
+    def walk(self, status: str) -> Walk[Waiting]:
+        """A walk through all rows of a status, `queued` or `scheduled`."""
+        return Walk(self._database, status, self._deadline, Waiting)
+
+    def walk_processing(self) -> Walk[Processing]:
+        """A walk through all rows that have been claimed."""
+        return Walk(self._database, "processing", self._deadline, Processing)
 
     def _select(self, statement: str, status: str, **values: object) -> list[Row]:
         def select(cursor: Cursor) -> list[Row]:
@@ -142,15 +148,17 @@ class WaitingRows:
         return self._database.use(deadlines.after(self._deadline), select)
 
 
-class Walk:
+class Walk(Generic[Found]):
     """All rows of one status from the oldest to the newest, some at a time, on a separate connection.
 
     What it hands out may be late by WALK_SECONDS: a caller that acts on a row looks at it once more.
     """
 
-    def __init__(self, database: Database, status: str, deadline: float) -> None:
+    def __init__(self, database: Database, status: str, deadline: float, kind: type[Found]) -> None:
+        """`kind`: what rows of this status are."""
         self._database = database
         self._status = status
+        self._kind: type[Found] = kind
         self._deadline = deadline
         self._connection: Connection | None = None
         self._opened = 0.0
@@ -158,10 +166,9 @@ class Walk:
         self._since: float | None = None
         self._last: float | None = None
 
-    def read(self, most: int) -> tuple[list[Any], bool]:
-        """The next rows, Waiting or Processing, and whether they are the last ones. Raises PostgresUnavailable."""
-        kind = Processing if self._status == "processing" else Waiting
-        rows = [kind(*row) for row in self._fetch(most)]
+    def read(self, most: int) -> tuple[list[Found], bool]:
+        """The next rows, and whether they are the last ones. Raises PostgresUnavailable."""
+        rows = [self._kind(*row) for row in self._fetch(most)]
         if rows:
             self._last = rows[-1].created
         ended = len(rows) < most
@@ -209,7 +216,7 @@ class Walk:
         statement = f"FETCH {most:d} FROM walk"
         if not opened:
             since = "'-infinity'" if self._since is None else "to_timestamp(%(since)s)"
-            columns = _PROCESSING if self._status == "processing" else _WAITING
+            columns = _PROCESSING if self._kind is Processing else _WAITING
             declared = _OLDEST.format(columns=columns, since=since)
             statement = f"BEGIN READ ONLY; DECLARE walk NO SCROLL CURSOR FOR {declared}; {statement}"
         cursor.execute(statement, {"status": self._status, "since": self._since})

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from gevent.monkey import get_original
 
@@ -87,10 +87,9 @@ class _Process:
 
     def __init__(self, settings: Settings, channel: int) -> None:
         self._settings = settings
-        # Sockets of the C module: the type of `socket.recv_fds` leaves them out, the function does not.
-        self._channel: Any = _sockets.socket(fileno=channel)
+        self._channel = _sockets.socket(fileno=channel)
         #: pid -> the child's end of its socket pair, until the child has ended.
-        self._children: dict[int, Any] = {}
+        self._children: dict[int, _sockets.socket] = {}
         self._wakeup, self._wakeup_end = os.pipe()
         for descriptor in (self._wakeup, self._wakeup_end):
             os.set_blocking(descriptor, False)
@@ -118,7 +117,8 @@ class _Process:
     def _carry_out(self) -> bool:
         """One request; whether there may be more."""
         try:
-            request, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
+            # The type leaves sockets of the C module out, the function does not.
+            request, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)  # type: ignore[arg-type]
         except ConnectionError:
             return False
         try:
@@ -136,7 +136,7 @@ class _Process:
         return bool(request)
 
     def _fork_child(self, channel: int) -> None:
-        kept: Any = _sockets.socket(fileno=os.dup(channel))
+        kept = _sockets.socket(fileno=os.dup(channel))
         try:
             pid = _fork()
         except OSError:

@@ -7,13 +7,17 @@ connection.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from io import BufferedReader
+from typing import Final, Literal
 
 import gevent
+import gevent.socket
 import structlog
-from gevent.pywsgi import WSGIHandler
+from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from relay.core.tracking_token import LONGEST_TOKEN
+from relay.web.responses import Environ
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +44,7 @@ class BoundedReader:
 
     __slots__ = ("_file", "left")
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BufferedReader) -> None:
         self._file = file
         #: Octets that may be read yet.
         self.left = 0
@@ -48,7 +52,7 @@ class BoundedReader:
     @property
     def closed(self) -> bool:
         """Whether the file is closed."""
-        return bool(self._file.closed)
+        return self._file.closed
 
     def readline(self, most: int = -1) -> bytes:
         """As files have it."""
@@ -66,23 +70,24 @@ class BoundedReader:
 
 
 class HttpHandler(WSGIHandler):
-    """One connection. The server has `draining`: no further request is read then."""
+    """One connection."""
 
     line_seconds = LINE_SECONDS
     request_seconds = REQUEST_SECONDS
 
-    def __init__(self, sock: Any, address: Any, server: Any) -> None:
-        # Typed as they are, not as the stubs have them.
-        self.server: Any
-        self.rfile: Any
-        self.environ: Any
-        self.wsgi_input: Any
-        super().__init__(sock, address, server)
-        self.rfile = BoundedReader(self.rfile)
+    def __init__(
+        self, sock: gevent.socket.socket, client: str, server: WSGIServer, draining: Callable[[], bool]
+    ) -> None:
+        """`client`: its address. `draining`: whether no further request is to be read."""
+        # The stubs know an address as text alone, and a reader as one class.
+        super().__init__(sock, (client, 0), server)  # type: ignore[arg-type]
+        self._reader = BoundedReader(self.rfile)
+        self.rfile = self._reader  # type: ignore[assignment]
+        self._draining = draining
         #: Whether it waits for a request: then it may be closed without loss.
         self.idle = True
 
-    def handle_one_request(self) -> Any:
+    def handle_one_request(self) -> tuple[str, bytes] | Literal[True] | None:
         """See WSGIHandler: None, True, or a status with octets, after which the connection is closed."""
         line = self._line()
         if not isinstance(line, bytes):
@@ -93,14 +98,14 @@ class HttpHandler(WSGIHandler):
 
     def _line(self) -> bytes | tuple[str, bytes] | None:
         """The request line; what is answered in its place, where it is too long; None where there is none."""
-        if self.server.draining:
+        if self._draining():
             return None
         self.idle = True
-        self.rfile.left = MAX_LINE_OCTETS
+        self._reader.left = MAX_LINE_OCTETS
         line = b""
         with gevent.Timeout(self.line_seconds, False):  # type: ignore[arg-type]  # gevent: no exception
             try:
-                line = self.rfile.readline()
+                line = self._reader.readline()
             except _TooMuch:
                 return "414", _TOO_LONG
             except (OSError, ValueError):  # gone, or closed by a drain
@@ -108,32 +113,32 @@ class HttpHandler(WSGIHandler):
             self.idle = False
         return line if line.strip() else None
 
-    def _serve(self, line: str) -> Any:
-        self.rfile.left = MAX_HEAD_OCTETS - len(line)
+    def _serve(self, line: str) -> tuple[str, bytes] | Literal[True] | None:
+        self._reader.left = MAX_HEAD_OCTETS - len(line)
         self.response_length = 0
         try:
             self.read_request(line)
             # Behind a line that is no field, fields may stand that are not read here.
             if self.request_version not in ("HTTP/1.0", "HTTP/1.1") or self.headers.defects:
                 return "400", _BAD_REQUEST
-            self.environ = self.get_environ()
+            environ = self.environ = self.get_environ()
         except _TooMuch:
             return "431", _TOO_LARGE
         except OSError:
             return None
         except Exception:  # noqa: BLE001 - gevent's parser raises whatever a header makes it stumble over
             return "400", _BAD_REQUEST
-        self.close_connection |= not self._has_plain_length() or self.server.draining
-        self.rfile.left = _MAX_BODY_OCTETS
+        self.close_connection |= not self._has_plain_length(environ) or self._draining()
+        self._reader.left = _MAX_BODY_OCTETS
         self.application = self.server.application
         self.handle_one_response()
-        return None if self.close_connection or self.server.draining else True
+        return None if self.close_connection or self._draining() else True
 
-    def _has_plain_length(self) -> bool:
+    def _has_plain_length(self, environ: Environ) -> bool:
         """Whether no other server can read another length into the request than is read here."""
-        if self.environ.get("HTTP_TRANSFER_ENCODING") is not None:
+        if environ.get("HTTP_TRANSFER_ENCODING") is not None:
             return False
-        length = self.environ.get("CONTENT_LENGTH")
+        length = environ.get("CONTENT_LENGTH")
         lengths = self.headers.get_all("content-length") or ()
         return len(lengths) <= 1 and (length is None or (length.isascii() and length.isdecimal()))
 
@@ -143,10 +148,10 @@ class HttpHandler(WSGIHandler):
             super().run_application()
         finally:
             source = self.wsgi_input
-            if source.chunked_input or source.position < (source.content_length or 0):
+            if source is not None and (source.chunked_input or source.position < (source.content_length or 0)):
                 self.close_connection = True
                 # Or the rest of the body would be read first, however long it is, and without a time limit.
-                source._chunked_input_error = True
+                source._chunked_input_error = True  # type: ignore[attr-defined]  # a slot in the stubs alone
 
     def handle_error(self, t: object, v: object, tb: object) -> None:
         """See WSGIHandler: an error beyond the application's own. The connection has had its time, or is gone."""

@@ -7,14 +7,15 @@ is said of what is committed, or never will be of use; while Postgres is away it
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import gevent
 import structlog
 
 from relay.aws.sns_host import NotFetched, is_sns_url
 from relay.core import json_document, metrics
+from relay.core.json_document import Json
 from relay.core.spellings import mailbox_of
 from relay.postgres.events import Events, Stored
 from relay.redis.cache import Cache
@@ -132,17 +133,19 @@ def write(events: Events, cache: Cache, documents: Sequence[bytes]) -> list[Stor
     """Writes events of SES, and tells the relay's caches which addresses are suppressed by now."""
     stored = events.write_ses(documents)
     for document, result in zip(documents, stored, strict=True):
-        if result.recorded:
-            _tell(cache, result.user_id, json_document.loads(document))
+        event = json_document.loads(document) if result.recorded else None
+        if isinstance(event, dict):
+            _tell(cache, result.user_id, event)
     return stored
 
 
-def _tell(cache: Cache, user_id: str | None, event: dict[str, Any]) -> None:
-    if user_id is None or not event["recipients"]:
+def _tell(cache: Cache, user_id: str | None, event: Mapping[str, Json]) -> None:
+    recipients = event["recipients"]
+    if user_id is None or not isinstance(recipients, list) or not recipients:
         return
     reason = str(event["reason"])
-    metrics.SUPPRESSIONS_LEARNED.labels(reason).inc(len(event["recipients"]))
-    cache.remember(user_id, {mailbox_of(address): reason for address in event["recipients"]})
+    metrics.SUPPRESSIONS_LEARNED.labels(reason).inc(len(recipients))
+    cache.remember(user_id, {mailbox_of(str(address)): reason for address in recipients})
 
 
 def _word(stored: Stored) -> str:

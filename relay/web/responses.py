@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+from wsgiref.types import WSGIEnvironment
 
 from relay.core.frozen import frozen
 
 #: WSGI's environment and its way to begin a response (PEP 3333).
-Environ = dict[str, Any]
+Environ = WSGIEnvironment
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 #: Nothing that is answered here may be kept by a cache, or be of use in another page.

@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from socket import IPPROTO_TCP, TCP_NODELAY
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from wsgiref.types import WSGIApplication
 
 import gevent
@@ -18,6 +18,9 @@ from gevent.pywsgi import WSGIServer
 
 from relay.core import metrics
 from relay.web.http_handler import HttpHandler
+
+if TYPE_CHECKING:
+    from greenlet import greenlet
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +114,7 @@ class WebServer:
         self.draining = False
         self._drained = Event()
         self._servers: list[_HttpListener] = []
-        self._handlers: dict[Any, HttpHandler] = {}
+        self._handlers: dict[greenlet, HttpHandler] = {}
 
     def serve(self, listeners: Sequence[socket.socket], drain_seconds: float) -> int:
         """Serves until `drain` is called, and then until what is being answered is, or so many seconds are over; how
@@ -135,9 +138,9 @@ class WebServer:
         self.draining = True
         for server in self._servers:
             server.close()
-        for greenlet, handler in list(self._handlers.items()):
+        for serving, handler in list(self._handlers.items()):
             if handler.idle:
-                greenlet.kill(block=False)
+                gevent.kill(serving)
         self._drained.set()
 
     def handle(self, server: _HttpListener, sock: gevent.socket.socket, peer: tuple[object, ...]) -> None:
@@ -167,14 +170,14 @@ class WebServer:
             if slot is not None:
                 self._admission.leave(slot)
 
-    def _converse(self, server: _HttpListener, sock: Any, client: str) -> None:
-        handler = self.handler(sock, (client, 0), server)
-        greenlet = gevent.getcurrent()
-        self._handlers[greenlet] = handler
+    def _converse(self, server: _HttpListener, sock: gevent.socket.socket, client: str) -> None:
+        handler = self.handler(sock, client, server, lambda: self.draining)
+        serving = gevent.getcurrent()
+        self._handlers[serving] = handler
         try:
             handler.handle()
         finally:
-            del self._handlers[greenlet]
+            del self._handlers[serving]
 
     def _turn_away(self, sock: gevent.socket.socket, response: bytes) -> None:
         """Without waiting: the send buffer of a new socket always has room for that."""
@@ -195,16 +198,13 @@ class _HttpListener(WSGIServer):
             listener, application, log=None, error_log=None, environ={"SERVER_NAME": "relay", "wsgi.multiprocess": True}
         )
 
-    @property
-    def draining(self) -> bool:
-        """Whether no further request is to be read."""
-        return self._owner.draining
-
-    def handle(self, sock: Any, address: Any) -> None:
+    # The stubs know an address as text alone.
+    def handle(self, sock: gevent.socket.socket, address: tuple[object, ...]) -> None:  # type: ignore[override]
         """One connection, in a separate greenlet."""
         self._owner.handle(self, sock, address)
 
-    def do_read(self) -> Any:
+    # Not None in the stubs.
+    def do_read(self) -> tuple[gevent.socket.socket, tuple[object, ...]] | None:  # type: ignore[override]
         """The next client; None when there is none, or none that there is a descriptor for."""
         try:
             return super().do_read()

@@ -65,6 +65,8 @@ def event_of(text: str, source_id: str) -> SesEvent | None:
         message = loads(text)
     except ValueError:
         raise Unreadable from None
+    if not isinstance(message, dict):
+        return None
     word = message.get("eventType") or message.get("notificationType")
     known = _TYPES.get(word) if isinstance(word, str) else None
     mail = message.get("mail")

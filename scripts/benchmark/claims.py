@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from relay.delivery.row_source import CLAIM_ROWS, LOOK_ROWS, PIECE
 from relay.postgres.database import Database
@@ -150,12 +150,15 @@ def newcomers(url: str, ses: Ses, directory: Path, processes: int, count: int) -
 
 def slowest(url: str) -> list[tuple[str, int, float, float]]:
     """The worker's statements that took Postgres longest: text, calls, milliseconds on average and at most."""
-    rows: list[Any] = query(
+    rows = query(
         url,
         "SELECT query, calls, mean_exec_time, max_exec_time FROM pg_stat_statements"
         " WHERE query NOT LIKE '%pg_stat_statements%' AND calls > 1 ORDER BY max_exec_time DESC LIMIT 8",
     )
-    return [(" ".join(text.split())[:70], calls, mean, most) for text, calls, mean, most in rows]
+    return [
+        (" ".join(str(text).split())[:70], int(str(calls)), float(str(mean)), float(str(most)))
+        for text, calls, mean, most in rows
+    ]
 
 
 def _figures(milliseconds: list[float]) -> str:
@@ -168,7 +171,7 @@ def _servers() -> Iterator[tuple[Postgres, Ses, Path]]:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # noqa: S103 - Postgres may have to be another user
         directory = Path(folder)
-        settings: dict[str, Any] = {"shared_preload_libraries": "pg_stat_statements", "shared_buffers": "512MB"}
+        settings = {"shared_preload_libraries": "pg_stat_statements", "shared_buffers": "512MB"}
         for name in ("postgres", "ses"):
             (directory / name).mkdir()
         postgres = Postgres(directory / "postgres", durable=False, settings=settings)

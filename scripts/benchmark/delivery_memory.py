@@ -16,8 +16,9 @@ import tempfile
 import time
 import uuid
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -92,7 +93,7 @@ def measure(url: str, ses: Ses, kinds: tuple[str, str], size: int, directory: Pa
     return high, peak.octets
 
 
-def large(kind: str, size: int) -> dict[str, Any]:
+def large(kind: str, size: int) -> dict[str, object]:
     """The columns of a row whose mail has about so many octets."""
     link = '<p>A line of text with <a href="https://x.example/page?number=1&amp;more=2">a link</a> in it.</p>\n'
     html = "<p>A line of text without any link in it, for the most part of it.</p>\n"
@@ -105,9 +106,9 @@ def large(kind: str, size: int) -> dict[str, Any]:
     return {"text": "ä" * (size // 12), "html": "漢字" * (size // 12)}
 
 
-def add(url: str, **columns: Any) -> None:
+def add(url: str, **columns: object) -> None:
     """Inserts a queued row."""
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "id": str(uuid.uuid4()),
         "from": "ann@example.com",
         "to": ["to@x.example"],
@@ -136,7 +137,7 @@ def _high_water(pid: int) -> int:
     raise AssertionError("the kernel has no figure")
 
 
-def _until(done: Any, log: Path) -> None:
+def _until(done: Callable[[], bool], log: Path) -> None:
     limit = time.monotonic() + _PATIENCE_SECONDS
     while not done():
         assert time.monotonic() < limit, log.read_text()

@@ -6,7 +6,7 @@ import re
 import time
 import urllib.request
 import uuid
-from typing import Any, Final
+from typing import Final
 
 import psycopg2
 import psycopg2.extras
@@ -51,14 +51,14 @@ def alone(stage: Stage, plan: Plan) -> list[Table]:
 
 def _insert_again(database_url: str, count: int) -> float:
     """The median time in seconds that it takes to insert a row that is there already, with another id."""
-    connection: Any = psycopg2.connect(database_url)
+    connection = psycopg2.connect(database_url)
     connection.autocommit = True
     try:
         with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
             cursor.execute("SELECT * FROM emails LIMIT 1")
             row = {
                 name: psycopg2.extras.Json(value) if isinstance(value, list | dict) else value
-                for name, value in cursor.fetchone().items()
+                for name, value in (cursor.fetchone() or {}).items()
                 if value is not None
             }
             columns = ", ".join(f'"{name}"' for name in row)

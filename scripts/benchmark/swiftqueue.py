@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import gevent.socket
 from gevent.server import StreamServer
 from orjson import dumps, loads
 
@@ -62,7 +63,7 @@ class _Service:
     def __init__(self) -> None:
         self._jobs = 0
 
-    def serve(self, sock: Any, _address: object) -> None:
+    def serve(self, sock: gevent.socket.socket, _address: object) -> None:
         """One connection: a request after the other."""
         with sock.makefile("rb") as stream:
             while line := stream.readline():
@@ -85,7 +86,7 @@ class _Service:
         return _answer(b"200 OK", dumps({"Successful": entries}))
 
 
-def _receipt(entry: dict[str, Any]) -> dict[str, str]:
+def _receipt(entry: dict[str, str]) -> dict[str, str]:
     """What Amazon says of an entry that it takes: a job with a body that is JSON, and an id."""
     return {
         "Id": entry["Id"],

@@ -12,9 +12,10 @@ from __future__ import annotations
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import gevent
+import gevent.socket
 from gevent.server import StreamServer
 from orjson import JSONDecodeError, dumps, loads
 
@@ -74,7 +75,7 @@ class _Service:
         self._mails = 0
         self._ids: set[str] = set()
 
-    def serve(self, sock: Any, _address: object) -> None:
+    def serve(self, sock: gevent.socket.socket, _address: object) -> None:
         """One connection: a request after the other."""
         with sock.makefile("rb") as stream:
             while line := stream.readline():

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -62,12 +62,12 @@ def measure_rate(url: str, sink: WebhookSink, directory: Path, deliveries: int, 
         before = sum(process.cpu_times()[:2])
         _until(lambda: query(url, "SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'") == [(0,)])
         cpu = sum(process.cpu_times()[:2]) - before
-    rows: Any = query(
+    rows = query(
         url,
         "SELECT extract(epoch FROM max(attempted_at) - min(attempted_at))::float8, count(*)"
         " FROM webhook_deliveries WHERE status = 'success'",
     )
-    ((seconds, count),) = rows
+    ((seconds, count),) = ((float(str(first)), int(str(second))) for first, second in rows)
     if count != deliveries // endpoints * endpoints:
         raise AssertionError("not all were delivered")
     return count / seconds, cpu / count

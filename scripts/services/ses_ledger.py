@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 #: How much more than its rate SES takes in a second.
 TOLERANCE: Final = 1.05
@@ -60,7 +60,7 @@ class Ledger:
         self.recipients += recipients
         return ""
 
-    def quota(self, rate: float) -> dict[str, Any]:
+    def quota(self, rate: float) -> dict[str, float]:
         """SendQuota, as GetAccount has it. `rate`: where this ledger has none."""
         return {
             "MaxSendRate": self.rate or rate,
@@ -68,7 +68,7 @@ class Ledger:
             "SentLast24Hours": float(self.recipients),
         }
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, int | float]:
         """What there is to see."""
         return {
             "recipients": self.recipients,

@@ -203,7 +203,7 @@ def _handler(double: SnsDouble, certificate: bytes) -> type[BaseHTTPRequestHandl
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *_: object) -> None:
             """Requests are no news."""
 
     return Handler

@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scripts.services.server import Server
 
@@ -79,7 +79,7 @@ class WebhookWorker(Server):
 
     name = "The webhook worker"
 
-    def __init__(self, directory: Path, sink: WebhookSink, settings: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, sink: WebhookSink, settings: Mapping[str, str | None]) -> None:
         """`settings` as for `Delivery`."""
         super().__init__(directory)
         self._sink = sink

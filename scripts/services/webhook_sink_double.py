@@ -18,9 +18,10 @@ import os
 import ssl
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import gevent
+import gevent.socket
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
     context.sni_callback = lambda sock, name, _: names.__setitem__(id(sock), name or "")
     output = os.open(directory / "requests.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def take(plain: Any, _address: object) -> None:
+    def take(plain: gevent.socket.socket, _address: object) -> None:
         try:
             with gevent.Timeout(30.0), context.wrap_socket(plain, server_side=True) as sock:
                 _serve(sock, output, names.pop(id(sock), ""))
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> None:
     StreamServer((host, int(port)), take, backlog=1024).serve_forever()
 
 
-def _serve(sock: Any, output: int, server_name: str) -> None:
+def _serve(sock: ssl.SSLSocket, output: int, server_name: str) -> None:
     octets = b""
     while b"\r\n\r\n" not in octets:
         piece = sock.recv(65536)
@@ -68,7 +69,7 @@ def _serve(sock: Any, output: int, server_name: str) -> None:
     _answer(sock, path.partition("?")[0])
 
 
-def _answer(sock: Any, path: str) -> None:
+def _answer(sock: ssl.SSLSocket, path: str) -> None:
     action, _, number = path.strip("/").partition("/")
     if action == "ms":
         gevent.sleep(int(number) / 1000)
@@ -101,7 +102,7 @@ def _answer(sock: Any, path: str) -> None:
         _for_ever(sock, b"x" * 16384, 0.0)
 
 
-def _for_ever(sock: Any, octets: bytes, seconds: float) -> None:
+def _for_ever(sock: ssl.SSLSocket, octets: bytes, seconds: float) -> None:
     while True:
         sock.sendall(octets)
         gevent.sleep(seconds)

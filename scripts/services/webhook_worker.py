@@ -11,12 +11,12 @@ from relay.process import delivery
 import os
 import ssl
 import sys
-from types import SimpleNamespace
-from typing import Any
 
 from config import environment
 from relay.delivery.outbound_http import Outbound
 from relay.process.assignment import Assignment
+from relay.process.handover import Handover
+from relay.process.heartbeat import Heartbeats
 
 
 def main(arguments: list[str]) -> int:
@@ -31,16 +31,15 @@ def main(arguments: list[str]) -> int:
     settings = environment.load().to_json()
     delivery.load(settings)
     lifeline, _ = os.pipe()
-    # There is no master: nothing listens to the beat of this process, and nothing was handed over but the settings.
-    handed_over: Any = SimpleNamespace(settings=settings, listeners=[], table=None)
-    unheard: Any = SimpleNamespace(beat=lambda _index: None)
+    # There is no master: nothing was handed over but the settings.
+    handed_over = Handover(f"1 25 json {len(settings)} ".encode(), settings, [-1])
     assignment = Assignment(
         0,
         handed_over,
         service=f"webhooks-{os.getpid()}",
         certificate=b"",
         lifeline=lifeline,
-        heartbeats=unheard,
+        heartbeats=Heartbeats(1),
         keeper=-1,
     )
     return delivery.run(assignment, outbound=outbound)

@@ -18,13 +18,16 @@ import uuid
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import boto3
 import psycopg2
 import psycopg2.extras
 from botocore.config import Config
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+#: Only the statement says of which types the columns are.
+Row: TypeAlias = dict[str, Any]
 
 _IDLE_SECONDS: Final = 0.1
 _CONTEXT: Final = b"opensend.tracking.v1"
@@ -59,7 +62,7 @@ def _token(payload: dict[str, object]) -> str:
     return f"{token}.{_encoded(hmac.digest(_SECRET, _CONTEXT + b':' + token.encode(), 'sha256'))}"
 
 
-def _tracked(row: dict[str, Any], domain: dict[str, Any]) -> str:
+def _tracked(row: Row, domain: Row) -> str:
     about = {"v": 1, "userId": row["user_id"], "emailId": row["id"], "domainId": domain["id"]}
 
     def tracked(match: re.Match[str]) -> str:
@@ -73,7 +76,7 @@ def _tracked(row: dict[str, Any], domain: dict[str, Any]) -> str:
     return document
 
 
-def _composed(row: dict[str, Any], domain: dict[str, Any] | None) -> bytes:
+def _composed(row: Row, domain: Row | None) -> bytes:
     message = EmailMessage(policy=SMTP)
     message["From"] = row["from"]
     message["To"] = ", ".join(row["to"])
@@ -101,12 +104,12 @@ def _composed(row: dict[str, Any], domain: dict[str, Any] | None) -> bytes:
 
 def main() -> None:
     """Sends what is queued, for ever."""
-    connection = psycopg2.connect(os.environ["DATABASE_URL"], cursor_factory=psycopg2.extras.RealDictCursor)
+    connection = psycopg2.connect(os.environ["DATABASE_URL"])
     connection.autocommit = True
     # One try a mail, as the relay's: boto3's own three would be copies.
     config = Config(retries={"total_max_attempts": 1})
     client = boto3.client("sesv2", region_name="us-east-1", config=config)
-    cursor: Any = connection.cursor()
+    cursor = connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor)
     while True:
         cursor.execute(_CLAIM)
         row = cursor.fetchone()

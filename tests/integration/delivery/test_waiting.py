@@ -11,7 +11,7 @@ import pytest
 
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing
-from relay.postgres.waiting import PLANNER, WaitingRows, Walk
+from relay.postgres.waiting import PLANNER, Processing, Waiting, WaitingRows, Walk
 
 Query = Callable[..., list[tuple[Any, ...]]]
 #: Enough for a plan that reads them all to stand out.
@@ -178,7 +178,8 @@ def walk_plan(database: Database, status: str) -> str:
             """Nothing."""
             return []
 
-    Walk(database, status, 5.0)._execute(Cursor(), 100, opened=False)
+    kind = Processing if status == "processing" else Waiting
+    Walk(database, status, 5.0, kind)._execute(Cursor(), 100, opened=False)
     ((statement, values),) = seen
     declared = statement.split(";")[1]
 

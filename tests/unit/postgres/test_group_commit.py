@@ -38,10 +38,10 @@ def test_while_one_writer_is_busy_the_look_after_those_who_wait_is_no_busy_loop(
     looks = 0
     look = GroupCommit._look_after_waiting
 
-    def counted(self: GroupCommit) -> None:
+    def counted(self: GroupCommit, alarm: object) -> None:
         nonlocal looks
         looks += 1
-        look(self)
+        look(self, alarm)
 
     monkeypatch.setattr(GroupCommit, "_look_after_waiting", counted)
     commit._busy_since = time.monotonic() + 3600
