@@ -158,7 +158,7 @@ class LineLogger:
 
     #: Lines that could not be written.
     lost = 0
-    #: Of how many of them a line has told.
+    #: How many of them a line has reported.
     _told: ClassVar[int] = 0
     #: Asks whether standard output takes a line now. None: it is a file, which says so when it is written to.
     _outlet: ClassVar[select.poll | None] = None
@@ -225,7 +225,7 @@ def _second_as_text(second: int) -> str:
 
 
 def withhold(_: object, __: str, line: _Line) -> _Line:
-    """Replaces what must not be in a log: fields with a telling name, and values that hold an address or a key.
+    """Replaces what must not be in a log: fields with one of those names, and values that hold an address or a key.
 
     Numbers stay: how many recipients there were is no secret. `client` may hold an IP address and nothing else.
     """
@@ -266,7 +266,7 @@ def _is_address(text: str) -> bool:
 def _report(_: object, method: str, line: _Line) -> _Line:
     """Errors also go to Sentry, if there is one; but not those of libraries, which its own client is among.
 
-    What an error was is told without what it says of itself, which may be anything.
+    The report says which error it was without the error's text, which may be anything.
     """
     if method in ("error", "critical", "exception") and "logger" not in line:
         sentry.report(str(line["event"]), error=_error_of(line))
@@ -345,7 +345,7 @@ def _bridge_standard_logging() -> None:
     root.handlers = [_Bridge()]
     root.setLevel(logging.WARNING)
     logging.captureWarnings(True)
-    # PLY tells about unused rules of flanker's grammar each time that it is imported.
+    # PLY warns of unused rules of flanker's grammar each time that it is imported.
     logging.getLogger("flanker").setLevel(logging.CRITICAL)
     # It writes a traceback each time that credentials can't be refreshed, and raises the same error.
     logging.getLogger("botocore").setLevel(logging.CRITICAL)

@@ -2,7 +2,7 @@
 
 The text of an exception can hold whatever its code had in hand: psycopg2 quotes the row, the email package the header.
 So a log line or an error report gets its type, its code where it has one, and where it was raised; never the text, but
-for a few types whose text speaks of our own source alone.
+for a few types whose text is about our own source alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 #: Their texts name modules, attributes and parameters.
 _SPEAK_OF_SOURCE: Final = (ImportError, AttributeError, NameError, SyntaxError)
 
-#: The innermost frames tell the most.
+#: The innermost frames say the most.
 MAX_FRAMES: Final = 30
 
 

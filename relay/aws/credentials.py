@@ -1,6 +1,6 @@
 """Credentials for AWS, found by boto3's own rules: environment, files, roles, programs, the machine's services.
 
-boto3 waits for a program that it is told to ask (`credential_process`) as long as that runs, and keeps all that it
+boto3 waits for a program that the profile names (`credential_process`) as long as that runs, and keeps all that it
 prints. Here it is ended when the caller gives up, and when it prints too much.
 """
 

@@ -133,7 +133,7 @@ class HttpsClient:
 
 
 class _HttpsConnection:
-    """A connection with its parser, which tells it of the answer that comes."""
+    """A connection with its parser, which calls it for each part of the answer."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock

@@ -1,6 +1,6 @@
-"""An SQS queue, as far as sending to it goes: SendMessageBatch in the JSON protocol that boto3 itself speaks.
+"""An SQS queue, as far as sending to it goes: SendMessageBatch in the JSON protocol that boto3 itself uses.
 
-`./scripts/bench --only publishing` tells what it costs: it is paid for every ten messages that the relay accepts.
+`./scripts/bench --only publishing` measures what it costs: it is paid for every ten messages that the relay accepts.
 """
 
 from __future__ import annotations

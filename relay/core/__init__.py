@@ -1,1 +1,1 @@
-"""What every room may use and that uses none."""
+"""What every other package of the relay may import, and that imports none of them."""

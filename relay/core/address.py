@@ -34,7 +34,7 @@ _SPECIALS = frozenset('"(),:;<>@[\\]')
 
 
 class BadAddress(ValueError):
-    """Not an address that mail can be sent to. `utf8_local_part` tells the one case that a setting can allow."""
+    """Not an address that mail can be sent to. `utf8_local_part`: the one case that a setting can allow."""
 
     def __init__(self, reason: str, *, utf8_local_part: bool = False) -> None:
         super().__init__(reason)

@@ -9,7 +9,7 @@ class Unavailable(Exception):
     """A service that we depend on did not answer. The client always gets 4xx, never the text of the cause.
 
     `service` names it for the log. `code` is the word that the service or its library has for the cause, or nothing.
-    `unclear` tells that the work may have been done all the same: a commit whose answer got lost.
+    `unclear`: the work may have been done all the same: a commit whose answer got lost.
     """
 
     service: ClassVar[str] = "service"

@@ -10,7 +10,7 @@ class LoginFailure(Enum):
 
     #: No API key is it.
     WRONG_KEY = auto()
-    #: Whether it is one can't be told now.
+    #: Whether it is one can't be found out now.
     UNAVAILABLE = auto()
     #: Too many were wrong from where the client is; this one may be good.
     TOO_MANY_FAILURES = auto()

@@ -1,4 +1,4 @@
-"""The one way to start a greenlet: what runs for long is begun again when it ends, what runs once is never silent.
+"""The one way to start a greenlet: what runs for long is begun again when it ends, what runs once logs its failure.
 
 That an unforeseen error has ended a greenlet shows only when mail or jobs are missing. So every loop of the relay is
 `supervise`d: its end is logged and counted, and it begins again after a pause that grows. Its name stands in the log,

@@ -1,4 +1,4 @@
-"""Claims without a worker: the one that made them has died (contract section 6).
+"""Claims without a worker: the one that made them has ended (contract section 6).
 
 A claim of ours says when it was made. One of OpenSend's worker says nothing, not even whose it is: it is taken for left
 behind when the row has been the same version for as long as a lease, for as far as this process has seen.

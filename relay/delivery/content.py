@@ -16,8 +16,9 @@ PIECE: Final = 57 * 4096
 
 
 class NoRoom(Exception):
-    """The spool can't take a mail: no temporary file, or the disk is full. Our own trouble, and passes. `code`: the
-    name of the errno.
+    """The spool can't take a mail: no temporary file, or the disk is full. A temporary failure of this side.
+
+    `code`: the name of the errno.
     """
 
     def __init__(self, error: OSError) -> None:

@@ -76,7 +76,7 @@ class Deliverer:
 
     `max_attempts`: how often a mail is tried that fails in a way that may pass. `records_sent`: whether an event `sent`
     is recorded here for a mail of this domain. `pause`: called with the seconds for which nothing should be tried.
-    `handovers`: is told of each step. `unclear`: decides on mails that the provider may have.
+    `handovers`: gets each step. `unclear`: decides on mails that the provider may have.
     `pace`: what each mail waits for; None: none does.
     """
 
@@ -238,7 +238,7 @@ class Deliverer:
     def _partly_sent(self, email: OutgoingEmail, progress: Progress) -> str:
         """Some recipients have the mail, and the others are tried again as long as there are attempts left.
 
-        Until that is recorded the mail counts as unclear: as sent, those who are to be tried again would never get it.
+        Until that is recorded the mail counts as unclear: as sent, it would never reach the others.
         """
         if not progress.delayed or email.retries + 1 >= self._max_attempts:
             return self._finished(email, progress)
@@ -390,7 +390,7 @@ class Deliverer:
         unclear: bool = False,
         wait: float = 0.0,
     ) -> None:
-        """The mail is tried again later, by those alone who have not got it where some have."""
+        """The mail is tried again later, only for recipients that have not got it where some have."""
         attempt = email.retries + 1
         seconds = max(wait, float(min(900, 2 ** min(attempt + 1, 6))))
         at = datetime.now(UTC) + timedelta(seconds=seconds)

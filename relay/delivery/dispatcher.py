@@ -29,7 +29,7 @@ from relay.postgres.waiting import WaitingRows
 class Dispatcher:
     """Runs deliveries, at most `concurrency` at a time. `receiver`: None in polling mode.
 
-    `webhooks` is told of the jobs that are about them; None where they are another program's. `paced`: see RowSource.
+    `webhooks` gets the jobs that are about them; None where they are another program's. `paced`: see RowSource.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Dispatcher:
         self._loops.extend(self._rows.start())
 
     def pause(self, seconds: float) -> None:
-        """Takes no work for so long: the provider, or the account, is in trouble."""
+        """Takes no work for so long: the provider fails, or the account is restricted."""
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
     def drain(self, seconds: float) -> int:

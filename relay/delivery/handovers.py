@@ -1,7 +1,7 @@
 """The claims of this process, how far each is, and what others have left behind (docs/guarantees.md, section 9).
 
-In memory, and in Redis for the processes that come after: a process that dies leaves there which of its mails had not
-been handed over. Those go back to the queue at once. What the provider has said yes to is recorded for the dead.
+In memory, and in Redis for the processes that come after: a process that ends leaves there which of its mails had not
+been handed over. Those go back to the queue at once. What the provider has accepted is recorded for that process.
 Without Redis all this is unknown to others, and a claim is given up when its lease is over.
 """
 
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two beats.
 BEAT_SECONDS: Final = 5.0
-#: Seconds from a beat for which no other process takes this one for dead, with room for a call on its way.
+#: Seconds from a beat for which no other process takes this one for ended, with a margin for a call on its way.
 _SAFE_SECONDS: Final = SILENT_MS / 1000 - 10.0
 #: Seconds for which a provider's own event `sent` is waited for where one is to come.
 EVENT_SECONDS: Final = 180.0
@@ -42,7 +42,7 @@ _LONGEST_WAIT: Final = 900
 @dataclass(slots=True)
 class _OwnClaim:
     mark: datetime
-    #: The name under which Redis knows of it; empty: Redis was not told.
+    #: The name under which Redis knows of it; empty: it is not in Redis.
     owner: str
     state: str = CLAIMED
     records_sent: bool = True
@@ -72,7 +72,7 @@ class Handovers:
         #: The processes that had this place before have ended: the master has waited for them.
         self._place = f"{service}:{index}:"
         self._owner = self._new_owner()
-        #: Whether Redis has been told of this name.
+        #: Whether this name is in Redis.
         self._named = False
         self._beat = float("-inf")
         self._succeeded = False
@@ -94,7 +94,7 @@ class Handovers:
         mark = self._outgoing.mark(email_id)
         if mark is None:
             return
-        # What is told under a name that does not beat is not taken up.
+        # What is written under a name without a recent beat is not taken up.
         told = self._states.up and time.monotonic() - self._beat < _SAFE_SECONDS
         claim = self._claims[email_id] = _OwnClaim(mark, self._owner if told else "")
         self._post(email_id, claim)
@@ -103,7 +103,7 @@ class Handovers:
         """Whether the provider may be called for this row, to be asked right before.
 
         False: it took too long, or this process stood still: another worker may have the row soon, or has it. Or Redis
-        was told of the claim and does not answer now: of the next claim it will not be told.
+        has the claim and does not answer now: the next claim is not written there.
         """
         claim = self._claims.get(email_id)
         if claim is None or not self._outgoing.may_hand_over(email_id):
@@ -153,7 +153,7 @@ class Handovers:
     # What was left behind.
 
     def watch(self) -> None:
-        """Beats, and deals with what this process and dead ones have left; never returns."""
+        """Beats, and deals with what this process and ended ones have left; never returns."""
         while True:
             with suppress(PostgresUnavailable, RedisUnavailable):  # all of it is there when they are back
                 self.look()
@@ -194,7 +194,7 @@ class Handovers:
         try:
             self._states.retire(self._owner)
         except RedisUnavailable:
-            return  # they take it when it has been silent for long enough
+            return  # they take it after SILENT_MS without a beat
 
     def _say_alive(self) -> list[str] | None:
         """Beats. Returns the owners that no longer beat; None where Redis does not say."""
@@ -202,7 +202,7 @@ class Handovers:
             began = time.monotonic()
             silent = self._states.beat(self._owner, first=not self._named)
             if silent is None:
-                # It was taken for dead, or Redis has forgotten: what it has told there counts no more.
+                # It was taken for ended, or Redis has lost it: what it has written there counts no more.
                 log.warning("delivery_owner_renewed")
                 self._owner, self._named = self._new_owner(), False
                 silent = self._states.beat(self._owner, first=True)
@@ -226,7 +226,7 @@ class Handovers:
         return settled.failed
 
     def _take_over(self, owner: str, *, ended: bool) -> PostgresUnavailable | None:
-        """Deals with what a dead process has left; an error where something can't be dealt with now."""
+        """Deals with what an ended process has left; an error where something can't be dealt with now."""
         estate = self._states.take(owner, ended=ended)
         if estate is None:
             return None

@@ -228,7 +228,7 @@ class _LookUps:
 
 
 def checked(url: str) -> SplitResult:
-    """The parts of a URL that may be asked, as far as its text tells. Raises RefusedUrlError."""
+    """The parts of a URL that may be requested, as far as its text shows. Raises RefusedUrlError."""
     url = url.strip()
     if len(url) > _LONGEST_URL or _CONTROLS.search(url):
         raise RefusedUrlError("not a URL")

@@ -12,7 +12,7 @@ from relay.core.frozen import frozen
 
 @frozen
 class RefusedRecipient:
-    """A recipient for whom a provider did not take a mail that it took for others.
+    """A recipient that a provider refused, of a mail that it took for others.
 
     `passing`: it may take it later. `code`: as `Failed.code`; `message`: its text, for the row and its events alone.
     """
@@ -25,14 +25,14 @@ class RefusedRecipient:
 
 @frozen
 class Sent:
-    """The provider has the mail. `message_id`: the name by which it knows the mail. `refused`: who does not get it."""
+    """The provider has the mail. `message_id`: its name for the mail. `refused`: recipients that do not get it."""
 
     message_id: str
     refused: Sequence[RefusedRecipient] = ()
 
 
 class Verdict(Enum):
-    """Whose trouble a failure is, and whether it may pass."""
+    """What caused a failure, the mail or the region, and whether it is temporary."""
 
     #: This mail's, for good: rejected, malformed, an address that may not send.
     PERMANENT = "permanent"
@@ -40,7 +40,7 @@ class Verdict(Enum):
     PASSING = "passing"
     #: The account's, the region's or the network's: no attempt is used up, the region rests.
     NOT_THIS_MAIL = "not_this_mail"
-    #: This mail's or the region's: what becomes of other mails of the region tells (`relay.delivery.regions`).
+    #: This mail's or the region's: other mails of the region decide (`relay.delivery.regions`).
     EITHER = "either"
     #: As EITHER, and it is not known whether the provider has the mail: the answer was lost after it was handed over.
     UNCLEAR = "unclear"

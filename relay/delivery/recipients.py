@@ -3,12 +3,12 @@
 A provider may take a mail for some of its recipients. A row has no place for that (contract section 3), so it stands in
 the event that each attempt but the last one records anyway: `delayed`, found by its source id. What is known of it:
 
-    recipients.delayed      who is tried again: the next attempt is for these alone, with the same header
-    recipients.bounced      who was refused for good
+    recipients.delayed      those that are tried again: the next attempt is for these alone, with the same header
+    recipients.bounced      those that were refused for good
     recipients.message_id   the provider's name for what the others have
 
-After the last attempt the row is `bounced`, and an event names those who were refused, in the form of SES's bounces. No
-address is suppressed by that: a smart host that is set up wrongly refuses any address.
+After the last attempt the row is `bounced`, and an event names those that were refused, in the form of SES's bounces.
+No address is suppressed by that: a smart host that is set up wrongly refuses any address.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Progress:
         return Progress(self.message_id, delayed=late, bounced=self.bounced)
 
     def narrowed(self, handover: Handover) -> Handover:
-        """The mail for those alone who may get it yet."""
+        """The mail for those recipients alone that may get it yet."""
         waiting = {entry["emailAddress"] for entry in self.delayed}
         to, cc, bcc = (
             [address for address in addresses if address in waiting]
@@ -67,7 +67,7 @@ class Progress:
         return Failed(Verdict.PASSING, first["status"], first["diagnosticCode"])
 
     def codes(self) -> list[str]:
-        """The status of each who was refused, for the log."""
+        """The status of each recipient that was refused, for the log."""
         return sorted(entry["status"] for entry in (*self.bounced, *self.delayed))
 
     def payload(self) -> dict[str, object]:
@@ -75,7 +75,7 @@ class Progress:
         return {"delayed": self.delayed, "bounced": self.bounced, "message_id": self.message_id}
 
     def bounces(self, email_id: str, provider: str) -> list[Event]:
-        """The events that name who was refused: for good, and until the last attempt."""
+        """The events that name the refused recipients: for good, and until the last attempt."""
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return [
             Event(

@@ -1,8 +1,8 @@
-"""Which regions of a provider take mail now, and whose trouble a failure is that may be the mail's or the region's.
+"""Which regions of a provider take mail now, and what caused a failure that may be the mail's or the region's.
 
 SES's answer 5xx, or none, can be about one mail or about all. It counts as the mail's (an attempt is used up) only
 where another mail of the same region has passed within WITNESS_SECONDS and no other mail has failed since. Otherwise it
-is the region's trouble: the region rests, and no mail pays for it. After a rest one mail is tried, and the others
+the region is the cause: the region rests, and no mail pays for it. After a rest one mail is tried, and the others
 follow if it passes; if not, the next rest is twice as long. A single mail that keeps failing does not hold up its
 region: as long as all such failures are its own, another mail may be tried at once.
 
@@ -40,7 +40,7 @@ _USED_SECONDS: Final = 600.0
 #: No worker waits for longer before it looks for mail to other regions (seconds).
 LONGEST_PAUSE: Final = 15.0
 
-#: Classes of failures that all who send by an account would meet.
+#: Classes of failures that every process with the account would meet.
 ACCOUNT_KINDS: Final = frozenset(("quota", "paused", "suspended", "credentials", "denied"))
 
 Key = tuple[str, ...]
@@ -50,7 +50,7 @@ class SharedRests(Protocol):
     """Rests that all processes keep. It sees to throttled calls, too: they slow down all, and nothing rests."""
 
     def rest(self, region: str, kind: str, first: float, longest: float) -> float | None:
-        """Has all processes leave a region alone; for how many seconds. None: no other process was told."""
+        """Has all processes leave a region alone; for how many seconds. None: no other process knows of it."""
 
     def resume(self, region: str) -> None:
         """The rest is over. Does not wait for anything."""
@@ -75,7 +75,7 @@ class _State:
 
 
 class Regions:
-    """The regions that one process sends to. `shared`: how others are told of the account's trouble."""
+    """The regions that one process sends to. `shared`: how other processes learn of the account's failure."""
 
     def __init__(self, shared: SharedRests | None = None) -> None:
         self._shared = shared
@@ -125,7 +125,7 @@ class Regions:
             if witnessed and region.failed == {handover.email_id}:
                 self._end_probe(keys, handover.email_id)
                 return replace(outcome, verdict=Verdict.PASSING, pause=0.0)
-            # Another mail is tried first, so that one that is to blame can be told from the region.
+            # Another mail is tried first, so that a failure of this mail is not taken for one of the region.
             seconds = self._rest(keys[0], handover.email_id, outcome, now)
             self._end_probe(keys, handover.email_id)
             return replace(outcome, verdict=Verdict.NOT_THIS_MAIL, pause=2 * seconds)
@@ -203,7 +203,7 @@ class Regions:
         tried = state.probe == email_id
         if tried:
             state.probe = None
-        # One that was on its way when the account got into trouble says nothing about what comes after.
+        # A mail that was on its way when the account began to fail proves nothing for later ones.
         if state.rest and (tried or now >= state.rests_until or (witness and state.doubtful)):
             state.rest, state.rests_until = 0.0, float("-inf")
             self._count()

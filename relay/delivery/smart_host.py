@@ -1,4 +1,4 @@
-"""The smart host that mails are handed to: where it is, how it is reached, and who we are there.
+"""The smart host that mails are handed to: where it is, how it is reached, and the credentials for it.
 
 TLS is wanted unless the settings say otherwise, and the certificate is always verified: a host that does not offer
 STARTTLS, or presents another certificate, gets neither password nor mail.
@@ -120,7 +120,7 @@ def _expect(kind: int, reply: Reply, refused: Literal["unreachable", "tls", "cre
         return
     if reply.code in AUTH_CODES:
         raise NotOpened("credentials", reply.codes)
-    # 4xx is the host's own trouble whatever it was asked (RFC 4954 section 6: 454).
+    # 4xx is a temporary failure of the host, to whatever command (RFC 4954 section 6: 454).
     raise NotOpened("server_error" if reply.kind == 4 else refused, reply.codes)
 
 

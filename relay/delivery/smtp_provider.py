@@ -65,7 +65,7 @@ class _Stale(Exception):
 
 @frozen
 class _Step:
-    """What became of one transaction. `left`: recipients for whom there was no room in it."""
+    """What became of one transaction. `left`: recipients beyond what the host takes in one."""
 
     outcome: Outcome
     left: Sequence[str] = ()
@@ -125,7 +125,7 @@ class SmtpProvider:
         except BaseException:
             connection.close()
             raise
-        if not transaction.alive:
+        if not transaction.usable:
             connection.close()
         elif connection.mails >= MOST_MAILS:
             connection.quit()
@@ -162,7 +162,7 @@ class SmtpProvider:
 
 
 class _MailTransfer:
-    """One mail on one connection. `alive`: whether the connection can take another one then."""
+    """One mail on one connection. `usable`: whether the connection can carry another one then."""
 
     def __init__(self, connection: SmtpConnection, host: SmartHost, handover: Handover, began: float) -> None:
         self._connection = connection
@@ -172,7 +172,7 @@ class _MailTransfer:
         self._answer_until = began + CALL_SECONDS
         #: A connection on which a mail has gone before may have been closed since.
         self._kept = connection.mails > 0
-        self.alive = True
+        self.usable = True
 
     def run(self) -> Outcome:
         """What became of the mail. Raises _Stale where the host knows nothing of it, and NoRoom."""
@@ -209,20 +209,20 @@ class _MailTransfer:
         try:
             self._ask(commands, replies)
         except ConnectionBroken as broken:
-            self.alive = False
+            self.usable = False
             if self._kept and not replies:
                 raise _Stale(broken.code) from None
             return _Step(_broken(broken.code))
         mail, data = replies[0], replies[-1]
         if data.code == CLOSING:
-            self.alive = False
+            self.usable = False
             if self._kept and mail is data:
                 raise _Stale(data.codes)
             return _Step(self._failed(data, "MAIL" if mail is data else "RCPT"))
         complete = len(replies) == len(commands)
         if mail.kind != 2:
             # The host goes on to read a text that is none.
-            self.alive = not (complete and data.kind == 3)
+            self.usable = not (complete and data.kind == 3)
             return _Step(self._failed(mail, "MAIL"))
         answers = dict(zip(recipients, replies[1:], strict=False))
         refused = {address: reply for address, reply in answers.items() if reply.kind != 2}
@@ -279,19 +279,19 @@ class _MailTransfer:
             connection.send(last + END, self._data_until)
         except ConnectionBroken as broken:
             # Without the last octet the host does not have the mail.
-            self.alive = False
+            self.usable = False
             return self._cut_off(broken)
         try:
             reply = connection.reply(self._answer_until)
         except ConnectionBroken as broken:
-            self.alive = False
+            self.usable = False
             return of_silence(broken.code, "the smart host did not answer to the end of data", began=True)
         connection.dirty = False
-        self.alive = reply.code != CLOSING
+        self.usable = reply.code != CLOSING
         if reply.kind == 2:
             return Sent(self._message_id(reply))
         if reply.kind == 3:
-            self.alive = False
+            self.usable = False
             return of_silence(reply.codes, "the smart host gave no answer to the end of data", began=True)
         return self._failed(reply, "text")
 
@@ -312,10 +312,10 @@ class _MailTransfer:
             self._connection.send(END, self._data_until)
             reply = self._connection.reply(self._data_until)
         except ConnectionBroken:
-            self.alive = False
+            self.usable = False
         else:
             self._connection.dirty = False
-            self.alive = reply.code != CLOSING
+            self.usable = reply.code != CLOSING
 
     def _all_refused(self, replies: Sequence[Reply]) -> Failed:
         """The mail was refused for each of its recipients: the reply that leaves most hope decides."""
@@ -324,7 +324,7 @@ class _MailTransfer:
 
     def _failed(self, reply: Reply, phase: Phase) -> Failed:
         if reply.kind not in (4, 5):  # an answer to something else: what comes next would be one, too
-            self.alive = False
+            self.usable = False
             return _broken("NotExpected")
         return of_reply(reply, phase, f"{phase}: {self._shown(reply)}")
 

@@ -1,9 +1,9 @@
-"""What a reply of a smart host means for the mail: whose trouble it is, and whether it may pass.
+"""What a reply of a smart host means for the mail: what caused it, and whether it is temporary.
 
     credentials            530, 534, 535, 538, and 503 to MAIL    the host's or ours: everything waits
     quota                  5.4.5                                  the same, for a quarter of an hour
     denied                 5.7.x to MAIL                          the sender's domain waits, or everything
-    4xx of the system      to MAIL, DATA and the text; 421        other mails tell whose it is (relay.delivery.regions)
+    4xx of the system      to MAIL, DATA and the text; 421        other mails decide (relay.delivery.regions)
                            to RCPT: 451, 452, 4.3.x, 4.4.3, 4.4.5
     4xx of the recipient   to RCPT: any other                     an attempt is used up
     5xx of the system      500, 502, 503, 504, 5.3.x              as 4xx of the system

@@ -91,7 +91,7 @@ class _SevenBit:
         self._open = b""
 
     def takes(self, lines: bytes) -> bool:
-        """Whether nothing speaks against the next octets, which have LF as line ends."""
+        """Whether the next octets, with LF as line ends, can be sent in this encoding."""
         lines = self._open + lines
         # perf: the lengths first: 0.03 ms for 40 KB of HTML with tracked links, and what follows 0.1 ms:
         # python -m timeit -s 'import relay.delivery.transfer as t; l = b"a line\n" * 5000' 't._SevenBit().takes(l)'

@@ -26,7 +26,7 @@ CALL_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 36_000.0)
 #: The part of these that is added at random, at most.
 JITTER: Final = 0.1
-#: Seconds after which a delivery that our own trouble stopped is taken up again. It uses up no attempt.
+#: Seconds after which a delivery that an error on this side stopped is taken up again. It uses up no attempt.
 POSTPONED_SECONDS: Final = 300.0
 #: Characters of a response that are stored, and the octets that are read for them.
 STORED_CHARACTERS: Final = 1_000
@@ -161,7 +161,7 @@ def _failed(delivery: ClaimedDelivery, reason: str) -> WebhookResult:
 
 
 def _postponed(delivery: ClaimedDelivery, reason: str) -> WebhookResult:
-    """Our own trouble: no attempt was made, and none is used up."""
+    """An error on this side: no attempt was made, and none is used up."""
     metrics.WEBHOOK_DELIVERIES.labels("postponed").inc()
     return _without_attempt(delivery, reason, status="pending", seconds=POSTPONED_SECONDS)
 

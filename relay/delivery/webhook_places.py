@@ -1,8 +1,9 @@
-"""Which deliveries of webhooks may be made now: a slow or dead endpoint holds up only itself.
+"""Which deliveries of webhooks may be made now: an endpoint that is slow, or does not answer, delays only itself.
 
-Places are of two kinds. A call takes a fast one; where it lasts, or its endpoint was slow or silent the last time, it
-has a slow one. So however many endpoints are dead, there are places for the others, but for the first second of each
-new one. An endpoint begins with few calls at a time, gets more with each quick answer, and one after a silence.
+Places are of two kinds. A call takes a fast one; where it lasts, or its endpoint was slow the last time or did not
+answer, it has a slow one. So however many endpoints do not answer, there are places for the others, but for the first
+second of each new one. An endpoint begins with few calls at a time, gets more with each quick answer, and one after a
+call without an answer.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The order is what makes it safe: parse, ask Redis everything in one round trip, commit, answer. The row's id is made
 first, and other transactions with the same message learn that id from Redis; whether it ever became a row only
-Postgres can tell, and only repeats ask.
+Postgres shows, and is looked up for repeats alone.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class AcceptOptions:
     publishes: bool = False
     #: How long all that Postgres is asked for one message may take together; seconds.
     answer_seconds: float = 4.8
-    #: A claim without a row is taken over after this long: its holder has died. Longer than a commit may take; seconds.
+    #: Seconds after which a claim without a row is taken over: its holder has ended. Longer than a commit may take.
     lease_seconds: float = 15.0
 
     @classmethod
@@ -317,7 +317,7 @@ class _Attempt:
         return {} if self._claim is None else self._lookups.claim(self._claim, mailboxes)
 
     def take_over(self, stale: Mapping[str, Holder]) -> dict[str, Holder]:
-        """Claims those whose holder has died; returns those that another message took over first."""
+        """Claims those whose holder has ended; returns those that another message took over first."""
         return {} if self._claim is None else self._lookups.take_over(self._claim, stale)
 
     def release(self) -> None:
@@ -333,7 +333,7 @@ def _log_dropped(submission: Submission, names: Sequence[str]) -> None:
 
 
 def _with_left_out(submission: Submission, verdict: Verdict, count: int) -> Verdict:
-    """The verdict on a message of which entries of To, Cc or Bcc were no addresses. The client is told how many."""
+    """The verdict on a message of which entries of To, Cc or Bcc were no addresses. The reply says how many."""
     if verdict.reply.positive:
         metrics.ENTRIES_LEFT_OUT.inc(count)
         log.info("entries_left_out", connection=submission.connection_id, count=count)

@@ -225,7 +225,7 @@ class BulkLane:
                 raise
 
     def _set_free(self, child: _Child) -> None:
-        """Has a child wait for another message, unless its memory is wanted for something else."""
+        """Has a child wait for another message, unless its memory is needed for something else."""
         child.held = 0
         handed_on = sum(not each.held for each in self._free)
         if child.messages >= _MESSAGES_OF_A_CHILD or child.process not in self._channels:

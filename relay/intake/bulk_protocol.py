@@ -43,7 +43,7 @@ _LENGTH_OCTETS: Final = 4
 
 
 class ForeignVersion(Exception):
-    """The other side speaks another version. Nothing that it said can be relied on."""
+    """The other side has another version of this protocol. None of its messages can be relied on."""
 
 
 class Reading(StrEnum):

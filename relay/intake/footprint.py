@@ -55,6 +55,6 @@ def _utf_8_octets(text: str) -> int:
         return len(text)
     in_python = sys.getsizeof(text) / len(text)
     if in_python >= 4:
-        # One character beyond the Basic Multilingual Plane makes all others as large, so that they tell nothing.
+        # One character beyond the Basic Multilingual Plane makes all others as large, whatever those are.
         return len(text.encode("utf-8", "surrogatepass"))
     return len(text) * (2 if in_python < 2 else 3)

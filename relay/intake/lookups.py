@@ -53,7 +53,7 @@ class Screening:
 class Lookups:
     """What the accept path asks. Right without Redis, only slower.
 
-    Raises PostgresUnavailable where Postgres is needed and silent.
+    Raises PostgresUnavailable where Postgres is needed and does not answer.
     """
 
     def __init__(self, store: Store, cache: Cache, *, write_back_keys: bool = True) -> None:
@@ -128,7 +128,7 @@ class Lookups:
         self._cache.remember(user_id, suppressed)
 
     def event_recorded(self) -> None:
-        """Says to the delivery worker that webhooks may want to know of an event. Never waits, never raises."""
+        """Wakes the delivery worker: an event was recorded that webhooks may be due for. Never waits, never raises."""
         webhook_wakes.post(self._cache.link)
 
     def used(self, key: ApiKey) -> None:

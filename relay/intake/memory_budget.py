@@ -26,7 +26,7 @@ class Part:
         return self._event.is_set()
 
     def shrink(self, octets: int) -> None:
-        """Gives back all but so many. What was given back can't be had again: two that want more might wait for each
+        """Gives back all but so many. What was given back can't be had again: two that need more might wait for each
         other."""
         if self.granted and octets < self.octets:
             surplus, self.octets = self.octets - octets, octets

@@ -33,8 +33,8 @@ class IntakeServices:
     """What a `relay.smtp.session.Session` asks for.
 
     `small` takes messages that are in memory, unless it raises ParseOverrun; `large` those that are in a file, those
-    that `small` gave up, and all of a key that this happens to again and again. `publish` is told of each stored row
-    once it is committed, and must return at once.
+    that `small` gave up, and all of a key that this happens to again and again. `publish` gets each stored row once
+    it is committed, and must return at once.
     """
 
     def __init__(self, lookups: Lookups, small: Lane, large: Lane, publish: Callable[[str], None]) -> None:
@@ -45,7 +45,7 @@ class IntakeServices:
         self._overruns = KeyOverruns()
 
     def authenticate(self, password: str) -> Login | LoginFailure:
-        """The login that an API key opens: WRONG_KEY where there is none, UNAVAILABLE where that can't be told now."""
+        """The login that an API key opens: WRONG_KEY where there is none, UNAVAILABLE where that is unknown now."""
         token = password.strip()
         if not token:
             return LoginFailure.WRONG_KEY

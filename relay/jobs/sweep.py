@@ -1,7 +1,7 @@
 """Publishes what was missed: rows whose job is not known to be in the queue (contract section 5).
 
 Two nets. The first are the intents in Redis: one that is still there half a minute after it was noted belongs to a
-process that died. The second needs nothing but Postgres: a row that has had no attempt at delivery for a quarter of an
+process that ended. The second needs nothing but Postgres: a row that has had no attempt at delivery for a quarter of an
 hour gets a further job, at most one in six hours, because as a rule it means that the workers are behind and its job
 waits in the queue as it should. A job too many is harmless: workers claim the row.
 """

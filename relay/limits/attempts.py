@@ -71,7 +71,7 @@ KNOWN_SECONDS: Final = 86_400
 _REFRESH_SECONDS: Final = 3_600
 #: How often a refused origin's unknown key is looked at; seconds.
 LOOK_SECONDS: Final = 1
-#: A look-up that has not ended after so long (seconds) is taken for that of a process that died.
+#: A look-up that has not ended after so long (seconds) is taken for that of a process that ended.
 LOOK_UP_SECONDS: Final = 10
 #: The delay doubles with each failure, up to the longest, which is reached after so many doublings.
 _DOUBLINGS: Final = 5
@@ -115,7 +115,7 @@ class _Record:
 
 
 class Attempts:
-    """Counts failed AUTHs, in Redis for all processes, here while Redis is silent."""
+    """Counts failed AUTHs, in Redis for all processes, here while Redis does not answer."""
 
     def __init__(self, link: RedisLink, *, most: int, refusal_seconds: int, longest_delay: float) -> None:
         """`most`: different wrong keys from one origin within WINDOW_SECONDS until it is refused for `refusal_seconds`;

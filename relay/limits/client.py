@@ -1,4 +1,4 @@
-"""How much one client may, wherever it speaks to us: the limits of its origin."""
+"""How much one client may use, over any protocol: the limits of its origin."""
 
 from __future__ import annotations
 

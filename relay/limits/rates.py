@@ -52,7 +52,7 @@ class Rate:
     """One limit: so many messages a minute for each identifier."""
 
     def __init__(self, link: RedisLink, name: str, most: int) -> None:
-        """`name` tells it from other limits, in Redis."""
+        """`name`: of the limit's keys in Redis."""
         self._item = RateLimitItemPerMinute(most, namespace=name)
         self._link = link
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())

@@ -53,7 +53,7 @@ _Item: TypeAlias = tuple[str, str]
 class AddressList:
     """One reading of one field, or of what a program printed as an element of it.
 
-    An element that is no address whole gives none, and is counted in `left_out`. `doubtful` tells that another reader
+    An element that is no address whole gives none, and is counted in `left_out`. `doubtful`: another reader
     might find other addresses; `cut` that not all was looked at.
     """
 

@@ -1,4 +1,4 @@
-"""Delimiter lines of multiparts (RFC 2046 section 5.1.1), and boundaries that the header doesn't tell."""
+"""Delimiter lines of multiparts (RFC 2046 section 5.1.1), and boundaries that the header doesn't name."""
 
 from __future__ import annotations
 

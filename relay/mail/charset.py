@@ -55,12 +55,12 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 _NON_ASCII = bytes(range(0x80, 0x100))
 _WINDOWS_1252 = [bytes([octet]).decode("cp1252", "ignore") or chr(octet) for octet in range(256)]
 _SURROGATES = re.compile("[\ud800-\udfff]")
-#: Octets on either side of the first damage that tell whether a charset is wrong or only hurt.
+#: Octets on either side of the first damage that show whether a charset is wrong or the text is damaged.
 _SAMPLE = 32_768
 #: Changes between character sets in one text; a line of Japanese has two.
 _MAX_ESCAPES = 100_000
 _JIS_ESCAPE = re.compile(rb"\x1b(\([BJHI]|\$[@B]|\$\(D)")
-#: What tells that text without a charset is ISO-2022-JP, and its pieces: two octets a character, half-width katakana,
+#: What shows that text without a charset is ISO-2022-JP, and its pieces: two octets a character, half-width katakana,
 #: or an escape back to ASCII. RFC 1468 has no line end in the first two.
 _JIS_START = re.compile(rb"\x1b(?:\$[@B]|\(I)[!-~]")
 _JIS_PIECE = re.compile(rb"\x1b(?:\$[@B]([!-~]*+)|\(I([!-~]*+)|\([BHJ])")
@@ -170,7 +170,7 @@ def utf_8_view(view: str, label: str = "") -> str:
     if view.isascii() and "\x1b" not in view:
         return view
     pieces = _ENCODED_WORD.split(view) if "=?" in view else [view]
-    # One charset for all: a short piece tells less than all of them.
+    # One charset for all: a short piece shows less than all of them.
     raw = "\n".join([piece.replace("\n", " ") for piece in pieces[::2]]).encode("latin-1")
     if b"\x1b" not in raw and is_utf_8(raw):
         return view

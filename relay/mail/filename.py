@@ -72,8 +72,7 @@ _EXTENSIONS = {
 }
 
 
-#: What an extension tells, whatever this machine knows of others; text says nothing about its charset, so it is not
-#: told.
+#: The media type of an extension, whatever this machine knows of others. None for text: it would have no charset.
 _TYPES = {
     **{extension: kind for extension, kind in MimeTypes().types_map[True].items() if not kind.startswith("text/")},
     **{
@@ -91,7 +90,7 @@ _TYPES = {
 
 
 def media_type(name: str) -> str:
-    """The media type that the extension of a name tells; empty where it tells none, or text."""
+    """The media type of a name's extension; empty where it has none, or that of text."""
     _, dot, extension = name.rpartition(".")
     return _TYPES.get(f".{extension.lower()}", "") if dot and len(extension) <= _MAX_EXTENSION else ""
 

@@ -111,7 +111,7 @@ class Field(NamedTuple):
 @frozen
 class Head:
     """A header block, wherever it stands. `values` has the values of all fields of each (lower-case) name, in their
-    order; `clean` tells that nothing had to be tolerated, `cut` that there is more than is looked at.
+    order; `clean`: nothing had to be tolerated; `cut`: there is more than is looked at.
     """
 
     fields: list[Field]

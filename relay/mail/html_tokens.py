@@ -1,7 +1,7 @@
 """The markup of an HTML document, token by token, as browsers find it (WHATWG HTML section 13.2.5), in linear time.
 
 A mail's HTML is damaged as often as not. What a browser would swallow to the end of the document, such as a comment
-that is never closed, is told by `Markup.closer`, so that something can stand behind it.
+that is never closed, is in `Markup.closer`, so that something can stand behind it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Token(NamedTuple):
 
 class Markup:
     """The tokens of a document. When they have been gone through, `closer` ends what the document left open, and
-    `text_from` tells where a `<` begins a tag that has no end: from there on everything is text; -1 without one.
+    `text_from`: where a `<` begins a tag that has no end: from there on everything is text; -1 without one.
     """
 
     def __init__(self, html: str) -> None:

@@ -45,9 +45,9 @@ class Mailbox(NamedTuple):
 
 @dataclass(slots=True)
 class MailboxList:
-    """What one field holds. `doubtful` tells that another reader might take other addresses from it.
+    """What one field holds. `doubtful`: another reader might take other addresses from it.
 
-    `left_out` counts the entries that are no addresses; `cut` tells that there is more than is looked at.
+    `left_out` counts the entries that are no addresses; `cut`: there is more than is looked at.
     """
 
     mailboxes: list[Mailbox] = field(default_factory=list)

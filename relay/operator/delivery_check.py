@@ -27,7 +27,7 @@ from relay.operator import delivery_redis_probe, outgoing_probe, ses_probe, smar
 from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 
-#: Characters that OpenSend wants in TRACKING_SECRET.
+#: Characters that OpenSend requires in TRACKING_SECRET.
 _SECRET_LENGTH: Final = 16
 #: What a consumer of the queue must be allowed to do.
 _NEEDED: Final = ("ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility")

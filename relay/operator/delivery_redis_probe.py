@@ -64,7 +64,7 @@ class _WorkersUse:
         return b"run_id:" in bytes(self._link.call("INFO", "server"))
 
     def _claims(self) -> bool:
-        """A process claims two mails, hands one of them over and dies; what it has left is found."""
+        """A process claims two mails, hands one of them over and ends; what it has left is found."""
         owner = self._owners[0]
         kept, given = (_note(state) for state in (CLAIMED, HANDING_OVER))
         if self._states.beat(owner, first=True) is None or owner not in self._states.owners():
@@ -109,7 +109,7 @@ class _WorkersUse:
                 self._states.retire(owner)
                 self._states.done(owner, (), whole=True)
             except RedisUnavailable:
-                return  # it is forgotten by itself, as what a dead process has left
+                return  # it expires, as what an ended process has left does
 
 
 def _note(state: str) -> Note:

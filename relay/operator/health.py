@@ -86,7 +86,7 @@ def _http() -> str:
 
 
 def _worker() -> str:
-    """The delivery worker listens nowhere but for its metrics. Its master ends where no process can be kept alive."""
+    """The delivery worker listens nowhere but for its metrics. Its master ends where no process keeps running."""
     port = _setting("delivery_metrics_port")
     if port:
         _connect(int(port), host="127.0.0.1").close()

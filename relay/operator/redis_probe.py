@@ -26,7 +26,7 @@ from relay.redis.claims import Claim, claim_key
 from relay.redis.key_entries import key_names
 from relay.redis.suppression_lists import ListWriter
 
-#: How long what is written would live, were it not deleted; seconds.
+#: How long what is written would be kept, were it not deleted; seconds.
 _SECONDS: Final = 10
 
 

@@ -1,6 +1,6 @@
 """Could SES be sent to, from here, with these credentials? Asked in each region that a domain names.
 
-GetAccount tells the account's state. Whether the role may send raw content is asked with a mail that has no recipient
+GetAccount has the account's state. Whether the role may send raw content is asked with a mail that has no recipient
 and no From, which SES refuses after it has looked at the role's rights; so nothing can leave. No text of SES's is
 printed: it may name accounts and addresses.
 """

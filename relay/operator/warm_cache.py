@@ -111,7 +111,7 @@ def warm(
 
 def run(selection: Selection, *, as_json: bool) -> Exit:
     """Warms, shows how it goes, and says what became of it."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # errors are told below, once
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # errors are printed below, once
     try:
         settings = preflight.load()
     except environment.WrongSettings as error:

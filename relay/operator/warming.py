@@ -37,7 +37,7 @@ class Selection:
     user_id: str | None = None
     #: Only keys that were used within this time.
     active_within: timedelta | None = None
-    #: How long lists of suppressions are used, in seconds. Keys never live longer than contract section 4 allows.
+    #: How long lists of suppressions are used, in seconds. Keys are kept no longer than contract section 4 allows.
     list_seconds: int = LIST_SECONDS
     #: Entries a second at most; None: as fast as it goes.
     rate: float | None = None
@@ -84,7 +84,7 @@ class Warming:
     def run(self) -> Summary:
         """Warms what is selected. Returns what became of it, also when it was stopped.
 
-        Raises RedisFailed, and PostgresUnavailable; `summary` tells what had been written by then.
+        Raises RedisFailed, and PostgresUnavailable; `summary` has what had been written by then.
         """
         started = time.monotonic()
         outbox = Outbox(self.cache.link, discard=self.selection.dry_run)

@@ -26,7 +26,7 @@ from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
 from relay.server.certificate import CertificateStore, expiry_warning
 
-#: Characters that OpenSend wants in TRACKING_SECRET.
+#: Characters that OpenSend requires in TRACKING_SECRET.
 _SECRET_LENGTH: Final = 16
 _ARN: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]+")
 
@@ -77,7 +77,7 @@ def _queue(settings: Settings) -> Iterator[Finding]:
     if settings.queue_url is None:
         yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: webhooks are told of by Redis alone")
         return
-    from relay.aws.sqs import Queue  # noqa: PLC0415 - a tenth of a second, for those who have a queue
+    from relay.aws.sqs import Queue  # noqa: PLC0415 - a tenth of a second, only where there is a queue
 
     seconds = ANSWER_SECONDS / 2
     queue = Queue(

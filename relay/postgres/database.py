@@ -229,7 +229,7 @@ class Database:
             "keepalives_idle": 30,
             "keepalives_interval": 5,
             "keepalives_count": 3,
-            # Unacknowledged data for so long: the connection is dead, though no reset ever came.
+            # Unacknowledged data for so long: the connection is lost, though no reset ever came.
             "tcp_user_timeout": self._statement_ms + 1000,
         }
         with gevent.Timeout(seconds):

@@ -102,7 +102,7 @@ class Events:
         deadline: float = 5.0,
         deliveries_due: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
-        """`deliveries_due`: told the ids of webhook deliveries that have been made, once they are committed."""
+        """`deliveries_due`: gets the ids of webhook deliveries that have been made, once they are committed."""
         self._database = database
         self._deadline = deadline
         self._deliveries_due = deliveries_due

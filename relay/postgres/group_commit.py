@@ -163,7 +163,7 @@ class GroupCommit:
                 session.in_hand = batch
                 try:
                     self._store(session, batch)
-                except Exception:  # a writer that dies takes every later message with it
+                except Exception:  # a writer that ends leaves every later message waiting
                     log.exception("group_commit_failed", messages=len(batch))
                 finally:
                     for message in session.in_hand:

@@ -21,7 +21,7 @@ from relay.core.spellings import spellings
 from relay.postgres.driver import Cursor
 
 # The guard is a scalar subquery for each recipient on purpose: the planner can't turn it into a join that reads a
-# user's whole list, and knows that it wants one row at most. With `email = ANY (guard)` it expects ten, and reads a
+# user's whole list, and estimates one row at most. With `email = ANY (guard)` it expects ten, and reads a
 # table of up to a thousand rows from the beginning: 0.09 ms a message, 10 ms for one with a thousand recipients.
 # ON CONFLICT covers ids that are there already (this is a second try) and idempotency keys.
 _INSERT: Final = """

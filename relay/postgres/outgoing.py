@@ -76,7 +76,7 @@ _MOST: Final = 200
 #: The row is as this process's claim left it: the claim has not been given up, and the row not claimed anew.
 _OURS: Final = "status = 'processing' AND provider_last_attempted_at = %(mark)s"
 
-#: One event, and a pending delivery for each webhook that wants it; nothing where its source id is known.
+#: One event, and a pending delivery for each webhook that is subscribed to it; nothing where its source id is known.
 _EVENT: Final = (
     """
 event AS (
@@ -125,7 +125,7 @@ class Outgoing:
     def __init__(
         self, database: Database, *, deadline: float = 5.0, deliveries_due: Callable[[], None] | None = None
     ) -> None:
-        """`deliveries_due` is called when an event has been recorded that webhooks want."""
+        """`deliveries_due` is called when an event has been recorded that webhooks are subscribed to."""
         self._database = database
         self._deadline = deadline
         self._deliveries_due = deliveries_due
@@ -205,7 +205,7 @@ class Outgoing:
         self._leases.forget(email_id)
 
     def bounced(self, email_id: str, user_id: str | None, events: Sequence[Event]) -> None:
-        """The provider has the mail, and refused it for some of its recipients, whom the events name."""
+        """The provider has the mail, and refused it for some of its recipients, which the events name."""
 
         def work(cursor: Cursor) -> None:
             cursor.execute(_BOUNCED, {"id": email_id})

@@ -1,4 +1,4 @@
-"""How many things of one owner may be in progress: one user's trouble must not take every place from the others."""
+"""How many things of one owner may be in progress: slow work of one user must not take every place from the others."""
 
 from __future__ import annotations
 

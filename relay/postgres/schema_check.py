@@ -235,7 +235,7 @@ WEB_UNIQUE: Final[Sequence[Unique]] = (
 )
 
 _PRIVILEGES: Final = {"S": "SELECT", "I": "INSERT", "U": "UPDATE"}
-#: Types that hold what the wanted one holds.
+#: Types that hold what the expected one holds.
 _KIN: Final = {
     "text": ("text", "varchar", "bpchar", "citext"),
     "varchar": ("text", "varchar", "bpchar", "citext"),

@@ -1,4 +1,4 @@
-"""What is to be known of a mail before it may leave: its sender's domain, and who must not get it (contract section 6).
+"""What is looked up for a mail before it may leave: sender's domain, suppressed recipients (contract section 6).
 
 For many mails in one statement.
 """
@@ -12,7 +12,7 @@ from relay.core.frozen import frozen
 from relay.core.spellings import spellings
 from relay.postgres.driver import Cursor, Row
 
-# LATERAL: one look into an index for each, whatever the planner believes of the tables' sizes. OFFSET 0 keeps it so.
+# LATERAL: one look into an index for each, whatever the statistics say of the tables' sizes. OFFSET 0 keeps it so.
 _STATEMENT: Final = """
 SELECT asked.number, asked.name, NULL AS reason, d.*
   FROM unnest(%(askers)s::int[], %(users)s::text[], %(names)s::text[]) AS asked (number, user_id, name)
@@ -45,8 +45,8 @@ class SendingDomain:
 
 @frozen
 class MailAsked:
-    """Of which mail the facts are wanted. `names`: of its sender's domain, in lower case, in both forms (A-labels and
-    U-labels). `mailboxes`: who is to get it, in comparison form.
+    """Of which mail the facts are looked up. `names`: of its sender's domain, in lower case, in both forms (A-labels
+    and U-labels). `mailboxes`: its recipients, in comparison form.
     """
 
     user_id: str
@@ -56,7 +56,7 @@ class MailAsked:
 
 @frozen
 class Facts:
-    """Of one mail. `suppressed`: who of those asked for must get no mail by now → reason."""
+    """Of one mail. `suppressed`: those of the recipients that may get no mail by now → reason."""
 
     domain: SendingDomain | None
     suppressed: dict[str, str]

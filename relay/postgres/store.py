@@ -100,7 +100,7 @@ class Store:
     def insert(self, rows: Sequence[EmailRow], recipients: Collection[str]) -> Outcome:
         """Commits the rows of one message together, or none. `recipients`: all of the message's, comparison form.
 
-        `Repeated` tells that the first row's idempotency key has been used. NULs and lone surrogates, which Postgres
+        `Repeated`: the first row's idempotency key has been used. NULs and lone surrogates, which Postgres
         can't hold, are dropped. Raises Unavailable: with `unclear` set the rows may have been committed.
         """
         message = PendingMessage(rows, recipients, deadlines.after(self._deadline))
@@ -185,7 +185,7 @@ class Store:
         self._use(update)
 
     def record_suppressed(self, user_id: str, payload: Mapping[str, object]) -> None:
-        """Records an event `suppressed` and a pending delivery for each webhook that wants it (contract section 3)."""
+        """Records an event `suppressed` and a pending delivery for each webhook subscribed to it (contract, 3)."""
         event_id = str(uuid.uuid4())  # made here, so that a second try can't record it twice
 
         def insert(cursor: Cursor) -> None:

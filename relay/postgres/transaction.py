@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 def in_transaction(cursor: Cursor, work: Callable[[], _T], *, begin: str = "BEGIN") -> _T:
     """`work()` between `begin` and COMMIT. What it raises goes through, and nothing of it stays.
 
-    A statement that the server refuses leaves the connection good, so that the refusal can be told from a loss. After
+    A statement that the server refuses leaves the connection good, so that the refusal is not taken for a loss. After
     anything else it is closed: no other caller could use it, and the server rolls back.
     """
     try:

@@ -3,7 +3,7 @@
 The contract has one index for it, (status, created_at). Three things would have a statement read the whole backlog all
 the same, and are kept from it here:
 
-    the planner      believes statistics from before the backlog, and sorts all rows of a status, or filters all rows
+    the planner      uses statistics from before the backlog, and sorts all rows of a status, or filters all rows
                      by their age: the range over `status` and its place in ORDER BY leave that one index alone, and
                      PLANNER takes sorting away
     equal times      rows of one transaction have one created_at, and no index has an order among them: nothing asks

@@ -1,7 +1,7 @@
 """All SQL of webhooks: what is due, claims, and what became of them (contract sections 3 and 9).
 
 A claim sets `next_retry_at` to the end of its lease and leaves the status `pending`, which OpenSend's own dispatcher
-honours. Nothing else is changed by it: a process that dies leaves a delivery that is due again, with the same attempt.
+honours. Nothing else is changed by it: a process that ends leaves a delivery that is due again, with the same attempt.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SELECT c.id::text, c.webhook_id::text, c.event_id::text, c.attempt, c.next_retry
   ) AS j ON true"""  # noqa: S608 - fixed texts
 
 #: A result counts where the row is as the claim left it. A success counts wherever the delivery is still open.
-#: A row that another transaction holds is passed over. What is told: the ids that need not be recorded again.
+#: A row that another transaction holds is passed over. It returns the ids that need not be recorded again.
 _RECORD: Final = """
 WITH results AS (
 SELECT * FROM unnest(%(ids)s::uuid[], %(marks)s::timestamptz[], %(statuses)s::text[], %(attempts)s::int[],
@@ -74,7 +74,7 @@ UPDATE webhook_deliveries d
 SELECT id::text FROM results r
  WHERE id IN (SELECT id FROM free) OR NOT EXISTS (SELECT FROM webhook_deliveries w WHERE w.id = r.id)"""
 
-#: Time beyond the longest lease tells a delivery that waits for its next attempt from one that is being made.
+#: Beyond the longest lease a delivery waits for its next attempt; below it, an attempt may be going on.
 _RETRY: Final = """
 UPDATE webhook_deliveries d SET status = 'pending', next_retry_at = NULL
  WHERE d.id = %(id)s::uuid AND CASE

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
 
-#: A worker that died is replaced sooner than that, and clients wait in the kernel's queue meanwhile; seconds.
+#: A worker that ended is replaced sooner than that, and clients wait in the kernel's queue meanwhile; seconds.
 PATIENCE_SECONDS: Final = 3.0
 #: RFC 5321 section 3.8: a reply in place of the greeting.
 REPLY: Final = b"421 4.3.2 Service not available, try again later\r\n"
@@ -33,7 +33,7 @@ class Absence:
         self._open: dict[int, tuple[socket.socket, bool]] = {}
 
     def attend(self, served: bool) -> None:
-        """To be told at least once a second whether any worker serves."""
+        """To be called at least once a second with whether any worker serves."""
         if served:
             self.end()
         elif self._since is None:
@@ -59,7 +59,7 @@ class Absence:
         return any(descriptor in self._open for descriptor in ready)
 
     def turn_away(self, ready: Sequence[int]) -> None:
-        """Tells clients on these descriptors that no worker serves; those that wait for a handshake are told
+        """Answers clients on these descriptors that no worker serves; those that wait for a handshake get that
         nothing."""
         for descriptor in ready:
             if descriptor in self._open:
@@ -86,7 +86,7 @@ class Absence:
         self._rest_until = time.monotonic() + REST_SECONDS
 
     def end(self) -> None:
-        """Turns no client away any more, until `attend` hears of an absence again."""
+        """Turns no client away any more, until `attend` is called with an absence again."""
         self._since = None
         for listener, _ in self._open.values():
             listener.close()

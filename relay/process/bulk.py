@@ -76,7 +76,7 @@ def _run(body: Callable[[], None], keep: Sequence[int], name: str) -> NoReturn:
             comm.write(name)
         body()
         status = 0
-    except BaseException:  # noqa: BLE001 - the last frame of this process: whatever it was, it is shown, and the status tells
+    except BaseException:  # noqa: BLE001 - the last frame of this process: it is shown, and is in the status
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)

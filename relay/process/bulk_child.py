@@ -150,7 +150,7 @@ class _Child:
         return _accept(acceptor, request)
 
     def _parser(self, reading: Reading, size: int) -> Parse:
-        """The parser that is asked for, within its time, which tells the worker how much memory it used."""
+        """The parser for this reading, with its time limit, which reports the memory it uses to the worker."""
         parse_in_time = _within(PARSE_SECONDS + PARSE_SECONDS_PER_OCTET * size, reading)
 
         def parse_and_tell(raw: bytes, limits: Limits, reverse_path: str) -> Message:

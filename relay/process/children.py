@@ -130,6 +130,6 @@ def with_certificate(run: Callable[[Assignment], int], assignment: Assignment) -
     try:
         return run(assignment)
     except certificate.CertificateError as error:
-        # The pair was good when it was kept, so this is the machine's trouble; the next attempt may be better.
+        # The pair was good when it was kept, so this is a failure of the machine; the next attempt may succeed.
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,4 +1,4 @@
-"""One delivery process: puts the parts of the way out together, works until told to end, and takes them apart again."""
+"""One delivery process: puts the parts of the way out together, works until it is to end, takes them apart again."""
 
 from gevent import monkey
 
@@ -78,7 +78,7 @@ def load(settings_json: bytes) -> None:
 
 
 def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
-    """Delivers until told to end; the exit status. `outbound`: how webhooks are reached."""
+    """Delivers until a signal ends it; the exit status. `outbound`: how webhooks are reached."""
     settings = Settings.from_json(assignment.settings)
     config.logging.configure(settings)
     config.sentry.init(settings, __version__)

@@ -100,7 +100,7 @@ def end_child(body: Callable[[], int | None]) -> NoReturn:
         status = body() or 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:  # noqa: BLE001 - the last frame of this process: whatever it was, it is shown, and the status tells
+    except BaseException:  # noqa: BLE001 - the last frame of this process: it is shown, and is in the status
         sys.excepthook(*sys.exc_info())
     finally:
         try:

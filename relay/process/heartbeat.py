@@ -40,7 +40,7 @@ class Heartbeats:
         self._write(index, os.getpid(), 0)
 
     def beat(self, index: int) -> None:
-        """This process serves. Its successor's slot is not touched by a process that was taken for dead."""
+        """This process serves. Its successor's slot is not touched by a process that was taken for ended."""
         pid, beats = self.read(index)
         if pid == os.getpid():
             # From 2^32 it would be as if it had not served; 0 is left out when it begins again.

@@ -1,6 +1,6 @@
-"""The master process: it keeps the workers alive, replaces those that die or hang, and ends them in good order.
+"""The master process: it starts workers, replaces those that end or hang, and ends them in good order.
 
-It imports nothing but the standard library, and little of that, because it lives as long as the service and its memory
+It imports nothing but the standard library, and little of that, because it runs as long as the service and its memory
 counts beside the workers'. Everything heavy happens in children: the first one validates the settings and binds the
 sockets, hands both over, and ends; the template (`relay.process.template`) loads the code; the others are the workers,
 all accepting from the same sockets. What a new worker needs is here or in the template, never in files or in a worker.
@@ -45,7 +45,7 @@ EXIT_CONFIGURATION: Final = 2
 
 
 def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None], serve: Serve) -> int:
-    """Runs until told to end; the exit status of the service.
+    """Runs until a signal ends it; the exit status of the service.
 
     `prepare` runs in a child that may exit with a status for the service: see `relay.process.handover`.
     `load(settings)` loads all code that a worker runs, in the process that workers are forked from. `serve` runs in
@@ -99,7 +99,7 @@ class _Master:
         self._digest: str | None = None
         #: Whether the code in the files is another than the one that the service began with.
         self._code_changed = False
-        #: Processes that ended before the template had told of them: process id -> status.
+        #: Processes that ended before the template had reported them: process id -> status.
         self._ended_early: dict[int, int] = {}
 
     def run(self) -> int:
@@ -218,7 +218,7 @@ class _Master:
                 self._due_again(int(words[0]), int(words[1]))
 
     def _refuse_changed_code(self, template: Template) -> None:
-        """The template died, and the files hold other code by now: two versions in one service would be worse than
+        """The template ended, and the files hold other code by now: two versions in one service would be worse than
         workers that can't be replaced."""
         self._code_changed = True
         self._roster.due.clear()
@@ -247,7 +247,7 @@ class _Master:
             return None
         for index in template.asked:
             self._roster.due[index] = 0.0
-            # It may have been forked all the same, and not have been told of.
+            # It may have been forked all the same, and not have been reported.
             pid, _ = self._heartbeats.read(index)
             if pid and pid not in self._roster.workers and _is_child(pid):
                 del self._roster.due[index]
@@ -339,7 +339,7 @@ class _Master:
         if self._template is not None and pid == self._template.pid:
             return self._template_ended(status)
         if pid not in self._roster.workers:
-            # The master also inherits what workers leave behind; among it a worker may be that was not told of yet.
+            # The master also inherits what workers leave behind; among it a worker may be that was not reported yet.
             if self._template is not None and self._template.asked:
                 self._ended_early[pid] = status
             return None
@@ -376,7 +376,7 @@ class _Master:
 
 
 def _is_child(pid: int) -> bool:
-    """Whether a process is a living child of this one."""
+    """Whether a process is a running child of this one."""
     try:
         return os.waitpid(pid, os.WNOHANG) == (0, 0)
     except ChildProcessError:

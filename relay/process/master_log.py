@@ -20,7 +20,7 @@ class MasterLog:
 
     def __init__(self, *, json_lines: bool) -> None:
         self._json_lines = json_lines
-        #: Lines that could not be written, and of which no line has told yet.
+        #: Lines that could not be written, and that no line has reported yet.
         self._lost = 0
         append()
 

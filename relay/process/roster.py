@@ -1,4 +1,4 @@
-"""The workers as the master sees them: which there are, are due to be forked, died too soon, or hang."""
+"""The workers as the master sees them: which there are, are due to be forked, ended too soon, or hang."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: A worker that lived this long had started; seconds.
 STARTED_AFTER: Final = 3.0
-#: The pause before a dead worker is replaced doubles with each quick end, between these bounds; seconds.
+#: The pause before a worker is replaced doubles with each quick end, between these bounds; seconds.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 10.0
 #: When no worker has ever started, so many quick ends end the service: the platform sees it.
@@ -98,7 +98,7 @@ class Roster:
     def look(self, now: float) -> Worker | None:
         """To be called every BEAT_SECONDS: a worker that was found to have hung, and will be killed.
 
-        One at a time, since what hangs them may pass. It is told to write where it hangs.
+        One at a time, since what hangs them may pass. It gets a signal to write where it hangs.
         """
         found: Worker | None = None
         for worker in self.workers.values():

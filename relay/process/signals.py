@@ -1,4 +1,4 @@
-"""What a worker is told from outside: drain, load the certificate again. And what it notices: the master's end."""
+"""Signals to a worker: drain, load the certificate again. And what it notices: the master's end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def attend(
     """Calls `drain` once, on SIGTERM or when the master is gone; loads `certificate` on SIGHUP and when it changed.
 
     Each runs in a separate greenlet. `lifeline` is the reading end of a pipe that is never written to and whose other
-    end is the master's alone: it ends with the master, however that dies. SIGINT is ignored: a terminal sends it to the
+    end is the master's alone: it ends with the master, however that ends. SIGINT is ignored: a terminal sends it to the
     whole group, and the master passes it on as SIGTERM. SIGTERM counts once: some platforms send it to every process,
     and then it comes from the master too. `keeper`: see `relay.process.assignment.Assignment`.
     """

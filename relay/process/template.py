@@ -1,7 +1,7 @@
 """The process that workers are forked from: it has loaded everything, and otherwise does nothing.
 
 So a worker that is replaced runs the code of the service's start, whatever has become of the files, starts within
-moments, and shares memory with the others. It is forked as an orphan, which the master takes in: the template may die,
+moments, and shares memory with the others. It is forked as an orphan, which the master takes in: the template may end,
 and the master has its workers all the same.
 
     master → template   fork INDEX LENGTH, LF, then so many octets: the certificate pair
@@ -98,7 +98,7 @@ def _rename(name: str) -> str:
 
 
 def _digest() -> str:
-    """Tells code that was loaded from other code: of each file its name, size and time of change."""
+    """A digest of the code's files: of each its name, size and time of change."""
     import hashlib  # noqa: PLC0415 - not in the master
 
     digest = hashlib.sha256()
@@ -157,7 +157,7 @@ class Template:
         self.send()
 
     def send(self) -> None:
-        """Sends as much as goes without waiting. That it has died is known from elsewhere."""
+        """Sends as much as goes without waiting. That it has ended is known from elsewhere."""
         try:
             while self._unsent:
                 self._unsent = self._unsent[self._ours.send(self._unsent) :]

@@ -1,4 +1,4 @@
-"""How the service is told to end: once to drain, again to end at once. Nothing but the standard library."""
+"""How signals end the service: once to drain, again to end at once. Nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TYPE_CHECKING = False  # as in typing, which the master would have for this alon
 if TYPE_CHECKING:
     from typing import Final
 
-#: Signals that tell the service to end.
+#: Signals that end the service.
 ENDING: Final = frozenset((int(signal.SIGTERM), int(signal.SIGINT)))
 #: Workers end their drain by themselves; they are killed so much later than that; seconds.
 KILL_GRACE: Final = 2.0

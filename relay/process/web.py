@@ -1,4 +1,4 @@
-"""One HTTP process: puts the parts together, serves until told to end, and takes them apart again."""
+"""One HTTP process: puts the parts together, serves until it is to end, and takes them apart again."""
 
 from gevent import monkey
 
@@ -61,7 +61,7 @@ def load(settings_json: bytes) -> None:
 
 
 def run(assignment: Assignment, sns_host: SnsHost | None = None) -> int:
-    """Serves until told to end; the exit status. `sns_host`: None: Amazon's own. Raises CertificateError."""
+    """Serves until a signal ends it; the exit status. `sns_host`: None: Amazon's own. Raises CertificateError."""
     settings = Settings.from_json(assignment.settings)
     config.logging.configure(settings)
     config.sentry.init(settings, __version__)

@@ -1,4 +1,4 @@
-"""One worker process: puts the parts together, serves until told to end, and takes them apart again."""
+"""One worker process: puts the parts together, serves until it is to end, and takes them apart again."""
 
 from gevent import monkey
 
@@ -81,7 +81,7 @@ def _codecs() -> list[str]:
 
 
 def run(assignment: Assignment) -> int:
-    """Serves until told to end; the exit status. Raises CertificateError."""
+    """Serves until a signal ends it; the exit status. Raises CertificateError."""
     settings = Settings.from_json(assignment.settings)
     index = assignment.index
     # Before anything that a process for large messages must not have: a hub, a connection, a private key in use.
@@ -100,7 +100,7 @@ def run(assignment: Assignment) -> int:
     jobs = None
     if settings.queue_url is not None:
         jobs = _Jobs(settings.queue_url, settings.aws_region, store, cache)
-    # A worker that can't have large messages parsed is replaced as if it had died.
+    # A worker that can't have large messages parsed is replaced as if it had ended.
     large = BulkLane(channels, settings.memory_budget_bytes, lost=lambda: os.kill(os.getpid(), signal.SIGTERM))
     clock = ParseClock()
     small = Acceptor(lookups, store, AcceptOptions.of(settings), clock.parse)
@@ -143,7 +143,7 @@ class _Jobs:
 
         intents = Intents(cache.link)
         queue = Queue(queue_url, region)
-        # Before there are clients to wait, and before the collector is told what stays. Else with the first job.
+        # Before there are clients to wait, and before the collector freezes what stays. Else with the first job.
         with contextlib.suppress(QueueUnavailable):
             queue.open(OPEN_SECONDS)
         self._sender = JobSender(queue)

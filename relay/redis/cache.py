@@ -157,10 +157,10 @@ class Cache:
         claim: Claim | None,
         intents: Sequence[str],
     ) -> Screened | None:
-        """Everything there is to know about a message, in one round trip up to SLICE recipients. None: Redis is silent.
+        """Everything there is to know about a message, in one round trip up to SLICE recipients. None: no answer.
 
-        Unless a recipient is known to be suppressed, its recipients are claimed and the intents noted. When Redis is
-        silent, or a recipient in another slice is suppressed, that may have happened or not: `release` undoes it.
+        Unless a recipient is known to be suppressed, its recipients are claimed and the intents noted. When Redis does
+        not answer, or a recipient in another slice is suppressed, that may have happened or not: `release` undoes it.
         """
         if len(recipients) <= SLICE:
             return self._screen(token_hash, user_id, recipients, claim=claim, intents=intents)

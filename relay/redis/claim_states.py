@@ -7,9 +7,9 @@ state of each row that it has claimed:
     h   handing over: written, and answered by Redis, before the provider is called
     s   the provider has the mail: its answer, which may not be in Postgres yet
 
-So `c` says for certain that the provider does not have the mail, as long as this is the server that was told of `h`:
+So `c` says for certain that the provider does not have the mail, as long as this is the server that `h` was written to:
 the hash names the run of the server that it began with, since a server that starts from an old copy may have lost what
-was written last. An owner that was taken for dead is marked so in its hash: from then on it hands nothing over.
+was written last. An owner that was taken for ended is marked so in its hash: from then on it hands nothing over.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLAIMED, HANDING_OVER, SENT = "c", "h", "s"
 #: `Note.value`. So many digits of microseconds are the year 5138.
 _NOTE: Final = re.compile(rb"([a-z]):([0-9]{1,17}):([01]):(.*)", re.DOTALL)
 
-#: Milliseconds without a beat after which others take an owner for dead.
+#: Milliseconds without a beat after which others take an owner for ended.
 SILENT_MS: Final = 45_000
 #: Seconds for which an owner's hash is kept without a beat: longer than any lease.
 KEEP_SECONDS: Final = 3600
@@ -136,10 +136,10 @@ class Note:
 
 @frozen
 class Estate:
-    """What an owner that is dead has left. `sure`: the states are those that it wrote last."""
+    """What an owner that has ended has left. `sure`: the states are those that it wrote last."""
 
     sure: bool
-    #: Whether its process has ended for certain; if not, it may only have been silent.
+    #: Whether its process has ended for certain; if not, it may only have stood still.
     ended: bool
     notes: tuple[Note, ...]
 
@@ -164,11 +164,11 @@ class ClaimStates:
         self._link.post([("HDEL", _hash(owner), email_id)])
 
     def hand_over(self, owner: str, note: Note) -> bool:
-        """Writes that the provider is called now; False: it must not be, others may have taken the owner for dead."""
+        """Writes that the provider is called now; False: it must not be, others may have taken the owner for ended."""
         return bool(_HAND_OVER.run(self._link, [_hash(owner)], [note.email_id, note.value(), KEEP_SECONDS]))
 
     def beat(self, owner: str, *, first: bool) -> list[str] | None:
-        """Says that the owner lives. Others that have fallen silent; None: it has to take another name.
+        """Writes the owner's beat. Returns owners without a recent one; None: it has to take another name.
 
         `first`: it has not beaten under this name before.
         """
@@ -181,7 +181,7 @@ class ClaimStates:
         return _names(self._link.call("ZRANGE", DELIVERY_OWNERS_KEY, 0, -1))
 
     def take(self, owner: str, *, ended: bool) -> Estate | None:
-        """What a dead owner has left; None: it lives after all, or nothing is left. `ended`: its process certainly has.
+        """What an ended owner has left; None: it beats, or nothing is left. `ended`: its process certainly has.
 
         `done` has to follow; until then others may take it as well.
         """
@@ -195,7 +195,7 @@ class ClaimStates:
         return Estate(sure=bool(sure), ended=fields.get(b"dead") == b"1", notes=notes)
 
     def done(self, owner: str, email_ids: Collection[str], *, whole: bool) -> None:
-        """These rows of a dead owner are claimed no more. `whole`: all that it has left is dealt with, and it is not
+        """These rows of an ended owner are claimed no more. `whole`: all that it has left is dealt with, and it is not
         looked at again.
         """
         if email_ids:

@@ -48,7 +48,7 @@ def key_of(user_id: str, message_id: str, content: bytes) -> bytes:
 
 
 # A claim is a field "<email id>:<unix ms>" for each recipient's digest. It holds for as long as its message is known as
-# one; the key lives on with the last claim in it, so the older ones' ages are looked at.
+# one; the key is kept with the last claim in it, so the older ones' ages are looked at.
 FUNCTIONS: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

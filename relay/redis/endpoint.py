@@ -17,7 +17,7 @@ _OF_POOLS: Final = ("max_connections", "timeout")
 class RedisConnection(Protocol):
     """What is used of a connection of redis-py's, which has few types."""
 
-    #: Connected, and under TLS where that is wanted. There from `connect` on.
+    #: Connected, and under TLS where that is set. There from `connect` on.
     connected_socket: socket.socket
 
     def connect(self) -> object: ...
@@ -32,10 +32,10 @@ class RedisConnection(Protocol):
 
 
 class _KnowsItsSocket:
-    """Mixed into a class of redis-py's: what speaks on the connection can ask for its socket.
+    """Mixed into a class of redis-py's: what uses the connection can get its socket.
 
     `_connect` is the method that redis-py leaves to its subclasses (abstract in AbstractConnection): it returns the
-    socket, connected and under TLS where that is wanted. Afterwards redis-py has no public attribute for the socket.
+    socket, connected and under TLS where that is set. Afterwards redis-py has no public attribute for the socket.
     """
 
     connected_socket: socket.socket

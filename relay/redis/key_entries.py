@@ -19,7 +19,7 @@ from relay.core.records import ApiKey
 from relay.redis import keys
 from relay.redis.protocol import Command
 
-#: The longest that we let a key live in the cache that is shared with OpenSend (contract section 4), in seconds.
+#: The longest that a key is kept in the cache that is shared with OpenSend (contract section 4), in seconds.
 KEY_SECONDS: Final = 60
 #: How long a key that does not exist is remembered, in seconds.
 UNKNOWN_KEY_SECONDS: Final = 10

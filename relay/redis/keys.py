@@ -3,7 +3,7 @@
 Names and values are shared with other processes, and so with other releases while one follows the other. FORMAT counts
 what they mean. Names without a number are of format 1, that of release 0.1.0. A commit that changes what a name stands
 for or what is in a value, raises FORMAT, puts the number into the name (`smtp-relay:2:seen:`), and reads and writes the
-format before as well for as long as its entries live; or says in the changelog what is not recognised, and how long.
+format before as well while its entries are kept; or says in the changelog what is not recognised, and how long.
 `tests/integration/storage/recorded` has what each format looks like, and the tests beside it hold this code to it.
 """
 

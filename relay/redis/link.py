@@ -114,8 +114,8 @@ class RedisLink:
     def post(self, commands: Sequence[Command]) -> None:
         """Sends commands and waits for no reply. Never blocks, never raises.
 
-        They are lost when Redis is silent, and beyond _MAX_POSTED, which is said and counted as a fault of Redis's: a
-        server that answers in time never has so many before it.
+        They are lost when Redis does not answer, and beyond _MAX_POSTED, which is logged and counted as a fault of
+        Redis: a server that answers in time never has so many before it.
         """
         if self._down:
             return

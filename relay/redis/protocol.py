@@ -1,6 +1,6 @@
 """Commands to Redis and their replies on one connection (the protocol RESP2), as hiredis reads and writes them.
 
-redis-py makes the connection: names, TLS, passwords, sentinels of trouble. Its way of sending a command and reading a
+redis-py makes the connection: names, TLS, passwords, errors. Its way of sending a command and reading a
 reply takes four times the CPU of what hiredis does in it, on the path of every mail.
 """
 
@@ -46,7 +46,7 @@ class ErrorReply(Exception):
 
 
 class RespConnection:
-    """The two directions of a connection. Both raise OSError when it is broken, or silent or slow for too long."""
+    """The two directions of a connection. Both raise OSError when it is broken, or too slow."""
 
     def __init__(self, sock: socket.socket) -> None:
         """`sock`: a connected socket with a time limit, in the clear or under TLS."""

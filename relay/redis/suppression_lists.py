@@ -6,7 +6,7 @@ So short a number can belong to two addresses: being on the list only means "ask
 Both ways of getting old are harmless therefore. An address added since is caught by the guard in the INSERT, one that
 was removed by the question to Postgres.
 
-Each bucket holds the number 0 besides, so that one which Redis evicted is told from one that never had the address.
+Each bucket holds the number 0 besides, so that one which Redis evicted differs from one that never had the address.
 A list becomes visible, and replaces the one before, by a single SET of its marker `<generation>:<number of buckets>`.
 """
 

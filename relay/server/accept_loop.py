@@ -3,7 +3,7 @@
 gevent's server would print a traceback for each failed accept and leave the clients waiting without a word. Here a
 client that can't be served gets 421, by a descriptor that is kept for that; when not even that works, nothing is
 accepted for a moment. After some errors gevent's server would close the socket for good, and the process would go on
-without clients. Here the socket is made to listen again, or the process is told that it has lost it.
+without clients. Here the socket is made to listen again, or the process ends because it has lost it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _close_now: Final[Callable[[int], None]] = monkey.get_original("os", "close")
 
 
 class Reserve:
-    """A descriptor that is open for nothing, so that closing it lets one more client be told to come later."""
+    """A descriptor that is open for nothing, so that closing it lets one more client be answered with 421."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -63,7 +63,7 @@ class AcceptLoop(StreamServer):
     max_accept = 1
     #: Seconds for which nothing is accepted after the kernel would not let us.
     rest_seconds = 0.1
-    #: Seconds between two log lines about the same trouble.
+    #: Seconds between two log lines about the same error.
     report_seconds = 10.0
 
     def __init__(

@@ -94,7 +94,7 @@ class ConnectionLog:
         self._log.debug("command_refused", code=reply.code, enhanced=reply.enhanced)
 
     def failed(self, error: Exception) -> None:
-        """A bug, or trouble that was not foreseen."""
+        """A bug, or an error that was not foreseen."""
         self._log.error("unexpected_error", exc_info=error)
 
     def tls_failed(self, error: OSError) -> None:

@@ -1,7 +1,7 @@
 """How many connections there are, in all and from one origin, over all workers of the service.
 
 Each worker writes what it has open into its own part of a piece of memory that all of them share, and reads the other
-parts. There is nothing to lock, and nothing to give back when a worker dies: its successor wipes its part clean.
+parts. There is nothing to lock, and nothing to give back when a worker ends: its successor wipes its part clean.
 """
 
 from __future__ import annotations

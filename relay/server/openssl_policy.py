@@ -63,7 +63,7 @@ def restrict_groups() -> None:
     """Restricts every TLS context of this process from now on, for servers and clients.
 
     Has an effect only while nothing has loaded OpenSSL's configuration in this process (`ssl` and `hashlib` may), so it
-    comes before all other imports; `accepted` tells whether it had one. Other copies of OpenSSL in the process
+    comes before all other imports; `accepted`: whether it had one. Other copies of OpenSSL in the process
     (psycopg2-binary has one) still read the machine's configuration. Raises OSError where OpenSSL takes no context
     with this configuration.
     """

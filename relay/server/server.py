@@ -126,7 +126,7 @@ class Server:
         return AcceptLoop(listener, partial(self._handle, listener.implicit_tls), reserve, self._replace_process)
 
     def _replace_process(self) -> None:
-        """A process that can't accept clients ends as if it had been told to: its successor gets the sockets anew."""
+        """A process that can't accept clients ends as by SIGTERM: its successor gets the sockets anew."""
         log.critical("listener_lost")
         self.drain()
 

@@ -1,6 +1,6 @@
 """Log lines that clients cause without AUTH: one for each address and second, with how many more there were.
 
-The first of a kind is written as it comes; what follows within a second is counted, and told in one line when the
+The first of a kind is written as it comes; what follows within a second is counted, and written in one line when the
 second is over. Such a line names a client's address only where all that it counts came from that address.
 """
 
@@ -14,7 +14,7 @@ import gevent
 
 #: Seconds for which lines are counted together.
 WINDOW_SECONDS: Final = 1.0
-#: Kinds of lines that are told apart within a second; what comes from yet more addresses is counted together.
+#: Kinds of lines that are counted separately within a second; what comes from yet more addresses is counted together.
 MOST_KINDS: Final = 50
 
 #: The event, its fields, and the origin, or nothing where several are counted together.

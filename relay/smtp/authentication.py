@@ -89,7 +89,7 @@ class Authentication:
         return self.result
 
     def _conclude(self, credentials: Credentials) -> Reply:
-        self.trouble = True  # until it is known to be otherwise: what is raised here is trouble of ours as well
+        self.trouble = True  # until it is known to be otherwise: what is raised here is a failure of the relay as well
         login = self._limits.authenticate(credentials.password, self._services.authenticate)
         if isinstance(login, LoginFailure):
             reply = _REPLIES[login]

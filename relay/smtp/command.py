@@ -15,7 +15,7 @@ COMMAND_LINE_LIMIT: Final = 4096
 #: RFC 4954 section 4, and with it the most that any line may have, CRLF included.
 LINE_LIMIT: Final = 12288
 
-#: First words of protocols that a browser can be made to speak to us; answering them line by line would be execution.
+#: First words of protocols that a browser can be made to send here; answering them line by line would be execution.
 #: And of the PROXY protocol, from a client that is not a trusted proxy.
 _FOREIGN_VERBS: Final = frozenset(b"GET HEAD POST PUT DELETE OPTIONS CONNECT PATCH TRACE PROXY".split())
 #: Blanks apart, which tabs are.

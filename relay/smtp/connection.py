@@ -79,7 +79,7 @@ class ConnectionLog(Protocol):
         """A command was refused."""
 
     def failed(self, error: Exception) -> None:
-        """A bug, or trouble that was not foreseen: for the log and the error tracker."""
+        """A bug, or an error that was not foreseen: for the log and the error tracker."""
 
     def tls_failed(self, error: OSError) -> None:
         """A TLS handshake did not succeed."""
@@ -113,7 +113,7 @@ class Connection:
         self._tls_context = tls_context
         self._plain_wire = wire
         self._handshake_turn = handshake_turn
-        #: The process wants to end: to be set from outside.
+        #: The process is about to end: to be set from outside.
         self.draining = False
         self._framing = Framing(self._receive)
         self._unsent: list[bytes] = []
@@ -287,7 +287,7 @@ class Connection:
     # TLS
 
     def _start_tls(self) -> None:
-        """Exchanges the socket for one that speaks TLS. Raises _Ended when no handshake came about in time."""
+        """Exchanges the socket for one under TLS. Raises _Ended when no handshake came about in time."""
         if self._unsent:
             self._flush(self._reply_seconds)
         # Whatever a third party wrote behind STARTTLS in the clear must not be taken for the client's (RFC 3207).

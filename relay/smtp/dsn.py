@@ -1,7 +1,7 @@
 """The form of what clients say about delivery status notifications (RFC 3461), which the relay takes and ignores.
 
-It does not offer DSN: OpenSend tells what became of a mail by webhook. Clients that say these words unasked would lose
-mail if they were refused.
+It does not offer DSN: OpenSend reports what became of a mail by webhook. Clients that use it unasked would lose mail if
+that were refused.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class DataEnd(Enum):
     COMPLETE = "complete"
     #: Over the limit; it was read to its end and the surplus thrown away.
     TOO_LARGE = "too large"
-    #: LF . LF, LF . CR LF or CR LF . LF: what follows can't be told from data or commands any more.
+    #: LF . LF, LF . CR LF or CR LF . LF: what follows may be data or commands.
     FALSE_END = "false end"
     #: So far over the limit that the rest was not read: the connection is beyond repair.
     ENDLESS = "endless"

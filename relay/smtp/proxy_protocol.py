@@ -1,4 +1,4 @@
-"""The PROXY protocol, versions 1 and 2: how a load balancer names the client that it speaks for.
+"""The PROXY protocol, versions 1 and 2: how a load balancer names the client that it forwards.
 
 Source: "The PROXY protocol", versions 1 & 2, as published with HAProxy (2020/03/05). Only proxies that the operator
 trusts are asked for a header; then it comes first of all, before the banner and before any TLS handshake, and nothing
@@ -37,7 +37,7 @@ class NotProxied(Exception):
 @frozen
 class Header:
     """What a proxy said. `client`: the address of the client, IPv4 or IPv6 in the usual notation. None: the connection
-    is the proxy's own (LOCAL, as for a health check) or it can't tell; then the socket's address is all there is."""
+    is the proxy's own (LOCAL, as for a health check), or its client is unknown; then there is no other address."""
 
     client: str | None
 
@@ -131,7 +131,7 @@ def _parse_binary(octets: bytes) -> Header | Missing:
         raise NotProxied("a family unknown to version 2, or too short for its addresses")
     if len(octets) < _FIXED_OCTETS + length:
         return Missing(_FIXED_OCTETS + length - len(octets))
-    # Datagrams, and addresses of another kind, can't be those of a client that speaks SMTP to us; the TLVs behind the
+    # Datagrams, and addresses of another kind, can't be those of a client of SMTP; the TLVs behind the
     # addresses say nothing that we need.
     if command == _LOCAL or transport != _STREAM:
         return Header(None)

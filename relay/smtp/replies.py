@@ -182,7 +182,7 @@ NO_SENDER: Final = _reply(
 UNSTORABLE: Final = _reply(554, "5.6.3", "The message holds characters that the database can't store")
 NO_RECIPIENTS: Final = _reply(550, "5.6.0", "No recipient in To, Cc, Bcc or the envelope")
 
-# Our trouble
+# Temporary failures of the relay
 TRY_LATER: Final = _reply(451, "4.3.0", "Temporary failure, try again later")
 FAILED: Final = _reply(421, "4.3.0", "Temporary failure, try again later", closes=True)
 NO_ROOM: Final = _reply(452, "4.3.1", "Out of room for a message of this size just now, try again later")

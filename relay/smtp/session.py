@@ -91,7 +91,7 @@ class Session:
         self._end_transaction()
 
     def fail(self, reply: Reply) -> Reply | None:
-        """Trouble of ours (4xx) during something: nothing of the transaction is kept.
+        """A failure of the relay (4xx) during something: nothing of the transaction is kept.
 
         None: the reply is due when the chunk has been read.
         """
@@ -144,7 +144,7 @@ class Session:
         return self._errors.command(replies.AUTH_LINE_TOO_LONG if in_exchange else replies.LINE_TOO_LONG)
 
     def _without_transaction(self) -> Reply:
-        """The reply where there is none: MAIL comes first, or the reply about the trouble that is the reason.
+        """The reply where there is none: MAIL comes first, or the reply about the failure that is the reason.
 
         Clients send MAIL and what follows it in one go (RFC 2920), and take 5xx for the end of the message.
         """

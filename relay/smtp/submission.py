@@ -59,7 +59,7 @@ class Services(Protocol):
     """What the dialogue asks for. Both may block the greenlet; neither raises but for bugs."""
 
     def authenticate(self, password: str) -> Login | LoginFailure:
-        """The login that a password opens, or why it opens none: WRONG_KEY, or UNAVAILABLE when that can't be told."""
+        """The login that a password opens, or why it opens none: WRONG_KEY, or UNAVAILABLE when that is unknown."""
 
     def submit(self, submission: Submission) -> Verdict:
         """Stores a message, or says why not. A 250 means that its row is committed."""

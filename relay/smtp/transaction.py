@@ -103,7 +103,7 @@ class Transaction:
         return replies.RCPT_OK
 
     def _check_recipient(self, parameters: dict[str, str]) -> Reply | None:
-        """As `_check_parameters`, of RCPT. What they ask for is not done: OpenSend tells of deliveries by webhook."""
+        """As `_check_parameters`, of RCPT. What they ask for is not done: OpenSend reports deliveries by webhook."""
         for keyword, value in parameters.items():
             if keyword == "NOTIFY" and self._extended:
                 if not is_notify(value):

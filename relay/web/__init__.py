@@ -1,1 +1,1 @@
-"""What comes back: tracked links, and what Amazon SES tells of mails that left."""
+"""What comes back: tracked links, and what Amazon SES reports of mails that left."""

@@ -24,7 +24,7 @@ _FAILED: Final = text("failed", "503 Service Unavailable", "Try again later")
 
 
 class Notifications(Protocol):
-    """What SES tells (`relay.web.notifications`)."""
+    """What SES reports (`relay.web.notifications`)."""
 
     def answer(self, environ: Environ) -> Response:
         """The response to a message of SNS."""

@@ -1,4 +1,4 @@
-"""POST /events/ses: what SES tells by way of SNS, accepted where it is signed and of our topic (contract section 8).
+"""POST /events/ses: what SES reports by way of SNS, accepted where it is signed and of our topic (contract section 8).
 
 SNS repeats what was not answered 2xx, for an hour at most, and then throws it away or into a dead-letter queue. So 200
 is said of what is committed, or never will be of use; while Postgres is away it is 503, and kept besides.
@@ -130,7 +130,7 @@ class Notifications:
 
 
 def write(events: Events, cache: Cache, documents: Sequence[bytes]) -> list[Stored]:
-    """Writes events of SES, and tells the relay's caches which addresses are suppressed by now."""
+    """Writes events of SES, and puts addresses that are suppressed by now into the relay's caches."""
     stored = events.write_ses(documents)
     for document, result in zip(documents, stored, strict=True):
         event = json_document.loads(document) if result.recorded else None

@@ -39,7 +39,7 @@ def _dispatches(settings: Settings) -> Dispatches | None:
     """What sends jobs for webhook deliveries; None where there is no queue."""
     if settings.queue_url is None:
         return None
-    from relay.aws.sqs import Queue  # noqa: PLC0415 - boto3, and the memory that it takes, for those who have a queue
+    from relay.aws.sqs import Queue  # noqa: PLC0415 - boto3, and the memory that it takes, only where there is a queue
 
     queue = Queue(settings.queue_url, settings.aws_region)
     with contextlib.suppress(QueueUnavailable):  # then with the first job

@@ -1,4 +1,4 @@
-"""What SES tells of a mail, as an event of ours (contract section 8)."""
+"""What SES reports of a mail, as an event of ours (contract section 8)."""
 
 from __future__ import annotations
 

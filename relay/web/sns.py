@@ -87,7 +87,7 @@ def parse(body: bytes, type_header: str | None) -> SnsMessage:
 
 def is_signed_by(message: SnsMessage, key: RSAPublicKey) -> bool:
     """Whether the signature is that of this key, in one of the versions of SNS's signatures."""
-    digests = {"1": SHA1(), "2": SHA256()}  # noqa: S303 - version 1 is what SNS signs with unless told otherwise
+    digests = {"1": SHA1(), "2": SHA256()}  # noqa: S303 - version 1 is SNS's default
     digest = digests.get(message.version)
     if digest is None:
         return False

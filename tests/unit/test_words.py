@@ -11,6 +11,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -20,6 +21,12 @@ PAPERS = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
 _FORBIDDEN = re.compile(
     r"\b((?:any|every|no|some)body|(?:any|every|some)one|who(?:m|so)?ever|he|him(?:self)?|his|she|her(?:s|self)?"
     r"|befalls?|befell|brimful|breathes?|deaf|likewise|umpteenth|of\s+its\s+own|worth\s+the\s+name)\b",
+    re.IGNORECASE,
+)
+#: In comments and docstrings of the program: words for processes, endpoints and failures that have a term in the field.
+_OF_LIVING_THINGS: Final = re.compile(
+    r"\b(troubles?|whom?|tells?|telling|told|hears?|heard|hungry|house|die[sd]?|dying|dead(?![- ]letter)|alive|living)"
+    r"\b",
     re.IGNORECASE,
 )
 #: Names of tests, and examples.
@@ -46,9 +53,9 @@ def prose_of(source: str) -> Iterator[tuple[int, str]]:
             yield node.body[0].lineno, ast.get_docstring(node) or ""
 
 
-def found_in(text: str) -> list[str]:
+def found_in(text: str, forbidden: re.Pattern[str] = _FORBIDDEN) -> list[str]:
     """The words that are not to be used."""
-    return [" ".join(word.lower().split()) for word in _FORBIDDEN.findall(_QUOTED.sub("", text))]
+    return [" ".join(word.lower().split()) for word in forbidden.findall(_QUOTED.sub("", text))]
 
 
 @pytest.mark.parametrize("folder", ["config", "relay", "scripts", "tests"])
@@ -59,6 +66,18 @@ def test_comments_name_no_persons(folder: str) -> None:
         if path.is_relative_to(ROOT / folder)
         for line, text in prose_of(path.read_text())
         if (words := found_in(text))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("folder", ["config", "relay"])
+def test_comments_of_the_program_use_the_terms_of_the_field(folder: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}"
+        for path in PROGRAMS
+        if path.is_relative_to(ROOT / folder)
+        for line, text in prose_of(path.read_text())
+        if (words := found_in(text, _OF_LIVING_THINGS))
     ]
     assert found == []
 
@@ -76,4 +95,9 @@ def test_papers_name_no_persons(page: Path) -> None:
 def test_the_search_looks_at_prose_alone() -> None:
     source = '"""Nobody.\n\nOf its\nown."""\nnobody = "everyone"  # worth\n# the name\ndef his(): ...\n'
     assert [found_in(text) for _, text in prose_of(source)] == [["worth the name"], ["nobody", "of its own"]]
+    assert found_in("A dead worker. The dead-letter queue.\n`alive`; the host\ntells whom", _OF_LIVING_THINGS) == [
+        "dead",
+        "tells",
+        "whom",
+    ]
     assert found_in("`test_nobody_waits`, anyone@example.com and `whoever`") == []
