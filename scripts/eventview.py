@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import psycopg2
 
@@ -21,7 +21,7 @@ class EventView:
         """`paint(text, style)` colours."""
         self._url = database_url
         self._paint = paint
-        self._connection: Any = None
+        self._connection: psycopg2.extensions.connection | None = None
         self._since = datetime.now(UTC)
         self._seen: dict[str, datetime] = {}
 

@@ -29,6 +29,7 @@ from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import PLANNER, WaitingRows
 from scripts.database import apply_schema, create_database, execute, query
 from scripts.services import Delivery, Postgres, Ses
+from scripts.services.ses_request import Answer
 
 _T = TypeVar("_T")
 #: Milliseconds that a look and the claim behind it may take (the 99th percentile), and seconds until another user's row
@@ -120,7 +121,8 @@ def looks_and_claims(url: str, rounds: int = 200) -> list[float]:
 def newcomers(url: str, ses: Ses, directory: Path, processes: int, count: int) -> list[float]:
     """Seconds from the commit of another user's row until SES has the mail, one after the other."""
     settings = {**ses.client_environment, "DATABASE_URL": url, "SMTP_RELAY_DELIVERY_PROCESSES": str(processes)}
-    ses.answer(*[{"seconds": 0.02}] * 200_000)
+    late: Answer = {"seconds": 0.02}
+    ses.answer(*[late] * 200_000)
     times = []
     with Delivery(directory / "delivery", settings):
         until = time.monotonic() + _PATIENCE_SECONDS

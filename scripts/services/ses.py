@@ -8,10 +8,13 @@ import shutil
 import socket
 import sys
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from relay.core.json_document import Json
 from scripts.services.server import Server
+from scripts.services.ses_request import Answer, Figures, SendEmail
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Taken(NamedTuple):
     """A mail that the double took: the request without its content, and the content."""
 
-    request: dict[str, Any]
+    request: SendEmail
     octets: bytes
 
     @property
@@ -58,30 +61,30 @@ class Ses(Server):
         """Where it keeps what it took."""
         return self.directory / "mails"
 
-    def answer(self, *answers: dict[str, Any]) -> None:
+    def answer(self, *answers: Answer) -> None:
         """How the next calls are answered: see `ses_double`."""
         self._control(answers=answers)
 
-    def has(self, *, account: dict[str, Any] | None = None, **ledger: Any) -> None:
+    def has(self, *, account: Mapping[str, object] | None = None, **ledger: float) -> None:
         """Begins a ledger (`ses_ledger.Ledger`) with these fields. `account`: what GetAccount says otherwise."""
         self._control(account=account or {}, ledger=ledger)
 
-    def ledger(self) -> dict[str, Any]:
+    def ledger(self) -> Figures:
         """What the ledger has counted, and how often GetAccount was called (`asked`)."""
         with urllib.request.urlopen(f"{self.endpoint}/ledger", timeout=5) as answer:  # noqa: S310 - our own server
-            figures: dict[str, Any] = json.loads(answer.read())
+            figures: Figures = json.loads(answer.read())
             return figures
 
-    def _control(self, *, seconds: float = 5, **document: Any) -> dict[str, Any]:
+    def _control(self, *, seconds: float = 5, **document: object) -> dict[str, Json]:
         body = json.dumps(document).encode()
         request = urllib.request.Request(f"{self.endpoint}/control", body, {"Content-Type": "application/json"})  # noqa: S310
-        answer: dict[str, Any] = json.loads(urllib.request.urlopen(request, timeout=seconds).read())  # noqa: S310 - our own server
+        answer: dict[str, Json] = json.loads(urllib.request.urlopen(request, timeout=seconds).read())  # noqa: S310 - our own server
         return answer
 
     def notify(self, url: str) -> tuple[str, int]:
         """From now on it tells what becomes of mails there, signed as SNS does: the authority and port of its SNS."""
         found = self._control(seconds=30, notify=url)
-        return str(found["cafile"]), int(found["port"])
+        return str(found["cafile"]), int(str(found["port"]))
 
     def taken(self) -> list[Taken]:
         """Every mail that it took, in order."""

@@ -32,12 +32,17 @@ import sys
 import threading
 import time
 from base64 import b64decode
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS, MAX_RECIPIENTS, ONCE_ONLY_FIELDS, refused_extension
 from scripts.services.ses_ledger import Ledger
+from scripts.services.ses_request import Account, Answer, Control, SendEmail
+
+if TYPE_CHECKING:
+    from scripts.services.sns_double import Notifier
 
 SEND: Final = "/v2/email/outbound-emails"
 ACCOUNT: Final = "/v2/email/account"
@@ -60,16 +65,16 @@ class Mailbox:
         self._count = 0
         #: How often it was told to forget.
         self.era = 0
-        self.notifier: Any = None
-        self.answers: list[dict[str, Any]] = []
+        self.notifier: Notifier | None = None
+        self.answers: list[Answer] = []
         self.ledger = Ledger(rate=0.0)
-        self.account: dict[str, Any] = {}
+        self.account: Account = {}
         #: How often GetAccount was called.
         self.asked = 0
         for each in (folder, *([named] if named else [])):
             each.mkdir(parents=True, exist_ok=True)
 
-    def control(self, document: dict[str, Any]) -> dict[str, Any]:
+    def control(self, document: Control) -> dict[str, object]:
         """Carries out a POST to /control; its answer."""
         if document.get("forget"):
             with self._lock:
@@ -82,7 +87,7 @@ class Mailbox:
             self.account = document["account"]
         return self.notify(document["notify"]) if "notify" in document else {}
 
-    def next_answer(self) -> dict[str, Any]:
+    def next_answer(self) -> Answer:
         """How to answer the call that has come."""
         with self._lock:
             return self.answers.pop(0) if self.answers else {}
@@ -92,7 +97,7 @@ class Mailbox:
         with self._lock:
             return self.ledger.take(time.monotonic(), recipients)
 
-    def keep(self, request: dict[str, Any], octets: bytes, era: int) -> str:
+    def keep(self, request: SendEmail, octets: bytes, era: int) -> str:
         """Keeps a mail, unless it was told to forget since `era`; its MessageId."""
         with self._lock:
             self._count += 1
@@ -100,7 +105,8 @@ class Mailbox:
             message_id = f"{number:016x}-00000000-0000-4000-8000-000000000000-000000"
             if era != self.era:
                 return message_id
-            about = {key: value for key, value in request.items() if key != "Content"} | {"MessageId": message_id}
+            about: SendEmail = {**request, "MessageId": message_id}
+            about.pop("Content", None)
             (self._folder / f"{number:06}.eml").write_bytes(octets)
             self._name(f"{number:06}.eml", request)
             written = self._folder / f".{number:06}.json"
@@ -110,14 +116,14 @@ class Mailbox:
             self.notifier.tell(about, octets)
         return message_id
 
-    def _name(self, file: str, request: dict[str, Any]) -> None:
+    def _name(self, file: str, request: SendEmail) -> None:
         ids = [str(tag["Value"]) for tag in request.get("EmailTags", ()) if tag["Name"] == "X-Entity-ID"]
         if self._named is not None and ids and _ROW_ID.fullmatch(ids[0]):
             named = self._named / f"{ids[0]}.eml"
             named.unlink(missing_ok=True)  # a mail may be sent twice
             named.hardlink_to(self._folder / file)
 
-    def notify(self, url: str) -> dict[str, Any]:
+    def notify(self, url: str) -> dict[str, object]:
         """Tells what becomes of mails from now on; who is to be believed."""
         from scripts.services.sns_double import Notifier  # noqa: PLC0415 - cryptography, for those who want it
 
@@ -127,7 +133,7 @@ class Mailbox:
         return {"cafile": str(self.notifier.sns.cafile), "port": self.notifier.sns.port}
 
 
-def check(request: dict[str, Any]) -> bytes:
+def check(request: SendEmail) -> bytes:
     """The octets of the mail that a SendEmail carries. Raises Refused."""
     try:
         octets = b64decode(request["Content"]["Raw"]["Data"], validate=True)
@@ -236,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer(200, {"MessageId": message_id})
 
-    def _answer(self, status: int, document: dict[str, Any], code: str = "") -> None:
+    def _answer(self, status: int, document: Mapping[str, object], code: str = "") -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
         if code:

@@ -20,12 +20,14 @@ import uuid
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
+
+from scripts.services.ses_request import SendEmail
 
 REGION: Final = "us-east-1"
 HOST: Final = f"sns.{REGION}.amazonaws.com"
@@ -70,25 +72,25 @@ class SnsDouble:
         self._server.shutdown()
         self._server.server_close()
 
-    def notification(self, text: str, **changed: Any) -> dict[str, Any]:
+    def notification(self, text: str, **changed: str) -> dict[str, str]:
         """A signed Notification with this Message; members may be given, Subject and SignatureVersion too."""
         return self.signed({"Type": "Notification", **self._members(), "Message": text, **changed}, _NOTIFICATION)
 
-    def confirmation(self, **changed: Any) -> dict[str, Any]:
+    def confirmation(self, **changed: str) -> dict[str, str]:
         """A signed SubscriptionConfirmation."""
         token = uuid.uuid4().hex
         url = f"https://{HOST}/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token={token}"
         message = {"Type": "SubscriptionConfirmation", **self._members(), "Message": "You have chosen to subscribe …"}
         return self.signed({**message, "Token": token, "SubscribeURL": url, **changed}, _CONFIRMATION)
 
-    def signed(self, message: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    def signed(self, message: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:
         """The message with the signature that its SignatureVersion asks for."""
         text = "".join(f"{name}\n{message[name]}\n" for name in names if name != "Subject" or message.get(name))
         digest = hashes.SHA256() if message["SignatureVersion"] == "2" else hashes.SHA1()  # noqa: S303 - as SNS does
         signature = self._key.sign(text.encode(), padding.PKCS1v15(), digest)
         return {**message, "Signature": base64.b64encode(signature).decode()}
 
-    def _members(self) -> dict[str, Any]:
+    def _members(self) -> dict[str, str]:
         now = datetime.datetime.now(datetime.UTC)
         return {
             "MessageId": str(uuid.uuid4()),
@@ -99,10 +101,10 @@ class SnsDouble:
         }
 
 
-def ses_message(word: str, email_id: str, recipients: list[str], **member: Any) -> str:
+def ses_message(word: str, email_id: str, recipients: list[str], **member: object) -> str:
     """What SES writes into a notification for one event of a mail; `member`: more of the event's own object."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    objects: dict[str, tuple[str, dict[str, Any]]] = {
+    objects: dict[str, tuple[str, dict[str, object]]] = {
         "Send": ("send", {}),
         "Delivery": ("delivery", {"timestamp": now, "recipients": recipients, "smtpResponse": "250 ok"}),
         "Bounce": (
@@ -138,7 +140,7 @@ def ses_message(word: str, email_id: str, recipients: list[str], **member: Any) 
 
 #: Local parts at `simulator.amazonses.com` → what becomes of a mail to them, after `Send`. All other addresses are as
 #: `success` is.
-_SIMULATOR: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
+_SIMULATOR: Final[dict[str, tuple[tuple[str, dict[str, object]], ...]]] = {
     "success": (("Delivery", {}),),
     "bounce": (("Bounce", {}),),
     "complaint": (("Delivery", {}), ("Complaint", {})),
@@ -155,11 +157,11 @@ class Notifier:
         #: Where notifications are sent.
         self.url = ""
 
-    def tell(self, request: dict[str, Any], octets: bytes) -> None:
+    def tell(self, request: SendEmail, octets: bytes) -> None:
         """What becomes of a mail that was taken, in a separate thread."""
         threading.Thread(target=self._tell, args=(request, octets), daemon=True).start()
 
-    def _tell(self, request: dict[str, Any], octets: bytes) -> None:
+    def _tell(self, request: SendEmail, octets: bytes) -> None:
         headers = email.message_from_bytes(octets, policy=email.policy.compat32)
         recipients = [address for addresses in request["Destination"].values() for address in addresses]
         if request.get("ConfigurationSetName"):  # Send is an event of a configuration set alone
@@ -170,7 +172,7 @@ class Notifier:
             for word, member in _SIMULATOR.get(simulated, _SIMULATOR["success"]):
                 self._send(word, headers, request, [address], **member)
 
-    def _send(self, word: str, headers: Message, request: dict[str, Any], recipients: list[str], **member: Any) -> None:
+    def _send(self, word: str, headers: Message, request: SendEmail, recipients: list[str], **member: object) -> None:
         message = json.loads(ses_message(word, str(headers["X-Entity-ID"]), recipients, **member))
         message["mail"]["messageId"] = request["MessageId"]
         message["mail"]["headers"] = [{"name": name, "value": str(value)} for name, value in headers.items()]

@@ -9,16 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import psutil
 
+from scripts.services.ses_request import Answer
 from tests.faults.delivery_stage import DeliveryStage, Ledger
 
 #: Who is killed, and how often compared with the others.
 VICTIMS = {"a process": 6, "all processes": 2, "the master": 1, "everything": 2}
 #: How the provider answers, a call each: late, twice, with half an answer, not at all with and without the mail, no.
-ANSWERS: tuple[dict[str, Any], ...] = (
+ANSWERS: tuple[Answer, ...] = (
     {"seconds": 0.5},
     {
         "raw": 'HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n{"MessageId": "1"}'
@@ -80,11 +80,11 @@ def kill_at_random(
     return outcome
 
 
-def _answers(chance: random.Random, *, faults: bool) -> list[dict[str, Any]]:
-    late = [{"seconds": chance.uniform(0.0, 0.1)} for _ in range(60)]
+def _answers(chance: random.Random, *, faults: bool) -> list[Answer]:
+    late: list[Answer] = [{"seconds": chance.uniform(0.0, 0.1)} for _ in range(60)]
     if faults:
         for place in chance.sample(range(60), 2):
-            late[place] = dict(chance.choice(ANSWERS))
+            late[place] = chance.choice(ANSWERS)
     return late
 
 
