@@ -66,7 +66,12 @@ def unknown() -> list[str]:
 
 class _Base(BaseSettings):
     model_config = SettingsConfigDict(
-        case_sensitive=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, frozen=True
+        case_sensitive=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        frozen=True,
+        validate_default=False,  # see _definition
     )
 
     @model_validator(mode="before")
