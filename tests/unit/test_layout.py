@@ -104,7 +104,6 @@ ELSEWHERE = {
     "relay/redis/link.py": "tests/integration/storage/test_cache.py",
     "relay/postgres/waiting.py": "tests/integration/delivery/test_waiting.py",
     "relay/server/accept_loop.py": "tests/faults/test_room.py",
-    "relay/server/connection_log.py": "tests/security/test_log.py",
     "relay/server/server.py": "tests/integration/test_dialogue_process.py",
     "relay/smtp/authentication.py": "tests/unit/smtp/test_session.py",
     "relay/smtp/command.py": "tests/unit/smtp/test_commands.py",
