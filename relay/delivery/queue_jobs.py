@@ -21,6 +21,7 @@ import gevent.lock
 import orjson
 import structlog
 
+from relay.aws.causes import call_cause
 from relay.aws.sqs_receiver import MAX_MESSAGES, QueueReceiver, Received
 from relay.core import metrics
 from relay.core.errors import PostgresUnavailable, QueueUnavailable
@@ -260,7 +261,7 @@ class QueueJobs:
     @staticmethod
     def _unavailable(unavailable: QueueUnavailable) -> None:
         metrics.FAULTS.labels("sqs").inc()
-        log.warning("queue_unavailable", code=unavailable.code)
+        log.warning("queue_unavailable", code=unavailable.code, cause=call_cause(unavailable.code))
 
 
 class _Extending:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
+from relay.aws.causes import call_cause
 from relay.core import metrics
 from relay.core.errors import QueueUnavailable
 from relay.jobs.job import BATCH_SIZE, QueueJob, send_jobs
@@ -117,7 +118,7 @@ class JobSender:
         _FAULTS.inc()
         if code not in self._codes:
             self._codes.add(code)
-            log.warning("queue_unavailable", code=code)
+            log.warning("queue_unavailable", code=code, cause=call_cause(code))
         now = time.monotonic()
         if not self._failing or now >= self._not_before:  # not for each of the calls that failed together
             pause = self.last_pause if self._hurried else self._pause

@@ -19,9 +19,10 @@ from psycogreen.gevent import patch_psycopg
 patch_psycopg()
 
 from config.settings import Settings
+from relay.aws.causes import call_cause
 from relay.core.errors import QueueUnavailable
 from relay.operator import postgres_probe
-from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
+from relay.operator.checking import ANSWER_SECONDS, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
 from relay.server import sockets
@@ -95,6 +96,6 @@ def _queue(settings: Settings) -> Iterator[Finding]:
         )
         queue.probe()
     except QueueUnavailable as unavailable:
-        yield Finding(FAIL, "queue", f"{settings.queue_url}: {OTHER_NAMES.get(unavailable.code, unavailable.code)}")
+        yield Finding(FAIL, "queue", f"{settings.queue_url}: {call_cause(unavailable.code)}")
     else:
         yield Finding(OK, "queue", f"answers ({'FIFO' if queue.fifo else 'standard'})")

@@ -24,8 +24,6 @@ from relay.operator.finding import FAIL, OK, WARN, Finding
 LIMIT: Final = 10.0
 #: Time limits of what is asked, in seconds: below LIMIT, so that it can be said what was wrong.
 ANSWER_SECONDS: Final = 4.0
-#: Codes of SQS's JSON protocol that its documentation has by other names.
-OTHER_NAMES: Final = {"QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue"}
 
 _COLOURS: Final = {OK: "\x1b[32m", WARN: "\x1b[33m", FAIL: "\x1b[31m"}
 
@@ -83,4 +81,4 @@ def _collect(part: str, check: Check, settings: Settings) -> list[Finding]:
     try:
         return list(check(settings))
     except Exception as error:  # noqa: BLE001 - its text may hold anything, its type and place don't
-        return [Finding(FAIL, part, redaction.summary(error))]
+        return [Finding(FAIL, part, f"an error that was not foreseen: {redaction.summary(error)}")]

@@ -19,12 +19,13 @@ from psycogreen.gevent import patch_psycopg
 patch_psycopg()
 
 from config.settings import Settings
+from relay.aws.causes import call_cause
 from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.errors import QueueUnavailable
 from relay.delivery.deliverer import DEFAULT_REGION
 from relay.delivery.tracking import base_of_links
 from relay.operator import delivery_redis_probe, outgoing_probe, ses_probe, smart_host_probe
-from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
+from relay.operator.checking import ANSWER_SECONDS, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 
 #: Characters that OpenSend requires in TRACKING_SECRET.
@@ -92,7 +93,7 @@ def _queue(settings: Settings) -> Iterator[Finding]:
         refused = receiver.probe()
         redrives = "GetQueueAttributes" not in refused and receiver.redrives()
     except QueueUnavailable as unavailable:
-        yield Finding(FAIL, "queue", f"{settings.queue_url}: {OTHER_NAMES.get(unavailable.code, unavailable.code)}")
+        yield Finding(FAIL, "queue", f"{settings.queue_url}: {call_cause(unavailable.code)}")
         return
     finally:
         receiver.close()

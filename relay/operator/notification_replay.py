@@ -20,6 +20,7 @@ patch_psycopg()
 
 import config.logging
 from config import environment
+from relay.aws.causes import call_cause
 from relay.aws.sns_host import SnsHost
 from relay.aws.sqs_receiver import MAX_MESSAGES, QueueReceiver
 from relay.core.errors import QueueUnavailable
@@ -50,7 +51,7 @@ def main(queue_url: str, sns_host: SnsHost | None = None) -> int:
         while _replay(receiver, parts, counts):
             continue
     except QueueUnavailable as unavailable:
-        sys.stderr.write(f"the queue: {unavailable.code}\n")
+        sys.stderr.write(f"the queue: {call_cause(unavailable.code)}\n")
         return 1
     finally:
         parts.close(_CLOSE_SECONDS)

@@ -19,9 +19,9 @@ from config.settings import Settings
 from relay.core.errors import PostgresUnavailable, Unstorable
 from relay.core.frozen import frozen
 from relay.core.records import EmailRow
-from relay.operator.causes import named_sqlstate, postgres_cause
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.postgres import schema_check
+from relay.postgres.causes import named_sqlstate, postgres_cause
 from relay.postgres.database import ConnectionLost, Database, Rejected
 from relay.postgres.driver import Connection, Cursor
 from relay.postgres.store import Store

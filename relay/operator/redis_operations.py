@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from relay.core.errors import RedisUnavailable
-from relay.operator.causes import redis_cause
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.outbox import RedisFailed
+from relay.redis.causes import redis_cause
 from relay.redis.link import RedisLink
 
 #: Error codes that don't pass by themselves: what they forbid is forbidden tomorrow.

@@ -16,9 +16,9 @@ import gevent
 from botocore.config import Config
 
 from config import redaction
+from relay.aws.causes import call_cause
 from relay.delivery.account import account_of
 from relay.delivery.outcome import Failed, Verdict, of_ses_error
-from relay.operator.causes import call_cause
 from relay.operator.finding import FAIL, OK, WARN, Finding
 
 _NOTHING: Final = b"X-Entity-ID: check\r\n\r\n"

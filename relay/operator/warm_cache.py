@@ -22,9 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from config import environment
 from relay.core.errors import Unavailable
 from relay.operator import preflight
-from relay.operator.causes import postgres_cause
 from relay.operator.outbox import RedisFailed
 from relay.operator.warming import LIST_SECONDS, Selection, Summary, Warming
+from relay.postgres.causes import postgres_cause
 from relay.postgres.snapshot import Snapshot
 from relay.redis.cache import Cache
 

@@ -19,9 +19,10 @@ from psycogreen.gevent import patch_psycopg
 patch_psycopg()
 
 from config.settings import Settings
+from relay.aws.causes import call_cause
 from relay.core.errors import QueueUnavailable
 from relay.operator import web_probe, web_redis_probe
-from relay.operator.checking import ANSWER_SECONDS, OTHER_NAMES, run
+from relay.operator.checking import ANSWER_SECONDS, run
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.redis_probe import RedisProbe
 from relay.server.certificate import CertificateStore, expiry_warning
@@ -86,7 +87,7 @@ def _queue(settings: Settings) -> Iterator[Finding]:
     try:
         queue.probe()
     except QueueUnavailable as unavailable:
-        code = OTHER_NAMES.get(unavailable.code, unavailable.code)
+        code = call_cause(unavailable.code)
         yield Finding(WARN, "queue", f"{settings.queue_url}: {code}; webhooks wait for the next look at Postgres")
     else:
         yield Finding(OK, "queue", f"answers ({'FIFO' if queue.fifo else 'standard'}): webhooks are told of by jobs")

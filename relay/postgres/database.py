@@ -11,7 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Final, TypeVar
 
 import gevent
@@ -23,6 +23,8 @@ import structlog
 from relay.core import metrics
 from relay.core.deadlines import seconds_left
 from relay.core.errors import PostgresUnavailable, Unstorable
+from relay.core.supervision import Supervised, supervise
+from relay.postgres.causes import postgres_cause
 from relay.postgres.driver import Connection, Cursor
 from relay.postgres.owner_limit import OwnerLimit
 
@@ -45,6 +47,8 @@ _CONNECT_SECONDS: Final = 2.0
 #: A server that does not answer within so long has had its chance; within less, it may just be that the wait was too
 #: short.
 _FAIR_SECONDS: Final = 1.0
+#: While there is no connection to be had, the log says so once in so many seconds.
+_REPORT_SECONDS: Final = 60.0
 #: With less time than this a question is not worth asking.
 _LEAST_SECONDS: Final = 0.02
 
@@ -104,6 +108,13 @@ class Database:
         self._failures = 0
         self._not_before = 0.0
         self._probing = False
+        #: Since when there has been no connection, and when the log was told last: moments of the monotonic clock.
+        self._away_since = self._reported = 0.0
+        self._watch: Supervised | None = None
+
+    def watch(self) -> None:
+        """Looks for the server now, and each minute while it is away, so that the log says so without any client."""
+        self._watch = supervise("postgres-watch", self._look_each_minute)
 
     def connect(
         self, deadline: float, *, statement_seconds: float | None = None, lock_seconds: float | None = None
@@ -129,7 +140,8 @@ class Database:
         finally:
             self._probing = False
         if self._failures:
-            log.info("postgres_back", failures=self._failures)
+            seconds = round(time.monotonic() - self._away_since)
+            log.info("postgres_back", failures=self._failures, seconds=seconds)
             self._failures = 0
         return connection
 
@@ -189,8 +201,22 @@ class Database:
     def close(self) -> None:
         """Closes what is idle; nothing connects from now on."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.stop()
         while self._idle:
             self._idle.pop().close()
+
+    def _look_each_minute(self) -> None:
+        self._look()
+        while True:
+            gevent.sleep(_REPORT_SECONDS)
+            if self._failures:
+                self._look()
+
+    def _look(self) -> None:
+        """Makes a connection for the pool, if it has none."""
+        with suppress(ConnectionLost), self.borrowed(time.monotonic() + _CONNECT_SECONDS) as borrow:
+            borrow(fresh=False)
 
     @contextmanager
     def borrowed(self, deadline: float, owner: str = "") -> Iterator[Callable[..., Connection]]:
@@ -260,9 +286,13 @@ class Database:
     def _failed(self, error: BaseException) -> None:
         _FAULTS.inc()
         pause = min(self.longest_pause, self.first_pause * 2**self._failures)
-        self._not_before = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
+        now = time.monotonic()
+        self._not_before = now + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
         if self._failures == 0:
-            log.warning("postgres_unavailable", cause=type(error).__name__, sqlstate=getattr(error, "pgcode", None))
+            self._away_since = now
+        if self._failures == 0 or now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            log.warning("postgres_unavailable", cause=postgres_cause(error), seconds=round(now - self._away_since))
         self._failures = min(self._failures + 1, 30)
 
     @staticmethod

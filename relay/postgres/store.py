@@ -204,6 +204,10 @@ class Store:
 
         self._use(insert, user_id)
 
+    def watch(self) -> None:
+        """Looks for Postgres now, and each minute while it is away: the log says so, whether clients come or not."""
+        self._database.watch()
+
     def close(self) -> None:
         """Closes every connection. What still waits in `insert` is Unavailable."""
         self._commits.close()

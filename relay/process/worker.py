@@ -108,6 +108,7 @@ def run(assignment: Assignment) -> int:
     connections = ConnectionTable(assignment.table, index, settings.web_concurrency, settings.max_connections)
     server = Server(settings, services, ProcessLimits(settings, cache.link), certificate=certificate, table=connections)
     _collect_seldom()
+    store.watch()
     clock.start()
     signals.attend(assignment.lifeline, drain=server.drain, certificate=certificate, keeper=assignment.keeper)
     # The hub turns for the first time when the listeners have been opened: the first beat says that this worker serves.

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import redis
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.retry import Retry
@@ -49,8 +50,18 @@ class _TcpConnection(_KnowsItsSocket, Connection):
     pass
 
 
+class SilentTls(redis.exceptions.ConnectionError):
+    """The server took the connection and did not answer the TLS handshake in time."""
+
+
 class _TlsConnection(_KnowsItsSocket, SSLConnection):
-    pass
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> socket.socket:
+        """As redis-py has it, called by its `_connect`; a server without TLS, which is silent, has another error."""
+        try:
+            wrapped: socket.socket = super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        except TimeoutError as error:
+            raise SilentTls from error
+        return wrapped
 
 
 class _UnixConnection(_KnowsItsSocket, UnixDomainSocketConnection):

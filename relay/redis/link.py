@@ -25,6 +25,7 @@ from relay.core import metrics
 from relay.core.errors import RedisUnavailable
 from relay.core.handoff import Handoff
 from relay.core.supervision import Supervised, supervise
+from relay.redis.causes import redis_cause
 from relay.redis.endpoint import Endpoint, RedisConnection
 from relay.redis.protocol import Argument, Command, ErrorReply, RedisReply, RespConnection, pack
 
@@ -175,7 +176,7 @@ class RedisLink:
                 metrics.FAULTS.labels("redis").inc()
                 self.failure = redaction.summary(error)
                 if not self._down:
-                    log.warning("redis_unavailable", cause=type(error).__name__)
+                    log.warning("redis_unavailable", cause=redis_cause(self.failure))
                 self._down = True
                 # What worked for a while may have been closed for good reasons: a restart, a failover.
                 at_once = self._exchange is not None and time.monotonic() - connected > self._pause

@@ -80,7 +80,8 @@ class WebParts:
             self._dispatches.publish(delivery_ids)
 
     def start(self) -> None:
-        """Begins to write events."""
+        """Begins to write events, and to look for Postgres."""
+        self.database.watch()
         self._dispatches = _dispatches(self._settings)
         if self._dispatches is not None:
             self._dispatches.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import resource
 import socket
 import socketserver
@@ -347,6 +348,20 @@ def test_a_self_signed_redis_is_taken_where_wanted(check: Callable[..., Result],
     assert result.of("redis") == [("ok", "answers, reads and writes")]
 
 
+def test_redis_with_tls_where_there_is_none(check: Callable[..., Result], redis_url: str) -> None:
+    result = check(REDIS_URL=redis_url.replace("redis://", "rediss://"))
+    assert result.status == 0
+    assert result.of("redis")[0][0] == "warn"
+    assert "TLS is not answered: a server without TLS is redis://" in result.of("redis")[0][1]
+
+
+def test_redis_without_tls_where_there_is_some(check: Callable[..., Result], self_signed_redis: str) -> None:
+    result = check(REDIS_URL=self_signed_redis.replace("rediss://", "redis://"))
+    assert result.status == 0
+    assert result.of("redis")[0][0] == "warn"
+    assert re.search("rediss://|closed the connection", result.of("redis")[0][1])
+
+
 # Queue
 
 
@@ -355,7 +370,7 @@ def test_no_such_queue(check: Callable[..., Result], queue_url: str, sqs: Sqs) -
     assert result.status == 1
     ((level, text),) = result.of("queue")
     assert level == "FAIL"
-    assert "NonExistentQueue" in text
+    assert "there is no such queue (" in text
 
 
 def test_a_fifo_queue(check: Callable[..., Result], fifo_queue_url: str, sqs: Sqs) -> None:
@@ -373,7 +388,7 @@ def test_no_credentials(check: Callable[..., Result], queue_url: str, tmp_path: 
     assert result.status == 1
     ((level, text),) = result.of("queue")
     assert level == "FAIL"
-    assert "NoCredentials" in text
+    assert "no AWS credentials were found" in text
 
 
 def test_no_queue_service_there(check: Callable[..., Result], nobody: str, sqs: Sqs) -> None:

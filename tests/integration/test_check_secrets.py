@@ -19,8 +19,8 @@ from psycogreen.gevent import patch_psycopg
 from config import environment
 from config.settings import Settings
 from relay.operator import postgres_probe
-from relay.operator.causes import postgres_cause
 from relay.operator.redis_probe import RedisProbe
+from relay.postgres.causes import postgres_cause
 from scripts.services import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

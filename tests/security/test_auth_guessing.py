@@ -133,7 +133,11 @@ def test_waiting_for_one_reply_holds_up_nobody_else(start: Start, api_key: NewAp
 
 def test_our_own_trouble_is_not_the_clients_failure(start: Start, postgres_url: str, api_key: NewApiKey) -> None:
     relay = start(DATABASE_URL=f"postgresql://x@127.0.0.1:{free_port()}/x")
+    # The log says it before any client has come, and not once for each of them.
+    eventually(lambda: '"postgres_unavailable"' in relay.log)
     assert [code(relay, f"os_live_any_{number}") for number in range(6)] == [454] * 6
+    (away,) = [line for line in map(json.loads, relay.log.splitlines()) if line["event"] == "postgres_unavailable"]
+    assert away["cause"] == "the connection was refused"
 
 
 def test_a_redis_that_hangs_delays_nobody_and_forgives_nobody(start: Start, tmp_path: Path, api_key: NewApiKey) -> None:

@@ -22,6 +22,9 @@ TOGETHER = {
 ELSEWHERE = {
     "config/line_output.py": "tests/unit/config/test_full_disk.py",
     "config/settings.py": "tests/unit/config/test_environment.py",
+    "relay/aws/causes.py": "tests/unit/core/test_causes.py",
+    "relay/postgres/causes.py": "tests/unit/core/test_causes.py",
+    "relay/redis/causes.py": "tests/unit/core/test_causes.py",
     "relay/aws/credentials.py": "tests/integration/storage/test_credentials.py",
     "relay/aws/https.py": "tests/integration/storage/test_https.py",
     "relay/aws/service.py": "tests/integration/storage/test_credentials.py",
@@ -67,7 +70,6 @@ ELSEWHERE = {
     "relay/mail/stored_headers.py": "tests/unit/mail/test_header_values.py",
     "relay/mail/structure_shortcut.py": "tests/differential/test_shortcuts.py",
     "relay/mail/transfer_encoding.py": "tests/unit/mail/test_linear_bodies.py",
-    "relay/postgres/database.py": "tests/integration/storage/test_store.py",
     "relay/postgres/driver.py": "tests/integration/storage/test_store.py",
     "relay/postgres/events.py": "tests/integration/web/test_ses_events.py",
     "relay/postgres/leases.py": "tests/integration/delivery/test_leases.py",

@@ -16,7 +16,8 @@ PAGE = (ROOT / "docs" / "replies.md").read_text().split("\n## Lines of `--check`
 SOURCES = (
     *sorted((ROOT / "relay" / "operator").glob("*check*.py")),
     *sorted((ROOT / "relay" / "operator").glob("*probe*.py")),
-    *(ROOT / "relay" / "operator" / name for name in ("causes.py", "preflight.py")),
+    ROOT / "relay" / "operator" / "preflight.py",
+    *(ROOT / "relay" / room / "causes.py" for room in ("core", "postgres", "redis", "aws")),
     *(ROOT / "relay" / "server" / name for name in ("certificate.py", "sockets.py", "descriptors.py")),
     *(ROOT / "relay" / "process" / name for name in ("children.py", "web_children.py", "delivery_children.py")),
     ROOT / "relay" / "postgres" / "schema_check.py",
@@ -25,7 +26,7 @@ SOURCES = (
 #: Calls that are given a line, or a part of one.
 _SAYING = {"CertificateError": 0, "CannotListen": 0, "refuse": 0, "Wrong": 0, "Finding": 2, "append": 0}
 #: Tables of words; their values are lines.
-_TABLES = {"_POSTGRES", "_REDIS", "_CALLS", "_CAUSES", "_MEANINGS", "OTHER_NAMES"}
+_TABLES = {"_POSTGRES", "_OTHERS", "_NETWORK", "_CAUSES", "_MEANINGS"}
 #: Letters of the shortest template that is a line: shorter ones are frames, of which another template has the rest.
 _FEWEST_LETTERS = 12
 #: Parts of lines that are documented as a whole.

@@ -1,10 +1,4 @@
-"""Why a service could not be reached, in words of our own.
-
-A library's text can hold any part of a URL, a malformed one's password among them: libpq takes `pa@ss word@host` for
-the host `ss word@host` and says that it can't be resolved. To take known parts out of such a text is guessing where
-they begin. So no text of a library is printed: it is searched for what it is known to say, and that is said in other
-words.
-"""
+"""Why Postgres could not be asked, in words: see `relay.core.causes`."""
 
 from __future__ import annotations
 
@@ -16,6 +10,7 @@ import psycopg2
 import psycopg2.errorcodes
 
 from config import redaction
+from relay.core.causes import in_words
 
 #: What libpq and servers say → what we say. The first that matches.
 _POSTGRES: Final[Mapping[str, str]] = {
@@ -40,33 +35,9 @@ _POSTGRES: Final[Mapping[str, str]] = {
     "invalid (integer|port|connection option|sslmode|channel_binding|.*value)": "DATABASE_URL has a wrong parameter",
 }
 
-#: Names in a summary of `config.redaction` → what we say.
-_REDIS: Final[Mapping[str, str]] = {
-    "ClusterMode": "is a Redis Cluster, which is not supported: the relay's scripts need a single server",
-    "SSLCertVerificationError": (
-        "its TLS certificate can't be verified; if your platform uses self-signed ones, set"
-        " SMTP_RELAY_REDIS_TLS_VERIFY=false"
-    ),
-    "SSLError": "TLS could not be established",
-    "AuthenticationError|NoPermissionError|NOAUTH|WRONGPASS": "user or password is wrong",
-    "BusyLoadingError|LOADING": "it is loading its data",
-    "ECONNREFUSED": "the connection was refused",
-    "gaierror": "its host name can't be resolved",
-    "ENETUNREACH|EHOSTUNREACH": "there is no route to its address",
-    "Timeout": "it did not answer in time",
-    "ECONNRESET|EPIPE|ConnectionResetError": "the server closed the connection",
-}
-
-#: The same for calls by HTTP.
-_CALLS: Final[Mapping[str, str]] = {
-    "NoCredentials|CredentialRetrieval|PartialCredentials|ProfileNotFound": "no AWS credentials were found",
-    "InvalidRegion|ValueError|InvalidEndpoint|InvalidURL": "there is no such region or endpoint",
-    "SSLError": "TLS could not be established",
-    "ECONNREFUSED": "the connection was refused",
-    "gaierror": "its host name can't be resolved",
-    "ENETUNREACH|EHOSTUNREACH": "there is no route to its address",
-    "ECONNRESET|EPIPE|ConnectionResetError": "the server closed the connection",
-    "Timeout": "it did not answer in time",
+#: The same of an error of libpq whose text is not known here.
+_OTHERS: Final[Mapping[str, str]] = {
+    "psycopg2": "the connection failed in a way that is not known here; see Postgres's log"
 }
 
 
@@ -82,17 +53,7 @@ def postgres_cause(error: BaseException | None) -> str:
         for pattern, meaning in _POSTGRES.items():
             if re.search(pattern, text):
                 return meaning
-    return _known(_REDIS, redaction.summary(error))
-
-
-def redis_cause(summary: str) -> str:
-    """Why there is no connection to Redis. `summary`: of the error, by `config.redaction`."""
-    return _known(_REDIS, summary)
-
-
-def call_cause(summary: str) -> str:
-    """Why a service could not be called over HTTP. `summary`: of the error, by `config.redaction`."""
-    return _known(_CALLS, summary)
+    return in_words(redaction.summary(error), _OTHERS)
 
 
 def named_sqlstate(sqlstate: str) -> str:
@@ -102,10 +63,3 @@ def named_sqlstate(sqlstate: str) -> str:
     except KeyError:
         return sqlstate
     return f"{sqlstate} ({name.lower().replace('_', ' ')})"
-
-
-def _known(meanings: Mapping[str, str], summary: str) -> str:
-    for pattern, meaning in meanings.items():
-        if re.search(pattern, summary):
-            return meaning
-    return summary
