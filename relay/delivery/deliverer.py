@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-import gevent
 import idna
 import structlog
 
-from relay.core import json_document, metrics
+from relay.core import metrics
 from relay.core.address import domain_of
 from relay.core.allowance import FAR, SHORT
 from relay.core.errors import PostgresUnavailable
@@ -21,25 +19,23 @@ from relay.core.provider_limits import MAX_RECIPIENTS
 from relay.core.spellings import mailbox_of
 from relay.delivery.compose import TOO_MANY_RECIPIENTS, Composed, Unsendable, bodies_of
 from relay.delivery.content import NoRoom
-from relay.delivery.handovers import EVENT_SECONDS, Handovers
+from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.leaving import leaving
 from relay.delivery.mailbox import address_of
 from relay.delivery.outbound_http import RefusedUrlError, UnavailableError
-from relay.delivery.outcome import KINDS, Failed, Outcome, Verdict
+from relay.delivery.outcome import Failed, Outcome, Verdict
 from relay.delivery.pace import Pace
 from relay.delivery.provider import Handover, Provider
-from relay.delivery.recipients import Progress, begun, progress_of
+from relay.delivery.recipients import Progress, progress_of
+from relay.delivery.records import Records
 from relay.delivery.regions import Regions
-from relay.delivery.row import Flaw, OutgoingAttachment, OutgoingEmail
+from relay.delivery.row import OutgoingEmail
 from relay.delivery.sandbox import simulation_of
-from relay.delivery.send_events import sent_event
 from relay.delivery.tracking import Tracking
 from relay.delivery.unclear import Decision, Unclear
-from relay.postgres.batches import Batches
-from relay.postgres.driver import Row
 from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
-from relay.postgres.outgoing import HELD_OCTETS, Outgoing
+from relay.postgres.outgoing import Outgoing
 from relay.postgres.sending_facts import MailAsked, SendingDomain
 from relay.postgres.sent_rows import Event
 from relay.redis.claim_states import HANDING_OVER, SENT
@@ -47,28 +43,17 @@ from relay.redis.claim_states import HANDING_OVER, SENT
 log = structlog.get_logger(__name__)
 
 DEFAULT_REGION: Final = "us-east-1"
-#: Seconds for which it is tried to record that a provider has a mail. Below the age at which a claim is given up.
-RECORDING_SECONDS: Final = 570.0
 #: Seconds after which a mail is tried again that other large mails are before, and one that the spool has no room for.
 _BUSY_SECONDS: Final = 15.0
 _NO_ROOM_SECONDS: Final = 30.0
-#: Seconds for which a mail that is put back waits for others, so that one statement does for all of them.
-_TOGETHER_SECONDS: Final = 0.02
-_MOST_TOGETHER: Final = 1_000
 
 # A series that begins with its first event hides that event from rate().
 for _outcome in ("sent", "bounced", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded", "held"):
     metrics.DELIVERIES.labels(_outcome)
 for _simulated in ("delivered", "bounced", "complained", "suppressed"):
     metrics.DELIVERIES.labels(f"simulated_{_simulated}")
-for _kind in (*KINDS, Verdict.PERMANENT.value, Verdict.PASSING.value):
-    metrics.DELIVERY_FAILURES.labels(_kind)
 for _result in ("sent", "failed"):
     metrics.DELIVERY_SEND_SECONDS.labels(_result)
-
-
-#: Id, seconds until it may leave, whether the provider may have it.
-_PutBack = tuple[str, float, bool]
 
 
 class Deliverer:
@@ -102,16 +87,16 @@ class Deliverer:
         self._large_mails = large_mails
         self._handovers = handovers
         self._unclear = unclear
-        self._pause = pause
-        self._put_backs: Batches[_PutBack, bool] = Batches(
-            "delivery_put_back",
-            self._put_back_all,
-            lambda row: self._put_back_all([row])[0],
-            most=_MOST_TOGETHER,
-            seconds=_TOGETHER_SECONDS,
-        )
         self._pace = pace
         self._regions = Regions(pace)
+        self._records = Records(
+            outgoing,
+            provider=provider.name,
+            max_attempts=max_attempts,
+            handovers=handovers,
+            rest=self._regions.all_rest,
+            pause=pause,
+        )
 
     def deliver(self, email: OutgoingEmail) -> None:
         """Sends the mail and records what became of it. Raises PostgresUnavailable where that can't be recorded."""
@@ -139,7 +124,7 @@ class Deliverer:
             raise error
         log.exception("unexpected_error", email_id=email.id)
         failed = Failed(Verdict.PASSING, "InternalError", type(error).__name__)
-        return self._failed(email, failed, self._progress(email), unclear=state == HANDING_OVER)
+        return self._records.failed(email, failed, self._progress(email), unclear=state == HANDING_OVER)
 
     def preview(self, email: OutgoingEmail, files: ExitStack) -> Composed | Failed | None:
         """The mail that would leave for a row, or why none would; None: no recipient is left.
@@ -168,13 +153,13 @@ class Deliverer:
             return decided
         if len(email.recipients) > MAX_RECIPIENTS:
             # Before they are looked up: it may be tens of thousands.
-            return self._failed(email, Failed(Verdict.PERMANENT, *TOO_MANY_RECIPIENTS), None)
+            return self._records.failed(email, Failed(Verdict.PERMANENT, *TOO_MANY_RECIPIENTS), None)
         email, domain, suppressed = self._looked_up(email)
         region = self._provider.region or (domain.region if domain is not None else DEFAULT_REGION)
         configuration_set = domain.configuration_set if domain is not None else None
         rest = self._regions.wait(email.id, region, configuration_set, address_of(email.sender))
         if rest:
-            return self._put_back(email, rest)
+            return self._records.put_back(email, rest)
         progress = self._progress(email)
         if suppressed and not email.recipients and progress is None:
             self._outgoing.suppress(email.id, _suppressed_event(email.id, suppressed))
@@ -183,7 +168,7 @@ class Deliverer:
             with ExitStack() as files:
                 composed = self._composed(email, domain, files)
                 if isinstance(composed, Failed):
-                    return self._failed(email, composed, progress)
+                    return self._records.failed(email, composed, progress)
                 if suppressed:
                     self._outgoing.record(email.id, email.user_id, _suppressed_event(email.id, suppressed))
                 handover = Handover(
@@ -199,63 +184,23 @@ class Deliverer:
                 if progress is not None:
                     handover = progress.narrowed(handover)
                     if not handover.recipients:
-                        return self._finished(email, replace(progress, delayed=()))
+                        return self._records.finished(email, replace(progress, delayed=()))
                 records_sent = self._records_sent(domain)
                 put_off = self._put_off(email, handover, records_sent=records_sent)
                 if put_off is not None:
-                    return self._put_back(email, put_off)
+                    return self._records.put_back(email, put_off)
                 answer = self._send(handover)
                 outcome = self._regions.judge(handover, answer)
         except Busy:
-            return self._put_back(email, _BUSY_SECONDS)
+            return self._records.put_back(email, _BUSY_SECONDS)
         except NoRoom as full:
             log.error("delivery_spool_full", code=full.code)
-            return self._put_back(email, _NO_ROOM_SECONDS)
-        return self._recorded(email, answer, outcome, progress, records_sent=records_sent)
-
-    def _recorded(
-        self, email: OutgoingEmail, answer: Outcome, outcome: Outcome, progress: Progress | None, *, records_sent: bool
-    ) -> str:
-        """Records what became of a call. `outcome`: the provider's answer, as other mails of the region make it out."""
-        if isinstance(outcome, Failed):
-            if isinstance(answer, Failed) and answer.verdict is Verdict.UNCLEAR:
-                metrics.DELIVERY_UNCLEAR.labels("found").inc()
-                wait = 0.0 if records_sent else EVENT_SECONDS
-                return self._failed(email, outcome, progress, unclear=True, wait=wait)
-            self._handovers.answered(email.id, None)
-            return self._failed(email, outcome, progress)
-        if outcome.refused or progress is not None:
-            return self._partly_sent(email, begun(outcome) if progress is None else progress.after(outcome))
-        self._handovers.answered(email.id, outcome.message_id)
-        event = sent_event(email.id, self._provider.name, outcome.message_id) if records_sent else None
-        _until_recorded(lambda: self._outgoing.sent(email.id, event))
-        return "sent"
+            return self._records.put_back(email, _NO_ROOM_SECONDS)
+        return self._records.answered(email, answer, outcome, progress, records_sent=records_sent)
 
     def _progress(self, email: OutgoingEmail) -> Progress | None:
         """Which recipients have the mail from an attempt before this one; None: none has."""
         return progress_of(self._outgoing.recipients_of(email.id, email.retries)) if email.retries else None
-
-    def _partly_sent(self, email: OutgoingEmail, progress: Progress) -> str:
-        """Some recipients have the mail, and the others are tried again as long as there are attempts left.
-
-        Until that is recorded the mail counts as unclear: as sent, it would never reach the others.
-        """
-        if not progress.delayed or email.retries + 1 >= self._max_attempts:
-            return self._finished(email, progress)
-        failed = progress.failure()
-        _until_recorded(lambda: self._retry(email, failed, progress))
-        return "delayed"
-
-    def _finished(self, email: OutgoingEmail, progress: Progress) -> str:
-        """Some have the mail, and no recipient is tried again."""
-        bounces = progress.bounces(email.id, self._provider.name)
-        sent = sent_event(email.id, self._provider.name, progress.message_id)
-        if not bounces:
-            _until_recorded(lambda: self._outgoing.sent(email.id, sent))
-            return "sent"
-        log.info("recipients_refused", email_id=email.id, codes=progress.codes())
-        _until_recorded(lambda: self._outgoing.bounced(email.id, email.user_id, [sent, *bounces]))
-        return "bounced"
 
     def _put_off(self, email: OutgoingEmail, handover: Handover, *, records_sent: bool) -> float | None:
         """Returns None when the mail is to be handed over now, else the seconds for which it is put back."""
@@ -337,87 +282,11 @@ class Deliverer:
                 self._outgoing.sent(email.id, None)
                 return "sent"
             case Decision.FAILED:
-                return self._fail(email, max(1, email.retries), UNCLEAR, UNCLEAR_TEXT)
+                return self._records.fail(email, max(1, email.retries), UNCLEAR, UNCLEAR_TEXT)
             case Decision.HELD:
                 return "held"
             case _:
                 return None
-
-    def _put_back(self, email: OutgoingEmail, seconds: float, *, unclear: bool = False) -> str:
-        """The mail waits, for a reason that is not in it; where none can leave, nothing else is looked for either."""
-        rest = self._regions.all_rest()
-        if rest:
-            self._pause(rest)
-        self._put_backs.ask((email.id, seconds, unclear))
-        return "put_back"
-
-    def _put_back_all(self, rows: Sequence[_PutBack]) -> list[bool]:
-        self._outgoing.put_back(
-            [email_id for email_id, _, _ in rows],
-            [seconds for _, seconds, _ in rows],
-            unclear={email_id for email_id, _, unclear in rows if unclear},
-        )
-        return [True] * len(rows)
-
-    def _failed(
-        self,
-        email: OutgoingEmail,
-        failed: Failed,
-        progress: Progress | None,
-        *,
-        unclear: bool = False,
-        wait: float = 0.0,
-    ) -> str:
-        """`unclear`: the provider may have the mail, which is found out before it is sent again. `wait`: seconds."""
-        metrics.DELIVERY_FAILURES.labels(failed.kind or failed.verdict.value).inc()
-        if failed.verdict is Verdict.NOT_THIS_MAIL:
-            return self._put_back(email, max(wait, failed.pause), unclear=unclear)
-        attempt = email.retries + 1
-        # One that is unclear ends, too, when its attempts are used up: after the truth was asked (`Unclear.decide`).
-        if failed.verdict is Verdict.PERMANENT or (attempt >= self._max_attempts and not unclear):
-            if progress is not None:
-                return self._finished(email, progress.given_up(failed))
-            return self._fail(email, attempt, failed.code, failed.message)
-        self._retry(email, failed, progress, unclear=unclear, wait=wait)
-        return "delayed"
-
-    def _retry(
-        self,
-        email: OutgoingEmail,
-        failed: Failed,
-        progress: Progress | None,
-        *,
-        unclear: bool = False,
-        wait: float = 0.0,
-    ) -> None:
-        """The mail is tried again later, only for recipients that have not got it where some have."""
-        attempt = email.retries + 1
-        seconds = max(wait, float(min(900, 2 ** min(attempt + 1, 6))))
-        at = datetime.now(UTC) + timedelta(seconds=seconds)
-        payload: dict[str, object] = {
-            "email_id": email.id,
-            "reason": "provider_retry_scheduled",
-            "provider": self._provider.name,
-            "attempt_count": attempt,
-            "next_retry_at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "last_error": {"code": failed.code, "message": failed.message[:1000]},
-        }
-        if progress is not None:
-            payload["recipients"] = progress.payload()
-        event = Event(type="delayed", source_id=f"provider-delayed:{email.id}:{attempt}", payload=payload)
-        code, message = (UNCLEAR, UNCLEAR_TEXT) if unclear else (failed.code, failed.message)
-        self._outgoing.retry(email.id, event, attempt=attempt, seconds=seconds, code=code, message=message)
-
-    def _fail(self, email: OutgoingEmail, attempt: int, code: str, message: str) -> str:
-        payload: dict[str, object] = {
-            "reason": "provider_retries_exhausted",
-            "provider": self._provider.name,
-            "attempt_count": attempt,
-            "last_error": {"code": code, "message": message[:1000]},
-        }
-        event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
-        self._outgoing.fail(email.id, event, attempt=attempt, code=code, message=message)
-        return "failed"
 
 
 def _spellings_of(domain: str) -> tuple[str, ...]:
@@ -435,24 +304,6 @@ def _spellings_of(domain: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _until_recorded(record: Callable[[], None]) -> None:
-    """Writes down that a provider has a mail, however long Postgres is away: otherwise it would be sent once more.
-
-    Raises PostgresUnavailable after RECORDING_SECONDS.
-    """
-    until = time.monotonic() + RECORDING_SECONDS
-    pause = 0.25
-    while True:
-        try:
-            record()
-            return
-        except PostgresUnavailable:
-            if time.monotonic() > until:
-                raise
-            gevent.sleep(pause)
-            pause = min(5.0, pause * 2)
-
-
 def _suppressed_event(email_id: str, suppressed: dict[str, str]) -> Event:
     payload = {
         "email_id": email_id,
@@ -461,66 +312,3 @@ def _suppressed_event(email_id: str, suppressed: dict[str, str]) -> Event:
         "recipient_count": len(suppressed),
     }
     return Event(type="suppressed", source_id=f"suppressed:{email_id}", payload=payload)
-
-
-def user_of(row: Row) -> str | None:
-    """The user whose mail a claimed row is, in the order of `Outgoing.claim`."""
-    return _text(row[1])
-
-
-def email_of(row: Row) -> OutgoingEmail:
-    """A claimed row, in the order of `Outgoing.claim`. What is of a wrong type is left out. Raises nothing."""
-    (email_id, user_id, sender, header, html, text, attachments, retries, created) = row[:9]
-    text_octets, attachment_octets, unclear = row[9:12]
-    large = text_octets > HELD_OCTETS or (attachments is None and attachment_octets > 0)
-    fields: Any = ((),) * 6
-    entries: Any = ()
-    flaw = None
-    try:
-        if header is None:
-            flaw = Flaw.HEADER_TOO_LARGE
-        else:
-            fields = json_document.loads(header)
-        if attachments is not None and not large:
-            entries = json_document.loads(attachments)
-    except ValueError:
-        flaw = Flaw.UNREADABLE
-    to, cc, bcc, reply_to, subject, headers = fields
-    return OutgoingEmail(
-        id=str(email_id),
-        user_id=user_id,
-        sender=sender,
-        to=_texts(to),
-        cc=_texts(cc),
-        bcc=_texts(bcc),
-        reply_to=_texts(reply_to),
-        subject=_text(subject) or "",
-        html=html if html and not large else "",
-        text=text if text and not large else "",
-        headers={k: v for k, v in headers.items() if isinstance(v, str)} if isinstance(headers, dict) else {},
-        attachments=tuple(
-            OutgoingAttachment(
-                filename=entry["filename"],
-                content=_text(entry.get("content")),
-                path=_text(entry.get("path")),
-                content_type=_text(entry.get("content_type")),
-                content_id=_text(entry.get("content_id")),
-            )
-            for entry in (entries if isinstance(entries, list) else ())
-            if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
-        ),
-        retries=retries or 0,
-        created_at=created,
-        large=large,
-        stored_octets=text_octets + attachment_octets,
-        flaw=flaw,
-        unclear=unclear,
-    )
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -16,8 +16,9 @@ import gevent.lock
 
 from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.supervision import Supervised, supervise
-from relay.delivery.deliverer import Deliverer, email_of, user_of
+from relay.delivery.deliverer import Deliverer
 from relay.delivery.queue_jobs import QueueJobs
+from relay.delivery.row import email_of, user_of
 from relay.delivery.row_source import RowSource, Turns
 from relay.delivery.shares import Share, Shares
 from relay.delivery.unclear import LeftBehind

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
+from relay.core import json_document
 from relay.core.frozen import frozen
+from relay.postgres.driver import Row
+from relay.postgres.outgoing import HELD_OCTETS
 
 
 @frozen
@@ -76,3 +80,66 @@ class OutgoingEmail:
     def recipients(self) -> tuple[str, ...]:
         """All recipients of this mail, To first, then Cc, then Bcc."""
         return (*self.to, *self.cc, *self.bcc)
+
+
+def user_of(row: Row) -> str | None:
+    """The user whose mail a claimed row is, in the order of `Outgoing.claim`."""
+    return _text(row[1])
+
+
+def email_of(row: Row) -> OutgoingEmail:
+    """A claimed row, in the order of `Outgoing.claim`. What is of a wrong type is left out. Raises nothing."""
+    (email_id, user_id, sender, header, html, text, attachments, retries, created) = row[:9]
+    text_octets, attachment_octets, unclear = row[9:12]
+    large = text_octets > HELD_OCTETS or (attachments is None and attachment_octets > 0)
+    fields: Any = ((),) * 6
+    entries: Any = ()
+    flaw = None
+    try:
+        if header is None:
+            flaw = Flaw.HEADER_TOO_LARGE
+        else:
+            fields = json_document.loads(header)
+        if attachments is not None and not large:
+            entries = json_document.loads(attachments)
+    except ValueError:
+        flaw = Flaw.UNREADABLE
+    to, cc, bcc, reply_to, subject, headers = fields
+    return OutgoingEmail(
+        id=str(email_id),
+        user_id=user_id,
+        sender=sender,
+        to=_texts(to),
+        cc=_texts(cc),
+        bcc=_texts(bcc),
+        reply_to=_texts(reply_to),
+        subject=_text(subject) or "",
+        html=html if html and not large else "",
+        text=text if text and not large else "",
+        headers={k: v for k, v in headers.items() if isinstance(v, str)} if isinstance(headers, dict) else {},
+        attachments=tuple(
+            OutgoingAttachment(
+                filename=entry["filename"],
+                content=_text(entry.get("content")),
+                path=_text(entry.get("path")),
+                content_type=_text(entry.get("content_type")),
+                content_id=_text(entry.get("content_id")),
+            )
+            for entry in (entries if isinstance(entries, list) else ())
+            if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+        ),
+        retries=retries or 0,
+        created_at=created,
+        large=large,
+        stored_octets=text_octets + attachment_octets,
+        flaw=flaw,
+        unclear=unclear,
+    )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -27,10 +27,11 @@ from config import environment
 from config.settings import Settings
 from relay.core.errors import PostgresUnavailable
 from relay.delivery.content import NoRoom
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.outcome import Failed
+from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import tracking_of
 from relay.delivery.unclear import Unclear

@@ -15,11 +15,13 @@ from relay.postgres import sending_facts
 from relay.postgres.batches import Batches
 from relay.postgres.database import Database
 from relay.postgres.driver import Cursor, Row
+from relay.postgres.ended_rows import EndedRows
 from relay.postgres.events import DELIVERIES
+from relay.postgres.failed_rows import FailedRow
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
 from relay.postgres.sending_facts import Facts, MailAsked
-from relay.postgres.sent_rows import Event, SentRows
+from relay.postgres.sent_rows import Event, SentRow
 from relay.postgres.transaction import in_transaction
 from relay.postgres.waiting import HEADER_SIZE
 
@@ -131,14 +133,16 @@ class Outgoing:
         self._deliveries_due = deliveries_due
         self._leases = Leases()
         self._left = LeftRows(database, deadline=deadline)
-        self._sent_rows = SentRows(database, deadline=deadline, deliveries_due=deliveries_due)
+        self._ended_rows = EndedRows(database, deadline=deadline, deliveries_due=deliveries_due)
         self._claims = Batches("claims_together", self._claim_together, self._claim_alone, most=_CLAIMS)
         self._facts = Batches("facts_together", self._facts_together, self._facts_alone, most=_MOST)
-        self._sent = Batches("sent_together", self._sent_rows.record_together, self._sent_rows.record_alone, most=_MOST)
+        self._ended = Batches(
+            "ended_together", self._ended_rows.record_together, self._ended_rows.record_alone, most=_MOST
+        )
 
     def close(self) -> None:
         """Closes the connection that is kept beside the database's."""
-        self._sent_rows.close()
+        self._ended_rows.close()
 
     def claim(self, ids: Collection[str], *, skip_locked: bool = False) -> list[tuple[object, ...]]:
         """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`.
@@ -201,7 +205,7 @@ class Outgoing:
 
     def sent(self, email_id: str, event: Event | None) -> None:
         """The provider has the mail. Recorded in one statement with others; see `relay.postgres.sent_rows`."""
-        self._sent.ask((email_id, event))
+        self._ended.ask(SentRow(email_id, event))
         self._leases.forget(email_id)
 
     def bounced(self, email_id: str, user_id: str | None, events: Sequence[Event]) -> None:
@@ -228,35 +232,30 @@ class Outgoing:
         return self._use(select)
 
     def retry(self, email_id: str, event: Event, *, attempt: int, seconds: float, code: str, message: str) -> None:
-        """This mail failed in a way that may pass: back to `queued`, not before so many seconds."""
-        self._finish(
-            email_id,
-            "status = 'queued', provider_retry_count = %(attempt)s, provider_last_attempted_at = now(),"
-            " provider_next_retry_at = now() + make_interval(secs => %(seconds)s),"
-            " provider_last_error_code = %(code)s, provider_last_error_message = %(message)s",
-            _OURS,
-            event,
-            mark=self._leases.mark(email_id),
-            attempt=attempt,
-            seconds=seconds,
-            code=_text_of(code, 255),
-            message=_text_of(message, 1000),
-        )
+        """This mail failed in a way that may pass: back to `queued`, not before so many seconds. As `sent`, with
+        others.
+        """
+        self._failed(email_id, event, attempt=attempt, seconds=seconds, code=code, message=message)
 
     def fail(self, email_id: str, event: Event, *, attempt: int, code: str, message: str) -> None:
-        """This mail failed for good."""
-        self._finish(
-            email_id,
-            "status = 'failed', provider_retry_count = %(attempt)s, provider_last_attempted_at = now(),"
-            " provider_next_retry_at = NULL, provider_dead_lettered_at = now(),"
-            " provider_last_error_code = %(code)s, provider_last_error_message = %(message)s",
-            _OURS,
-            event,
-            mark=self._leases.mark(email_id),
-            attempt=attempt,
-            code=_text_of(code, 255),
-            message=_text_of(message, 1000),
+        """This mail failed for good. As `sent`, with others."""
+        self._failed(email_id, event, attempt=attempt, seconds=None, code=code, message=message)
+
+    def _failed(
+        self, email_id: str, event: Event, *, attempt: int, seconds: float | None, code: str, message: str
+    ) -> None:
+        self._ended.ask(
+            FailedRow(
+                email_id,
+                mark=self._leases.mark(email_id),
+                event=event,
+                attempt=attempt,
+                seconds=seconds,
+                code=code,
+                message=message,
+            )
         )
+        self._leases.forget(email_id)
 
     def suppress(self, email_id: str, event: Event) -> None:
         """No recipient of this mail is left."""
@@ -377,11 +376,6 @@ class Outgoing:
 
     def _use(self, work: Callable[[Cursor], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)
-
-
-def _text_of(words: str, most: int) -> str:
-    """What a column of so many characters may hold of what others have said: Postgres takes no NUL in a text."""
-    return words.replace("\0", "")[:most]
 
 
 def _of(event: Event | None) -> dict[str, object]:

@@ -32,6 +32,10 @@ ANSWERS: tuple[Answer, ...] = (
     {"status": 504, "code": "", "message": ""},
     {"status": 429, "code": "TooManyRequestsException", "message": "slower"},
 )
+#: Seconds after which the provider takes a mail and answers: a worker gives a call up after 60 (relay/aws/ses.py).
+TOO_LATE_SECONDS = 65.0
+#: Mails of which that is so, at the end of a run with faults.
+TOO_LATE = 5
 
 
 @dataclass(slots=True)
@@ -68,6 +72,8 @@ def kill_at_random(
         if _kill(stage, chance, victim):
             outcome.kills[victim] += 1
         stage.revive()
+    if faults:
+        outcome.faults["answers later than the limit"] += _answer_too_late(stage)
     stage.ses.answer()
     until = time.monotonic() + patience
     while stage.count("processing") and time.monotonic() < until:
@@ -86,6 +92,21 @@ def _answers(chance: random.Random, *, faults: bool) -> list[Answer]:
         for place in chance.sample(range(60), 2):
             late[place] = chance.choice(ANSWERS)
     return late
+
+
+def _answer_too_late(stage: DeliveryStage) -> int:
+    """Has some calls answered after the worker has given them up, while other mails leave; how many.
+
+    Nothing is killed meanwhile: a process that ends gives its calls up too soon.
+    """
+    began = time.monotonic()
+    stage.add(TOO_LATE + 20)
+    late: Answer = {"seconds": TOO_LATE_SECONDS}
+    stage.ses.answer(*[late] * TOO_LATE)
+    while time.monotonic() - began < TOO_LATE_SECONDS + 10.0:
+        stage.revive()
+        time.sleep(0.5)
+    return TOO_LATE
 
 
 def _kill(stage: DeliveryStage, chance: random.Random, victim: str) -> bool:

@@ -13,10 +13,11 @@ import psycopg2.extensions
 import pytest
 from psycogreen.gevent import patch_psycopg
 
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
 from relay.delivery.provider import Provider
+from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
 from relay.delivery.tracking import Tracking
 from relay.delivery.unclear import Unclear

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
 from relay.delivery.outcome import Failed, Outcome, RefusedRecipient, Sent, Verdict
 from relay.delivery.provider import Handover
+from relay.delivery.row import email_of
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import PLANNER, WaitingRows

@@ -14,8 +14,8 @@ import gevent
 import pytest
 
 from relay.delivery import large_mails
-from relay.delivery.deliverer import email_of
 from relay.delivery.large_mails import Busy, LargeMails
+from relay.delivery.row import email_of
 from relay.delivery.tracking import Tracking
 from relay.mail import parse
 from relay.postgres.database import Database

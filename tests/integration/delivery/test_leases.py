@@ -10,9 +10,9 @@ import pytest
 
 from relay.aws import ses as aws_ses
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS
-from relay.delivery import deliverer as deliverer_module
-from relay.delivery import smtp_provider
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery import records, smtp_provider
+from relay.delivery.deliverer import Deliverer
+from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
 from relay.postgres import leases
 from relay.postgres.database import Database
@@ -45,7 +45,7 @@ ENDS: dict[str, Callable[[Outgoing, str], None]] = {
     "suppress": lambda worker, id_: worker.suppress(id_, Event("suppressed", f"s:{id_}", {})),
     "put_back": lambda worker, id_: worker.put_back([id_], 1.0),
     "simulate": lambda worker, id_: worker.simulate(
-        id_, "user", status="delivered", events=[Event("sent", f"x:{id_}", {})], reason=None
+        id_, "user", status="delivered", events=[Event("sent", f"x:{id_}", {})], reason=None, to=[]
     ),
 }
 
@@ -113,7 +113,7 @@ def test_all_that_may_follow_a_claim_ends_within_the_lease() -> None:
     largest = MAX_COMPOSED_OCTETS * 4 / 3 + 10_000
     calling = aws_ses._CONNECT_SECONDS + aws_ses._CALL_SECONDS + largest / aws_ses._LEAST_RATE
     calling = max(calling, smtp_provider.CALL_SECONDS)
-    recording = deliverer_module.RECORDING_SECONDS
+    recording = records.RECORDING_SECONDS
     assert leases.HANDOVER_SECONDS + calling + recording < leases.LEASE.total_seconds()
 
 

@@ -11,8 +11,9 @@ import pytest
 from relay.aws.ses import SesError
 from relay.aws.ses_account import SesAccount
 from relay.delivery.account import UNTOLD
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
 from relay.delivery.pace import Pace
+from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
 from relay.postgres.outgoing import Outgoing
 from relay.redis.link import RedisLink

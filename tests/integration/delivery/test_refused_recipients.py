@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from config.settings import Settings
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
+from relay.delivery.row import email_of
 from relay.delivery.smart_host import SmartHost
 from relay.delivery.smtp_provider import SmtpProvider
 from relay.postgres.outgoing import Outgoing

@@ -8,10 +8,11 @@ from typing import Any
 import gevent
 import pytest
 
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
 from relay.delivery.outcome import Outcome, Sent, of_ses_error, of_silence
 from relay.delivery.provider import Handover
+from relay.delivery.row import email_of
 from relay.postgres.outgoing import Outgoing
 
 Query = Callable[..., list[tuple[Any, ...]]]

@@ -286,6 +286,92 @@ def test_rows_of_one_statement_are_recorded_as_each_alone(
     assert state(query, [together for together, _, _ in pairs]) == state(query, [alone for _, alone, _ in pairs])
 
 
+def failed(asking: Outgoing, email_id: str, *, final: bool) -> None:
+    kind = "failed" if final else "delayed"
+    event = Event(kind, f"{kind}:{email_id}", {"text": "a 'quoted' \\ \x00 {\u20ac}"})
+    code, message = "Code" * 100, "a\x00b" * 500
+    if final:
+        asking.fail(email_id, event, attempt=3, code=code, message=message)
+    else:
+        asking.retry(email_id, event, attempt=2, seconds=600.0, code=code, message=message)
+
+
+def failure(query: Query, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    """What is recorded of each row's failure beside its state."""
+    return [
+        query(
+            "SELECT provider_retry_count, provider_next_retry_at > now() + interval '9 minutes',"
+            " provider_dead_lettered_at IS NOT NULL, provider_last_error_message FROM emails WHERE id = %s",
+            email_id,
+        )[0]
+        for email_id in ids
+    ]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_failures_of_one_statement_are_recorded_as_each_alone(
+    asking: Outgoing, query: Query, postgres_url: str, seed: int
+) -> None:
+    """Rows that are claimed by this process, or no longer; some with an event that is known, some locked."""
+    chance = random.Random(seed)
+    for user, types in (("one", '["email.delayed"]'), ("two", '["email.delayed", "email.failed"]')):
+        query(
+            "INSERT INTO webhooks (id, url, event_types, user_id)"
+            " VALUES (gen_random_uuid(), 'https://x.example', %s, %s)",
+            types,
+            user,
+        )
+    pairs, locked = [], []
+    for number in range(12):
+        ids = add(query, 2, chance.choice(["one", "two", "nobody"]))
+        assert len(asking.claim(ids)) == 2
+        final, over, known = number % 3 == 0, number % 4 == 3, chance.random() < 0.3
+        for email_id in ids:
+            if over:
+                query("UPDATE emails SET provider_last_attempted_at = now() WHERE id = %s", email_id)
+            if known:
+                query(
+                    "INSERT INTO email_events (id, source_id, type, payload) VALUES (gen_random_uuid(), %s, 'x', '{}')",
+                    f"{'failed' if final else 'delayed'}:{email_id}",
+                )
+        pairs.append((*ids, final))
+        # What is no longer claimed is not waited for.
+        locked += ids[:1] if not over and chance.random() < 0.3 else []
+    for _, alone, final in pairs:
+        failed(asking, alone, final=final)
+    sent = add(query, 3)
+    asking.claim(sent)
+    with held(postgres_url, "SELECT FROM emails WHERE id = ANY (%s::uuid[]) FOR UPDATE", locked):
+        asked = {together: gevent.spawn(failed, asking, together, final=final) for together, _, final in pairs}
+        others = [gevent.spawn(asking.sent, email_id, None) for email_id in sent]
+        free = [asked[together] for together, _, _ in pairs if together not in locked]
+        gevent.joinall([*free, *others], timeout=4.0)
+        assert all(each.successful() for each in (*free, *others))
+        assert not any(asked[together].dead for together in locked)
+    gevent.joinall(list(asked.values()), timeout=20, raise_error=True)
+    with_others, by_themselves = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    assert state(query, with_others) == state(query, by_themselves)
+    assert failure(query, with_others) == failure(query, by_themselves)
+    assert {row[0] for row in state(query, with_others)} == {"processing", "queued", "failed"}
+    assert [row[0] for row in state(query, sent)] == ["sent"] * 3
+
+
+def test_fifty_that_fail_at_once_are_two_statements(counted: Counted, asking: Outgoing, query: Query) -> None:
+    ids = add(query, IN_FLIGHT)
+    assert len(asking.claim(ids)) == IN_FLIGHT
+    asking.sent(ids[0], None)
+    counted.statements.clear()
+    ended = [gevent.spawn(failed, asking, email_id, final=number % 2 == 0) for number, email_id in enumerate(ids)]
+    gevent.joinall(ended, timeout=30, raise_error=True)
+    assert query("SELECT status, count(*) FROM emails GROUP BY 1 ORDER BY 1") == [
+        ("failed", IN_FLIGHT // 2 - 1),
+        ("queued", IN_FLIGHT // 2),
+        ("sent", 1),
+    ]
+    # The one that is sent is no longer claimed: it is looked for once more by itself.
+    assert sum(counted.statements.values()) <= 3, counted.statements
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -14,10 +14,11 @@ import gevent
 import psycopg2
 import pytest
 
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import EVENT_SECONDS
 from relay.delivery.outcome import Outcome, Sent, of_silence
 from relay.delivery.provider import Handover
+from relay.delivery.row import email_of
 from relay.delivery.unclear import LeftBehind, Unclear
 from relay.postgres.database import Database
 from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT, LeftRows
@@ -194,7 +195,7 @@ def test_what_cannot_be_sent_now_goes_back_in_one_statement(
     give_back = LeftRows.give_back
     monkeypatch.setattr(LeftRows, "give_back", lambda each, rows: statements.append(len(rows)) or give_back(each, rows))
     # What is asked before it is known that they can't be sent takes its time, each for itself.
-    monkeypatch.setattr("relay.delivery.deliverer._TOGETHER_SECONDS", 1.0)
+    monkeypatch.setattr("relay.delivery.records._TOGETHER_SECONDS", 1.0)
     deliverer = made()
     deliver(deliverer, outgoing, add_email())
     rows = outgoing.claim([add_email() for _ in range(30)])

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
+from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
 from relay.postgres.outgoing import HELD_OCTETS, Outgoing
 from scripts.services import Ses
