@@ -120,7 +120,9 @@ class DockerLike:
 
     def healthcheck(self, image: str) -> list[str]:
         """See Engine."""
-        return _health_command(json.loads(run(self.name, "image", "inspect", image))[0]["Config"])
+        (described,) = json.loads(run(self.name, "image", "inspect", image))
+        # docker has it in the configuration, podman beside that.
+        return _health_command({**described, **described["Config"]})
 
     def once(self, image: str, *command: str) -> subprocess.CompletedProcess[str]:
         """See Engine."""

@@ -17,6 +17,7 @@ import yaml
 
 from config.settings import Settings
 from relay import command
+from scripts import try_container
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -162,3 +163,14 @@ def test_selectors_find_a_deployment(kind: str) -> None:
             selector = each["spec"]["selector"]
             assert selector.get("matchLabels", selector) in labels
             assert not re.match("smtp-relay", each["metadata"]["name"])
+
+
+# scripts/try_container
+
+
+def test_where_nothing_builds_images_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert try_container.main([]) == 3
+    assert capsys.readouterr().out.startswith("NOT TRIED: ")
