@@ -21,7 +21,7 @@ COPY config config
 COPY relay relay
 # flanker writes the tables of its grammar beside its code at its first import: later that is a file system to read.
 RUN /opt/opensend-relay/bin/python -m pip install --no-deps --no-index --no-build-isolation . \
- && /opt/opensend-relay/bin/python -c "import flanker.addresslib.address" \
+ && /opt/opensend-relay/bin/python -c "import relay.mail" \
  && /opt/opensend-relay/bin/python -m pip uninstall --yes setuptools pip
 
 FROM ${BASE}

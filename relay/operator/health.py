@@ -41,8 +41,12 @@ def main(process: str | None, first: Path = Path("/proc/1/cmdline")) -> int:
     name = process or _process_of(first)
     try:
         reason = checks[name]()
-    except (OSError, ValueError) as error:
-        reason = f"{type(error).__name__}: no connection, or no answer within {LIMIT:g} s"
+    except TimeoutError:
+        reason = f"no answer within {LIMIT:g} s"
+    except OSError as error:
+        reason = f"no connection: {(error.strerror or 'the address is unknown').lower()}"
+    except ValueError:
+        reason = "a port or a network in the settings is wrong"
     print(f"{name}: {reason or 'serves'}")
     return 1 if reason else 0
 
@@ -102,7 +106,9 @@ def _setting(name: str) -> str:
 
 
 def _connect(port: int, host: str | None = None) -> socket.socket:
-    """Raises OSError."""
+    """Raises OSError, and ValueError for a port that is none."""
+    if not 0 < port < 65536:
+        raise ValueError
     listens_on = (host or _setting("host")).strip("[]")
     anywhere = {"0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104 - compared, nothing is bound
     *others, last = anywhere.get(listens_on, (listens_on,))

@@ -126,12 +126,36 @@ def test_the_delivery_worker_is_asked_for_its_metrics_port_alone(
     assert health.main("worker") == 1
 
 
-def test_nothing_listens(answers: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_listens(
+    answers: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     server = answers()
     server.end()
     for variable in ("SMTP_RELAY_PORT", "SMTP_RELAY_HTTP_PORT"):
         monkeypatch.setenv(variable, str(server.port))
     assert (health.main("relay"), health.main("web")) == (1, 1)
+    assert capsys.readouterr().out.splitlines()[0] == "relay: no connection: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SMTP_RELAY_PORT", "tcp://10.0.0.1:25"),
+        ("SMTP_RELAY_PORT", "99999"),
+        ("SMTP_RELAY_PROXY_PROTOCOL", "10.0.0.1/8"),
+    ],
+)
+def test_a_wrong_setting_is_named_as_the_reason(
+    answers: Callable[..., Answers],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv("SMTP_RELAY_PORT", str(answers().port))
+    monkeypatch.setenv(variable, value)
+    assert health.main("relay") == 1
+    assert capsys.readouterr().out == "relay: a port or a network in the settings is wrong\n"
 
 
 @pytest.mark.parametrize(
