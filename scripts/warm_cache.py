@@ -7,7 +7,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from relay.operator import warm_cache
+from config import missing_package
+
+try:
+    from relay.operator import warm_cache
+except ModuleNotFoundError as error:
+    raise SystemExit(missing_package.refuse(error, "scripts/warm_cache.py")) from None
 
 if __name__ == "__main__":
     warm_cache.main(sys.argv[1:], "python -m scripts.warm_cache")

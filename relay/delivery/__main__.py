@@ -36,14 +36,22 @@ Settings are environment variables: see docs/configuration.md.
 def main(arguments: Sequence[str], program: str = "python -m relay.delivery") -> int:
     """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings. `program`: how it is started."""
     if len(arguments) == 2 and arguments[0] == "--preview":
-        from relay.operator import delivery_preview
-
-        return delivery_preview.main(arguments[1])
+        return command_line.with_packages(program, lambda: _preview(arguments[1]))
     if arguments and arguments[0] == "--unclear":
-        from relay.operator import held_mails
-
-        return held_mails.main(arguments[1:])
+        return command_line.with_packages(program, lambda: _unclear(arguments[1:]))
     return command_line.run(program, USAGE.replace("{program}", program), arguments, serve=_serve, check=_check)
+
+
+def _preview(email_id: str) -> int:
+    from relay.operator import delivery_preview
+
+    return delivery_preview.main(email_id)
+
+
+def _unclear(arguments: Sequence[str]) -> int:
+    from relay.operator import held_mails
+
+    return held_mails.main(arguments)
 
 
 def _serve() -> int:

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 _OPTIONS: Final = ("--check", "--version", "--help", "-h")
 
 
+def with_packages(program: str, body: Callable[[], int]) -> int:
+    """The exit status of the body; 2, and a line, where a package is missing that it imports."""
+    try:
+        return body()
+    except ModuleNotFoundError as error:
+        from config import missing_package
+
+        return missing_package.refuse(error, program)
+
+
 def run(
     program: str, usage: str, arguments: Sequence[str], *, serve: Callable[[], int], check: Callable[[], int]
 ) -> int:
@@ -28,7 +38,7 @@ def run(
         sys.stderr.write(f"{program}: {said}\n\n{usage}")
         return 2
     if arguments[0] == "--check":
-        return check()
+        return with_packages(program, check)
     if arguments[0] == "--version":
         from relay import __version__
 

@@ -58,7 +58,12 @@ def run(prepare: Callable[[socket.socket], None], load: Callable[[bytes], None],
         ours.close()
         forking.forget_signals()
         forking.unblock_signals()
-        prepare(theirs)
+        try:
+            prepare(theirs)
+        except ModuleNotFoundError as error:
+            from config import missing_package  # noqa: PLC0415 - in this child alone
+
+            raise SystemExit(missing_package.refuse(error, "relay")) from None
 
     child = forking.fork(body)
     theirs.close()

@@ -32,10 +32,14 @@ Settings are environment variables: see docs/configuration.md.
 def main(arguments: Sequence[str], program: str = "python -m relay.web") -> int:
     """The exit status: 0 fine, 1 failed, 2 wrong arguments or settings. `program`: how it is started."""
     if len(arguments) == 2 and arguments[0] == "--replay":
-        from relay.operator import notification_replay
-
-        return notification_replay.main(arguments[1])
+        return command_line.with_packages(program, lambda: _replay(arguments[1]))
     return command_line.run(program, USAGE.replace("{program}", program), arguments, serve=_serve, check=_check)
+
+
+def _replay(queue_url: str) -> int:
+    from relay.operator import notification_replay
+
+    return notification_replay.main(queue_url)
 
 
 def _serve() -> int:

@@ -20,6 +20,7 @@ TOGETHER = {
     "relay/operator": "tests/integration/test_check.py",
 }
 ELSEWHERE = {
+    "config/missing_package.py": "tests/integration/test_missing_packages.py",
     "config/line_output.py": "tests/unit/config/test_full_disk.py",
     "config/settings.py": "tests/unit/config/test_environment.py",
     "relay/aws/causes.py": "tests/unit/core/test_causes.py",
