@@ -7,6 +7,7 @@ repository after a change of the list: `python -m scripts.charset_labels`.
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import json
 from pathlib import Path
@@ -138,4 +139,5 @@ CODECS: Final[dict[str, str]] = {{
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m scripts.charset_labels", description=__doc__).parse_args()
     _MODULE.write_text(module(), encoding="utf-8")

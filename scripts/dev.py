@@ -281,7 +281,7 @@ def _delivery(postgres: Postgres, valkey: Valkey, ses: Ses, web: Web) -> Deliver
 
 
 def _write_environment(postgres: Postgres, valkey: Valkey, key: NewApiKey, port: int) -> None:
-    """For programs that want to look inside: psql "$DATABASE_URL", redis-cli -u "$REDIS_URL"."""
+    """For ./scripts/look, and for programs of others: psql "$DATABASE_URL", redis-cli -u "$REDIS_URL"."""
     lines = {
         "DATABASE_URL": postgres.url(),
         "REDIS_URL": valkey.url,
@@ -327,7 +327,11 @@ def _welcome(screen: Screen, port: int, key: NewApiKey, seconds: float) -> None:
     screen.say("suppressionlist@ or ooto@simulator.amazonses.com too. All other mail is delivered.")
     screen.say()
     screen.say(
-        screen.paint("What is sent becomes a file in .dev/mails/new and goes nowhere else. Ctrl-C stops all.", "dim")
+        screen.paint(
+            "What is sent becomes a file in .dev/mails/new and goes nowhere else. ./scripts/look shows the rows."
+            " Ctrl-C stops all.",
+            "dim",
+        )
     )
     screen.say()
 

@@ -9,6 +9,8 @@ from typing import Final
 
 import psycopg2
 
+from scripts.terminal import printable
+
 #: For so long an event may be on its way from its time to its commit.
 _COMMIT: Final = timedelta(seconds=60)
 _BAD: Final = frozenset(("bounced", "complained", "failed", "suppressed", "delayed", "delivery_delayed"))
@@ -55,4 +57,6 @@ class EventView:
 
     def _readable(self, kind: str, email_id: str | None, received_at: datetime) -> str:
         at = received_at.astimezone().strftime("%H:%M:%S")
-        return f"{at}  event     {email_id or '-'}  {self._paint(kind, 'yellow' if kind in _BAD else 'green')}"
+        return (
+            f"{at}  event     {email_id or '-'}  {self._paint(printable(kind), 'yellow' if kind in _BAD else 'green')}"
+        )

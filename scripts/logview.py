@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from relay.core.json_document import Json
+from scripts.terminal import printable
 
 #: What each line begins with: the level's style, see the caller's `paint`.
 _STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
@@ -40,11 +41,11 @@ class LogView:
 
     def _readable(self, line: str) -> str:
         try:
-            entry = json.loads(line)
-            time = datetime.fromisoformat(entry["timestamp"]).astimezone().strftime("%H:%M:%S")
+            entry: dict[str, Json] = {printable(name): _visible(value) for name, value in json.loads(line).items()}
+            time = datetime.fromisoformat(str(entry["timestamp"])).astimezone().strftime("%H:%M:%S")
             event, level = str(entry["event"]), str(entry["level"])
-        except (ValueError, KeyError, TypeError):
-            return line  # not one of the relay's own: shown as it is
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return printable(line)  # not one of the relay's own
         if event == "message_accepted":
             what = self._paint("accepted", "green")
             return f"{time}  {what}  {entry.get('email')}  {_size(entry)}, {_recipients(entry)}{_outcome(entry)}"
@@ -62,6 +63,11 @@ class LogView:
 
 def _number(value: Json) -> int:
     return int(value) if isinstance(value, int | float) else 0
+
+
+def _visible(value: Json) -> Json:
+    """A field's value, without characters that a terminal acts upon: names of a mail's header fields may have any."""
+    return value if isinstance(value, int | float | None) else printable(str(value))
 
 
 def _size(entry: Mapping[str, Json]) -> str:

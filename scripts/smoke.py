@@ -6,6 +6,7 @@ was left running.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 import shutil
@@ -28,8 +29,9 @@ LAST_LINE = "Ctrl-C stops all."
 MESSAGE = "From: ann@example.com\r\nTo: bob@example.com\r\nSubject: Smoke\r\n\r\nIs there fire?\r\n"
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """The exit status."""
+    argparse.ArgumentParser(prog="./scripts/launch smoke", description=__doc__).parse_args(arguments)
     port = free_port()
     with subprocess.Popen(
         [str(ROOT / "scripts" / "dev"), "--port", str(port), "--no-color"],
@@ -92,4 +94,4 @@ def _rows() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -37,4 +37,7 @@ def main(cafile: str, port: str, *arguments: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        print(f"usage: {(__doc__ or '').splitlines()[2].strip()}")
+        raise SystemExit(0 if {"--help", "-h"} & set(sys.argv) else 2)
     raise SystemExit(main(*sys.argv[1:]))

@@ -36,8 +36,14 @@ def main(given: Sequence[str], program: str = "python -m relay.mail") -> int:
         content = attachment["content"]
         if not arguments.full and len(content) > _SHOWN:
             attachment["content"] = f"{content[:_SHOWN]}… ({len(content)} characters)"
-    print(json.dumps(stored, indent=2, ensure_ascii=False))
+    document = json.dumps(stored, indent=2, ensure_ascii=False)
+    print("\n".join(map(_visible, document.split("\n"))))
     return 0
+
+
+def _visible(line: str) -> str:
+    """A line of JSON with the characters that a terminal acts upon in JSON's own form: DEL, C1, marks of direction."""
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
 
 
 def _arguments(given: Sequence[str], program: str) -> argparse.Namespace:

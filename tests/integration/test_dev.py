@@ -107,6 +107,15 @@ class Dev:
         self.printed += self.process.stdout.read()
         return self.process.wait(60)
 
+    def look(self, *arguments: str) -> list[str]:
+        """The lines of `./scripts/look`."""
+        command = [sys.executable, "-P", "-m", "scripts.look", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(self.checkout)}
+        ended = subprocess.run(
+            command, cwd="/", env=environment, check=True, capture_output=True, text=True, timeout=60
+        )
+        return ended.stdout.splitlines()
+
     def left_running(self) -> list[psutil.Process]:
         return [one for one in self.family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
@@ -148,6 +157,12 @@ def test_the_printed_lines_send_mail_and_the_next_start_finds_it(start: Callable
     # What becomes of them comes back without Amazon, and a link leads on.
     eventually("delivered", lambda: first.rows(f"{BY_STATUS} 'delivered'") == [(len(sent) - 1,)])
     eventually("bounced", lambda: first.rows(f"{BY_STATUS} 'bounced'") == [(1,)])
+    listed = first.look()
+    assert len(listed) == len(sent)
+    (bounced,) = (line.split()[1] for line in listed if "bounce@simulator" in line)
+    whole = first.look(bounced)
+    assert "subject:             Hello" in whole
+    assert any("bounced" in line for line in whole if line.startswith("event: "))
     assert first.rows("SELECT email, reason FROM email_suppressions") == [("bounce@simulator.amazonses.com", "bounced")]
     assert first.clicked(mails) == "https://target.example/"
     eventually("clicked", lambda: first.rows("SELECT FROM email_events WHERE type = 'email.clicked'"))
