@@ -11,8 +11,9 @@ import difflib
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Final, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import psycopg2.extensions
@@ -193,9 +194,22 @@ def _checked(form: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _in_small_letters(choices: Sequence[object]) -> BeforeValidator:
+    """One of several words may be written in any case."""
+
+    def lower(value: object) -> object:
+        return value.lower() if isinstance(value, str) and value.lower() in choices else value
+
+    return BeforeValidator(lower)
+
+
 def _definition(setting: dataclasses.Field[object], kind: object) -> tuple[object, object]:
     source: Source = setting.metadata["source"]
     validators: list[object] = [BeforeValidator(_switch)] if kind is bool else []
+    if get_origin(kind) is Literal:
+        validators.append(_in_small_letters(get_args(kind)))
+    elif isinstance(kind, type) and issubclass(kind, StrEnum):
+        validators.append(_in_small_letters([choice.value for choice in kind]))
     if source.form is not None:
         validators.append(_checked(source.form))
     required = setting.default is dataclasses.MISSING and setting.default_factory is dataclasses.MISSING

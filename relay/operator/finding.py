@@ -10,6 +10,11 @@ WARN: Final = "warn"
 FAIL: Final = "FAIL"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 process`, `2 processes`. `plural`: where it is not the noun and an s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 class Finding(NamedTuple):
     """One line of the result."""
 

@@ -57,7 +57,8 @@ def _list(left: LeftRows) -> int:
     for row in rows:
         print(_line(row))
     more = " or more" if len(rows) == _MOST else ""
-    print(f"{len(rows)}{more} mails wait for --release or --fail", file=sys.stderr)
+    mails = "mail waits" if len(rows) == 1 else "mails wait"
+    print(f"{len(rows)}{more} {mails} for --release or --fail", file=sys.stderr)
     return 0
 
 

@@ -171,10 +171,25 @@ def _reason(error: Exception, pair: Pair, cert_path: str, key_path: str) -> str:
         return f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should be a PEM file with a certificate"
     if b"PRIVATE KEY-----" not in pair.key:
         return f"SMTP_RELAY_TLS_KEY_PATH is {key_path!r}: should be a PEM file with a private key"
+    if not _readable(pair.certificate):
+        return f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should be a PEM file of whole certificates, one is damaged"
+    if isinstance(error, ssl.SSLError) and not reason:
+        return f"SMTP_RELAY_TLS_KEY_PATH is {key_path!r}: should be a whole private key, it is damaged"
+    # OpenSSL's names of what is wrong are words with underscores.
+    words = reason.replace("_", " ").lower() or "OpenSSL does not take them"
     return (
         f"SMTP_RELAY_TLS_CERT_PATH is {cert_path!r}: should be a certificate that goes with SMTP_RELAY_TLS_KEY_PATH "
-        f"{key_path!r}: {reason or type(error).__name__}"
+        f"{key_path!r}: {words}"
     )
+
+
+def _readable(certificates: bytes) -> bool:
+    """Whether OpenSSL can read each certificate of a PEM file, whatever it is good for."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates.decode("latin-1"))
+    except (ssl.SSLError, ValueError):
+        return False
+    return True
 
 
 def refused_by_clients(store: CertificateStore) -> bool:

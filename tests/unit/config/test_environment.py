@@ -326,3 +326,24 @@ def test_what_a_setting_is_worth_documenting() -> None:
     variables.remove("PORT")
     assert len(variables) == len(set(variables))
     assert all(source.expected for source in sources)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "setting"),
+    [
+        ("SMTP_RELAY_LOG_LEVEL", "INFO", "info"),
+        ("SMTP_RELAY_LOG_LEVEL", "Warning", "warning"),
+        ("SMTP_RELAY_LOG_FORMAT", "JSON", "json"),
+        ("SMTP_RELAY_LOG_CLIENT_ADDRESSES", "All", "all"),
+        ("SMTP_RELAY_PROVIDER", "SES", "ses"),
+        ("SMTP_RELAY_RECIPIENTS", "Envelope", "envelope"),
+    ],
+)
+def test_one_of_several_words_takes_any_case(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, setting: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://u@h/d")
+    monkeypatch.setenv(variable, value)
+    loaded = environment.load()
+    (name,) = (field.name for field in dataclasses.fields(loaded) if variable in field.metadata["source"].variables)
+    assert getattr(loaded, name) == setting
