@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
-from typing import Any
 
 from relay.core import json_document
 from relay.core.frozen import frozen
+from relay.core.json_document import Json
 from relay.postgres.driver import Row
 from relay.postgres.outgoing import HELD_OCTETS
 
@@ -92,8 +92,8 @@ def email_of(row: Row) -> OutgoingEmail:
     (email_id, user_id, sender, header, html, text, attachments, retries, created) = row[:9]
     text_octets, attachment_octets, unclear = row[9:12]
     large = text_octets > HELD_OCTETS or (attachments is None and attachment_octets > 0)
-    fields: Any = ((),) * 6
-    entries: Any = ()
+    fields: Json = None
+    entries: Json = None
     flaw = None
     try:
         if header is None:
@@ -104,7 +104,7 @@ def email_of(row: Row) -> OutgoingEmail:
             entries = json_document.loads(attachments)
     except ValueError:
         flaw = Flaw.UNREADABLE
-    to, cc, bcc, reply_to, subject, headers = fields
+    to, cc, bcc, reply_to, subject, headers = fields if isinstance(fields, list) else (None,) * 6
     return OutgoingEmail(
         id=str(email_id),
         user_id=user_id,
@@ -119,14 +119,14 @@ def email_of(row: Row) -> OutgoingEmail:
         headers={k: v for k, v in headers.items() if isinstance(v, str)} if isinstance(headers, dict) else {},
         attachments=tuple(
             OutgoingAttachment(
-                filename=entry["filename"],
+                filename=filename,
                 content=_text(entry.get("content")),
                 path=_text(entry.get("path")),
                 content_type=_text(entry.get("content_type")),
                 content_id=_text(entry.get("content_id")),
             )
             for entry in (entries if isinstance(entries, list) else ())
-            if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+            if isinstance(entry, dict) and isinstance(filename := entry.get("filename"), str)
         ),
         retries=retries or 0,
         created_at=created,

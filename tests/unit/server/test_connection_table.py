@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 from relay.server import connection_table
 from relay.server.connection_table import ConnectionTable
 
+ROOT = Path(__file__).resolve().parents[3]
 ANN, BOB = b"ann-----", b"bob-----"
 
 
@@ -49,13 +53,12 @@ def test_workers_see_each_other() -> None:
 def test_a_successor_wipes_clean_what_a_dead_worker_left() -> None:
     descriptor = connection_table.share(2, 10)
     survivor = ConnectionTable(descriptor, 0, 2, 10)
-    pid = os.fork()
-    if pid == 0:
-        doomed = ConnectionTable(descriptor, 1, 2, 10)
-        for _ in range(4):
-            doomed.name(doomed.enter() or 0, ANN)
-        os._exit(0)
-    os.waitpid(pid, 0)
+    # Not a fork: this process may have threads.
+    program = (
+        "import sys; from relay.server.connection_table import ConnectionTable;"
+        f" table = ConnectionTable({descriptor}, 1, 2, 10); [table.name(table.enter() or 0, {ANN!r}) for _ in range(4)]"
+    )
+    subprocess.run([sys.executable, "-c", program], pass_fds=[descriptor], cwd=ROOT, check=True)
     assert len(survivor) == 4
     ConnectionTable(descriptor, 1, 2, 10)
     os.close(descriptor)
