@@ -98,9 +98,6 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
 def test_the_command_runs_outside_of_the_checkout(run: Run) -> None:
     version = run("--version")
     assert (version.returncode, version.stdout) == (0, f"opensend-relay {__version__}\n")
-    checked = run("check", "worker")
-    assert checked.returncode == 2, checked.stderr
-    assert "DATABASE_URL is not set" in checked.stdout
 
 
 def test_the_service_that_the_command_starts_is_healthy_and_ends_in_good_order(
