@@ -107,7 +107,8 @@ class Dispatcher:
 
     def _deliver(self, email_id: str, share: Share) -> None:
         """Claims a row and delivers it; nothing where another has it, or it is not due."""
-        for row in self._outgoing.claim_one(email_id):
+        # A user whose rows are locked has a share of the places all the same, and no more.
+        for row in self._outgoing.claim_one(email_id, locked=share.belongs_to):
             share.belongs_to(user_of(row))
             self._deliver_row(row)
 

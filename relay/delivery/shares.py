@@ -76,7 +76,9 @@ class Share:
         shares.count_unknown(1)
 
     def belongs_to(self, user: str | None) -> None:
-        """Says the user, once it is known."""
+        """Says the user, once it is known; more than once is the same as once."""
+        if self._known:
+            return
         self._known, self._user = True, user
         self._shares.count_unknown(-1)
         self._shares.count(user, 1)

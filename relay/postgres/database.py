@@ -49,6 +49,9 @@ _CONNECT_SECONDS: Final = 2.0
 _FAIR_SECONDS: Final = 1.0
 #: While there is no connection to be had, the log says so once in so many seconds.
 _REPORT_SECONDS: Final = 60.0
+#: Seconds until a lock is tried for once more: the first and the longest pause.
+_LOCKED_PAUSE: Final = 0.05
+_LONGEST_LOCKED_PAUSE: Final = 0.5
 #: With less time than this a question is not worth asking.
 _LEAST_SECONDS: Final = 0.02
 
@@ -92,15 +95,23 @@ class Database:
     longest_pause = 1.0
 
     def __init__(
-        self, url: str, *, statement_seconds: float, idle_limit: int, switched_off: Sequence[str] = ()
+        self,
+        url: str,
+        *,
+        statement_seconds: float,
+        idle_limit: int,
+        switched_off: Sequence[str] = (),
+        lock_seconds: float | None = None,
     ) -> None:
         """`statement_seconds`: the server gives up on a statement then. `idle_limit`: connections that the pool keeps,
         and the most that it opens; one owner has at most half of them at a time. `switched_off`: settings of the server
-        that are off on every connection, where it knows them.
+        that are off on every connection, where it knows them. `lock_seconds`: what waits longer for a lock gives its
+        connection back to the pool and tries again, until its deadline; None: it keeps the connection.
         """
         self._url = url
         self._statement_ms = math.ceil(statement_seconds * 1000)
         self._switched_off = list(switched_off)
+        self._lock_seconds = lock_seconds
         self._idle: list[Connection] = []
         self._slots = gevent.lock.BoundedSemaphore(idle_limit)
         self._owners = OwnerLimit(max(1, idle_limit // 2))
@@ -184,19 +195,33 @@ class Database:
         """
         if seconds_left(deadline) < _LEAST_SECONDS:
             raise PostgresUnavailable()  # rather than spoil a good connection
-        halfway = time.monotonic() + seconds_left(deadline) / 2
+        pause = _LOCKED_PAUSE
         try:
-            with self.borrowed(deadline, owner) as borrow:
+            while True:
                 try:
-                    return self.run(borrow(fresh=False), halfway, work)
-                except ConnectionLost:
-                    self.await_retry()
-                    return self.run(borrow(fresh=True), deadline, work)
+                    return self._use_once(deadline, work, owner)
+                except Overran as overran:
+                    # What another transaction holds is waited for without a connection: others need it meanwhile.
+                    if not overran.blocked or seconds_left(deadline) < pause + _LEAST_SECONDS:
+                        raise
+                gevent.sleep(pause)
+                pause = min(_LONGEST_LOCKED_PAUSE, 2 * pause)
         except ConnectionLost:
             raise PostgresUnavailable() from None
         except Rejected as rejected:
             log.error("query_rejected", sqlstate=rejected.sqlstate)
             raise rejected.consequence() from None
+
+    def _use_once(self, deadline: float, work: Callable[[Cursor], _T], owner: str) -> _T:
+        halfway = time.monotonic() + seconds_left(deadline) / 2
+        with self.borrowed(deadline, owner) as borrow:
+            try:
+                return self.run(borrow(fresh=False), halfway, work)
+            except ConnectionLost as lost:
+                if isinstance(lost, Overran) and lost.blocked:
+                    raise
+                self.await_retry()
+                return self.run(borrow(fresh=True), deadline, work)
 
     def close(self) -> None:
         """Closes what is idle; nothing connects from now on."""
@@ -234,7 +259,11 @@ class Database:
                 if taken:
                     taken.pop().close()
                 # The newest first: what is seldom needed grows old, and is what a firewall cuts.
-                taken.append(self._idle.pop() if self._idle and not fresh else self.connect(deadline))
+                taken.append(
+                    self._idle.pop()
+                    if self._idle and not fresh
+                    else self.connect(deadline, lock_seconds=self._lock_seconds)
+                )
                 return taken[0]
 
             try:

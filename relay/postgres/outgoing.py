@@ -121,6 +121,10 @@ _RECORD: Final = "WITH " + _EVENT.format(
 )
 
 
+#: A row that is to be claimed, and what is told its user where it is locked.
+_Wanted = tuple[str, Callable[[str | None], None]]
+
+
 class Outgoing:
     """The rows on their way out. Every method raises PostgresUnavailable within about `deadline` seconds."""
 
@@ -164,16 +168,32 @@ class Outgoing:
         metrics.DELIVERY_CLAIM_SECONDS.observe(time.monotonic() - began[0])
         return rows
 
-    def claim_one(self, email_id: str) -> list[tuple[object, ...]]:
-        """As `claim` for one row, in one statement with others that are claimed at the same time."""
-        return self._claims.ask(email_id)
+    def claim_one(
+        self, email_id: str, *, locked: Callable[[str | None], None] = lambda _: None
+    ) -> list[tuple[object, ...]]:
+        """As `claim` for one row, in one statement with others that are claimed at the same time.
 
-    def _claim_together(self, ids: Sequence[str]) -> list[list[tuple[object, ...]] | None]:
+        `locked`: is told the row's user where it is waited for, since another transaction holds it.
+        """
+        return self._claims.ask((email_id, locked))
+
+    def _claim_together(self, asked: Sequence[_Wanted]) -> list[list[tuple[object, ...]] | None]:
         """What is locked, and what may not leave, is left to `_claim_alone`."""
+        ids = [email_id for email_id, _ in asked]
         rows = {str(row[0]): row for row in self.claim(dict.fromkeys(ids), skip_locked=True)}
         return [[rows.pop(email_id)] if email_id in rows else None for email_id in map(str.lower, ids)]
 
-    def _claim_alone(self, email_id: str) -> list[tuple[object, ...]]:
+    def _claim_alone(self, asked: _Wanted) -> list[tuple[object, ...]]:
+        email_id, locked = asked
+
+        def select(cursor: Cursor) -> Row | None:
+            cursor.execute(f"SELECT e.user_id FROM emails e WHERE e.id = %s AND {_DUE}", (email_id,))  # noqa: S608 - fixed texts
+            return cursor.fetchone()
+
+        row = self._use(select)
+        if row is None:
+            return []
+        locked(row[0])
         return self.claim([email_id])
 
     def look(self, email_id: str) -> Row | None:

@@ -63,6 +63,8 @@ log = structlog.get_logger(__name__)
 _CONNECTIONS = 5
 #: Further ones for webhooks: whatever becomes of those, mails go on.
 _WEBHOOK_CONNECTIONS = 2
+#: Seconds for which a connection is kept for what waits for a lock: one user's locked rows must not take all of them.
+_LOCK_SECONDS = 0.05
 #: Seconds that Redis has for an answer: a mail waits for it right before it is handed over.
 _REDIS_SECONDS = 1.0
 
@@ -84,7 +86,11 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     config.sentry.init(settings, __version__)
     exposition.serve(replace(settings, metrics_port=settings.delivery_metrics_port), assignment.index)
     database = Database(
-        settings.database_url, statement_seconds=4.5, idle_limit=_CONNECTIONS, switched_off=waiting.PLANNER
+        settings.database_url,
+        statement_seconds=4.5,
+        idle_limit=_CONNECTIONS,
+        switched_off=waiting.PLANNER,
+        lock_seconds=_LOCK_SECONDS,
     )
     turns = Turns(index=assignment.index, processes=settings.delivery_processes)
     webhook_database = Database(settings.database_url, statement_seconds=4.5, idle_limit=_WEBHOOK_CONNECTIONS)

@@ -430,8 +430,8 @@ def test_claims_for_jobs_share_a_statement_and_wait_for_their_own_locks_alone(
     claimed = [[str(row[0]) for row in each.value] for each in asked]
     assert claimed[2:8] == [[email_id] for email_id in ids[2:]]
     assert [claimed[0], claimed[1], claimed[8], claimed[9]] == [[ids[0]], [], [], []]
-    # One for all, and one more for each of the four that it left.
-    assert counted.statements["WITH free AS ( SELECT e.id"] == 5
+    # One for all, and one more for the one that is locked; the others that it left may not leave.
+    assert counted.statements["WITH free AS ( SELECT e.id"] == 2
 
 
 @pytest.mark.parametrize("seed", range(3))

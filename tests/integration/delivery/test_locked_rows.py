@@ -1,0 +1,115 @@
+"""Rows that a transaction of REST holds, many of one user: neither places nor connections are lost to others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import psycopg2
+import psycopg2.extensions
+import pytest
+from psycogreen.gevent import patch_psycopg
+
+from relay.core.errors import PostgresUnavailable
+from relay.delivery.deliverer import Deliverer
+from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.handovers import Handovers
+from relay.delivery.large_mails import LargeMails
+from relay.delivery.row_source import Turns
+from relay.delivery.unclear import LeftBehind, Unclear
+from relay.postgres.database import Database
+from relay.postgres.left_rows import LeftRows
+from relay.postgres.outgoing import Outgoing
+from relay.postgres.row_contents import RowContents
+from relay.postgres.waiting import PLANNER, WaitingRows
+from relay.redis.claim_states import ClaimStates
+from relay.redis.link import RedisLink
+from tests.integration.delivery.test_statements import Jobs, Provider, add, until
+
+Query = Callable[..., list[tuple[Any, ...]]]
+PLACES = 10
+#: Seconds for which a row is waited for: far longer than the test takes.
+PATIENCE = 50.0
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    """As the worker has it, with a connection for every third place."""
+    patch_psycopg()
+    database = Database(postgres_url, statement_seconds=PATIENCE, idle_limit=3, switched_off=PLANNER, lock_seconds=0.05)
+    yield database
+    database.close()
+    psycopg2.extensions.set_wait_callback(None)
+
+
+def test_jobs_of_locked_rows_take_neither_all_places_nor_all_connections(
+    database: Database, query: Query, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = add(query, 4 * PLACES, user="many")
+    outgoing, provider = Outgoing(database, deadline=PATIENCE), Provider()
+    waits: list[str] = []
+    given_up: list[str] = []
+    claim_one = outgoing.claim_one
+
+    def noted(email_id: str, **named: Any) -> list[tuple[object, ...]]:
+        waits.append(email_id)
+        try:
+            return claim_one(email_id, **named)
+        except PostgresUnavailable:
+            given_up.append(email_id)
+            raise
+
+    monkeypatch.setattr(outgoing, "claim_one", noted)
+    left, states = LeftRows(database), ClaimStates(RedisLink(None, verify_tls=True, timeout=1.0, pause=1.0))
+    deliverer = Deliverer(
+        outgoing,
+        provider,
+        max_attempts=3,
+        records_sent=lambda _: True,
+        tracking=None,
+        large_mails=LargeMails(RowContents(database), str(tmp_path)),
+        handovers=Handovers(states, outgoing, left, service="test", index=0, provider="ses"),
+        unclear=Unclear(left, "again"),
+        pause=lambda _: None,
+    )
+    jobs = Jobs(held)
+    dispatcher = Dispatcher(
+        outgoing,
+        WaitingRows(database),
+        deliverer,
+        jobs,
+        left_behind=LeftBehind(left, states),
+        concurrency=PLACES,
+        turns=Turns(),
+    )
+    with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT FROM emails WHERE id = ANY (%s::uuid[]) FOR UPDATE", (held,))
+        dispatcher.start()
+        until(lambda: len(waits) == PLACES - 1)
+        mine = add(query, 5, user="few")
+        until(lambda: set(mine) <= set(provider.mails))
+        assert given_up == []
+        assert len(waits) == PLACES - 1
+    connection.close()
+    until(lambda: len(provider.mails) == len(held) + len(mine))
+    assert dispatcher.drain(30.0) == 0
+    outgoing.close()
+    assert sorted(provider.mails) == sorted([*held, *mine])
+
+
+def test_who_waits_for_a_lock_has_no_connection(database: Database, query: Query, postgres_url: str) -> None:
+    """Three connections, six that wait for what is locked: a seventh is answered all the same."""
+    outgoing = Outgoing(database, deadline=PATIENCE)
+    held, free = add(query, 6), add(query, 1)
+    with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE emails SET status = 'canceled' WHERE id = ANY (%s::uuid[])", (held[:3],))
+        cursor.execute("SELECT FROM emails WHERE id = ANY (%s::uuid[]) FOR UPDATE", (held[3:],))
+        waiting = [gevent.spawn(outgoing.claim, [email_id]) for email_id in held]
+        for _ in range(20):
+            assert len(outgoing.claim(free)) == 1
+            outgoing.put_back(free, 0.0)
+        assert not any(each.dead for each in waiting)
+    connection.close()
+    assert [len(each.get(timeout=PATIENCE)) for each in waiting] == [0, 0, 0, 1, 1, 1]
