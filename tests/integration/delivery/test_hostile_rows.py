@@ -16,6 +16,7 @@ from relay.delivery.row import email_of
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import PLANNER, WaitingRows
+from scripts.services import Ses
 
 Query = Callable[..., list[tuple[Any, ...]]]
 Fixture = Callable[..., Any]
@@ -205,3 +206,17 @@ def test_a_time_that_says_nothing_hides_no_claim_from_a_scan(
     assert found[usual].ours
     assert not found[usual].expired
     assert not found[odd].ours or found[odd].expired
+
+
+def test_what_is_said_with_nul_is_recorded_without(
+    add_email: Fixture, deliver: Callable[..., None], ses: Ses, query: Query
+) -> None:
+    add_email(id="0e0f7a3c-7d39-4c6e-9b3f-1a2b3c4d5e6f")
+    ses.answer({"status": 400, "code": "MessageRejected", "message": "no\0 \\u0000 address"})
+    deliver("0e0f7a3c-7d39-4c6e-9b3f-1a2b3c4d5e6f")
+    code, text, event = query(
+        "SELECT provider_last_error_code, provider_last_error_message, payload -> 'last_error'"
+        " FROM emails JOIN email_events ON email_id = emails.id"
+    )[0]
+    assert (code, text) == ("MessageRejected", "no \\u0000 address")
+    assert event == {"code": code, "message": text}
