@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import gevent
@@ -310,9 +310,12 @@ def job_of(body: str) -> Job | None:
 
 
 def _moment(text: object) -> datetime | None:
-    """A time of ISO 8601 with its offset; None for anything else."""
+    """A time of ISO 8601 with its offset, as one of UTC; None for anything else.
+
+    Postgres takes no offset of 16 hours and more, which Python does.
+    """
     try:
         found = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
+        return found.astimezone(UTC) if found is not None and found.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return found if found is not None and found.tzinfo is not None else None

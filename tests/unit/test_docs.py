@@ -12,6 +12,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PAPERS = [*PAGES, *sorted(ROOT.glob("*.md"))]
 #: Short names of test files on docs/contract.md.
 SHORT = {
+    "lines": "tests/integration/delivery/test_contract_lines.py",
     "store": "tests/integration/storage/test_store.py",
     "cache": "tests/integration/storage/test_cache.py",
     "jobs": "tests/integration/storage/test_jobs.py",
