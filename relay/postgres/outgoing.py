@@ -121,7 +121,7 @@ _RECORD: Final = "WITH " + _EVENT.format(
 )
 
 
-#: A row that is to be claimed, and what is told its user where it is locked.
+#: A row that is to be claimed, and what gets its user where it is locked.
 _Wanted = tuple[str, Callable[[str | None], None]]
 
 
@@ -173,7 +173,7 @@ class Outgoing:
     ) -> list[tuple[object, ...]]:
         """As `claim` for one row, in one statement with others that are claimed at the same time.
 
-        `locked`: is told the row's user where it is waited for, since another transaction holds it.
+        `locked`: gets the user of the row where it is waited for, since another transaction holds it.
         """
         return self._claims.ask((email_id, locked))
 
