@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from relay.delivery.deliverer import Deliverer, email_of
+from relay.delivery.deliverer import Deliverer
 from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
 from relay.delivery.provider import Handover
+from relay.delivery.row import email_of
 from relay.mail import parse
 from relay.postgres.outgoing import Outgoing
 from scripts.services import Ses

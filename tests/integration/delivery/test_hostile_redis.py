@@ -72,6 +72,7 @@ def odd_fields(chance: random.Random) -> dict[bytes, bytes]:
     return {chance.choice(ids) + bytes([48 + number]): chance.choice(values) for number in range(5)} | {
         chance.choice(ids) or b"a": b"s:1764246000000000:1:\xff\0",
         b"00000000-0000-4000-8000-000000000000": chance.choice(values),
+        b"00000000-0000-4000-8000-000000000001": b"c:" + b"9" * 30 + b":1:",
     }
 
 
