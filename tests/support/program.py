@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+_NAME_OF_ERROR = re.compile(r"\b\w*(?:Error|Exception|Timeout)\b(?!\))|Traceback")
 
 
 class Result:
@@ -27,7 +29,7 @@ class Result:
 def run(module: str, *arguments: str, **variables: str) -> Result:
     """`python -m module`; its environment has PATH and HOME, and these variables."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return Result(
+    result = Result(
         subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
@@ -38,3 +40,6 @@ def run(module: str, *arguments: str, **variables: str) -> Result:
             check=False,
         )
     )
+    # What a check says are words; names of errors of Python and of libraries say nothing to most of its readers.
+    assert "--check" not in arguments or not _NAME_OF_ERROR.search(result.output), result.output
+    return result
