@@ -24,10 +24,10 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "Throttl|TooManyRequests|RequestLimit|SlowDown|OverLimit": "AWS takes no more calls just now",
     "HTTP5|Internal|ServiceUnavailable|ServiceFailure": "the service is in trouble",
     "HTTP[1-4]|HttpParser|Upgrade": "what answers at the endpoint is not the service",
-    "ConnectTimeoutError|ReadTimeoutError": "it did not answer in time",
-    "EndpointConnectionError|ProxyConnectionError|HTTPClientError|ConnectionClosed|ConnectionError|OSError": (
-        "there is no connection to the endpoint"
-    ),
+}
+#: The same of errors that say no more than their name.
+_OTHERS: Final[Mapping[str, str]] = {
+    "ConnectionError|HTTPClientError|ConnectionClosed|OSError": "there is no connection to the endpoint"
 }
 #: Codes that are names of errors of Python and botocore, and say no more than the words.
 _NAME_OF_ERROR: Final = re.compile(r"Error$|^NoCredentials$|[. ]")
@@ -38,5 +38,5 @@ def call_cause(said: str) -> str:
 
     A code of AWS stands behind the words, because its documentation has it.
     """
-    words = in_words(said, _MEANINGS)
+    words = in_words(said, _MEANINGS, _OTHERS)
     return words if _NAME_OF_ERROR.search(said) or said in words else f"{words} ({said})"

@@ -29,19 +29,27 @@ _ERRNO: Final = re.compile(r"\bE[A-Z0-9]{3,}\b")
 _CAPITALS: Final = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-def in_words(said: str, meanings: Mapping[str, str]) -> str:
+def in_words(said: str, meanings: Mapping[str, str], others: Mapping[str, str] | None = None) -> str:
     """What was meant by the name of an error, or by a line of such names. Nothing secret may be in `said`.
 
-    `meanings`: of one service, patterns → words; what all services have in common is known here.
+    `meanings`: of one service, patterns → words; what all services have in common is known here. `others`: the same,
+    for names that say less than those.
     """
-    for table in (meanings, _NETWORK):
-        for pattern, meaning in table.items():
-            if re.search(pattern, said):
-                return meaning
+    known = _first(said, meanings) or _first(said, _NETWORK)
+    if known:
+        return known
     number = next((name for name in _ERRNO.findall(said) if name in errno.errorcode.values()), None)
     if number is not None:
         return os.strerror(getattr(errno, number)).lower()
+    least = _first(said, others or {})
+    if least:
+        return least
     return f"for a reason that is not known here: {_spelled_out(said)}"
+
+
+def _first(said: str, meanings: Mapping[str, str]) -> str:
+    """The words of the first pattern that is found, or nothing."""
+    return next((meaning for pattern, meaning in meanings.items() if re.search(pattern, said)), "")
 
 
 def _spelled_out(said: str) -> str:

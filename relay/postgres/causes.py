@@ -53,7 +53,7 @@ def postgres_cause(error: BaseException | None) -> str:
         for pattern, meaning in _POSTGRES.items():
             if re.search(pattern, text):
                 return meaning
-    return in_words(redaction.summary(error), _OTHERS)
+    return in_words(redaction.summary(error), {}, _OTHERS)
 
 
 def named_sqlstate(sqlstate: str) -> str:

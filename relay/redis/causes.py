@@ -24,10 +24,11 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "MASTERDOWN|CLUSTERDOWN": "it has lost the server that it is a replica of",
     "READONLY|ReadOnlyError": "it is a replica, which takes no writes",
     "MaxClientsError": "it has no connection left",
-    "redis.exceptions.ConnectionError": "the server closed the connection",
 }
+#: The same of an error that says no more than its name.
+_OTHERS: Final[Mapping[str, str]] = {"ConnectionError": "the server closed the connection"}
 
 
 def redis_cause(summary: str) -> str:
     """Why there is no connection to Redis. `summary`: of the error, by `config.redaction`."""
-    return in_words(summary, _MEANINGS)
+    return in_words(summary, _MEANINGS, _OTHERS)

@@ -69,6 +69,18 @@ def test_errors_of_the_network(error: BaseException) -> None:
         assert in_plain_words(said), said
 
 
+@pytest.mark.parametrize("error", list(network_errors()), ids=repr)
+def test_what_a_library_raises_from_an_error_of_the_network_is_said_as_that(error: BaseException) -> None:
+    """redis-py and botocore wrap what the system said, by whatever way the relay connects."""
+    said = in_words(redaction.summary(error), {})
+    if "not known" in said or isinstance(error, ssl.SSLError):
+        return
+    for kind, words in ((redis.exceptions.ConnectionError, redis_cause), (OSError, call_cause)):
+        wrapped = kind(SECRET)
+        wrapped.__cause__ = error
+        assert words(redaction.summary(wrapped)) == said
+
+
 @pytest.mark.parametrize("kind", [*kinds_of(redis.exceptions, redis.exceptions.RedisError), SilentTls, ClusterMode])
 def test_each_error_of_redis(kind: type[BaseException]) -> None:
     try:
