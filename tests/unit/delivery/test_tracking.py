@@ -89,6 +89,7 @@ def test_references_in_a_link_are_decoded() -> None:
         '<a href="javascript:alert(1)">t</a>',
         '<a name="https://x.example">t</a>',
         '<a href="https://x.example/Unsubscribe?u=1">t</a>',
+        '<a href="https://x.example/&#117;nsubscribe">t</a>',
         '<a class="UNSUBSCRIBE" href="https://x.example">t</a>',
         '<a clicktracking="off" href="https://x.example">t</a>',
         '<a clicktracking=off href="https://x.example">t</a>',
