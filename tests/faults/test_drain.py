@@ -76,7 +76,7 @@ def test_sigterm_with_a_client_in_each_state(stage: SetUp) -> None:
     ground.check_log()
 
 
-def test_who_does_not_finish_is_cut_off_at_the_deadline(stage: SetUp) -> None:
+def test_a_client_that_does_not_finish_is_cut_off_at_the_deadline(stage: SetUp) -> None:
     ground = stage(SMTP_RELAY_DRAIN_SECONDS="4")
     stuck = Conversation(ground.relay.port, ground.key.token)
     stuck.send(b"MAIL FROM:<ann@example.com>\r\nRCPT TO:<r1-0@x.example>\r\nDATA\r\n")

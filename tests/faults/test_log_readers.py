@@ -20,7 +20,7 @@ from tests.faults.stage import Stage
 MAILS = 800
 
 
-def test_mail_flows_on_when_nobody_reads_the_log(
+def test_mail_is_accepted_while_the_log_is_not_read(
     stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground = stage()

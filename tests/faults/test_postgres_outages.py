@@ -11,5 +11,5 @@ from tests.faults.postgres_table import POSTGRES
 
 
 @pytest.mark.parametrize("fault", POSTGRES, ids=lambda fault: fault.name)
-def test_clients_hear_what_the_table_says_and_it_heals(befall: Callable[[Fault], None], fault: Fault) -> None:
+def test_clients_get_the_replies_of_the_table_and_it_recovers(befall: Callable[[Fault], None], fault: Fault) -> None:
     befall(fault)

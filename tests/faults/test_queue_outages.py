@@ -16,7 +16,7 @@ from tests.faults.stage import Stage, wait_until
 
 
 @pytest.mark.parametrize("fault", QUEUE, ids=lambda fault: fault.name)
-def test_clients_hear_what_the_table_says_and_it_heals(befall: Callable[[Fault], None], fault: Fault) -> None:
+def test_clients_get_the_replies_of_the_table_and_it_recovers(befall: Callable[[Fault], None], fault: Fault) -> None:
     befall(fault)
 
 

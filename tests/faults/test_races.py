@@ -161,7 +161,7 @@ def test_time_that_is_over_is_no_fault_of_postgres(postgres_url: str, api_key: N
 # Claims
 
 
-def test_whoever_comes_while_the_first_one_commits_waits_and_hears_its_id(
+def test_a_repeat_while_the_first_one_commits_waits_and_gets_its_id(
     hooked: Hooked, cache: Cache, api_key: NewApiKey, postgres_url: str
 ) -> None:
     _once(hooked, "before_insert", lambda: gevent.sleep(1.0))
@@ -174,7 +174,7 @@ def test_whoever_comes_while_the_first_one_commits_waits_and_hears_its_id(
     assert _rows(postgres_url) == 1
 
 
-def test_whoever_waits_stores_it_when_the_first_one_fails_for_certain(
+def test_a_waiting_repeat_stores_the_message_when_the_first_one_fails_for_certain(
     hooked: Hooked, cache: Cache, api_key: NewApiKey, postgres_url: str
 ) -> None:
     def fail() -> None:
@@ -219,7 +219,7 @@ def test_an_unclear_outcome_that_was_none_is_stored_once_its_lease_is_over(
     assert _rows(postgres_url) == 1
 
 
-def test_two_who_take_over_a_dead_ones_claim_store_one_row(
+def test_two_repeats_that_take_over_the_claim_of_an_ended_process_store_one_row(
     hooked: Hooked, store: Store, cache: Cache, api_key: NewApiKey, postgres_url: str
 ) -> None:
     def die() -> None:
@@ -254,7 +254,7 @@ def test_a_redis_that_forgot_everything_costs_a_copy_and_no_mail(
 # Clocks
 
 
-def test_a_clock_of_ours_that_is_wrong_takes_no_claim_from_the_living(
+def test_a_wrong_clock_of_a_process_takes_no_claim_from_a_running_one(
     hooked: Hooked, cache: Cache, api_key: NewApiKey, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _once(hooked, "before_insert", lambda: gevent.sleep(1.0))
@@ -269,7 +269,7 @@ def test_a_clock_of_ours_that_is_wrong_takes_no_claim_from_the_living(
 
 
 @pytest.mark.parametrize("hours", [-100, -1, 1, 100])
-def test_a_claim_of_the_dead_does_not_outlive_a_jump_of_redis_clock(
+def test_a_claim_of_an_ended_process_does_not_outlive_a_jump_of_redis_clock(
     store: Store, cache: Cache, api_key: NewApiKey, postgres_url: str, redis_url: str, hours: int
 ) -> None:
     acceptor = _acceptor(store, cache)

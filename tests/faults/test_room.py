@@ -67,7 +67,7 @@ def test_a_spool_folder_that_is_gone_is_452_and_comes_back(stage: SetUp, tmp_pat
     _check(ground, folder.mkdir)
 
 
-def test_without_descriptors_clients_hear_421_and_those_inside_go_on(stage: SetUp) -> None:
+def test_without_descriptors_new_clients_get_421_and_connected_ones_continue(stage: SetUp) -> None:
     ground = stage()
     with contextlib.closing(ground.talk()) as inside, contextlib.ExitStack() as others:
         assert inside.deliver(make_mail(1)).fate is Fate.ACCEPTED

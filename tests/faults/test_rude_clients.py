@@ -116,7 +116,7 @@ def test_half_closed_connections_are_closed_whatever_was_said(ground: Ground, po
         assert time.monotonic() - began < 10
 
 
-def test_http_is_told_off(ground: Ground) -> None:
+def test_a_client_that_speaks_http_is_refused(ground: Ground) -> None:
     with ground.connect() as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\nMAIL FROM:<a@b.example>\r\n")
         assert read_to_end(client) == b"421 4.7.0 This is an SMTP server\r\n"

@@ -62,7 +62,7 @@ def send_a_mail(stage: Stage) -> bytes:
         return read_to_the_end(client)
 
 
-def test_slow_clients_starve_nobody_and_are_sent_away(stage: Stage) -> None:
+def test_slow_clients_starve_no_other_and_are_sent_away(stage: Stage) -> None:
     process = psutil.Process(stage.pid)
     assert b"\r\n250 2.0.0 Ok: queued" in send_a_mail(stage)
     with contextlib.ExitStack() as stack:

@@ -107,7 +107,7 @@ def test_more_recipients_than_ses_takes_become_several_rows(relay: Relay, api_ke
 # One message, however often and in whatever pieces it comes (deduplication)
 
 
-def test_a_split_message_reaches_everybody_once(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+def test_a_split_message_reaches_each_recipient_once(relay: Relay, api_key: NewApiKey, query: Query) -> None:
     mail = compose(To="a@x.example, b@x.example", Message_ID="<split@example.com>")
     with relay.client(api_key.token) as client:
         first = queued_id(send(client, mail, "a@x.example"))
@@ -123,7 +123,7 @@ def test_a_split_message_reaches_everybody_once(relay: Relay, api_key: NewApiKey
     ]
 
 
-def test_a_message_split_over_connections_at_one_moment_reaches_everybody_once(
+def test_a_message_split_over_connections_at_one_moment_reaches_each_recipient_once(
     start_relay: Callable[..., Relay], postgres_url: str, redis_url: str, api_key: NewApiKey, query: Query
 ) -> None:
     relay = start_relay(DATABASE_URL=postgres_url, REDIS_URL=redis_url, WEB_CONCURRENCY="2")
@@ -173,7 +173,7 @@ def test_deduplication_can_be_switched_off(
     assert len(query("SELECT 1 FROM emails")) == 2
 
 
-def test_a_claim_that_never_became_a_row_holds_nobody_up(
+def test_a_claim_that_never_became_a_row_holds_up_no_other_message(
     relay: Relay, api_key: NewApiKey, query: Query, redis_url: str
 ) -> None:
     """A process that dies between its claim and its commit: the repeat must be stored, not believed to be stored."""
@@ -240,7 +240,7 @@ def test_one_key_at_one_moment_makes_one_row(relay: Relay, api_key: NewApiKey, q
     assert ids == [row["id"]] * 16
 
 
-def test_a_split_message_with_a_key_still_reaches_everybody(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+def test_a_split_message_with_a_key_still_reaches_all_recipients(relay: Relay, api_key: NewApiKey, query: Query) -> None:
     mail = compose(To="a@x.example", Message_ID="<k@example.com>", Idempotency_Key="k")
     with relay.client(api_key.token) as client:
         queued_id(send(client, mail, "a@x.example"))

@@ -117,7 +117,7 @@ def test_a_free_child_that_dies_is_replaced_without_a_word_to_the_client(
     assert len(query("SELECT 1 FROM emails")) == 5
 
 
-def test_when_a_child_dies_its_client_hears_451_and_nobody_else(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+def test_when_a_child_dies_only_its_client_gets_451(relay: Relay, api_key: NewApiKey, query: Query) -> None:
     (parent, _) = processes(relay)
     with relay.client(api_key.token) as client:
         assert send(client)[0] == 250

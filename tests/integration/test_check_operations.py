@@ -228,7 +228,7 @@ def test_all_rights_in_postgres(role: tuple[str, str]) -> None:
         "CREATE RULE no AS ON INSERT TO emails DO INSTEAD NOTHING",
     ],
 )
-def test_what_only_the_statement_can_tell_fails(role: tuple[str, str], postgres_url: str, statement: str) -> None:
+def test_what_only_the_statement_shows_fails(role: tuple[str, str], postgres_url: str, statement: str) -> None:
     execute(postgres_url, statement)
     found = postgres_findings(role[1])
     assert {finding.level for finding in found} == {"FAIL"}

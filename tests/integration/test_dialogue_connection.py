@@ -246,7 +246,7 @@ def test_killed_in_mid_message_it_closes_at_once() -> None:
     assert lines(encounter.rest())[-1].startswith("354 ")
 
 
-def test_the_journal_hears_of_everything_and_of_nobody() -> None:
+def test_the_journal_gets_every_event_and_no_address() -> None:
     encounter = Encounter()
     encounter.send(b"EHLO client.example\r\nAUTH PLAIN " + base64.b64encode(b"\0any\0bad") + b"\r\n")
     encounter.send(LOGIN + ENVELOPE + b"DATA\r\nbody\r\n.\r\n")

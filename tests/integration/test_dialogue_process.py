@@ -180,7 +180,7 @@ def test_the_drain_has_an_end(stage: Stage) -> None:
     assert "connections_cut_off" in stage.log()
 
 
-def test_the_log_names_nobody(tmp_path: Path) -> None:
+def test_the_log_has_no_address(tmp_path: Path) -> None:
     with Stage(tmp_path, {"open": {}}) as stage:
         client = greeted(stage)
         client.say(ENVELOPE + b"DATA\r\nSubject: Confidential\r\n\r\nhush\r\n.\r\n")

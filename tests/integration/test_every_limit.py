@@ -47,7 +47,7 @@ ROWS = {row.limit: row for row in rows()}
 
 #: Rows whose bounds other tests (in tests/) go beyond: they take long, or a state that no client alone brings about.
 ELSEWHERE = {
-    "file descriptors": "integration/test_limits.py::test_without_a_descriptor_left_clients_hear_421",
+    "file descriptors": "integration/test_limits.py::test_without_a_descriptor_left_clients_get_421",
     "held in memory, all messages of a process together": (
         "unit/smtp/test_spool.py::test_all_messages_together_have_so_much_memory"
     ),
@@ -62,7 +62,7 @@ ELSEWHERE = {
         "integration/test_slow_parsing.py::test_a_key_that_overruns_again_and_again_is_kept_out_of_the_worker"
     ),
     "time for a message that is parsed elsewhere": (
-        "integration/test_slow_parsing.py::test_nobody_else_pays_for_a_child_that_is_ended"
+        "integration/test_slow_parsing.py::test_a_child_that_is_ended_delays_no_other_message"
     ),
     "messages of one user that are parsed elsewhere, or wait for memory, in one worker": (
         "integration/test_slow_parsing.py::test_a_user_whose_messages_end_their_children_leaves_room_for_others"
@@ -77,7 +77,7 @@ ELSEWHERE = {
     "for how long it is refused then": "unit/limits/test_attempts.py::test_who_was_good_there_before_gets_in",
     "TLS handshake": "faults/test_rude_clients.py::test_silence_on_the_tls_port_ends",
     "a pause in message data": "faults/test_slowloris.py::test_who_was_quick_in_message_data_may_not_pause_for_long",
-    "message data, octets a second": "faults/test_slowloris.py::test_slow_clients_starve_nobody_and_are_sent_away",
+    "message data, octets a second": "faults/test_slowloris.py::test_slow_clients_starve_no_other_and_are_sent_away",
     "a reply that the client does not read": "faults/test_rude_clients.py::test_a_client_that_never_reads_is_cut_off",
     "memory of messages that are parsed elsewhere, of one worker": (
         "integration/test_bulk.py::test_more_at_a_time_than_there_is_memory_for_are_all_accepted"
@@ -85,7 +85,7 @@ ELSEWHERE = {
     "a worker that does not answer the master": (
         "integration/test_master_recovery.py::test_a_worker_that_computes_without_end_is_shown_and_replaced"
     ),
-    "no worker serves": ("integration/test_master_recovery.py::test_clients_are_told_when_no_worker_lives"),
+    "no worker serves": ("integration/test_master_recovery.py::test_clients_get_421_when_no_worker_is_left"),
     "the header of a proxy": "integration/test_limits.py::test_a_proxy_that_says_nothing_is_refused_in_time",
 }
 

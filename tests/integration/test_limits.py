@@ -308,7 +308,7 @@ def worker_of(relay: Relay) -> psutil.Process:
 @pytest.mark.skipif(
     not hasattr(resource, "prlimit"), reason="the limit of another process can be changed on Linux only"
 )
-def test_without_a_descriptor_left_clients_hear_421(start: Start, connect: Connect) -> None:
+def test_without_a_descriptor_left_clients_get_421(start: Start, connect: Connect) -> None:
     relay = start()
     worker = worker_of(relay)
     served = connect(relay)
@@ -333,7 +333,7 @@ def test_without_a_descriptor_left_clients_hear_421(start: Start, connect: Conne
 @pytest.mark.skipif(
     not hasattr(resource, "prlimit"), reason="the limit of another process can be changed on Linux only"
 )
-def test_not_even_a_reserve(start: Start, connect: Connect) -> None:
+def test_without_a_reserve_descriptor_the_relay_pauses_and_recovers(start: Start, connect: Connect) -> None:
     """The last descriptor is taken: the relay rests and serves again when there are some."""
     relay = start()
     worker = worker_of(relay)

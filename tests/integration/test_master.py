@@ -153,7 +153,7 @@ def test_a_busy_connection_is_finished(start: Callable[..., Service], number: in
     assert service.log[-1]["event"] == "drained"
 
 
-def test_ctrl_c_is_one_wish(start: Callable[..., Service]) -> None:
+def test_ctrl_c_counts_as_one_signal_for_the_whole_process_group(start: Callable[..., Service]) -> None:
     """A terminal signals every process of the group, and the program that started the service may pass on a SIGTERM."""
     service = start(WEB_CONCURRENCY="2")
     service.ready(2)

@@ -241,7 +241,7 @@ def greeting(port: int) -> bytes:
         return octets
 
 
-def test_clients_are_told_when_no_worker_lives(
+def test_clients_get_421_when_no_worker_is_left(
     start: Callable[..., Service], pair: tuple[str, str], tmp_path: Path
 ) -> None:
     tls_port = free_port()
@@ -264,7 +264,7 @@ def test_clients_are_told_when_no_worker_lives(
     assert service.refuses()
 
 
-def test_an_end_while_nobody_serves(start: Callable[..., Service], tmp_path: Path) -> None:
+def test_sigterm_while_no_worker_serves(start: Callable[..., Service], tmp_path: Path) -> None:
     """The master has closed its listeners, and waits for a process that is stopped."""
     service = start(
         SMALL_WORKER="crash-after-first",

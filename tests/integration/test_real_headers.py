@@ -45,7 +45,7 @@ def test_the_reply_says_how_many_entries_were_no_addresses(
     assert [row["to"] for row in query('SELECT "to" FROM emails')] == [["to@x.example"]] * 3
 
 
-def test_nobody_but_addresses_without_a_full_stop(
+def test_only_addresses_without_a_full_stop_are_refused(
     start_relay: Callable[..., Relay], postgres_url: str, redis_url: str, api_key: NewApiKey, query: Query
 ) -> None:
     relay = start_relay(DATABASE_URL=postgres_url, REDIS_URL=redis_url, SMTP_RELAY_RECIPIENTS="headers")

@@ -111,7 +111,7 @@ def test_a_message_whose_header_is_the_trouble_is_refused_in_the_end(
     assert len(query("SELECT 1 FROM emails")) == 1
 
 
-def test_nobody_else_pays_for_a_child_that_is_ended(slow_relay: SlowRelay, api_key: NewApiKey, query: Query) -> None:
+def test_a_child_that_is_ended_delays_no_other_message(slow_relay: SlowRelay, api_key: NewApiKey, query: Query) -> None:
     codes: list[int] = []
 
     def stuck() -> None:

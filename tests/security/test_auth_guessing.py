@@ -77,7 +77,7 @@ def test_a_guesser_is_refused_and_good_keys_are_not(kind: str, start: Start, api
     assert "os_live" not in relay.log
 
 
-def test_a_good_key_that_nobody_used_there_before_gets_in_beside_a_guesser(start: Start, api_key: NewApiKey) -> None:
+def test_a_good_key_that_is_new_at_an_address_gets_in_beside_a_guesser(start: Start, api_key: NewApiKey) -> None:
     relay = start()
     assert guess(relay) == [535] * 3
     with concurrent.futures.ThreadPoolExecutor(4) as guessers:
@@ -100,7 +100,7 @@ def test_what_one_relay_saw_another_one_knows(start: Start, api_key: NewApiKey) 
     assert code(relays[1], api_key.token) == 235
 
 
-def test_a_device_with_an_old_key_locks_nobody_out(start: Start, api_key: NewApiKey) -> None:
+def test_a_device_with_an_old_key_locks_out_no_other_client(start: Start, api_key: NewApiKey) -> None:
     relay = start()
     assert [code(relay, "os_live_old_key") for _ in range(12)] == [535] * 12
     assert code(relay, api_key.token) == 235
@@ -119,7 +119,7 @@ def test_a_revoked_key_is_a_wrong_key(
         assert time.monotonic() - began >= 0.5
 
 
-def test_waiting_for_one_reply_holds_up_nobody_else(start: Start, api_key: NewApiKey) -> None:
+def test_waiting_for_one_reply_holds_up_no_other_client(start: Start, api_key: NewApiKey) -> None:
     relay = start(SMTP_RELAY_AUTH_DELAY_SECONDS="30", SMTP_RELAY_MAX_AUTH_FAILURES_PER_ADDRESS="100")
     with concurrent.futures.ThreadPoolExecutor(20) as guessers, contextlib.ExitStack() as stack:
         slow = [guessers.submit(code, relay, f"os_live_wrong_{number}", "127.0.0.20") for number in range(20)]
@@ -140,7 +140,9 @@ def test_our_own_trouble_is_not_the_clients_failure(start: Start, postgres_url: 
     assert away["cause"] == "the connection was refused"
 
 
-def test_a_redis_that_hangs_delays_nobody_and_forgives_nobody(start: Start, tmp_path: Path, api_key: NewApiKey) -> None:
+def test_a_redis_that_hangs_delays_no_log_in_and_failures_still_count(
+    start: Start, tmp_path: Path, api_key: NewApiKey
+) -> None:
     with Valkey(tmp_path / "valkey") as own:
         relay = start(REDIS_URL=own.url)
         assert code(relay, api_key.token) == 235

@@ -28,7 +28,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_entries_let_nobody_in_and_keep_nobody_out(relay: Relay, api_key: NewApiKey, redis_url: str) -> None:
+def test_hostile_entries_neither_admit_nor_refuse_a_key(relay: Relay, api_key: NewApiKey, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as shared:
         for number, document in enumerate(HOSTILE):
             wrong = f"os_live_wrong_{number % 3}"

@@ -124,7 +124,7 @@ def test_nothing_of_a_session_is_in_the_log(
     assert any(line["event"] == "headers_dropped" for line in lines(relay))
 
 
-def test_nobody_writes_a_line_of_his_own(
+def test_log_lines_are_written_by_the_logger_alone(
     start_relay: Callable[..., Relay], postgres_url: str, redis_url: str, api_key: NewApiKey
 ) -> None:
     """Line ends and escape sequences in everything that a client chooses, in both forms of the log."""

@@ -94,7 +94,7 @@ def test_a_spelling_in_the_header_is_the_mailbox(value: str, field: str) -> None
     assert GONE in recipients(message)
 
 
-def test_an_address_with_an_invisible_character_in_its_domain_is_nobody() -> None:
+def test_an_address_with_an_invisible_character_in_its_domain_is_none() -> None:
     """It is left out and counted: it may be two words that were put together."""
     assert recipients("From: ann@example.com\r\nTo: gone+news@xn--bcher-kva.exam\u00adple\r\n\r\nx") == ()
 

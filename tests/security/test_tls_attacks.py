@@ -96,7 +96,7 @@ def middleman(port: int) -> Iterator[int]:
         thread.join(20)
 
 
-def test_a_client_that_was_told_of_no_tls_gets_nowhere(ground: Ground, api_key: NewApiKey) -> None:
+def test_a_client_without_an_offer_of_starttls_can_not_log_in(ground: Ground, api_key: NewApiKey) -> None:
     good = plain(api_key.token)
     login = base64.b64encode(api_key.token.encode()).decode()
     with middleman(ground.port) as port:

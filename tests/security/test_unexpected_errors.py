@@ -139,7 +139,7 @@ def message(subject: str, *, octets: int = 0) -> bytes:
     )
 
 
-def test_a_bug_is_451_and_nobody_learns_what_it_was_about(
+def test_an_unexpected_error_is_451_and_no_report_holds_content(
     start_relay: Callable[..., Relay],
     postgres_url: str,
     redis_url: str,

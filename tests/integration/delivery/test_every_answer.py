@@ -181,7 +181,7 @@ def test_a_missing_right_is_named_in_the_log(
     assert "x.example" not in out
 
 
-def test_a_call_on_the_way_leaves_no_mail_once_the_double_was_told_to_forget(
+def test_a_call_on_the_way_leaves_no_mail_once_the_double_has_forgotten(
     add_email: Callable[..., str], deliver: Deliver, ses: Ses
 ) -> None:
     """Else a test would find the mails of one before it, whose clients had waited long enough."""

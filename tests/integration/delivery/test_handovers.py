@@ -190,7 +190,7 @@ def test_a_server_that_has_started_anew_is_not_believed(
     assert state(query, email_id) == ("queued", True)
 
 
-def test_who_has_told_redis_of_a_claim_hands_nothing_over_without_it(
+def test_a_process_that_has_written_a_claim_to_redis_hands_nothing_over_without_it(
     add_email: Callable[..., str], make: Make, query: Query
 ) -> None:
     """Redis may come back, and say that the row had not been handed over."""

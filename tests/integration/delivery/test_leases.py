@@ -66,7 +66,7 @@ def test_a_late_worker_takes_nothing_away_from_the_one_that_has_the_row_by_now(
     assert status(query, email_id) != "processing"
 
 
-def test_what_the_provider_has_is_sent_and_not_sent_again_whoever_has_the_row(
+def test_what_the_provider_has_is_not_sent_again_whichever_process_has_the_row(
     add_email: Callable[..., str], outgoing: Outgoing, other: Outgoing, query: Query
 ) -> None:
     given_up, taken, canceled = add_email(), add_email(), add_email()

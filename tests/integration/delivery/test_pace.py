@@ -170,7 +170,7 @@ def test_redis_goes_and_comes_back(make: MakePace, asked: Asked, redis_url: str)
     assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(1000.0 * MARGIN / 4)
 
 
-def test_the_end_of_the_process_lets_nobody_wait(make: MakePace, asked: Asked) -> None:
+def test_the_end_of_the_process_ends_all_waits(make: MakePace, asked: Asked) -> None:
     asked.says = Account(rate=0.2, left=-1, off="")
     pace = make()
     assert pace.wait("r", "user", 1, 1000) is None
@@ -184,7 +184,7 @@ def test_the_end_of_the_process_lets_nobody_wait(make: MakePace, asked: Asked) -
     assert isinstance(pace.wait("r", "user", 1, 1000), Rest)
 
 
-def test_an_error_lets_nobody_wait_for_ever(make: MakePace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_ends_the_wait_of_all_callers(make: MakePace, monkeypatch: pytest.MonkeyPatch) -> None:
     pace = make()
     pace.wait("r", "user", 1, 1000)
     account = pace._of("r")

@@ -137,7 +137,7 @@ def test_an_account_that_may_not_be_asked_has_the_rate_of_the_setting(ses: Ses) 
     provider.close()
 
 
-def test_where_nobody_answers_the_account_is_unknown(monkeypatch: pytest.MonkeyPatch, ses: Ses) -> None:
+def test_without_an_answer_the_account_is_unknown(monkeypatch: pytest.MonkeyPatch, ses: Ses) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_SESV2", "http://127.0.0.1:1")
     with pytest.raises(SesError) as error:
         SesAccount("us-east-1").ask()

@@ -260,7 +260,7 @@ def test_the_rest_of_too_many_is_tried_again_where_it_fails(
         assert [taken.recipients for taken in double.taken] == [("a@x.example",)]
 
 
-def test_a_host_that_asks_for_the_text_although_it_refused_everybody_gets_none(
+def test_a_host_that_asks_for_the_text_although_it_refused_all_gets_none(
     certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RFC 2920 section 3.1. The double refuses DATA itself, so this one is made to go on."""

@@ -394,7 +394,7 @@ def test_a_row_that_can_not_be_recorded_stops_no_other(asking: Outgoing, query: 
     assert [row[0] for row in state(query, ids)] == ["sent", "sent", "processing", "sent", "sent", "sent"]
 
 
-def test_a_lock_on_the_webhook_of_one_user_holds_up_nobody_else(
+def test_a_lock_on_the_webhook_of_one_user_holds_up_no_other_user(
     asking: Outgoing, query: Query, postgres_url: str
 ) -> None:
     query(

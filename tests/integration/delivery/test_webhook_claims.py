@@ -44,7 +44,7 @@ def row(query: Query, delivery_id: str) -> tuple[Any, ...]:
     return query("SELECT status, attempt, next_retry_at FROM webhook_deliveries WHERE id = %s", delivery_id)[0]
 
 
-def test_a_claim_changes_the_time_alone_and_nobody_else_gets_it(
+def test_a_claim_changes_the_time_alone_and_no_other_process_gets_it(
     deliveries: WebhookDeliveries, add: Callable[..., str], query: Query
 ) -> None:
     delivery = add()
@@ -117,7 +117,7 @@ def test_a_result_counts_as_long_as_the_claim_does(
     assert row(query, first) == ("success", 1, None)
 
 
-def test_what_a_person_wants_once_more_is_due_once(
+def test_a_manual_repeat_of_a_delivery_is_due_once(
     deliveries: WebhookDeliveries, add: Callable[..., str], query: Query
 ) -> None:
     now = datetime.now(UTC)

@@ -42,7 +42,7 @@ def test_a_word_is_heard_once(redis_url: str) -> None:
         assert client.llen(keys.WEBHOOK_WAKES_KEY.decode()) == 0
 
 
-def test_words_that_nobody_hears_take_no_room(redis_url: str) -> None:
+def test_announcements_without_a_listener_take_no_room(redis_url: str) -> None:
     say(redis_url, 500)
     with redis.Redis.from_url(redis_url) as client:
         assert client.llen(keys.WEBHOOK_WAKES_KEY.decode()) == 8
@@ -72,7 +72,7 @@ def test_without_redis_a_word_is_nothing() -> None:
     gevent.sleep(0)
 
 
-def test_an_event_of_this_process_is_told_where_a_webhook_wants_it(
+def test_an_event_of_this_process_is_announced_where_a_webhook_has_its_type(
     database: Database, add_email: Callable[..., str], postgres_url: str
 ) -> None:
     told: list[str] = []

@@ -244,7 +244,7 @@ def test_a_wrong_password_in_a_loop_asks_postgres_once(
     assert client.exists(shared_key("0" * 64)) == 0
 
 
-def test_everybody_who_misses_the_same_key_shares_one_question(
+def test_all_that_miss_the_same_key_share_one_query(
     lookups: Lookups, store: CountingStore, make_api_key: MakeKey
 ) -> None:
     key = make_api_key()
@@ -344,7 +344,7 @@ def user_hash(client: redis.Redis) -> str:
     return "user-hash"
 
 
-def test_who_has_a_message_already_is_told_with_the_first_ones_id(lookups: Lookups, user_hash: str) -> None:
+def test_recipients_that_have_a_message_are_named_with_the_id_of_the_first(lookups: Lookups, user_hash: str) -> None:
     first = lookups.screen(user_hash, "user", ["a@x", "b@x"], claim=claim("id-1"))
     second = lookups.screen(user_hash, "user", ["b@x", "c@x"], claim=claim("id-2"))
     third = lookups.screen(user_hash, "user", ["c@x", "a@x"], claim=claim("id-3"))
@@ -519,7 +519,7 @@ def test_redis_comes_back_after_any_number_of_attempts(own_valkey: Valkey) -> No
     cache.close()
 
 
-def test_a_command_that_cant_be_packed_is_nobody_elses_trouble(own_valkey: Valkey) -> None:
+def test_a_command_that_cant_be_packed_fails_alone(own_valkey: Valkey) -> None:
     cache = Cache(own_valkey.url, timeout=2.0)
     asked = [gevent.spawn(cache.link.call, "GET", key) for key in ("a", "\ud800", "b")]
     gevent.joinall(asked, timeout=10.0)

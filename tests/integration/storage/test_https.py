@@ -222,7 +222,7 @@ def test_an_answer_that_dribbles_is_not_in_time(pieces: list[bytes]) -> None:
     assert time.monotonic() - began < 60
 
 
-def test_what_was_not_sent_is_told_from_what_may_have_been_carried_out(endpoint: Endpoint) -> None:
+def test_what_was_not_sent_is_distinguished_from_what_may_have_been_carried_out(endpoint: Endpoint) -> None:
     with pytest.raises(NotSentError) as refused:
         calls("http://127.0.0.1:9/").post(b"x", {})
     assert refused.value.code == "ConnectionRefusedError"
@@ -246,7 +246,7 @@ def test_the_host_field_is_as_a_signature_has_it(endpoint: str, field: str) -> N
     assert host_field(endpoint) == field
 
 
-def test_nobody_there_is_an_error_of_the_call(endpoint: Endpoint) -> None:
+def test_a_refused_connection_is_an_error_of_the_call(endpoint: Endpoint) -> None:
     with pytest.raises(CALL_ERRORS):
         calls("http://127.0.0.1:9/").post(b"x", {})
 

@@ -85,7 +85,7 @@ def test_the_culprit_is_stored_once_its_way_is_free(
     assert query("SELECT count(*) AS n FROM emails")[0]["n"] == 1
 
 
-def test_the_culprit_hears_a_passing_failure_when_its_way_stays_barred(
+def test_the_user_that_causes_a_lock_gets_4xx_while_it_lasts(
     store: Store, make_row: MakeRow, postgres_url: str
 ) -> None:
     with open_transaction(postgres_url, hold_keys("key-0")):
@@ -155,9 +155,7 @@ def test_a_locked_table_holds_up_all_and_loses_none(
     assert query("SELECT count(*) AS n FROM emails")[0]["n"] == 61
 
 
-def test_whoever_comes_just_behind_a_slow_one_is_not_left_until_the_next_arrives(
-    store: Store, make_row: MakeRow, query: Query
-) -> None:
+def test_a_caller_behind_a_slow_one_does_not_wait_for_the_next(store: Store, make_row: MakeRow, query: Query) -> None:
     """The statement is slow, but not enough to be given up; the second writer has to be woken by time."""
     trigger(query, "PERFORM pg_sleep(0.5)")
     assert send(store, make_row()) == Stored()
@@ -170,7 +168,7 @@ def test_whoever_comes_just_behind_a_slow_one_is_not_left_until_the_next_arrives
         store._commits._slow_users._noted.clear()
 
 
-def test_a_large_message_of_many_rows_holds_up_nobody(store: Store, make_row: MakeRow, query: Query) -> None:
+def test_a_large_message_of_many_rows_holds_up_no_other_user(store: Store, make_row: MakeRow, query: Query) -> None:
     attachment = StoredAttachment("a.bin", "QUJDRA==" * 1_500_000)
     rows = [make_row(user_id=SLOW, to=(f"{n}@x.example",), attachments=(attachment,)) for n in range(15)]
     large = gevent.spawn(store.insert, rows, [row.to[0] for row in rows])

@@ -240,7 +240,9 @@ class Deliveries(RuleBasedStateMachine):
                 assert set(received.values()) == {1}, (mail, received.most_common(3))
 
 
-def test_any_sequence_of_parts_reaches_everybody_and_where_it_can_be_told_once(acceptors: TwoAcceptors) -> None:
+def test_any_sequence_of_parts_reaches_each_recipient_and_once_where_repeats_can_be_recognised(
+    acceptors: TwoAcceptors,
+) -> None:
     class Here(Deliveries):
         pass
 
@@ -268,7 +270,7 @@ def test_any_sequence_of_parts_reaches_everybody_and_where_it_can_be_told_once(a
     ],
     ids=["halves of 100", "halves of 60", "the second part four times", "overlapping", "one recipient a part"],
 )
-def test_a_split_message_with_a_key_reaches_everybody_once(
+def test_a_split_message_with_a_key_reaches_each_recipient_once(
     acceptors: TwoAcceptors, mail: Mail, parts: list[Part], away: bool
 ) -> None:
     acceptors.redis_away = away
@@ -280,7 +282,7 @@ def test_a_split_message_with_a_key_reaches_everybody_once(
 
 
 @pytest.mark.parametrize("away", [False, True])
-def test_many_parts_at_once_with_a_key_reach_everybody_once(acceptors: TwoAcceptors, away: bool) -> None:
+def test_many_parts_at_once_with_a_key_reach_each_recipient_once(acceptors: TwoAcceptors, away: bool) -> None:
     mail = Mail(0, message_id=False, key=True)
     acceptors.redis_away = away
     parts = [part(number, number + 3) for number in range(0, 120, 2)]

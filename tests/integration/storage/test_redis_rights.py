@@ -76,7 +76,7 @@ def test_a_command_that_is_not_permitted_takes_nothing_from_the_others(
     assert sorted(said) == [("redis_error_reply", "NOPERM", "HSET"), ("redis_error_reply", "NOPERM", "ZREM")]
 
 
-def test_the_neighbours_in_one_packet_hear_their_own_answers(make_link: MakeLink) -> None:
+def test_each_question_of_one_packet_gets_its_answer(make_link: MakeLink) -> None:
     link = make_link("~*", "+@all", "-incr")
     link.call("SET", "a", "1")
 
@@ -113,7 +113,7 @@ def test_a_user_who_may_do_nothing_at_all(make_link: MakeLink) -> None:
     assert link.up
 
 
-def test_what_nobody_waits_for_is_bounded_and_what_is_dropped_is_counted_and_said(
+def test_commands_without_a_waiting_caller_are_bounded_and_dropped_ones_are_counted(
     make_link: MakeLink, administrator: redis.Redis, logged: list[Any]
 ) -> None:
     link = make_link("~*", "+@all")

@@ -89,7 +89,7 @@ def test_each_account_has_its_own_rate(link: RedisLink, shared: SharedAllowance)
     assert ask(other, 101.0).moments == (0.0,)
 
 
-def test_a_rest_is_everybodys_and_one_mail_of_all_is_tried_after_it(link: RedisLink, shared: SharedAllowance) -> None:
+def test_all_processes_pause_and_one_mail_of_all_is_tried_after_it(link: RedisLink, shared: SharedAllowance) -> None:
     other = SharedAllowance(link, "ses:r", fallback=2.0, shares=3)
     known(shared, 500.0)
     rests, now = [], 101.0

@@ -382,7 +382,7 @@ def test_a_refusal_is_an_event_and_a_delivery_for_each_webhook_that_wants_it(sto
     assert (delivery["status"], delivery["attempt"], delivery["status_code"]) == ("pending", 0, None)
 
 
-def test_overdue_rows_are_those_that_nobody_has_tried(store: Store, make_row: MakeRow, query: Query) -> None:
+def test_overdue_rows_are_those_without_an_attempt(store: Store, make_row: MakeRow, query: Query) -> None:
     rows = [make_row() for _ in range(7)]
     for row in rows:
         store.insert([row], [])
@@ -589,7 +589,7 @@ def test_names_are_looked_up_and_every_address_tried(own_postgres: Postgres, mak
     store.close()
 
 
-def test_a_name_that_nobody_knows_is_unavailable(make_row: MakeRow) -> None:
+def test_a_name_that_does_not_resolve_is_unavailable(make_row: MakeRow) -> None:
     store = Store("postgresql://nobody@no-such-host.invalid/none")
     started = time.monotonic()
     with pytest.raises(Unavailable):

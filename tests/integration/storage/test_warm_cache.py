@@ -312,7 +312,7 @@ def test_the_command_warms_and_says_so(
     assert cache.find_key(hash_of(key)).key is not None
 
 
-def test_the_command_can_be_told_to_write_nothing_and_to_speak_json(
+def test_the_command_has_a_dry_run_and_json_output(
     command: Callable[..., subprocess.Popen[str]], make_api_key: MakeKey, query: Query, client: redis.Redis
 ) -> None:
     suppress_many(query, make_api_key().user_id, 700)

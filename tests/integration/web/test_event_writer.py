@@ -86,7 +86,7 @@ def test_what_waits_is_written_in_order(make: Callable[..., Made]) -> None:
     assert postgres.written == events
 
 
-def test_one_that_is_refused_is_in_nobodys_way(make: Callable[..., Made]) -> None:
+def test_an_event_that_is_refused_delays_no_other(make: Callable[..., Made]) -> None:
     writer, postgres, kept = make()
     postgres.poison = {b"bad": Rejected("22P02"), b"worse": RuntimeError("x")}
     assert put(writer, b"a", b"bad", b"b", b"worse", b"c") == [True, Fate.UNSTORABLE, True, Fate.UNSTORABLE, True]

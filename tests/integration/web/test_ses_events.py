@@ -113,14 +113,14 @@ def test_a_permanent_bounce_and_a_complaint_suppress_their_recipients(stage: Sta
     assert suppressions(stage, f"a-{name}@x.example") == [("complained", "user")]
 
 
-def test_a_passing_bounce_suppresses_nobody(stage: Stage) -> None:
+def test_a_transient_bounce_suppresses_no_address(stage: Stage) -> None:
     email_id, address = stage.add_email(), f"{uuid.uuid4().hex}@x.example"
     stage.post(stage.sns.notification(ses_message("Bounce", email_id, [address], bounceType="Transient")))
     assert suppressions(stage, address) == []
     assert stage.status(email_id) == "bounced"
 
 
-def test_the_relays_caches_are_told_at_once(stage: Stage, valkey_server: Valkey) -> None:
+def test_the_relays_caches_are_updated_at_once(stage: Stage, valkey_server: Valkey) -> None:
     email_id, address = stage.add_email(), f"{uuid.uuid4().hex}@x.example"
     digest = suppression_lists.digest(suppression_lists.digest_prefix("user"), address)
     with redis.Redis.from_url(valkey_server.url) as client:

@@ -258,7 +258,7 @@ def test_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.startswith("DATABASE_URL is not set: should be a URL like postgres://")
 
 
-def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_wrong_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = refusal(monkeypatch, DATABASE_URL="x", WEB_CONCURRENCY="many", PORT="http")
     assert [line.split()[0] for line in lines] == ["DATABASE_URL", "PORT", "WEB_CONCURRENCY"]
 

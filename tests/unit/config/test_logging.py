@@ -86,7 +86,7 @@ def test_one_json_object_a_line() -> None:
     }
 
 
-def test_auto_is_json_where_nobody_watches() -> None:
+def test_auto_is_json_without_a_terminal() -> None:
     assert lines("log.info('hello')", form="auto")[0]["event"] == "hello"
 
 
@@ -132,7 +132,7 @@ def test_no_colours_where_they_are_not_wanted() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_nobody_forges_a_line(form: str) -> None:
+def test_a_client_can_not_forge_a_log_line(form: str) -> None:
     code = r"""
     log.info("x", reason="y\n2024-01-01T00:00:00Z [critical] forged\x1b[2J\r")
     import logging
@@ -143,7 +143,7 @@ def test_nobody_forges_a_line(form: str) -> None:
     assert "\x1b" not in shown
 
 
-def test_errors_are_told_without_their_text() -> None:
+def test_errors_are_reported_without_their_text() -> None:
     code = f"""
     def deliver(recipient):
         raise ValueError(f"can't deliver to {{recipient}}")
@@ -216,7 +216,7 @@ def test_uncaught_errors_become_lines() -> None:
     assert KEY not in shown
 
 
-def test_a_log_that_nobody_reads_does_not_stop_the_mail() -> None:
+def test_a_log_without_a_reader_does_not_stop_the_mail() -> None:
     code = """
     import os, sys
     reader, writer = os.pipe()

@@ -62,7 +62,7 @@ def test_what_mail_cannot_be_sent_to(local: str, domain: str) -> None:
     assert not caught.value.utf8_local_part
 
 
-def test_a_local_part_that_is_not_ascii_is_told_apart() -> None:
+def test_a_local_part_that_is_not_ascii_has_a_separate_fault() -> None:
     with pytest.raises(BadAddress) as caught:
         normalise("jörg", "reader.example")
     assert caught.value.utf8_local_part

@@ -44,7 +44,7 @@ def test_no_column_but_an_empty_one_is_no_restriction(column: str, found: str | 
 
 
 @pytest.mark.parametrize("address", ["a@example.com", "!@x.example", "a@x.!"])
-def test_nobody_is_in_the_domain_that_is_none(address: str) -> None:
+def test_no_address_is_in_an_empty_domain(address: str) -> None:
     assert not may_send_from(ApiKey("k", "u", "full_access", NO_DOMAIN), [address])
 
 

@@ -65,7 +65,7 @@ def test_what_goes_wrong_all_callers_get(answer: Callable[[Sequence[int]], list[
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_the_end_of_the_greenlet_that_answers_leaves_nobody_waiting(begun: bool) -> None:
+def test_the_end_of_the_greenlet_that_answers_ends_all_waits(begun: bool) -> None:
     may_answer = Event()
 
     def answer(numbers: Sequence[int]) -> list[int]:

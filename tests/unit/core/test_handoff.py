@@ -49,7 +49,7 @@ def test_who_settles_goes_on_and_does_not_switch() -> None:
     assert order == ["settled", "waited"]
 
 
-def test_a_greenlet_that_was_killed_takes_nobody_with_it() -> None:
+def test_a_greenlet_that_was_killed_ends_no_other() -> None:
     handoff: Handoff[str] = Handoff()
     waiting = gevent.spawn(handoff.get)
     gevent.sleep(0)

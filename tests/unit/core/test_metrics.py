@@ -118,7 +118,7 @@ def test_the_hubs_lag_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slow >= 1
 
 
-def test_nobody_pays_for_what_nobody_reads() -> None:
+def test_metrics_cost_nothing_without_a_reader() -> None:
     code = (
         "import sys; from relay.core import metrics; from relay.operator import exposition; "
         "from config.settings import Settings; "

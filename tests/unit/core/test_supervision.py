@@ -174,7 +174,7 @@ def test_a_failure_of_work_that_runs_once_is_counted() -> None:
 _STARTERS = {"spawn", "spawn_later", "spawn_raw", "start_later", "apply_async", "map_async", "imap", "imap_unordered"}
 
 
-def test_nobody_else_starts_greenlets() -> None:
+def test_greenlets_are_started_in_one_module_alone() -> None:
     """A module that starts one by other means has to be named here: gevent's servers, which watch sockets, do not."""
     found = []
     # What an operator runs is a separate program; a worker's metrics are not.

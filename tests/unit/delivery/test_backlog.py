@@ -28,7 +28,7 @@ def take(backlog: Backlog, most: int, busy: dict[str | None, int] | None = None,
     steps=st.lists(st.integers(1, 7), max_size=20),
     share=st.integers(1, 4),
 )
-def test_each_row_leaves_once_in_turn_and_nobody_gets_more_than_a_share(
+def test_each_row_leaves_once_in_turn_and_no_user_gets_more_than_a_share(
     rows: list[tuple[int, str]], steps: list[int], share: int
 ) -> None:
     backlog = Backlog()

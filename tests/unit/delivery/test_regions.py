@@ -111,7 +111,7 @@ def test_nothing_sent_is_never_the_mails_fault(regions: Regions) -> None:
     assert judged.verdict is Verdict.NOT_THIS_MAIL
 
 
-def test_one_mail_that_keeps_failing_holds_up_nobody(regions: Regions, clock: Clock) -> None:
+def test_one_mail_that_keeps_failing_holds_up_no_other(regions: Regions, clock: Clock) -> None:
     for _ in range(10):
         judged = send(regions, mail("bad"), SERVER_ERROR)
         assert isinstance(judged, Failed)
@@ -213,7 +213,7 @@ def test_another_region_goes_on_and_nothing_pauses_all(regions: Regions) -> None
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_mail_pays_for_an_outage_and_a_bad_one_ends(regions: Regions, clock: Clock, seed: int) -> None:
+def test_an_outage_uses_up_no_attempt_and_a_bad_mail_ends(regions: Regions, clock: Clock, seed: int) -> None:
     """A simulated hour: one region, a mail every second or so, one of them poison, outages of any length between."""
     chance = random.Random(seed)
     outages = [(start, start + chance.uniform(1, 400)) for start in (100.0, 700.0, 1500.0)]

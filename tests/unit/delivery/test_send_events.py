@@ -26,7 +26,7 @@ def test_ses_records_what_it_can(
 
 @pytest.mark.parametrize(("topic", "configuration_set"), list(product(TOPICS, SETS)))
 @pytest.mark.parametrize("rule", ["auto", "ses", "ours"])
-def test_nobody_else_records_what_ses_never_gets(
+def test_with_maildir_the_worker_always_records_the_event_sent(
     rule: Literal["auto", "ses", "ours"], topic: str | None, configuration_set: str | None
 ) -> None:
     assert send_events.ours(rule, provider="maildir", events_topic=topic, configuration_set=configuration_set)

@@ -13,7 +13,9 @@ STEPS = st.lists(st.tuples(st.sampled_from(["somebody", "of", "known", "end"]), 
 
 
 @given(places=st.integers(1, 30), steps=STEPS)
-def test_nobody_has_all_places_whoever_turns_out_to_own_a_mail(places: int, steps: list[tuple[str, str, int]]) -> None:
+def test_no_user_has_all_places_even_where_the_owner_is_found_out_late(
+    places: int, steps: list[tuple[str, str, int]]
+) -> None:
     shares = Shares(places)
     most = max(1, places - max(1, places // 10))
     mails: list[tuple[Share, str | None]] = []

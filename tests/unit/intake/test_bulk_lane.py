@@ -76,7 +76,9 @@ def test_who_finds_the_memory_used_up_waits_for_a_turn() -> None:
     assert lane.most == 2
 
 
-def test_who_gets_no_turn_in_time_hears_so_and_takes_nothing(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_without_a_turn_in_time_gets_an_error_and_takes_nothing(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("relay.intake.bulk_lane.TURN_SECONDS", 0.05)
     first = [gevent.spawn(lane.store, submission("many")) for _ in range(4)]
     gevent.sleep(0.01)

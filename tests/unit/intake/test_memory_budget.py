@@ -43,7 +43,7 @@ def test_as_many_as_fit_at_the_same_time() -> None:
     assert messages[2].granted
 
 
-def test_nobody_overtakes() -> None:
+def test_memory_is_granted_in_order() -> None:
     budget = MemoryBudget(100)
     first, large, small = Message(budget, 60), Message(budget, 90), Message(budget, 10)
     assert (first.granted, large.granted, small.granted) == (True, None, None)
@@ -134,7 +134,7 @@ def test_what_is_taken_at_once_never_passes_one_that_waits() -> None:
     assert waiting.granted
 
 
-def test_it_tells_how_many_have_been_given_something_and_do_not_run_yet() -> None:
+def test_it_counts_those_that_were_given_something_and_do_not_run_yet() -> None:
     budget = MemoryBudget(100)
     first, second = Message(budget, 100), Message(budget, 100)
     assert budget.resuming == 0

@@ -79,7 +79,7 @@ addresses = st.lists(st.sampled_from([f"{name}@x.example" for name in ("a", "A",
 
 
 @given(addresses, addresses, addresses, addresses, st.sampled_from(RecipientRule))
-def test_everybody_is_in_one_field_once(
+def test_each_recipient_is_in_one_field_once(
     to: tuple[str, ...], cc: tuple[str, ...], bcc: tuple[str, ...], envelope: tuple[str, ...], rule: RecipientRule
 ) -> None:
     mailboxes = recipients_of(message(to=to, cc=cc, bcc=bcc), envelope, rule).mailboxes()

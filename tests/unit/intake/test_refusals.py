@@ -17,13 +17,13 @@ def test_each_fault_has_a_reply_for_good(fault: Fault) -> None:
     assert reply.enhanced.startswith("5.")
 
 
-def test_no_two_faults_are_told_the_same() -> None:
+def test_each_fault_has_a_separate_reply() -> None:
     said = [refusal(Unusable(fault, "detail")).encode() for fault in Fault]
     assert len(set(said)) == len(said)
 
 
 @pytest.mark.parametrize("domain", ["example.com", NO_DOMAIN])
-def test_a_restricted_key_is_told_its_domain(domain: str) -> None:
+def test_the_reply_names_the_domain_of_a_restricted_key(domain: str) -> None:
     reply = wrong_domain(ApiKey("id", "user", "full_access", domain))
     assert reply.code == 550
     assert b"user" not in reply.encode()

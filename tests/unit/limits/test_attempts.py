@@ -68,7 +68,7 @@ def test_other_origins_are_not_concerned(make: Make) -> None:
     assert counted.failed(wrong(9, ELSEWHERE)) == 0.25
 
 
-def test_the_same_wrong_key_again_and_again_refuses_nobody(make: Make) -> None:
+def test_the_same_wrong_key_again_and_again_refuses_no_address(make: Make) -> None:
     counted = make()
     assert {counted.failed(wrong(1)) for _ in range(50)} == {0.25}
     assert counted.admit(wrong(2)) == WELCOME
@@ -177,7 +177,7 @@ def test_redis_holds_no_key_and_no_address_and_forgets(redis_url: str, server: r
     link.close()
 
 
-def test_a_redis_that_refuses_to_write_makes_nobody_welcome(redis_url: str, server: redis.Redis) -> None:
+def test_failures_count_where_redis_refuses_to_write(redis_url: str, server: redis.Redis) -> None:
     link = link_to(redis_url)
     counted = Attempts(link, most=3, refusal_seconds=900, longest_delay=8.0)
     server.config_set("maxmemory", "1")

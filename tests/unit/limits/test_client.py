@@ -87,7 +87,7 @@ def test_a_good_key_waits_for_nothing(services: KeyServices, clock: Clock) -> No
     assert clock.now == before
 
 
-def test_our_own_trouble_is_nobodys_failure(services: KeyServices, clock: Clock) -> None:
+def test_a_failed_look_up_counts_as_no_failure_of_the_client(services: KeyServices, clock: Clock) -> None:
     services.trouble = True
     client = limits_of(max_auth_failures_per_address=2)
     before = clock.now
@@ -98,7 +98,7 @@ def test_our_own_trouble_is_nobodys_failure(services: KeyServices, clock: Clock)
     assert client.authenticate("good", services.authenticate) is LOGIN
 
 
-def test_a_refused_client_can_not_tell_whether_its_key_was_looked_at(services: KeyServices, clock: Clock) -> None:
+def test_a_refused_client_can_not_see_whether_its_key_was_looked_at(services: KeyServices, clock: Clock) -> None:
     client = limits_of(max_auth_failures_per_address=2)
     for number in range(2):
         assert client.authenticate(f"wrong {number}", services.authenticate) is LoginFailure.WRONG_KEY

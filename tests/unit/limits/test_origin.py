@@ -30,7 +30,7 @@ def test_different_origins() -> None:
     assert len({ORIGINS.of(address) for address in addresses}) == len(addresses)
 
 
-def test_without_the_secret_nobody_finds_the_address() -> None:
+def test_without_the_secret_the_address_can_not_be_found() -> None:
     assert ORIGINS.of("192.0.2.1") != Origins(b"another").of("192.0.2.1")
     assert ORIGINS.of("192.0.2.1") == Origins(b"secret").of("192.0.2.1")
     assert len(ORIGINS.of("192.0.2.1")) == 8

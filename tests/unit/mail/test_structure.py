@@ -166,7 +166,7 @@ def test_parameters_without_a_value_before_them() -> None:
         (b"Content-Type: text/plain; name=logo.png\r\nContent-Disposition: attachment", "text/plain"),
     ],
 )
-def test_a_file_name_tells_the_type_where_nothing_else_does(fields: bytes, kind: str) -> None:
+def test_the_file_name_decides_the_type_where_nothing_else_does(fields: bytes, kind: str) -> None:
     part = fields + b"\r\nContent-Transfer-Encoding: base64\r\n\r\nR0lG"
     raw = (
         _HEAD

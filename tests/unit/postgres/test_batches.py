@@ -74,7 +74,7 @@ def test_a_question_that_fails_is_asked_for_each(error: BaseException) -> None:
     assert server.batches.ask(4) == 8
 
 
-def test_who_asks_and_is_killed_stops_nobody() -> None:
+def test_a_caller_that_is_killed_stops_no_other() -> None:
     server = Server()
     server.may_answer.clear()
     asked = server.ask([1, 2, 3])

@@ -32,7 +32,7 @@ def test_of_one_owner_so_many_and_of_others_too() -> None:
     assert not limit._places
 
 
-def test_whoever_waits_holds_up_no_other_owner_and_gets_the_next_place() -> None:
+def test_a_waiting_owner_holds_up_no_other_and_gets_the_next_place() -> None:
     limit = OwnerLimit(1)
     order = []
 
@@ -50,7 +50,7 @@ def test_whoever_waits_holds_up_no_other_owner_and_gets_the_next_place() -> None
     assert order == ["1", "2", "3"]
 
 
-def test_who_gets_no_place_in_time_is_told_and_takes_none() -> None:
+def test_a_caller_without_a_place_in_time_gets_an_error_and_takes_none() -> None:
     limit = OwnerLimit(1)
     with limit.place("a", FAR):
         with limit.place("a", time.monotonic()) as granted:

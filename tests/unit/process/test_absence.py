@@ -33,7 +33,7 @@ def test_clients_wait_for_a_while_before_they_are_turned_away(clock: Clock, list
 
 
 @pytest.mark.parametrize(("implicit_tls", "heard"), [(False, REPLY), (True, b"")])
-def test_all_who_wait_are_told_and_closed(
+def test_all_waiting_clients_get_421_and_are_closed(
     clock: Clock, listener: socket.socket, implicit_tls: bool, heard: bytes
 ) -> None:
     absent = absence(listener, implicit_tls=implicit_tls)

@@ -32,7 +32,7 @@ def ready(absent: Absence, seconds: float = 10.0) -> list[int]:
     return select.select(absent.descriptors(), [], [], seconds)[0]
 
 
-def test_clients_are_told_that_nobody_serves(absent: Absence, listening: socket.socket) -> None:
+def test_clients_get_421_while_no_worker_serves(absent: Absence, listening: socket.socket) -> None:
     with socket.create_connection(listening.getsockname(), 10) as client:
         absent.turn_away(ready(absent))
         assert client.recv(1000) == REPLY

@@ -64,7 +64,7 @@ def test_a_look_that_comes_late_begins_the_count_anew(clock: Clock, heartbeats: 
     assert clock.looks(watch, SILENT_LOOKS) == [False] * (SILENT_LOOKS - 1) + [True]
 
 
-def test_the_beats_of_another_process_count_for_nobody(clock: Clock, heartbeats: Heartbeats) -> None:
+def test_beats_of_an_unknown_process_are_ignored(clock: Clock, heartbeats: Heartbeats) -> None:
     """A worker that was taken for dead, and wakes, must not speak for its successor."""
     heartbeats.beat(1)
     successor = Watch(heartbeats, 1, os.getpid() + 1)

@@ -32,7 +32,7 @@ def test_numbers_of_signals(pipe: SignalPipe) -> None:
     assert pipe.read() == b""
 
 
-def test_more_signals_than_the_pipe_holds_stop_nobody(pipe: SignalPipe) -> None:
+def test_more_signals_than_the_pipe_holds_block_no_process(pipe: SignalPipe) -> None:
     for _ in range(70_000):
         signal.raise_signal(signal.SIGHUP)
     assert set(pipe.read()) == {signal.SIGHUP}

@@ -55,7 +55,7 @@ def test_the_context_is_a_servers_of_today(tmp_path: Path) -> None:
     assert not [name for name in names if any(weak in name for weak in ("RC4", "DES", "MD5", "NULL", "EXP", "anon"))]
 
 
-def test_nobody_gets_a_ticket_to_resume_with(tmp_path: Path) -> None:
+def test_no_session_ticket_is_issued(tmp_path: Path) -> None:
     assert CertificateStore(*write_pair(tmp_path)).context.num_tickets == 0
 
 
@@ -139,7 +139,7 @@ def test_an_expired_certificate_serves_with_a_complaint(tmp_path: Path) -> None:
     )
 
 
-def test_dates_that_are_worth_a_line(tmp_path: Path) -> None:
+def test_dates_of_a_certificate_that_are_warned_of(tmp_path: Path) -> None:
     assert expiry_warning(CertificateStore(*write_pair(tmp_path / "good"))) is None
     soon = expiry_warning(CertificateStore(*write_pair(tmp_path / "soon", days=3.01)))
     assert soon is not None

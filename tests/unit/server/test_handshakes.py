@@ -80,7 +80,7 @@ def test_after_a_step_the_others_have_as_much_time_as_it_took(monkeypatch: pytes
     assert all(had >= took for had, took in zip(pauses, steps, strict=True))
 
 
-def test_who_gives_up_leaves_the_queue_and_holds_up_nobody() -> None:
+def test_a_caller_that_gives_up_leaves_the_queue() -> None:
     turns, done = HandshakeTurns(), []  # type: ignore[var-annotated]
 
     def impatient() -> None:

@@ -151,5 +151,5 @@ def test_the_longest_line_of_version_1_is_read() -> None:
         read(Stream(line[:-2] + b"x\r\n", [107]).receive)
 
 
-def test_datagrams_name_nobody() -> None:
+def test_proxy_headers_for_datagrams_name_no_client() -> None:
     assert parse(binary(0x21, 0x12, inet("192.0.2.1"))) == Header(None)

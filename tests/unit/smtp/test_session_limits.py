@@ -61,7 +61,7 @@ def test_the_lines_of_an_exchange_count_as_well() -> None:
     assert say(client, b"EHLO x", b"AUTH LOGIN", b"dXNlcg==") == ["250 ", "334 ", "421 4.7.0!"]
 
 
-def test_after_auth_nobody_counts() -> None:
+def test_commands_after_auth_are_not_limited() -> None:
     client = session(max_before_auth=2)
     assert say(client, b"EHLO x", AUTH, *[b"NOOP"] * 50) == ["250 ", "235 2.7.0", *["250 2.0.0"] * 50]
 

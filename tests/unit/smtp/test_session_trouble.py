@@ -80,7 +80,7 @@ def test_a_handshake_forgets_it() -> None:
     assert say(client, MAIL) == "530 5.7.0"
 
 
-def test_without_a_try_to_authenticate_mail_is_refused_as_ever() -> None:
+def test_without_auth_mail_is_refused_with_530() -> None:
     assert say(session(), MAIL) == "530 5.7.0"
 
 

@@ -127,7 +127,7 @@ def test_eight_that_announce_nothing_the_first_of_them_goes() -> None:
     assert disk.taken == 0
 
 
-def test_nobody_waits_for_what_the_disk_can_never_have() -> None:
+def test_a_message_larger_than_the_disk_does_not_wait() -> None:
     room = SpoolRoom()
     room.patience = 3600
     arrival = Arrival(room, Disk(6 * MB), 7 * MB, 7 * MB, 65_536)
@@ -245,7 +245,7 @@ def test_taking_room_costs_next_to_nothing(tmp_path: Path) -> None:
     assert (time.process_time() - began) / 5 < 0.05
 
 
-def test_nobody_passes_one_that_waits_for_much() -> None:
+def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
     """Small messages that keep coming would otherwise keep a large one waiting for ever."""
     disk, room = Disk(6 * MB), SpoolRoom()
     disk.taken = 4 * MB

@@ -37,7 +37,7 @@ def test_whose_request_it_is(peer: str, field: str | None, client: str) -> None:
     assert TRUSTED.client_of(peer, field) == client
 
 
-def test_without_networks_nobody_is_believed() -> None:
+def test_without_networks_no_proxy_is_trusted() -> None:
     assert ForwardedFor(None).client_of("10.1.2.3", "203.0.113.1") == "10.1.2.3"
 
 
