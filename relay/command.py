@@ -25,19 +25,19 @@ Processes; each works until SIGTERM:
 
 For operators:
   check [relay|worker|web]     test settings and all that they name;
-                               exit 1 where it could not work, 2 for a wrong
+                               exit 1 if it could not work, 2 for a wrong
                                setting
   health [relay|worker|web]    whether the process in this container serves;
                                exit 1 where it does not
   warm-cache [OPTION...]       fill Redis with API keys and suppressions
-  preview EMAIL-ID             print the octets that would leave for a row
-  unclear [OPTION...]          list mails that may have been sent, end them
-  replay QUEUE-URL             take up what a dead-letter queue of SNS has
+  preview EMAIL-ID             print the mail that would be sent for a row
+  unclear [OPTION...]          list mails that may have been sent, decide
+  replay QUEUE-URL             process events from a dead-letter queue
   parse FILE.eml               print what would be stored of a message
 
-  --version, --help            (COMMAND --help tells more)
+  --version, --help            (COMMAND --help has more)
 
-Settings are environment variables; the README has the table.
+Settings are environment variables: see docs/configuration.md.
 """
 
 

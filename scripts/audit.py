@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
     for each in wrong:
         print(f"WRONG: {each}")
     if unknown:
-        print("PyPI did not tell about all of them: whether they are vulnerable is NOT known.")
+        print("PyPI could not be asked about all of them: whether they are vulnerable is NOT known.")
     return 1 if wrong else 3 if unknown else 0
 
 

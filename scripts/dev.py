@@ -323,7 +323,7 @@ def _welcome(screen: Screen, port: int, key: NewApiKey, seconds: float) -> None:
     screen.say()
     screen.say(python)
     screen.say()
-    screen.say("A double of Amazon SES takes what is sent, and tells what becomes of it: send to bounce@, complaint@,")
+    screen.say("A double of Amazon SES takes what is sent, and sends events about it: send to bounce@, complaint@,")
     screen.say("suppressionlist@ or ooto@simulator.amazonses.com too. All other mail is delivered.")
     screen.say()
     screen.say(

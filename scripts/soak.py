@@ -68,8 +68,8 @@ def main(arguments: list[str]) -> int:
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="./scripts/soak",
-        description="The long forms of tests/faults: kills the relay and its servers under load, lets every fault of"
-        " the table befall them, and prints what came of it as Markdown. Three quarters of an hour with the defaults.",
+        description="The long forms of tests/faults: kills the relay and its servers under load, injects every fault"
+        " of the table, and prints the results as Markdown. Three quarters of an hour with the defaults.",
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"just these: {', '.join(PARTS)}")
     parser.add_argument("--kills", type=int, default=200, help="kill -9 of the relay, so many times (200)")
@@ -121,7 +121,7 @@ def _delivery_kills(options: argparse.Namespace, directory: Path) -> None:
         print(f"| mails, by their end | {ledger.mails}: {_counts(ledger.statuses)} |")
         print(f"| lost | {len(ledger.lost)} |")
         print(f"| unclear, by what was decided | {ledger.unclear.total()}: {_counts(ledger.unclear)} |")
-        print(f"| copies | {ledger.copies}, of mails that nobody had called unclear: {len(ledger.unexplained)} |")
+        print(f"| copies | {ledger.copies}, of mails that were not called unclear: {len(ledger.unexplained)} |")
         print(f"| failed, though the provider had them | {ledger.failed_and_taken} |")
         print(f"| waited for the end of their lease | {outcome.needed_lease} |", flush=True)
         ledger.check()

@@ -23,7 +23,7 @@ from relay.redis.shared_allowance import SharedAllowance
 
 #: What is lost without Redis.
 _LOST: Final = (
-    "after a crash the worker can't tell which mails the provider has; the rate is divided by SMTP_RELAY_PACE_SHARES"
+    "after a crash it is not known which mails the provider has; the rate is divided by SMTP_RELAY_PACE_SHARES"
 )
 
 

@@ -81,9 +81,7 @@ def warm(
     suppressions_only: Annotated[bool, typer.Option("--suppressions-only", help="No API keys.")] = False,
     ttl: Annotated[
         timedelta | None,
-        typer.Option(
-            parser=duration, metavar="DURATION", help="How long lists of suppressions are believed. Default: 1d."
-        ),
+        typer.Option(parser=duration, metavar="DURATION", help="How long lists of suppressions are used. Default: 1d."),
     ] = None,
     rate: Annotated[
         float | None, typer.Option(min=1, metavar="N", help="At most N entries a second. Default: no limit.")

@@ -79,7 +79,7 @@ def _topic(settings: Settings) -> Iterator[Finding]:
 def _queue(settings: Settings) -> Iterator[Finding]:
     """Jobs make webhooks come sooner: without them nothing is lost, so no finding is a failure."""
     if settings.queue_url is None:
-        yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: webhooks are told of by Redis alone")
+        yield Finding(OK, "queue", "BACKGROUND_JOBS_QUEUE_URL is not set: webhooks are announced by Redis alone")
         return
     from relay.aws.sqs import Queue  # noqa: PLC0415 - a tenth of a second, only where there is a queue
 
@@ -93,7 +93,7 @@ def _queue(settings: Settings) -> Iterator[Finding]:
         code = call_cause(unavailable.code)
         yield Finding(WARN, "queue", f"{settings.queue_url}: {code}; webhooks wait for the next look at Postgres")
     else:
-        yield Finding(OK, "queue", f"answers ({'FIFO' if queue.fifo else 'standard'}): webhooks are told of by jobs")
+        yield Finding(OK, "queue", f"answers ({'FIFO' if queue.fifo else 'standard'}): webhooks are announced by jobs")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

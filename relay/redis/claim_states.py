@@ -77,7 +77,7 @@ local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not beat or (ARGV[3] == '0' and now - tonumber(beat) < tonumber(ARGV[2])) then return false end
 if ARGV[3] == '1' or redis.call('HEXISTS', KEYS[2], 'dead') == 0 then redis.call('HSET', KEYS[2], 'dead', ARGV[3]) end
 if redis.call('TTL', KEYS[2]) < 0 then redis.call('EXPIRE', KEYS[2], 3600) end
--- Whoever takes it may die as well: others look at it again later.
+-- The process that takes it may end too: others look at it again later.
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 local known = redis.call('HGET', KEYS[2], 'run')
 return {known and known ~= '' and known == run() and 1 or 0, redis.call('HGETALL', KEYS[2])}

@@ -35,7 +35,7 @@ _PATIENCE_SECONDS: Final = 300.0
 def main(arguments: list[str]) -> int:
     """The exit status: 0 within the goal, 1 above it."""
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark.delivery_memory", description=__doc__)
-    parser.add_argument("--kind", choices=KINDS, action="append", help="as often as wanted; all unless told otherwise")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="may be repeated; the default is all")
     parser.add_argument("--size", type=int, default=39_000_000, help="octets of a large mail")
     parser.add_argument("--goal", type=int, default=150, help="MB of 1,000,000 octets")
     options = parser.parse_args(arguments)

@@ -49,7 +49,7 @@ def cost(stage: Stage, plan: Plan) -> list[Table]:
         "CPU of the relay per message",
         ("mail", "yardstick, ms", "relay, ms", "ratio", "goal", ""),
         note="32 connections, AUTH once a connection (but for the last row: connection, EHLO, AUTH, one mail, QUIT),"
-        " one process of each, no TLS, polling mode, each message with a Message-ID of its own.",
+        " one process of each, no TLS, polling mode, each message with a different Message-ID.",
     )
     pace = Table(
         "The same runs: throughput and latency",
@@ -99,7 +99,7 @@ def compared(stage: Stage, plan: Plan, checkout: Path, commit: str) -> list[Tabl
     table = Table(
         f"CPU of the relay per message, beside commit {commit}",
         ("mail", "before, ms", "now, ms", "ratio, pair by pair", "goal", ""),
-        note=f"Median of {plan.rounds} pairs, each of processes of its own, in four loads: ABBA, then BAAB.",
+        note=f"Median of {plan.rounds} pairs, each of separate processes, in four loads: ABBA, then BAAB.",
     )
     for kind in kinds:
         ours, theirs = _cpu(samples[kind.name]["now"]), _cpu(samples[kind.name]["before"])

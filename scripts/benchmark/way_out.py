@@ -29,7 +29,7 @@ _PATIENCE_SECONDS: Final = 60.0
 def main(arguments: list[str]) -> int:
     """The exit status: 0 within the goal in each mode, 1 beyond it."""
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark.way_out", description=__doc__)
-    parser.add_argument("--mode", choices=MODES, action="append", help="as often as wanted; all unless told otherwise")
+    parser.add_argument("--mode", choices=MODES, action="append", help="may be repeated; the default is all")
     parser.add_argument("--mails", type=int, default=60)
     parser.add_argument("--processes", type=int, default=1, help="delivery processes")
     options = parser.parse_args(arguments)

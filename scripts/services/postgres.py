@@ -120,7 +120,7 @@ class Postgres(Server):
             self._drop = next(filter(self._gets_there, candidates), None)
         if self._drop is None:
             raise ServiceFailed(
-                "Postgres refuses to be root, and the user nobody, whom it would be instead, may not go into"
+                "Postgres does not run as root, and the user `nobody`, as which it would run, may not go into"
                 f" {self.directory}: start this as an ordinary user, or from another directory"
             )
         return self._drop

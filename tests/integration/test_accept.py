@@ -240,7 +240,9 @@ def test_one_key_at_one_moment_makes_one_row(relay: Relay, api_key: NewApiKey, q
     assert ids == [row["id"]] * 16
 
 
-def test_a_split_message_with_a_key_still_reaches_all_recipients(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+def test_a_split_message_with_a_key_still_reaches_all_recipients(
+    relay: Relay, api_key: NewApiKey, query: Query
+) -> None:
     mail = compose(To="a@x.example", Message_ID="<k@example.com>", Idempotency_Key="k")
     with relay.client(api_key.token) as client:
         queued_id(send(client, mail, "a@x.example"))

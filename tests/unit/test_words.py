@@ -29,6 +29,16 @@ _OF_LIVING_THINGS: Final = re.compile(
     r"\b",
     re.IGNORECASE,
 )
+#: In papers, and in texts that the program prints: the same, and phrases that only look like English.
+_OF_TEXTS: Final = re.compile(
+    r"\b(whom|tells?|telling|told|hears?|heard|hungry|of\s+(?:its|our|their)\s+own|to\s+be\s+had|as\s+ever"
+    r"|in\s+good\s+order|at\s+the\s+least|in\s+lots|slower,\s+please|befalls?|likewise|whoever|rubbish)\b",
+    re.IGNORECASE,
+)
+#: In names of tests, which have to say what is covered: persons, and what they tell each other.
+_OF_NAMES: Final = re.compile(r"nobod|everybod|whoever|befall|_wish\b|_as_ever|_tells?_|_told_|_hears?_|_pays?_")
+#: Labels of faults in tables of measurements.
+_LABELS: Final = ("gone without a word", "speaking rubbish")
 #: Names of tests, and examples.
 _QUOTED = re.compile(r"`[^`]*`|\S+@\S+|\"[^\"\n]*\"")
 
@@ -82,12 +92,46 @@ def test_comments_of_the_program_use_the_terms_of_the_field(folder: str) -> None
     assert found == []
 
 
+def texts_of(source: str) -> Iterator[tuple[int, str]]:
+    """The texts in a module that are no docstrings and have several words: first line, text."""
+    tree = ast.parse(source)
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and " " in text.strip() and id(node) not in alone:
+            yield node.lineno, text
+
+
+@pytest.mark.parametrize("folder", ["config", "relay", "scripts"])
+def test_texts_of_the_program_are_plain(folder: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}"
+        for path in PROGRAMS
+        if path.is_relative_to(ROOT / folder)
+        for line, text in texts_of(path.read_text())
+        if (words := found_in(text, _OF_TEXTS))
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("page", PAPERS, ids=lambda page: page.name)
 def test_papers_name_no_persons(page: Path) -> None:
     found = [
         f"{page.relative_to(ROOT)}:{number}: {', '.join(words)}"
         for number, line in enumerate(page.read_text().splitlines(), 1)
-        if (words := found_in(line))
+        if not any(label in line for label in _LABELS)
+        if (words := found_in(line) + found_in(line, _OF_TEXTS))
+    ]
+    assert found == []
+
+
+def test_names_of_tests_say_what_is_covered() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in PROGRAMS
+        if path.is_relative_to(ROOT / "tests")
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+        if _OF_NAMES.search(name)
     ]
     assert found == []
 
@@ -99,5 +143,11 @@ def test_the_search_looks_at_prose_alone() -> None:
         "dead",
         "tells",
         "whom",
+    ]
+    assert [text for _, text in texts_of('"""Not this."""\nx = "but this one"\n"nor this"\n')] == ["but this one"]
+    assert found_in("slower, please; clients hear\nof their own", _OF_TEXTS) == [
+        "slower, please",
+        "hear",
+        "of their own",
     ]
     assert found_in("`test_nobody_waits`, anyone@example.com and `whoever`") == []

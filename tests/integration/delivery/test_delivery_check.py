@@ -139,10 +139,7 @@ def test_all_well_and_nothing_stays(
 def test_redis_that_is_away_warns_with_what_is_lost_and_one_that_refuses_fails(
     check: Callable[..., Result], redis_url: str
 ) -> None:
-    lost = (
-        "after a crash the worker can't tell which mails the provider has;"
-        " the rate is divided by SMTP_RELAY_PACE_SHARES"
-    )
+    lost = "after a crash it is not known which mails the provider has; the rate is divided by SMTP_RELAY_PACE_SHARES"
     without = check()
     assert without.of("redis") == [("warn", f"REDIS_URL is not set: {lost}")]
     away = check(REDIS_URL=f"redis://:hunter2@127.0.0.1:{free_port()}")

@@ -58,9 +58,7 @@ def test_a_statement_for_many_gives_up_a_lock_before_its_time_is_over(
     assert blocked[0] is True
 
 
-def test_time_limits_of_statements_as_the_server_gets_them(
-    store: Store, make_row: MakeRow, query: Query
-) -> None:
+def test_time_limits_of_statements_as_the_server_gets_them(store: Store, make_row: MakeRow, query: Query) -> None:
     """Within the second that another user's mail may cost at most: the statement for many, and a second one beside
     it."""
     seconds = "extract(epoch from current_setting('{}')::interval)::float"
