@@ -62,7 +62,7 @@ def test_a_claim_takes_what_is_queued_or_scheduled_and_due_and_nothing_else(
     assert outgoing.claim(ids) == []
 
 
-def test_ses_is_told_what_the_contract_has_and_nothing_else(
+def test_ses_gets_what_the_contract_has_and_nothing_else(
     add_email: Fixture, deliver: Callable[..., None], ses: Ses, query: Query
 ) -> None:
     query(
