@@ -219,3 +219,13 @@ def test_what_a_simulation_says(add_email: Fixture, deliver: Callable[..., None]
         metadata = {"source": "ses", "sourceEventId": source, "sourceEmailId": email_id, "sourceMessageId": message_id}
         suppressed = [(to[0].lower(), word, source, message_id, metadata)] if word in ("bounced", "complained") else []
         assert found == suppressed
+
+
+def test_success_moves_a_status_forward_alone(add_email: Fixture, outgoing: Outgoing, query: Query) -> None:
+    """A Delivery or a Bounce may have come first; what was canceled meanwhile stays so."""
+    ids = {status: add_email(status=status) for status in STATUSES}
+    for email_id in ids.values():
+        outgoing.sent(email_id, None)
+    found = dict(query("SELECT id::text, status FROM emails"))
+    moved = {status: found[email_id] for status, email_id in ids.items() if found[email_id] != status}
+    assert moved == {"processing": "sent", "queued": "sent"}
