@@ -12,6 +12,7 @@ monkey.patch_all()
 
 import sys
 from collections import Counter
+from hashlib import sha256
 from typing import Final
 
 from psycogreen.gevent import patch_psycopg
@@ -47,8 +48,9 @@ def main(queue_url: str, sns_host: SnsHost | None = None) -> int:
     parts.start()
     receiver = QueueReceiver(queue_url, settings.aws_region)
     counts: Counter[str] = Counter()
+    left: set[bytes] = set()
     try:
-        while _replay(receiver, parts, counts):
+        while _replay(receiver, parts, counts, left):
             continue
     except QueueUnavailable as unavailable:
         sys.stderr.write(f"the queue: {call_cause(unavailable.code)}\n")
@@ -61,13 +63,24 @@ def main(queue_url: str, sns_host: SnsHost | None = None) -> int:
     return 0 if set(counts) <= {"200 OK"} else 1
 
 
-def _replay(receiver: QueueReceiver, parts: WebParts, counts: Counter[str]) -> bool:
-    """Whether there may be more. Raises QueueUnavailable."""
+def _replay(receiver: QueueReceiver, parts: WebParts, counts: Counter[str], left: set[bytes]) -> bool:
+    """Whether there may be more. Raises QueueUnavailable.
+
+    `left`: digests of what stays in the queue. It comes again while others are taken up, and is looked at once.
+    """
     messages = receiver.receive(MAX_MESSAGES, visibility_seconds=_VISIBILITY_SECONDS, wait_seconds=_WAIT_SECONDS)
+    any_new = False
     for message in messages:
         # As a text it came from JSON, so it may have halves of surrogate pairs.
-        status = parts.notifications.take(message.body.encode("utf-8", "replace"), None).status
+        body = message.body.encode("utf-8", "replace")
+        digest = sha256(body).digest()
+        if digest in left:
+            continue
+        any_new = True
+        status = parts.notifications.take(body, None).status
         counts[status] += 1
         if status == "200 OK":
             receiver.delete(message)
-    return bool(messages)
+        else:
+            left.add(digest)
+    return any_new

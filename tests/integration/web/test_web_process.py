@@ -27,6 +27,14 @@ from tests.integration.web.conftest import SECRET, Stage, settings_of
 from tests.support.service_process import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
+#: What stays in the queue is there again at once.
+REPLAY = """
+import sys
+from relay.operator import notification_replay
+notification_replay._VISIBILITY_SECONDS = 0
+from scripts import web_with_double
+raise SystemExit(web_with_double.main(*sys.argv[1:]))
+"""
 TO = "to@x.example"
 
 
@@ -218,10 +226,14 @@ def test_the_end_waits_for_what_is_being_answered(sns: SnsDouble, tmp_path: Path
 
 
 def run(command: list[str], settings: dict[str, str | None]) -> subprocess.CompletedProcess[str]:
+    return run_python(["-m", *command], settings)
+
+
+def run_python(arguments: list[str], settings: dict[str, str | None]) -> subprocess.CompletedProcess[str]:
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {name: value for name, value in settings.items() if value is not None}
     return subprocess.run(
-        [sys.executable, "-P", "-m", *command],
+        [sys.executable, "-P", *arguments],
         env=environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -257,9 +269,8 @@ def test_what_is_in_a_dead_letter_queue_is_taken_up(stage: Stage, sqs: Sqs) -> N
         json.dumps(stage.sns.notification(ses_message("Bounce", email_id, [TO]), TopicArn="arn:aws:sns:x:1:other")),
     ):
         sqs.client().send_message(QueueUrl=queue_url, MessageBody=body)
-    double = ["scripts.web_with_double", str(stage.sns.cafile), str(stage.sns.port)]
     settings = settings_of(stage.postgres_url, "") | sqs.client_environment
-    replayed = run([*double, "--replay", queue_url], settings)
+    replayed = run_python(["-c", REPLAY, str(stage.sns.cafile), str(stage.sns.port), "--replay", queue_url], settings)
     assert replayed.returncode == 1, replayed.stderr
     assert [line.split()[:2] for line in replayed.stdout.splitlines() if line[0] == " "] == [
         ["1", "200"],
