@@ -139,6 +139,45 @@ def test_what_is_never_asked(url: str) -> None:
 
 @pytest.mark.usefixtures("_unconnected")
 @pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://user@x.example/a", "user information"),
+        ("https://user:secret@x.example/a", "user information"),
+        ("https://@x.example/a", "user information"),
+        ("https://user@bücher.example/a", "user information"),
+        ("http://localhost/a", "a private name"),
+        ("http://a.localhost./a", "a private name"),
+        ("http://db.internal/a", "a private name"),
+        ("http://metadata.google.INTERNAL/a", "a private name"),
+        ("http://x.cluster.local/a", "a private name"),
+        ("http://printer.local/a", "a private name"),
+        ("http://ⓛocalhost/a", "a private name"),
+        ("http://x.example:0/a", "a reserved port"),
+        ("http://x.example:22/a", "a reserved port"),
+        ("http://x.example:25/a", "a reserved port"),
+        ("https://x.example:1023/a", "a reserved port"),
+        ("http://127.1/a", "an address in an unusual notation"),
+        ("http://0x7f000001/a", "an address in an unusual notation"),
+        ("http://2130706433/a", "an address in an unusual notation"),
+        ("ftp://x.example/a", "neither http nor https"),
+        ("http:///x.example", "neither http nor https"),
+        ("http://x.example\\@127.0.0.1/a", "not a URL"),
+        ("http://%31%32%37.0.0.1/a", "an address in an unusual notation"),
+    ],
+)
+def test_what_is_refused_for_its_text_is_not_even_looked_up(url: str, reason: str) -> None:
+    """Also where its name would lead to an address that is globally routable."""
+
+    def resolve(_host: str, _port: int) -> list[str]:
+        raise AssertionError("a look-up")
+
+    with pytest.raises(RefusedUrlError) as refused:
+        ask(Outbound(resolve=resolve), url)
+    assert str(refused.value) == reason
+
+
+@pytest.mark.usefixtures("_unconnected")
+@pytest.mark.parametrize(
     "others", [["10.0.0.1"], ["::1"], ["::ffff:10.0.0.1"], ["64:ff9b::a00:1"], ["169.254.169.254"]]
 )
 def test_one_private_address_of_several_is_enough(others: list[str]) -> None:
