@@ -30,10 +30,15 @@ from tests.faults.redis_table import REDIS
 from tests.faults.restarts import restart_servers
 from tests.faults.siege import PAUSE_SECONDS, besiege
 from tests.faults.stage import Stage
+from tests.faults.web_kills import kill_at_random as kill_web
+from tests.faults.web_stage import WebStage
 from tests.security.auth_times import DELAY_SECONDS, measure
 from tests.support.user_troubles import TROUBLES
 
-PARTS: Final = ("kills", "servers", "outages", "siege", "auth", "neighbours", "delivery-kills")
+PARTS: Final = ("kills", "servers", "outages", "siege", "auth", "neighbours", "delivery-kills", "web-kills")
+
+#: How long web and worker are killed, in seconds.
+_WEB_SECONDS: Final = 400.0
 
 
 def main(arguments: list[str]) -> int:
@@ -47,6 +52,7 @@ def main(arguments: list[str]) -> int:
         "auth": _auth,
         "neighbours": _neighbours,
         "delivery-kills": _delivery_kills,
+        "web-kills": _web_kills,
     }
     began = time.monotonic()
     broken = []
@@ -125,6 +131,31 @@ def _delivery_kills(options: argparse.Namespace, directory: Path) -> None:
         print(f"| failed, though the provider had them | {ledger.failed_and_taken} |")
         print(f"| waited for the end of their lease | {outcome.needed_lease} |", flush=True)
         ledger.check()
+
+
+def _web_kills(options: argparse.Namespace, directory: Path) -> None:
+    with WebStage(directory) as stage:
+        outcome = kill_web(stage, min(options.seconds, _WEB_SECONDS), seed=options.seed, clients=options.clients)
+        wrong = stage.tracebacks()
+    ledger = outcome.ledger
+    print(f"\n| kill -9 of web and worker while events come back | {outcome.seconds:.0f} s |\n|---|---|")
+    print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")
+    print(f"| faults | {outcome.faults.total()}: {_counts(outcome.faults)} |")
+    print(f"| events of SES, and POSTs of them | {ledger.notifications}, {ledger.posts}: {_counts(ledger.answers)} |")
+    print(f"| accepted and not stored once | {len(ledger.not_stored)} |")
+    print(f"| mails with a wrong status or without their suppression | {len(ledger.wrong_mails)} |")
+    print(f"| clicks | {_counts(ledger.clicks)} |")
+    print(f"| redirected and not recorded | {ledger.clicks_lost} |")
+    copies = f"with an id for the second time {ledger.repeats}, with a further id {ledger.further}"
+    print(f"| calls of webhooks | {ledger.calls}, {copies} |")
+    print(f"| events without a delivery that succeeded | {len(ledger.undelivered)} |")
+    print(f"| deliveries that the endpoint has not seen | {len(ledger.unseen)} |")
+    print(f"| wrong signatures | {len(ledger.unsigned)} |")
+    print(
+        f"| from an event to its webhook | median {ledger.median:.2f} s, longest {ledger.longest:.1f} s |", flush=True
+    )
+    ledger.check()
+    assert not wrong, wrong[:3]
 
 
 def _servers(options: argparse.Namespace, directory: Path) -> None:

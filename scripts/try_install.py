@@ -29,11 +29,12 @@ DESCRIPTION = """\
 Clones the commit that is checked out into an empty folder and runs each command of README, CONTRIBUTING and
 docs/install.md there, in a shell with an empty environment, as far as that goes without root, systemd and a network
 other than the package index. Prints each command, what it wrote last, and its exit status; commands that were not run
-are printed with the reason. Exit status 1 if one failed.
+are printed with the reason. Exit status 1 if one ended otherwise than it should.
 
 --root FOLDER does it inside a folder that holds a whole Debian, as its user nobody, which needs root here:
 
-  mmdebstrap --variant=minbase --include=python3,python3-venv,git,ca-certificates trixie FOLDER
+  mmdebstrap --variant=minbase --include=python3,python3-venv,git,ca-certificates,curl trixie FOLDER
+  echo 127.0.0.1 localhost > FOLDER/etc/hosts
   ./scripts/try_install --root FOLDER
 
 PIP_* variables are handed on.
@@ -54,24 +55,42 @@ class Step:
     reason: str = ""
     #: Whether it runs until Ctrl-C.
     serves: bool = False
+    #: The exit status that is right.
+    status: int = 0
 
 
-_AS_ROOT = "writes outside the clone, as root"
-_SYSTEMD = "needs root and systemd"
+_AS_ROOT = "it needs root"
+_SYSTEMD = "it needs root and systemd"
+_CONTAINER = "./scripts/try_container runs the container"
+_CLUSTER = "it needs a cluster"
+_PUBLIC = "it needs a public name and port 80"
+_TRIAL = "the trial's .venv stays"
 STEPS = (
     Step("./scripts/dev", "./scripts/dev --port 25870", "port 2587 may be taken here", serves=True),
     Step("./scripts/test", "./scripts/test tests/unit/test_readme.py -q", "all tests take twenty minutes"),
     Step("git clone REPOSITORY", reason="the clone is what this runs in"),
     Step("cd /opt/opensend-relay", reason="the clone is in another folder"),
-    Step("python3 -m venv .venv", "python3 -m venv production", "the trial's .venv stays"),
+    Step("git fetch --tags", reason="the clone has no tags"),
+    Step("git checkout TAG", reason="the clone has no tags"),
+    Step("python3 -m venv .venv", "python3 -m venv production", _TRIAL),
     Step(
-        ".venv/bin/pip install",
-        "production/bin/pip install --quiet --require-hashes -r requirements.txt",
-        "the trial's .venv stays",
+        "(set -a; . /etc/opensend-relay.env;",
+        "(export DATABASE_URL=postgresql://127.0.0.1:1/none; exec production/bin/opensend-relay check)",
+        "there is no database here; it must end with status 1",
+        status=1,
     ),
-    Step("install -m 0600 /dev/null", reason=_AS_ROOT),
-    Step("cp docs/systemd", reason=_AS_ROOT),
     Step("systemctl", reason=_SYSTEMD),
+    Step("cp docs/systemd", reason=_SYSTEMD),
+    Step("for unit in", reason=_SYSTEMD),
+    Step("install -m", reason=_AS_ROOT),
+    Step("groupadd", reason=_AS_ROOT),
+    Step("cat >> /etc", reason=_AS_ROOT),
+    Step("mkdir -p -m 0700 /etc", reason=_AS_ROOT),
+    Step("docker", reason=_CONTAINER),
+    Step("printf 'From:", reason=_CONTAINER),
+    Step("kubectl", reason=_CLUSTER),
+    Step("certbot", reason=_PUBLIC),
+    Step("acme.sh", reason=_PUBLIC),
 )
 #: Commands of the pages' text, run while ./scripts/dev serves.
 WHILE_SERVING = (
@@ -85,7 +104,7 @@ IN_THE_TEXT = (
     ("production/bin/python -m relay --check", 2),
     ("production/bin/python -m relay.delivery --check", 2),
     ("production/bin/python -m relay.web --check", 2),
-    ("production/bin/python -m relay --version", 0),
+    ("production/bin/opensend-relay --version", 0),
     ("printf 'From: me@example.com\\nTo: you@example.com\\n\\nHello\\n' > mail.eml", 0),
     ("production/bin/python -m relay.mail mail.eml", 0),
     ('./scripts/try_clients -k "sends and Python"', 0),
@@ -144,7 +163,7 @@ class Shell:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status: 1 if a command failed."""
+    """The exit status: 1 if a command ended otherwise than it should."""
     parser = argparse.ArgumentParser(
         prog="./scripts/try_install", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -197,14 +216,34 @@ def _walk(shell: Shell) -> int:
 
 
 def commands(page: str) -> list[str]:
-    """The command lines of a page's blocks, without comments; scripts, which begin with #!, are left out."""
-    blocks = [block for block in _BLOCK.findall(page) if not block.startswith("#!")]
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+    """The commands of a page's blocks, without comments; scripts, which begin with #!, are left out."""
+    found: list[str] = []
+    for block in _BLOCK.findall(page):
+        if block.startswith("#!"):
+            continue
+        command = ""
+        for line in block.splitlines():
+            command += re.sub(r"(^|\s+)#\s.*", "", line) + "\n"
+            if command.strip() and _complete(command):
+                found.append(command.strip())
+                command = ""
+    return found
+
+
+def _complete(command: str) -> bool:
+    """Whether a shell would wait for no further line."""
+    document = re.search(r"<<'(\w+)'", command)
+    if document:
+        return command.endswith(f"\n{document[1]}\n")
+    if command.endswith("\\\n"):
+        return False
+    return subprocess.run(["sh", "-n", "-c", command], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def step_for(command: str) -> Step | None:
-    """What is done for a command line; None: it is not known here."""
+    """What is done for a command; None: it is not known here."""
+    if command.startswith(".venv/bin/"):
+        return Step(command, command.replace(".venv/", "production/"), _TRIAL)
     return next((step for step in STEPS if command.startswith(step.begins)), None)
 
 
@@ -218,7 +257,7 @@ def _known(shell: Shell, command: str) -> bool:
         return True
     if step.reason:
         print(f"$ {command}\n  in its place, since {step.reason}:", flush=True)
-    return _serve(shell, step.instead) if step.serves else _step(shell, step.instead)
+    return _serve(shell, step.instead) if step.serves else _step(shell, step.instead, status=step.status)
 
 
 def _step(shell: Shell, command: str, *, folder: str | None = None, status: int = 0) -> bool:

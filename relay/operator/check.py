@@ -21,13 +21,11 @@ patch_psycopg()
 from config.settings import Settings
 from relay.aws.causes import call_cause
 from relay.core.errors import QueueUnavailable
-from relay.operator import postgres_probe
+from relay.operator import certificate_probe, postgres_probe
 from relay.operator.checking import ANSWER_SECONDS, run
 from relay.operator.finding import FAIL, OK, WARN, Finding, counted
 from relay.operator.redis_probe import RedisProbe
 from relay.server import sockets
-from relay.server.certificate import CertificateStore, expiry_warning, refused_by_clients
-from relay.server.openssl_policy import expensive_groups
 
 
 def main() -> int:
@@ -54,15 +52,7 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     if not (settings.tls_cert_path and settings.tls_key_path):
         yield Finding(WARN, "certificate", "none: STARTTLS is not offered, API keys travel in the clear")
         return
-    store = CertificateStore(settings.tls_cert_path, settings.tls_key_path)
-    expensive = expensive_groups(store.context)
-    wrong_dates = expiry_warning(store)
-    if expensive:
-        yield Finding(FAIL, "certificate", f"OpenSSL accepts TLS groups that cost too much CPU: {', '.join(expensive)}")
-    elif wrong_dates:
-        yield Finding(FAIL if refused_by_clients(store) else WARN, "certificate", wrong_dates)
-    else:
-        yield Finding(OK, "certificate", settings.tls_cert_path)
+    yield from certificate_probe.findings(settings.tls_cert_path, settings.tls_key_path)
 
 
 # What it reaches.

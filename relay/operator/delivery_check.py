@@ -23,13 +23,17 @@ from relay.aws.causes import call_cause
 from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.errors import QueueUnavailable
 from relay.delivery.deliverer import DEFAULT_REGION
-from relay.delivery.tracking import base_of_links
-from relay.operator import delivery_redis_probe, outgoing_probe, ses_probe, smart_host_probe
+from relay.operator import (
+    delivery_redis_probe,
+    events_probe,
+    outgoing_probe,
+    ses_probe,
+    smart_host_probe,
+    webhook_probe,
+)
 from relay.operator.checking import ANSWER_SECONDS, run
 from relay.operator.finding import FAIL, OK, WARN, Finding, counted
 
-#: Characters that OpenSend requires in TRACKING_SECRET.
-_SECRET_LENGTH: Final = 16
 #: What a consumer of the queue must be allowed to do.
 _NEEDED: Final = ("ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility")
 
@@ -41,12 +45,13 @@ def main() -> int:
             f"{counted(settings.delivery_processes, 'process', 'processes')},"
             f" {counted(settings.delivery_concurrency, 'mail')} at a time each"
         ),
-        lambda settings: (*_metrics(settings), *_tracking(settings)),
+        lambda settings: (*_metrics(settings), *_tracking(settings), *_topics(settings)),
         lambda settings: (
             ("database", _database),
             ("redis", _redis),
             ("queue", _queue),
             (settings.provider, _provider),
+            ("webhooks", _webhooks),
         ),
     )
 
@@ -61,19 +66,18 @@ def _metrics(settings: Settings) -> Iterator[Finding]:
 
 
 def _tracking(settings: Settings) -> Iterator[Finding]:
-    secret = (settings.tracking_secret or "").strip()
-    if not secret:
-        yield Finding(OK, "tracking", "TRACKING_SECRET is not set: nothing is tracked")
-        return
-    base = base_of_links(settings)
-    if len(secret) < _SECRET_LENGTH:
-        yield Finding(
-            WARN, "tracking", f"TRACKING_SECRET is shorter than {_SECRET_LENGTH} characters: OpenSend refuses it"
-        )
-    if base is None:
-        yield Finding(WARN, "tracking", "no base of links is set: only domains with a tracking subdomain are tracked")
-    elif len(secret) >= _SECRET_LENGTH:
-        yield Finding(OK, "tracking", f"links lead to {base}")
+    unset = Finding(OK, "tracking", "TRACKING_SECRET is not set: nothing is tracked")
+    return events_probe.tracking(settings, unset=unset, makes_links=True)
+
+
+def _topics(settings: Settings) -> Iterator[Finding]:
+    unset = Finding(OK, "events", "SES_EVENTS_SNS_TOPIC_ARN is not set: the worker says itself that mails are sent")
+    meaning = "where a configuration set is named, SES says by {} that mails are sent"
+    return events_probe.topics(settings, unset=unset, meaning=meaning)
+
+
+def _webhooks(settings: Settings) -> Iterator[Finding]:
+    return webhook_probe.findings(settings, seconds=ANSWER_SECONDS)
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

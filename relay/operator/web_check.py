@@ -10,9 +10,7 @@ monkey.patch_all()
 
 # ruff: noqa: E402 - nothing may be imported before the standard library is patched
 
-import re
 from collections.abc import Iterator
-from typing import Final
 
 from psycogreen.gevent import patch_psycopg
 
@@ -21,15 +19,10 @@ patch_psycopg()
 from config.settings import Settings
 from relay.aws.causes import call_cause
 from relay.core.errors import QueueUnavailable
-from relay.operator import web_probe, web_redis_probe
+from relay.operator import certificate_probe, events_probe, web_probe, web_redis_probe
 from relay.operator.checking import ANSWER_SECONDS, run
-from relay.operator.finding import FAIL, OK, WARN, Finding, counted
+from relay.operator.finding import OK, WARN, Finding, counted
 from relay.operator.redis_probe import RedisProbe
-from relay.server.certificate import CertificateStore, expiry_warning
-
-#: Characters that OpenSend requires in TRACKING_SECRET.
-_SECRET_LENGTH: Final = 16
-_ARN: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]+")
 
 
 def main() -> int:
@@ -39,7 +32,7 @@ def main() -> int:
             f"{counted(settings.http_processes, 'process', 'processes')},"
             f" listening on {settings.host}:{settings.http_port}"
         ),
-        lambda settings: (*_certificate(settings), *_tracking(settings), *_topic(settings)),
+        lambda settings: (*_certificate(settings), *_tracking(settings), *_topics(settings)),
         lambda _: (("database", _database), ("redis", _redis), ("queue", _queue)),
     )
 
@@ -48,32 +41,17 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
     if not (settings.http_tls and settings.tls_cert_path and settings.tls_key_path):
         yield Finding(OK, "certificate", "none: TLS is the platform's")
         return
-    warning = expiry_warning(CertificateStore(settings.tls_cert_path, settings.tls_key_path))
-    yield Finding(WARN, "certificate", warning) if warning else Finding(OK, "certificate", settings.tls_cert_path)
+    yield from certificate_probe.findings(settings.tls_cert_path, settings.tls_key_path)
 
 
 def _tracking(settings: Settings) -> Iterator[Finding]:
-    secret = (settings.tracking_secret or "").strip()
-    if not secret:
-        yield Finding(WARN, "tracking", "TRACKING_SECRET is not set: tracked links are not served")
-    elif len(secret) < _SECRET_LENGTH:
-        text = f"TRACKING_SECRET is shorter than {_SECRET_LENGTH} characters: OpenSend refuses it"
-        yield Finding(WARN, "tracking", text)
-    else:
-        yield Finding(OK, "tracking", "TRACKING_SECRET is set")
+    unset = Finding(WARN, "tracking", "TRACKING_SECRET is not set: tracked links are not served")
+    return events_probe.tracking(settings, unset=unset, makes_links=False)
 
 
-def _topic(settings: Settings) -> Iterator[Finding]:
-    topics = [topic.strip() for topic in (settings.ses_events_topic or "").split(",") if topic.strip()]
-    if not topics:
-        yield Finding(WARN, "events", "SES_EVENTS_SNS_TOPIC_ARN is not set: no event of SES is accepted")
-    for topic in topics:
-        if not _ARN.fullmatch(topic):
-            yield Finding(
-                FAIL, "events", f"SES_EVENTS_SNS_TOPIC_ARN has {topic!r}, which is not the ARN of an SNS topic"
-            )
-        else:
-            yield Finding(OK, "events", f"those of {topic} are accepted")
+def _topics(settings: Settings) -> Iterator[Finding]:
+    unset = Finding(WARN, "events", "SES_EVENTS_SNS_TOPIC_ARN is not set: no event of SES is accepted")
+    return events_probe.topics(settings, unset=unset, meaning="those of {} are accepted")
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:

@@ -119,7 +119,7 @@ class Database:
         self._failures = 0
         self._not_before = 0.0
         self._probing = False
-        #: Since when there has been no connection, and when the log said so last: moments of the monotonic clock.
+        #: Since when there has been no connection, and when the log last said so: moments of the monotonic clock.
         self._away_since = self._reported = 0.0
         self._watch: Supervised | None = None
 

@@ -26,7 +26,7 @@ def prepare(channel: socket.socket) -> None:
     from config import environment
     from relay.operator import preflight
     from relay.process import handover
-    from relay.server import certificate, connection_table, openssl_policy, sockets
+    from relay.server import certificate, connection_table, sockets
 
     try:
         settings = preflight.load()
@@ -36,11 +36,7 @@ def prepare(channel: socket.socket) -> None:
     warn_of_unknown_settings()
     pair = b""
     if settings.tls_cert_path and settings.tls_key_path:
-        store = certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path)
-        expensive = openssl_policy.expensive_groups(store.context)
-        if expensive:
-            refuse(f"OpenSSL accepts TLS groups that cost too much CPU: {', '.join(expensive)}")
-        pair = pair_of(store)
+        pair = pair_of(certificate.CertificateStore(settings.tls_cert_path, settings.tls_key_path))
     handover.send(
         channel,
         settings=settings.to_json(),
@@ -64,9 +60,15 @@ def restrict_groups() -> None:
 
 
 def pair_of(store: CertificateStore) -> bytes:
-    """The certificate and key for the master to keep; a line on stderr where clients refuse them for their dates."""
-    from relay.server import certificate
+    """The certificate and key for the master to keep; a line on stderr where clients refuse them for their dates.
 
+    Ends the process where OpenSSL takes groups with them that cost too much (`restrict_groups`).
+    """
+    from relay.server import certificate, openssl_policy
+
+    expensive = openssl_policy.expensive_groups(store.context)
+    if expensive:
+        refuse(f"OpenSSL accepts TLS groups that cost too much CPU: {', '.join(expensive)}")
     warning = certificate.expiry_warning(store)
     if warning:
         sys.stderr.write(f"warning: {warning}\n")

@@ -78,8 +78,8 @@ class DeliveryStage:
             proxies = {server.name: closing.enter_context(Proxy(server.port)) for server in servers}
             self.proxies = proxies
             environment = {
-                "DATABASE_URL": _through(self.database_url, proxies[self.postgres.name]),
-                "REDIS_URL": _through(self.valkey.url, proxies[self.valkey.name]),
+                "DATABASE_URL": through(self.database_url, proxies[self.postgres.name]),
+                "REDIS_URL": through(self.valkey.url, proxies[self.valkey.name]),
                 **self.ses.client_environment,
                 "AWS_ENDPOINT_URL_SESV2": f"http://127.0.0.1:{proxies[self.ses.name].port}",
                 "SMTP_RELAY_DELIVERY_PROCESSES": str(self._processes),
@@ -234,7 +234,8 @@ def _name(process: psutil.Process) -> str:
         return "relay-gone"
 
 
-def _through(url: str, proxy: Proxy) -> str:
+def through(url: str, proxy: Proxy) -> str:
+    """The URL of a server by way of its proxy."""
     parts = urlsplit(url)
     account, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{account}{at}{proxy.host}:{proxy.port}"))

@@ -123,7 +123,7 @@ def test_all_well_and_nothing_stays(
         APP_URL="https://app.example/x",
     )
     assert [line.split()[:2] for line in result.output.splitlines()] == [
-        ["ok", part] for part in ("settings", "tracking", "database", "redis", "queue", "ses")
+        ["ok", part] for part in ("settings", "tracking", "events", "database", "redis", "queue", "ses", "webhooks")
     ]
     assert result.status == 0
     assert result.of("ses") == [("ok", "us-east-1: takes mail, 10000 recipients a second")]
@@ -153,6 +153,8 @@ def test_the_least(check: Callable[..., Result]) -> None:
     result = check()
     assert result.status == 0
     assert result.of("tracking") == [("ok", "TRACKING_SECRET is not set: nothing is tracked")]
+    assert [level for level, _ in result.of("events")] == ["ok"]
+    assert result.of("webhooks") == [("ok", "no active webhook has a signing secret")]
 
 
 @pytest.mark.parametrize("action", ["ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility"])

@@ -19,6 +19,12 @@ def test_messages_share_a_key_exactly_when_all_three_are_the_same(
     assert (key_of(user, message_id, content) == key_of(other_user, other_message_id, other_content)) == same
 
 
+def test_each_division_of_the_same_octets_has_a_key_of_its_own() -> None:
+    text = "ab:cd12"
+    divisions = [(text[:one], text[one:two], text[two:].encode()) for one in range(8) for two in range(one, 8)]
+    assert len({key_of(*division) for division in divisions}) == len(divisions)
+
+
 @given(st.integers(0, 300_000))
 def test_every_octet_of_the_content_counts(position: int) -> None:
     content = bytearray(300_001)
