@@ -97,6 +97,7 @@ WHILE_SERVING = (
     "set -a; . .dev/environment; SMTP_RELAY_PORT=25871 .venv/bin/python -m relay --check",
     "set -a; . .dev/environment; SMTP_RELAY_PROVIDER=maildir .venv/bin/python -m relay.delivery --check",
     "set -a; . .dev/environment; .venv/bin/python -m scripts.warm_cache",
+    "./scripts/look",
 )
 #: Commands of the pages' text that need nothing else, with their exit status.
 IN_THE_TEXT = (
