@@ -96,12 +96,14 @@ class Outbound:
                 return self._request(
                     parts, _head(method, parts, fields, body), body, receive=receive, deadline=deadline
                 )
+            except TimeoutError:
+                raise UnavailableError(_late(seconds)) from None
             except (OSError, HttpParserError, HttpParserUpgrade, UnicodeError) as error:
                 raise UnavailableError(_cause(error)) from None
             except gevent.Timeout as late:
                 if late is not limit:
                     raise
-                raise UnavailableError(f"TimeoutError: no whole answer within {seconds:g} s") from None
+                raise UnavailableError(_late(seconds)) from None
 
     def _request(
         self, parts: SplitResult, head: bytes, body: bytes | None, *, receive: Receive, deadline: float
@@ -292,6 +294,10 @@ def _seconds_left(deadline: float) -> float:
     if seconds <= 0:
         raise TimeoutError("no whole answer in time")
     return seconds
+
+
+def _late(seconds: float) -> str:
+    return f"TimeoutError: no whole answer within {seconds:g} s"
 
 
 def _cause(error: Exception) -> str:

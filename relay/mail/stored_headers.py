@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relay.core.address import BadAddress
+from relay.core.address import BadAddress, domain_of
 from relay.mail import encoded_word, mailbox, opensend_fields
 from relay.mail.header_block import Field
 
@@ -177,6 +177,9 @@ def _mailboxes(view: str) -> str:
     try:
         addresses = [mailbox.address_of(each, allow_utf8_local_parts=False) for each in found.mailboxes]
     except BadAddress:
+        return ""
+    if any("." not in domain_of(address) for address in addresses):
+        # Text with an `@`: what its characters become in a domain (`²` is 2) is no matter of it.
         return ""
     named = zip(found.mailboxes, addresses, strict=True)
     return ", ".join(mailbox.with_name(each.name, address) for each, address in named)

@@ -202,7 +202,9 @@ class Database:
                     return self._use_once(deadline, work, owner)
                 except Overran as overran:
                     # What another transaction holds is waited for without a connection: others need it meanwhile.
-                    if not overran.blocked or seconds_left(deadline) < pause + _LEAST_SECONDS:
+                    # Without a limit of the server's own, each try would leave a statement that still waits there.
+                    impatient = overran.blocked and self._lock_seconds is not None
+                    if not impatient or seconds_left(deadline) < pause + _LEAST_SECONDS:
                         raise
                 gevent.sleep(pause)
                 pause = min(_LONGEST_LOCKED_PAUSE, 2 * pause)
@@ -218,7 +220,7 @@ class Database:
             try:
                 return self.run(borrow(fresh=False), halfway, work)
             except ConnectionLost as lost:
-                if isinstance(lost, Overran) and lost.blocked:
+                if self._lock_seconds is not None and isinstance(lost, Overran) and lost.blocked:
                     raise
                 self.await_retry()
                 return self.run(borrow(fresh=True), deadline, work)

@@ -332,7 +332,7 @@ class Session:
             refusal = transaction.refusal
             if refusal is None:
                 return self._submit()
-            return self._conclude(Verdict(refusal, "no_room" if refusal is replies.NO_ROOM else "too_large"))
+            return self._conclude(Verdict(refusal, "no_room" if refusal == replies.NO_ROOM else "too_large"))
         return replies.CHUNK_OK if transaction.refusal is None else transaction.refusal
 
     def _submit(self) -> Reply:

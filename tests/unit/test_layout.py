@@ -171,3 +171,9 @@ def test_what_lies_in_support_imports_no_other_folder_of_tests() -> None:
         if name.startswith("tests.") and not name.startswith("tests.support")
     ]
     assert wrong == []
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """They are imported by their names alone: of two, pytest refuses the second one it comes to."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [name for name in set(names) if names.count(name) > 1] == []
