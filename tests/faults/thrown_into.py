@@ -54,8 +54,9 @@ def _obey(sock: Any, _address: object) -> None:
         for line in stream:
             kind, _, name = line.decode().strip().partition(" ")
             if kind == "names":
-                # Those that wait for their pause to be over have not begun.
-                names = sorted({each.name for each in RUNNING if each.greenlet.gr_frame is not None})
+                # Those that wait for their pause to be over have not begun, and one of several of a name may wait yet.
+                waiting = {each.name for each in RUNNING if each.greenlet.gr_frame is None}
+                names = sorted({each.name for each in RUNNING} - waiting)
                 stream.write(" ".join(names).encode() + b"\n")
                 continue
             targets = [each.greenlet for each in RUNNING if each.name == name]

@@ -183,6 +183,8 @@ def _ended(process: psutil.Process) -> bool:
 
 
 def test_a_worker_without_any_is_replaced(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+    # It answers before the successor is there, which would take the place of the first.
+    wait_for(lambda: len(processes(relay)) == 2, "there is a successor")
     family = processes(relay)
     worker = psutil.Process(family[0].ppid())
     for process in family:
