@@ -35,20 +35,20 @@ def in_words(said: str, meanings: Mapping[str, str], others: Mapping[str, str] |
     `meanings`: of one service, patterns → words; what all services have in common is known here. `others`: the same,
     for names that say less than those.
     """
-    known = _first(said, meanings) or _first(said, _NETWORK)
+    known = first_meaning(said, meanings) or first_meaning(said, _NETWORK)
     if known:
         return known
     number = next((name for name in _ERRNO.findall(said) if name in errno.errorcode.values()), None)
     if number is not None:
         return os.strerror(getattr(errno, number)).lower()
-    least = _first(said, others or {})
+    least = first_meaning(said, others or {})
     if least:
         return least
     return f"for a reason that is not known here: {_spelled_out(said)}"
 
 
-def _first(said: str, meanings: Mapping[str, str]) -> str:
-    """The words of the first pattern that is found, or nothing."""
+def first_meaning(said: str, meanings: Mapping[str, str]) -> str:
+    """The words of the first pattern that is found in what was said, or nothing."""
     return next((meaning for pattern, meaning in meanings.items() if re.search(pattern, said)), "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,7 +9,7 @@ import psycopg2
 import psycopg2.errorcodes
 
 from config import redaction
-from relay.core.causes import in_words
+from relay.core.causes import first_meaning, in_words
 
 #: What libpq and servers say → what we say. The first that matches.
 _POSTGRES: Final[Mapping[str, str]] = {
@@ -49,10 +48,9 @@ def postgres_cause(error: BaseException | None) -> str:
     if isinstance(sqlstate, str):
         return f"refused: {named_sqlstate(sqlstate)}"
     if isinstance(error, psycopg2.Error):
-        text = str(error)
-        for pattern, meaning in _POSTGRES.items():
-            if re.search(pattern, text):
-                return meaning
+        known = first_meaning(str(error), _POSTGRES)
+        if known:
+            return known
     return in_words(redaction.summary(error), {}, _OTHERS)
 
 
