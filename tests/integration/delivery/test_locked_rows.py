@@ -13,20 +13,10 @@ import pytest
 from psycogreen.gevent import patch_psycopg
 
 from relay.core.errors import PostgresUnavailable
-from relay.delivery.deliverer import Deliverer
-from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.handovers import Handovers
-from relay.delivery.large_mails import LargeMails
-from relay.delivery.row_source import Turns
-from relay.delivery.unclear import LeftBehind, Unclear
 from relay.postgres.database import Database
-from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
-from relay.postgres.row_contents import RowContents
-from relay.postgres.waiting import PLANNER, WaitingRows
-from relay.redis.claim_states import ClaimStates
-from relay.redis.link import RedisLink
-from tests.integration.delivery.test_statements import Jobs, Provider, add, until
+from relay.postgres.waiting import PLANNER
+from tests.integration.delivery.test_statements import Jobs, Provider, add, dispatcher_of, until
 
 Query = Callable[..., list[tuple[Any, ...]]]
 PLACES = 10
@@ -62,28 +52,7 @@ def test_jobs_of_locked_rows_take_neither_all_places_nor_all_connections(
             raise
 
     monkeypatch.setattr(outgoing, "claim_one", noted)
-    left, states = LeftRows(database), ClaimStates(RedisLink(None, verify_tls=True, timeout=1.0, pause=1.0))
-    deliverer = Deliverer(
-        outgoing,
-        provider,
-        max_attempts=3,
-        records_sent=lambda _: True,
-        tracking=None,
-        large_mails=LargeMails(RowContents(database), str(tmp_path)),
-        handovers=Handovers(states, outgoing, left, service="test", index=0, provider="ses"),
-        unclear=Unclear(left, "again"),
-        pause=lambda _: None,
-    )
-    jobs = Jobs(held)
-    dispatcher = Dispatcher(
-        outgoing,
-        WaitingRows(database),
-        deliverer,
-        jobs,
-        left_behind=LeftBehind(left, states),
-        concurrency=PLACES,
-        turns=Turns(),
-    )
+    dispatcher = dispatcher_of(database, outgoing, provider, Jobs(held), folder=tmp_path, places=PLACES)
     with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT FROM emails WHERE id = ANY (%s::uuid[]) FOR UPDATE", (held,))
         dispatcher.start()

@@ -148,6 +148,33 @@ def until(done: Callable[[], bool], seconds: float = 60.0) -> None:
         gevent.sleep(0.02)
 
 
+def dispatcher_of(
+    database: Database, outgoing: Outgoing, provider: Provider, jobs: Jobs | None, *, folder: Path, places: int
+) -> Dispatcher:
+    """The whole of a worker, without Redis. `places`: mails at a time."""
+    left, states = LeftRows(database), ClaimStates(RedisLink(None, verify_tls=True, timeout=1.0, pause=1.0))
+    deliverer = Deliverer(
+        outgoing,
+        provider,
+        max_attempts=3,
+        records_sent=lambda _: True,
+        tracking=None,
+        large_mails=LargeMails(RowContents(database), str(folder)),
+        handovers=Handovers(states, outgoing, left, service="test", index=0, provider="ses"),
+        unclear=Unclear(left, "again"),
+        pause=lambda _: None,
+    )
+    return Dispatcher(
+        outgoing,
+        WaitingRows(database),
+        deliverer,
+        jobs,
+        left_behind=LeftBehind(left, states),
+        concurrency=places,
+        turns=Turns(),
+    )
+
+
 @pytest.mark.parametrize("mode", ["postgres", "queue"])
 def test_a_mail_takes_three_statements_at_most(
     counted: Counted, asking: Outgoing, query: Query, tmp_path: Path, mode: str
@@ -156,27 +183,7 @@ def test_a_mail_takes_three_statements_at_most(
     ids = add(query, MAILS)
     provider = Provider()
     jobs = Jobs(ids) if mode == "queue" else None
-    left, states = LeftRows(counted), ClaimStates(RedisLink(None, verify_tls=True, timeout=1.0, pause=1.0))
-    deliverer = Deliverer(
-        asking,
-        provider,
-        max_attempts=3,
-        records_sent=lambda _: True,
-        tracking=None,
-        large_mails=LargeMails(RowContents(counted), str(tmp_path)),
-        handovers=Handovers(states, asking, left, service="test", index=0, provider="ses"),
-        unclear=Unclear(left, "again"),
-        pause=lambda _: None,
-    )
-    dispatcher = Dispatcher(
-        asking,
-        WaitingRows(counted),
-        deliverer,
-        jobs,
-        left_behind=LeftBehind(left, states),
-        concurrency=IN_FLIGHT,
-        turns=Turns(),
-    )
+    dispatcher = dispatcher_of(counted, asking, provider, jobs, folder=tmp_path, places=IN_FLIGHT)
     dispatcher.start()
     until(lambda: len(provider.mails) == MAILS)
     assert dispatcher.drain(30.0) == 0
