@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 
+from relay.process import command_line
+
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,9 +97,14 @@ def _health(arguments: Sequence[str]) -> int:
 
 
 def _warm_cache(arguments: Sequence[str]) -> int:
-    from relay.operator import warm_cache
+    program = f"{PROGRAM} warm-cache"
 
-    return warm_cache.main(arguments, f"{PROGRAM} warm-cache")
+    def body() -> int:
+        from relay.operator import warm_cache
+
+        return warm_cache.main(arguments, program)
+
+    return command_line.with_packages(program, body)
 
 
 def _preview(arguments: Sequence[str]) -> int:
@@ -119,9 +126,14 @@ def _replay(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> int:
-    from relay.mail.__main__ import main as parse
+    program = f"{PROGRAM} parse"
 
-    return parse(arguments, f"{PROGRAM} parse")
+    def body() -> int:
+        from relay.mail.__main__ import main as parse
+
+        return parse(arguments, program)
+
+    return command_line.with_packages(program, body)
 
 
 def _usage(form: str, arguments: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """What warming costs, beside the naive way: entries a second, and octets of Redis's memory for each.
 
-    python scripts/bench_warming.py --suppressions 1000000
+    python -m scripts.bench_warming --suppressions 1000000
 
 Starts a separate Postgres and Valkey in a temporary directory, and fills them with made-up data: four fifths of the
 suppressions belong to one user, the rest to 500. The naive way is a key for each address, written in pipelines of 1,000
@@ -18,8 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import psycopg2
 import redis

@@ -64,6 +64,12 @@ def _install() -> None:
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise SystemExit(f"{base} comes without venv; on Debian or Ubuntu: apt install python{version}-venv")
+    if VENV.is_symlink():
+        # Other checkouts may use what it leads to, and their locks are elsewhere.
+        raise SystemExit(
+            f"{VENV} is a link, and {VENV.resolve()} has not got the packages of this checkout: it is not changed by"
+            " way of the link. Remove the link for an environment that belongs to this checkout."
+        )
     INSTALLED.unlink(missing_ok=True)
     log_path = STATE / "install.log"
     total = sum(1 for line in REQUIREMENTS.read_text().splitlines() if line[:1].isalnum())
