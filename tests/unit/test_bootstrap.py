@@ -1,4 +1,4 @@
-"""`scripts/bootstrap.py` changes the environment of its own checkout alone."""
+"""`scripts/bootstrap.py` changes no environment but that in the folder of its checkout."""
 
 from __future__ import annotations
 
