@@ -18,6 +18,8 @@ from urllib.parse import SplitResult, urlsplit
 import gevent
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from relay.core.tls_client import client_context
+
 #: A connection that was idle for longer (seconds) may be one that the other side is just about to close.
 _IDLE_SECONDS: Final = 4.0
 _PORTS: Final = {"http": 80, "https": 443}
@@ -68,7 +70,7 @@ class HttpsClient:
         """Raises ValueError for an endpoint that is no URL, OSError for a `cafile` that can't be read."""
         parts = _split(endpoint)
         self._host, self._port, self._path = parts.hostname, parts.port or _PORTS[parts.scheme], parts.path or "/"
-        self._context = _context(cafile) if parts.scheme == "https" else None
+        self._context = client_context(cafile) if parts.scheme == "https" else None
         self._connect_seconds, self._call_seconds = connect_seconds, call_seconds
         #: With the moment (time.monotonic()) when each was last used, the latest at the end.
         self._idle: deque[tuple[float, _HttpsConnection]] = deque()
@@ -250,10 +252,3 @@ def _split(endpoint: str) -> SplitResult:
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError("not the URL of an HTTP server")
     return parts
-
-
-def _context(cafile: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=cafile)
-    # From Python 3.13 on certificates have to be without the small faults that private authorities make.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context

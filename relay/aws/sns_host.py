@@ -6,10 +6,11 @@ import contextlib
 import http.client
 import re
 import socket
-import ssl
 from typing import Final
 
 import gevent
+
+from relay.core.tls_client import client_context
 
 #: The hosts of SNS (contract section 8): of the public regions, and of those in China.
 _HOST: Final = r"sns\.[a-z0-9]+(?:-[a-z0-9]+)+\.amazonaws\.com(?:\.cn)?"
@@ -48,7 +49,7 @@ class SnsHost:
     def __init__(self, cafile: str | None = None, address: tuple[str, int] | None = None) -> None:
         """`cafile`: the trusted authorities, PEM; None: the authorities that the system trusts. `address`: where to
         connect to in the place of the host that a URL names; None: where the name leads to."""
-        self._context = ssl.create_default_context(cafile=cafile)
+        self._context = client_context(cafile)
         self._address = address
 
     def get(self, url: str) -> bytes:

@@ -21,6 +21,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from relay.core.address import normalise_domain
 from relay.core.supervision import NativeThread
+from relay.core.tls_client import client_context
 
 _PORTS: Final = {"http": 80, "https": 443}
 _PRIVATE_SUFFIXES: Final = (".internal", ".local", ".localhost", ".cluster.local")
@@ -135,7 +136,7 @@ class Outbound:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if parts.scheme == "https":
                 if self._context is None:
-                    self._context = ssl.create_default_context()
+                    self._context = client_context()
                 sock = self._context.wrap_socket(sock, server_hostname=host)
         except BaseException:
             sock.close()

@@ -7,7 +7,6 @@ STARTTLS, or presents another certificate, gets neither password nor mail.
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from base64 import b64encode
 from typing import Final, Literal
@@ -15,6 +14,7 @@ from typing import Final, Literal
 import gevent
 
 from config.settings import Settings
+from relay.core.tls_client import client_context
 from relay.delivery.smtp_client import ConnectionBroken, Reply, SmtpConnection, word_of
 
 #: Ports of submission (RFC 6409), of submission over TLS (RFC 8314), and of SMTP.
@@ -42,7 +42,7 @@ class SmartHost:
         self.port = settings.smarthost_port or _PORTS[self.tls]
         self._user, self._password = settings.smarthost_user, settings.smarthost_password
         self._hostname = settings.hostname
-        self._context = _context(settings.smarthost_ca_path)
+        self._context = client_context(settings.smarthost_ca_path)
 
     def open(self, until: float) -> SmtpConnection:
         """A connection that takes mails. `until`: a moment of time.monotonic(). Raises NotOpened."""
@@ -130,11 +130,3 @@ def _plain(user: str | None, password: str | None) -> str:
 
 def _base64(text: str) -> str:
     return b64encode(text.encode("utf-8")).decode("ascii")
-
-
-def _context(cafile: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=cafile)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # From Python 3.13 on certificates have to be without the small faults that private authorities make.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
 from collections.abc import Iterator
 
 from config import environment
 from config.environment import WrongSettings
 from config.settings import Settings
+from relay.core.tls_client import client_context
 from relay.server import descriptors
 from relay.server.certificate import CertificateError, CertificateStore
 
@@ -60,7 +60,7 @@ def _smart_host_contradictions(settings: Settings) -> Iterator[str]:
     ca_path = settings.smarthost_ca_path
     if ca_path is not None:
         try:
-            ssl.create_default_context(cafile=ca_path)
+            client_context(ca_path)
         except (OSError, ValueError):
             yield f"SMTP_RELAY_SMARTHOST_CA_PATH is {ca_path!r}: should be the path of a PEM file of certificates"
 

@@ -11,6 +11,8 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.retry import Retry
 
+from relay.core.tls_client import ACCEPTED_BY_LATER_PYTHON, REFUSED_BY_LATER_PYTHON
+
 #: What a URL may say to a pool of connections, which there is none of.
 _OF_POOLS: Final = ("max_connections", "timeout")
 
@@ -89,8 +91,13 @@ class Endpoint:
             "retry": Retry(NoBackoff(), 0),
             "driver_info": None,
         }
-        if self._class is _TlsConnection and not verify_tls:
-            self._options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+        if self._class is _TlsConnection:
+            self._options |= {
+                "ssl_include_verify_flags": [ACCEPTED_BY_LATER_PYTHON],
+                "ssl_exclude_verify_flags": [REFUSED_BY_LATER_PYTHON],
+            }
+            if not verify_tls:
+                self._options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
         self._options |= {name: value for name, value in said.items() if name not in _OF_POOLS}
         # That of `relay.redis.protocol`, whatever the URL has.
         self._options["protocol"] = 2
