@@ -92,6 +92,18 @@ def test_a_text_is_read_as_itself_whatever_its_lines_are() -> None:
     assert names == {"7bit", "quoted-printable", "base64"}
 
 
+def test_lines_that_are_cut_together_are_cut_as_each_by_itself() -> None:
+    chance = random.Random(17)
+    for number in range(300):
+        # Where all lines can be cut together, and with one among them now and then that can't.
+        usual = "<p>text text</p>\n", "x" * 500 + "\n", "é", "=", ".", "F", "word ", "\n"
+        pieces = chance.choices(usual, k=chance.randrange(1, 400)) + chance.choices(PIECES, k=number % 3)
+        chance.shuffle(pieces)
+        lines = "".join(pieces).encode() + b"\n"
+        escaped = re.sub(rb"[^\n\t -<>-~]", lambda octet: b"=%02X" % octet[0][0], lines)
+        assert transfer._quoted_lines(lines) == transfer._cut_lines(escaped.replace(b"\n", b"\r\n"))
+
+
 @pytest.mark.parametrize("text", ["é" * 400, "a" * 100 + "é" * 22, "a" * 100 + "é" * 13, "=" * 500, "漢字 and more"])
 def test_the_smaller_one_of_the_encodings_is_taken(text: str) -> None:
     octets = text.encode()
