@@ -26,6 +26,12 @@ class PostgresUnavailable(Unavailable):
     service = "postgres"
 
 
+class PostgresRefused(PostgresUnavailable):
+    """Postgres refused a statement for what is in it: a trigger, a constraint, a right. Again it says the same, until
+    someone changes that.
+    """
+
+
 class RedisUnavailable(Unavailable):
     """Redis did not answer, or only with an error. What the caller wanted to know stays unknown."""
 

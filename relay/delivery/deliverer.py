@@ -34,6 +34,7 @@ from relay.delivery.row import OutgoingEmail
 from relay.delivery.sandbox import simulation_of
 from relay.delivery.tracking import Tracking
 from relay.delivery.unclear import Decision, Unclear
+from relay.postgres.closed_rows import UnsentRow
 from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.sending_facts import MailAsked, SendingDomain
@@ -139,14 +140,7 @@ class Deliverer:
     def _outcome(self, email: OutgoingEmail) -> str:
         simulation = simulation_of(email)
         if simulation is not None:
-            self._outgoing.simulate(
-                email.id,
-                email.user_id,
-                status=simulation.status,
-                events=simulation.events,
-                reason=simulation.reason,
-                to=email.to,
-            )
+            self._unsent(email, simulation.status, simulation.events, addresses=email.to, reason=simulation.reason)
             return f"simulated_{simulation.status}"
         decided = self._decided(email) if email.unclear else None
         if decided is not None:
@@ -162,7 +156,7 @@ class Deliverer:
             return self._records.put_back(email, rest)
         progress = self._progress(email)
         if suppressed and not email.recipients and progress is None:
-            self._outgoing.suppress(email.id, _suppressed_event(email.id, suppressed))
+            self._unsent(email, "suppressed", [_suppressed_event(email.id, suppressed)])
             return "suppressed"
         try:
             with ExitStack() as files:
@@ -197,6 +191,19 @@ class Deliverer:
             log.error("delivery_spool_full", code=full.code)
             return self._records.put_back(email, _NO_ROOM_SECONDS)
         return self._records.answered(email, answer, outcome, progress, records_sent=records_sent)
+
+    def _unsent(
+        self,
+        email: OutgoingEmail,
+        status: str,
+        events: Sequence[Event],
+        *,
+        addresses: Sequence[str] = (),
+        reason: str | None = None,
+    ) -> None:
+        """Records the end of a mail that no provider gets; see UnsentRow."""
+        mark = self._outgoing.mark(email.id)
+        self._outgoing.ended(UnsentRow(email.id, mark, status, events, addresses=addresses, reason=reason))
 
     def _progress(self, email: OutgoingEmail) -> Progress | None:
         """Which recipients have the mail from an attempt before this one; None: none has."""
@@ -277,6 +284,9 @@ class Deliverer:
 
     def _decided(self, email: OutgoingEmail) -> str | None:
         """What became of a mail that the provider may have; None: it is sent again."""
+        kept = self._records.kept(email)
+        if kept is not None:
+            return kept
         match self._unclear.decide(email, self._max_attempts):
             case Decision.PROVEN:
                 self._outgoing.sent(email.id, None)

@@ -7,6 +7,7 @@ Without Redis all this is unknown to others, and a claim is given up when its le
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +20,9 @@ import gevent
 import structlog
 
 from relay.core import metrics
-from relay.core.errors import PostgresUnavailable, RedisUnavailable, Unavailable
+from relay.core.errors import PostgresRefused, PostgresUnavailable, RedisUnavailable, Unavailable, Unstorable
 from relay.delivery.send_events import sent_event
+from relay.postgres.ended_rows import EndedRow
 from relay.postgres.left_rows import Left, LeftRows, mark_of, microseconds
 from relay.postgres.outgoing import Outgoing
 from relay.redis.claim_states import CLAIMED, HANDING_OVER, SENT, SILENT_MS, ClaimStates, Note
@@ -35,6 +37,11 @@ _SAFE_SECONDS: Final = SILENT_MS / 1000 - 10.0
 EVENT_SECONDS: Final = 180.0
 #: Answers, and claims, whose record failed and that are kept in memory. Redis has them too.
 _MOST_KEPT: Final = 10_000
+#: Rows that a provider has, and that Postgres refuses to record. Where there are more, each keeps its place: no mail
+#: leaves of which so many answers would have to be kept.
+_MOST_REFUSED: Final = 1_000
+#: Seconds after which one of those is tried again: the first time, and at most.
+_REFUSED_SECONDS: Final = (5.0, 60.0)
 #: Seconds for which a row waits at most of which it can't be recorded, time after time, what became of it.
 _LONGEST_WAIT: Final = 900
 
@@ -47,6 +54,17 @@ class _OwnClaim:
     state: str = CLAIMED
     records_sent: bool = True
     message_id: str = ""
+
+
+@dataclass(slots=True)
+class _Refused:
+    """What a provider has, as it is to be recorded, in memory alone: Redis has `claim`."""
+
+    row: EndedRow
+    claim: _OwnClaim
+    #: When it is tried again (monotonic), and the seconds until then.
+    at: float
+    pause: float
 
 
 @dataclass(slots=True)
@@ -79,6 +97,8 @@ class Handovers:
         self._claims: dict[str, _OwnClaim] = {}
         #: Those of which it could not be recorded what became of them.
         self._left_over: dict[str, _OwnClaim] = {}
+        #: Those that a provider has, of which Postgres refuses to record it; the longest untried first.
+        self._refused: dict[str, _Refused] = {}
         #: How often that has been so, of rows of which nothing has been recorded since.
         self._unrecorded: dict[str, int] = {}
 
@@ -138,8 +158,28 @@ class Handovers:
         """What became of the row is recorded."""
         claim = self._claims.pop(email_id, None)
         self._unrecorded.pop(email_id, None)
-        if claim is not None and claim.owner:
-            self._states.post_end(claim.owner, email_id)
+        if claim is not None:
+            self._refused.pop(email_id, None)
+            if claim.owner:
+                self._states.post_end(claim.owner, email_id)
+
+    def keep(self, row: EndedRow) -> bool:
+        """The provider has the mail, and Postgres refuses to record it: `row` is tried again, until it is recorded.
+
+        Its claim stays, so that no other process takes the mail up. False: too many are kept, and nothing is done.
+        """
+        claim = self._claims.get(row.email_id)
+        if claim is None or (len(self._refused) >= _MOST_REFUSED and row.email_id not in self._refused):
+            return False
+        del self._claims[row.email_id]
+        pause, _ = _REFUSED_SECONDS
+        self._refused[row.email_id] = _Refused(row, claim, at=time.monotonic() + pause, pause=pause)
+        return True
+
+    def kept(self, email_id: str) -> EndedRow | None:
+        """What is to be recorded of a mail that the provider has, where Postgres refused it; None: nothing is."""
+        refused = self._refused.get(email_id)
+        return None if refused is None else refused.row
 
     def leave(self, email_id: str) -> None:
         """What became of the row can't be recorded now: it is tried again, until it is. Does nothing after `end`."""
@@ -213,8 +253,9 @@ class Handovers:
 
     def _settle(self) -> PostgresUnavailable | None:
         """Records what could not be recorded; an error where something still can't be."""
+        failed = self._try_refused()
         if not self._left_over:
-            return None
+            return failed
         left_over = dict(self._left_over)
         notes = [_note(email_id, claim) for email_id, claim in left_over.items()]
         settled = self._record(notes, sure=True, ended=True)
@@ -223,7 +264,37 @@ class Handovers:
             owner = left_over[email_id].owner
             if owner:
                 self._states.post_end(owner, email_id)
-        return settled.failed
+        return settled.failed or failed
+
+    def _try_refused(self) -> PostgresUnavailable | None:
+        """Tries what Postgres has refused, each in a separate statement; an error where something still can't be."""
+        failed: PostgresUnavailable | None = None
+        until = time.monotonic() + BEAT_SECONDS / 2
+        _, longest = _REFUSED_SECONDS
+        for email_id, refused in list(self._refused.items()):
+            now = time.monotonic()
+            if now > until:
+                break
+            if refused.at > now or email_id not in self._refused:
+                continue
+            # Whatever becomes of it, the others come before it the next time.
+            self._refused[email_id] = self._refused.pop(email_id)
+            refused.at = now + refused.pause
+            try:
+                self._outgoing.ended(refused.row, alone=True)
+            except PostgresRefused as error:
+                refused.pause, failed = min(longest, 2 * refused.pause), error
+            except PostgresUnavailable as error:
+                return error
+            except Exception as error:  # one that Postgres can't hold, or a bug: it keeps no other from it
+                if not isinstance(error, Unstorable):
+                    log.exception("unexpected_error", email_id=email_id)
+                refused.pause, failed = min(longest, 2 * refused.pause), PostgresRefused()
+            else:
+                self._refused.pop(email_id, None)
+                if refused.claim.owner:
+                    self._states.post_end(refused.claim.owner, email_id)
+        return failed
 
     def _take_over(self, owner: str, *, ended: bool) -> PostgresUnavailable | None:
         """Deals with what an ended process has left; an error where something can't be dealt with now."""
@@ -242,6 +313,8 @@ class Handovers:
         """
         settled = _Settled()
         until = time.monotonic() + BEAT_SECONDS
+        # In any order: one that takes all of the time must not always be the first.
+        notes = random.sample(notes, len(notes))
         for note in notes:
             if note.state == SENT:
                 event = sent_event(note.email_id, self._provider, note.message_id) if note.records_sent else None
@@ -251,7 +324,9 @@ class Handovers:
                 except PostgresUnavailable as error:
                     settled.failed = error
                     if time.monotonic() > until:
-                        return settled
+                        break
+                except Unstorable:
+                    settled.failed = PostgresRefused()
         rows = list(_to_give_back(notes, self._unrecorded, sure=sure, ended=ended))
         given = {row.email_id for row in rows}
         try:

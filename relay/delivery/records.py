@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -11,16 +12,19 @@ import gevent
 import structlog
 
 from relay.core import metrics
-from relay.core.errors import PostgresUnavailable
+from relay.core.errors import PostgresRefused, PostgresUnavailable, Unstorable
 from relay.delivery.handovers import EVENT_SECONDS, Handovers
 from relay.delivery.outcome import KINDS, Failed, Outcome, Verdict
 from relay.delivery.recipients import Progress, begun
 from relay.delivery.row import OutgoingEmail
 from relay.delivery.send_events import sent_event
 from relay.postgres.batches import Batches
+from relay.postgres.closed_rows import BouncedRow
+from relay.postgres.ended_rows import EndedRow
+from relay.postgres.failed_rows import FailedRow
 from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT
 from relay.postgres.outgoing import Outgoing
-from relay.postgres.sent_rows import Event
+from relay.postgres.sent_rows import Event, SentRow
 
 log = structlog.get_logger(__name__)
 
@@ -86,8 +90,7 @@ class Records:
             return self._partly_sent(email, begun(outcome) if progress is None else progress.after(outcome))
         self._handovers.answered(email.id, outcome.message_id)
         event = sent_event(email.id, self._provider, outcome.message_id) if records_sent else None
-        _until_recorded(lambda: self._outgoing.sent(email.id, event))
-        return "sent"
+        return self._until_recorded(SentRow(email.id, event), "sent")
 
     def _partly_sent(self, email: OutgoingEmail, progress: Progress) -> str:
         """Some recipients have the mail, and the others are tried again as long as there are attempts left.
@@ -96,20 +99,47 @@ class Records:
         """
         if not progress.delayed or email.retries + 1 >= self._max_attempts:
             return self.finished(email, progress)
-        failed = progress.failure()
-        _until_recorded(lambda: self._retry(email, failed, progress))
-        return "delayed"
+        return self._until_recorded(self._delayed_row(email, progress.failure(), progress), "delayed")
 
     def finished(self, email: OutgoingEmail, progress: Progress) -> str:
         """Some have the mail, and no recipient is tried again."""
         bounces = progress.bounces(email.id, self._provider)
         sent = sent_event(email.id, self._provider, progress.message_id)
         if not bounces:
-            _until_recorded(lambda: self._outgoing.sent(email.id, sent))
-            return "sent"
+            return self._until_recorded(SentRow(email.id, sent), "sent")
         log.info("recipients_refused", email_id=email.id, codes=progress.codes())
-        _until_recorded(lambda: self._outgoing.bounced(email.id, email.user_id, [sent, *bounces]))
-        return "bounced"
+        return self._until_recorded(BouncedRow(email.id, [sent, *bounces]), "bounced")
+
+    def kept(self, email: OutgoingEmail) -> str | None:
+        """Records what is kept of a mail that was claimed once more, since its first claim had become too old; None:
+        nothing is kept.
+        """
+        row = self._handovers.kept(email.id)
+        if isinstance(row, FailedRow):
+            return self._until_recorded(replace(row, mark=self._outgoing.mark(email.id)), "delayed")
+        return None if row is None else self._until_recorded(row, "sent")
+
+    def _until_recorded(self, row: EndedRow, word: str) -> str:
+        """Records that a provider has a mail, however long Postgres is away: otherwise it would be sent once more.
+
+        `word`: what is returned then. What Postgres refuses, or has not taken after RECORDING_SECONDS, is kept by
+        `Handovers`, which tries it again: "unrecorded". Raises PostgresUnavailable where that has no room.
+        """
+        until = time.monotonic() + RECORDING_SECONDS
+        pause = 0.25
+        while True:
+            try:
+                self._outgoing.ended(row)
+                return word
+            except (PostgresUnavailable, Unstorable) as error:
+                over = time.monotonic() > until
+                refused = isinstance(error, PostgresRefused | Unstorable)
+                if (over or refused) and self._handovers.keep(row):
+                    return "unrecorded"
+                if over:
+                    raise
+            gevent.sleep(pause)
+            pause = min(5.0, pause * 2)
 
     def put_back(self, email: OutgoingEmail, seconds: float, *, unclear: bool = False) -> str:
         """The mail waits, for a reason that is not in it; where none can leave, nothing else is looked for either."""
@@ -146,19 +176,14 @@ class Records:
             if progress is not None:
                 return self.finished(email, progress.given_up(failed))
             return self.fail(email, attempt, failed.code, failed.message)
-        self._retry(email, failed, progress, unclear=unclear, wait=wait)
+        row = self._delayed_row(email, failed, progress, wait=wait)
+        self._outgoing.ended(replace(row, code=UNCLEAR, message=UNCLEAR_TEXT) if unclear else row)
         return "delayed"
 
-    def _retry(
-        self,
-        email: OutgoingEmail,
-        failed: Failed,
-        progress: Progress | None,
-        *,
-        unclear: bool = False,
-        wait: float = 0.0,
-    ) -> None:
-        """The mail is tried again later, only for recipients that have not got it where some have."""
+    def _delayed_row(
+        self, email: OutgoingEmail, failed: Failed, progress: Progress | None, *, wait: float = 0.0
+    ) -> FailedRow:
+        """For a mail that is tried again later, only for recipients that have not got it where some have."""
         attempt = email.retries + 1
         seconds = max(wait, float(min(900, 2 ** min(attempt + 1, 6))))
         at = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -169,15 +194,20 @@ class Records:
         if progress is not None:
             payload["recipients"] = progress.payload()
         event = Event(type="delayed", source_id=f"provider-delayed:{email.id}:{attempt}", payload=payload)
-        code, message = (UNCLEAR, UNCLEAR_TEXT) if unclear else (failed.code, failed.message)
-        self._outgoing.retry(email.id, event, attempt=attempt, seconds=seconds, code=code, message=message)
+        return self._failed_row(email.id, event, attempt, failed.code, failed.message, seconds=seconds)
 
     def fail(self, email: OutgoingEmail, attempt: int, code: str, message: str) -> str:
         """The mail is not tried again, after so many attempts."""
         payload = self._payload("provider_retries_exhausted", attempt, code, message)
         event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
-        self._outgoing.fail(email.id, event, attempt=attempt, code=code, message=message)
+        self._outgoing.ended(self._failed_row(email.id, event, attempt, code, message, seconds=None))
         return "failed"
+
+    def _failed_row(
+        self, email_id: str, event: Event, attempt: int, code: str, message: str, *, seconds: float | None
+    ) -> FailedRow:
+        mark = self._outgoing.mark(email_id)
+        return FailedRow(email_id, mark, event, attempt=attempt, seconds=seconds, code=code, message=message)
 
     def _payload(self, reason: str, attempt: int, code: str, message: str) -> dict[str, object]:
         """What the events of both kinds of failure say."""
@@ -187,21 +217,3 @@ class Records:
             "attempt_count": attempt,
             "last_error": {"code": code, "message": message[:1000]},
         }
-
-
-def _until_recorded(record: Callable[[], None]) -> None:
-    """Writes down that a provider has a mail, however long Postgres is away: otherwise it would be sent once more.
-
-    Raises PostgresUnavailable after RECORDING_SECONDS.
-    """
-    until = time.monotonic() + RECORDING_SECONDS
-    pause = 0.25
-    while True:
-        try:
-            record()
-            return
-        except PostgresUnavailable:
-            if time.monotonic() > until:
-                raise
-            gevent.sleep(pause)
-            pause = min(5.0, pause * 2)

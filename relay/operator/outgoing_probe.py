@@ -17,7 +17,9 @@ from config.settings import Settings
 from relay.core.errors import PostgresUnavailable
 from relay.operator.finding import Finding
 from relay.operator.postgres_probe import RolledBack, Use, tested
+from relay.postgres.closed_rows import BouncedRow, UnsentRow
 from relay.postgres.database import Database
+from relay.postgres.failed_rows import FailedRow
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
@@ -117,7 +119,11 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
     webhooks = WebhookDeliveries(database, deadline=seconds)
     unknown_result = _unknown_result(email_id)
     event = Event(type="delayed", source_id=f"check:{email_id}", payload={"email_id": email_id})
-    code, text = "Check", "check"
+    mark = datetime.now(UTC)
+
+    def failed(seconds: float | None) -> FailedRow:
+        return FailedRow(email_id, mark, event, attempt=1, seconds=seconds, code="Check", message="check")
+
     return (
         ("claiming mails", lambda: outgoing.claim([email_id])),
         ("looking for waiting mails", lambda: (waiting.newest(1), waiting.oldest("scheduled", 1))),
@@ -131,19 +137,13 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("reading large mails", lambda: contents.read(email_id, _Unread())),
         ("looking up domains and suppressions", lambda: outgoing.facts(asked)),
         ("recording that a mail is sent", lambda: outgoing.sent(email_id, event)),
-        ("recording that recipients are refused", lambda: outgoing.bounced(email_id, user, [event])),
+        ("recording that recipients are refused", lambda: outgoing.ended(BouncedRow(email_id, [event]))),
         ("looking up who has a mail", lambda: outgoing.recipients_of(email_id, 1)),
-        (
-            "recording a further try",
-            lambda: outgoing.retry(email_id, event, attempt=1, seconds=1.0, code=code, message=text),
-        ),
-        ("recording a failure", lambda: outgoing.fail(email_id, event, attempt=1, code=code, message=text)),
-        ("recording a suppressed mail", lambda: outgoing.suppress(email_id, event)),
+        ("recording a further try", lambda: outgoing.ended(failed(1.0))),
+        ("recording a failure", lambda: outgoing.ended(failed(None))),
+        ("recording a suppressed mail", lambda: outgoing.ended(UnsentRow(email_id, mark, "suppressed", [event]))),
         ("recording an event", lambda: outgoing.record(email_id, user, event)),
-        (
-            "simulating a delivery",
-            lambda: outgoing.simulate(email_id, user, status="bounced", events=[event], reason="bounced", to=[]),
-        ),
+        ("simulating a delivery", lambda: outgoing.ended(UnsentRow(email_id, mark, "bounced", [event]))),
         ("putting mails back", lambda: outgoing.put_back([email_id], 1.0)),
         ("looking for webhook deliveries", lambda: (webhooks.look(each=1, most=1), webhooks.look_at([email_id]))),
         ("claiming webhook deliveries", lambda: webhooks.claim([email_id])),

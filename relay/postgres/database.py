@@ -22,7 +22,7 @@ import structlog
 
 from relay.core import metrics
 from relay.core.deadlines import seconds_left
-from relay.core.errors import PostgresUnavailable, Unstorable
+from relay.core.errors import PostgresRefused, PostgresUnavailable, Unstorable
 from relay.core.supervision import Supervised, supervise
 from relay.postgres.causes import postgres_cause
 from relay.postgres.driver import Connection, Cursor
@@ -82,9 +82,9 @@ class Rejected(Exception):
         super().__init__(sqlstate)
         self.sqlstate = sqlstate
 
-    def consequence(self) -> PostgresUnavailable | Unstorable:
+    def consequence(self) -> PostgresRefused | Unstorable:
         """What it means for the message: as a rule a fault of ours, which may be mended, else one of what is in it."""
-        return Unstorable(self.sqlstate) if self.sqlstate in _UNSTORABLE_CODES else PostgresUnavailable()
+        return Unstorable(self.sqlstate) if self.sqlstate in _UNSTORABLE_CODES else PostgresRefused()
 
 
 class Database:

@@ -8,21 +8,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
-import orjson
-
 from relay.core import deadlines, metrics
 from relay.postgres import sending_facts
 from relay.postgres.batches import Batches
+from relay.postgres.closed_rows import UnsentRow
 from relay.postgres.database import Database
 from relay.postgres.driver import Cursor, Row
-from relay.postgres.ended_rows import EndedRows
+from relay.postgres.ended_rows import EndedRow, EndedRows
 from relay.postgres.events import DELIVERIES
-from relay.postgres.failed_rows import FailedRow
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
 from relay.postgres.sending_facts import Facts, MailAsked
 from relay.postgres.sent_rows import Event, SentRow
-from relay.postgres.transaction import in_transaction
 from relay.postgres.waiting import HEADER_SIZE
 
 _T = TypeVar("_T")
@@ -75,9 +72,6 @@ RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed text
 _CLAIMS: Final = 10
 _MOST: Final = 200
 
-#: The row is as this process's claim left it: the claim has not been given up, and the row not claimed anew.
-_OURS: Final = "status = 'processing' AND provider_last_attempted_at = %(mark)s"
-
 #: One event, and a pending delivery for each webhook that is subscribed to it; nothing where its source id is known.
 _EVENT: Final = (
     """
@@ -95,21 +89,6 @@ _FINISH: Final = (
     + _EVENT.format(
         email="changed.id", user="changed.user_id", source="FROM changed", condition="%(type)s::text IS NOT NULL"
     )
-)
-
-#: As `sent` has it; the events are recorded in the same transaction.
-_BOUNCED: Final = (
-    "UPDATE emails SET"
-    " status = CASE WHEN status IN ('processing', 'queued', 'sent') THEN 'bounced' ELSE status END, sent_at = now(),"
-    " provider_next_retry_at = NULL, provider_dead_lettered_at = NULL"
-    " WHERE id = %(id)s AND status IN ('processing', 'queued', 'sent', 'delivered', 'bounced', 'complained')"
-    " RETURNING id"
-)
-
-_SIMULATED: Final = (
-    "UPDATE emails SET status = %(status)s,"  # noqa: S608 - fixed texts
-    " sent_at = CASE WHEN %(status)s = 'suppressed' THEN sent_at ELSE now() END, provider_next_retry_at = NULL"
-    f" WHERE id = %(id)s AND {_OURS} RETURNING id"
 )
 
 #: An event of a row whose status does not change with it.
@@ -224,21 +203,19 @@ class Outgoing:
         return self._facts_together([asked])[0]
 
     def sent(self, email_id: str, event: Event | None) -> None:
-        """The provider has the mail. Recorded in one statement with others; see `relay.postgres.sent_rows`."""
-        self._ended.ask(SentRow(email_id, event))
-        self._leases.forget(email_id)
+        """The provider has the mail. As `ended`."""
+        self.ended(SentRow(email_id, event))
 
-    def bounced(self, email_id: str, user_id: str | None, events: Sequence[Event]) -> None:
-        """The provider has the mail, and refused it for some of its recipients, which the events name."""
+    def ended(self, row: EndedRow, *, alone: bool = False) -> None:
+        """Records what became of a mail, in one statement with others; see `relay.postgres.ended_rows`.
 
-        def work(cursor: Cursor) -> None:
-            cursor.execute(_BOUNCED, {"id": email_id})
-            if cursor.fetchone() is not None:
-                for event in events:
-                    cursor.execute(_RECORD, {"id": email_id, "user": user_id, **_of(event)})
-
-        self._use(lambda cursor: in_transaction(cursor, lambda: work(cursor)))
-        self._leases.forget(email_id)
+        `alone`: in a separate statement. Raises PostgresRefused and Unstorable as `EndedRows.record_alone` does.
+        """
+        if alone or (isinstance(row, UnsentRow) and row.large):
+            self._ended_rows.record_alone(row)
+        else:
+            self._ended.ask(row)
+        self._leases.forget(row.email_id)
 
     def recipients_of(self, email_id: str, attempt: int) -> object:
         """What the event of an attempt says about the recipients (`relay.delivery.recipients`); None: nothing."""
@@ -251,106 +228,9 @@ class Outgoing:
 
         return self._use(select)
 
-    def retry(self, email_id: str, event: Event, *, attempt: int, seconds: float, code: str, message: str) -> None:
-        """This mail failed in a way that may pass: back to `queued`, not before so many seconds. As `sent`, with
-        others.
-        """
-        self._failed(email_id, event, attempt=attempt, seconds=seconds, code=code, message=message)
-
-    def fail(self, email_id: str, event: Event, *, attempt: int, code: str, message: str) -> None:
-        """This mail failed for good. As `sent`, with others."""
-        self._failed(email_id, event, attempt=attempt, seconds=None, code=code, message=message)
-
-    def _failed(
-        self, email_id: str, event: Event, *, attempt: int, seconds: float | None, code: str, message: str
-    ) -> None:
-        self._ended.ask(
-            FailedRow(
-                email_id,
-                mark=self._leases.mark(email_id),
-                event=event,
-                attempt=attempt,
-                seconds=seconds,
-                code=code,
-                message=message,
-            )
-        )
-        self._leases.forget(email_id)
-
-    def suppress(self, email_id: str, event: Event) -> None:
-        """No recipient of this mail is left."""
-        self._finish(email_id, "status = 'suppressed'", _OURS, event, mark=self._leases.mark(email_id))
-
-    def simulate(
-        self,
-        email_id: str,
-        user_id: str | None,
-        *,
-        status: str,
-        events: Sequence[Event],
-        reason: str | None,
-        to: Sequence[str],
-    ) -> None:
-        """Records a simulated delivery in one transaction. `reason`: each of `to` is suppressed for it, if there is
-        one.
-        """
-
-        def work(cursor: Cursor) -> None:
-            cursor.execute(
-                _SIMULATED,
-                {"status": status, "id": email_id, "mark": self._leases.mark(email_id)},
-            )
-            changed = cursor.fetchone() is not None
-            for event in events if changed else ():
-                values = {"id": email_id, "user": user_id, **_of(event)}
-                cursor.execute(
-                    "WITH " + _EVENT.format(email="%(id)s::uuid", user="%(user)s", source="", condition="true"), values
-                )
-            if reason is not None and user_id:
-                # Also where the row is gone, with no effect then: so a right that is missing shows in a check.
-                source = events[-1].source_id
-                metadata = {
-                    "source": "ses",
-                    "sourceEventId": source,
-                    "sourceEmailId": email_id,
-                    "sourceMessageId": f"sandbox-{email_id}",
-                }
-                cursor.execute(
-                    "INSERT INTO email_suppressions (id, user_id, email, reason, source_event_id, source_email_id,"
-                    " source_message_id, metadata, suppressed_at, updated_at)"
-                    " SELECT gen_random_uuid(), %(user)s, address, %(reason)s, %(source)s, %(id)s::uuid,"
-                    " 'sandbox-' || %(id)s, %(metadata)s::jsonb, now(), now()"
-                    " FROM (SELECT DISTINCT lower(trim(a)) AS address FROM unnest(%(to)s::text[]) AS a) AS recipients"
-                    # What is longer is no address, and the column has no room for it.
-                    " WHERE length(address) <= 512"
-                    # Not by `excluded`, for which the role would have to be let read these columns.
-                    " ON CONFLICT (user_id, email) DO UPDATE SET reason = %(reason)s,"
-                    " source_event_id = %(source)s, source_email_id = %(id)s::uuid,"
-                    " source_message_id = 'sandbox-' || %(id)s, metadata = %(metadata)s::jsonb, updated_at = now()",
-                    {
-                        "user": user_id,
-                        "reason": reason,
-                        "source": source,
-                        "id": email_id,
-                        "metadata": orjson.dumps(metadata).decode(),
-                        "to": list(to) if changed else [],
-                    },
-                )
-
-        self._use(lambda cursor: in_transaction(cursor, lambda: work(cursor)))
-        self._leases.forget(email_id)
-        if self._deliveries_due is not None:
-            self._deliveries_due()
-
     def record(self, email_id: str, user_id: str | None, event: Event) -> None:
         """An event of a row whose status it does not change."""
-        statement = "WITH " + _EVENT.format(
-            email="%(id)s::uuid",
-            user="%(user)s",
-            source="",
-            condition="EXISTS (SELECT FROM emails WHERE id = %(id)s::uuid)",
-        )
-        self._insert(statement, {"id": email_id, "user": user_id, **_of(event)})
+        self._insert(_RECORD, {"id": email_id, "user": user_id, **_of(event)})
 
     def put_back(self, ids: Sequence[str], seconds: float | Sequence[float], *, unclear: Collection[str] = ()) -> None:
         """These can't be sent now, for no fault of theirs: back to `queued` in one statement, no attempt used up.

@@ -27,15 +27,24 @@ changed AS (
          provider_next_retry_at = NULL, provider_dead_lettered_at = NULL,
          provider_last_error_code = NULL, provider_last_error_message = NULL
     FROM free WHERE e.id = free.id RETURNING e.id, e.user_id),"""
-#: Behind the CTEs `given` and `changed`: the event of each row that has changed, with its webhook deliveries.
-EVENTS: Final = f"""
+
+
+def events_of(given: str) -> str:
+    """Ends a statement: the events of each row that has changed, with their webhook deliveries.
+
+    `given`: the CTE with id (of the mail), source_id, type and payload of each event; `changed` is another one.
+    """
+    return f"""
 event AS (
   INSERT INTO email_events (id, email_id, source_id, type, payload, user_id, received_at)
   SELECT gen_random_uuid(), changed.id, given.source_id, given.type, given.payload::jsonb, changed.user_id, now()
-    FROM changed JOIN given ON given.id = changed.id WHERE given.type IS NOT NULL
+    FROM changed JOIN {given} AS given ON given.id = changed.id WHERE given.type IS NOT NULL
   ON CONFLICT DO NOTHING RETURNING id, user_id, type),
 deliveries AS ({DELIVERIES} RETURNING 1)
 SELECT id::text, EXISTS (SELECT FROM deliveries) FROM changed"""  # noqa: S608 - fixed texts
+
+
+EVENTS: Final = events_of("given")
 _WAITING: Final = _RECORD.format(locked="") + EVENTS
 _PASSING_OVER: Final = _RECORD.format(locked="SKIP LOCKED") + EVENTS
 

@@ -13,8 +13,8 @@ from relay.delivery.abandoned import Abandoned
 from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
-from relay.postgres.sent_rows import Event
 from relay.postgres.waiting import PLANNER, WaitingRows
+from tests.support.ended import failed_row
 
 Query = Callable[..., list[tuple[Any, ...]]]
 #: The claim of OpenSend's worker, which stores no time (contract section 6).
@@ -52,7 +52,7 @@ def test_a_claim_of_ours_is_given_up_after_fifteen_minutes(
 ) -> None:
     fresh, tried, put_back = add_email(), add_email(), add_email()
     assert len(outgoing.claim([fresh, tried, put_back])) == 3
-    outgoing.retry(tried, Event("delayed", f"d:{tried}", {}), attempt=1, seconds=0.0, code="Code", message="text")
+    outgoing.ended(failed_row(outgoing, tried, seconds=0.0))
     outgoing.put_back([put_back], 0.0)
     assert len(outgoing.claim([tried, put_back])) == 2
     assert left_behind(waiting) == set()
@@ -74,9 +74,7 @@ def test_opensends_claim_is_not_taken_for_an_old_one_of_ours(
     if before != "nothing":
         outgoing.claim([email_id])
     if before == "tried":
-        outgoing.retry(
-            email_id, Event("delayed", f"d:{email_id}", {}), attempt=1, seconds=4.0, code="Code", message="text"
-        )
+        outgoing.ended(failed_row(outgoing, email_id, seconds=4.0))
     elif before == "put back":
         outgoing.put_back([email_id], 0.0)
     elif before == "abandoned":

@@ -15,10 +15,12 @@ from relay.delivery.deliverer import Deliverer
 from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
 from relay.postgres import leases
+from relay.postgres.closed_rows import UnsentRow
 from relay.postgres.database import Database
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.sent_rows import Event
 from scripts.services import Ses
+from tests.support.ended import failed_row
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -36,16 +38,14 @@ def other(postgres_url: str, outgoing: Outgoing) -> Any:
 
 
 ENDS: dict[str, Callable[[Outgoing, str], None]] = {
-    "retry": lambda worker, id_: worker.retry(
-        id_, Event("delayed", f"d:{id_}", {}), attempt=1, seconds=4.0, code="Code", message="text"
+    "retry": lambda worker, id_: worker.ended(failed_row(worker, id_, seconds=4.0)),
+    "fail": lambda worker, id_: worker.ended(failed_row(worker, id_, seconds=None)),
+    "suppress": lambda worker, id_: worker.ended(
+        UnsentRow(id_, worker.mark(id_), "suppressed", [Event("suppressed", f"s:{id_}", {})])
     ),
-    "fail": lambda worker, id_: worker.fail(
-        id_, Event("failed", f"f:{id_}", {}), attempt=1, code="Code", message="text"
-    ),
-    "suppress": lambda worker, id_: worker.suppress(id_, Event("suppressed", f"s:{id_}", {})),
     "put_back": lambda worker, id_: worker.put_back([id_], 1.0),
-    "simulate": lambda worker, id_: worker.simulate(
-        id_, "user", status="delivered", events=[Event("sent", f"x:{id_}", {})], reason=None, to=[]
+    "simulate": lambda worker, id_: worker.ended(
+        UnsentRow(id_, worker.mark(id_), "delivered", [Event("sent", f"x:{id_}", {})])
     ),
 }
 

@@ -31,6 +31,7 @@ from relay.delivery.provider import Handover
 from relay.delivery.row_source import Turns
 from relay.delivery.unclear import LeftBehind, Unclear
 from relay.postgres.database import Database
+from relay.postgres.failed_rows import FailedRow
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.row_contents import RowContents
@@ -297,10 +298,9 @@ def failed(asking: Outgoing, email_id: str, *, final: bool) -> None:
     kind = "failed" if final else "delayed"
     event = Event(kind, f"{kind}:{email_id}", {"text": "a 'quoted' \\ \x00 {\u20ac}"})
     code, message = "Code" * 100, "a\x00b" * 500
-    if final:
-        asking.fail(email_id, event, attempt=3, code=code, message=message)
-    else:
-        asking.retry(email_id, event, attempt=2, seconds=600.0, code=code, message=message)
+    attempt, seconds = (3, None) if final else (2, 600.0)
+    mark = asking.mark(email_id)
+    asking.ended(FailedRow(email_id, mark, event, attempt=attempt, seconds=seconds, code=code, message=message))
 
 
 def failure(query: Query, ids: Sequence[str]) -> list[tuple[Any, ...]]:
