@@ -203,7 +203,9 @@ class Deliverer:
     ) -> None:
         """Records the end of a mail that no provider gets; see UnsentRow."""
         mark = self._outgoing.mark(email.id)
-        self._outgoing.ended(UnsentRow(email.id, mark, status, events, addresses=addresses, reason=reason))
+        self._outgoing.ended(
+            UnsentRow(email.id, mark, status=status, events=events, addresses=addresses, reason=reason)
+        )
 
     def _progress(self, email: OutgoingEmail) -> Progress | None:
         """Which recipients have the mail from an attempt before this one; None: none has."""

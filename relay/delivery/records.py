@@ -194,17 +194,21 @@ class Records:
         if progress is not None:
             payload["recipients"] = progress.payload()
         event = Event(type="delayed", source_id=f"provider-delayed:{email.id}:{attempt}", payload=payload)
-        return self._failed_row(email.id, event, attempt, failed.code, failed.message, seconds=seconds)
+        return self._failed_row(
+            email.id, event, attempt=attempt, seconds=seconds, code=failed.code, message=failed.message
+        )
 
     def fail(self, email: OutgoingEmail, attempt: int, code: str, message: str) -> str:
         """The mail is not tried again, after so many attempts."""
         payload = self._payload("provider_retries_exhausted", attempt, code, message)
         event = Event(type="failed", source_id=f"provider-dead-letter:{email.id}:{attempt}", payload=payload)
-        self._outgoing.ended(self._failed_row(email.id, event, attempt, code, message, seconds=None))
+        self._outgoing.ended(
+            self._failed_row(email.id, event, attempt=attempt, seconds=None, code=code, message=message)
+        )
         return "failed"
 
     def _failed_row(
-        self, email_id: str, event: Event, attempt: int, code: str, message: str, *, seconds: float | None
+        self, email_id: str, event: Event, *, attempt: int, seconds: float | None, code: str, message: str
     ) -> FailedRow:
         mark = self._outgoing.mark(email_id)
         return FailedRow(email_id, mark, event, attempt=attempt, seconds=seconds, code=code, message=message)

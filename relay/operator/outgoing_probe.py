@@ -124,6 +124,9 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
     def failed(seconds: float | None) -> FailedRow:
         return FailedRow(email_id, mark, event, attempt=1, seconds=seconds, code="Check", message="check")
 
+    def unsent(status: str) -> UnsentRow:
+        return UnsentRow(email_id, mark, status=status, events=[event])
+
     return (
         ("claiming mails", lambda: outgoing.claim([email_id])),
         ("looking for waiting mails", lambda: (waiting.newest(1), waiting.oldest("scheduled", 1))),
@@ -141,9 +144,9 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("looking up who has a mail", lambda: outgoing.recipients_of(email_id, 1)),
         ("recording a further try", lambda: outgoing.ended(failed(1.0))),
         ("recording a failure", lambda: outgoing.ended(failed(None))),
-        ("recording a suppressed mail", lambda: outgoing.ended(UnsentRow(email_id, mark, "suppressed", [event]))),
+        ("recording a suppressed mail", lambda: outgoing.ended(unsent("suppressed"))),
         ("recording an event", lambda: outgoing.record(email_id, user, event)),
-        ("simulating a delivery", lambda: outgoing.ended(UnsentRow(email_id, mark, "bounced", [event]))),
+        ("simulating a delivery", lambda: outgoing.ended(unsent("bounced"))),
         ("putting mails back", lambda: outgoing.put_back([email_id], 1.0)),
         ("looking for webhook deliveries", lambda: (webhooks.look(each=1, most=1), webhooks.look_at([email_id]))),
         ("claiming webhook deliveries", lambda: webhooks.claim([email_id])),
