@@ -27,8 +27,8 @@ class PostgresUnavailable(Unavailable):
 
 
 class PostgresRefused(PostgresUnavailable):
-    """Postgres refused a statement for what is in it: a trigger, a constraint, a right. Again it says the same, until
-    someone changes that.
+    """Postgres refused a statement for what is in it: a trigger, a constraint, a right. To repeat it would
+    not help.
     """
 
 

@@ -57,7 +57,7 @@ class _OwnClaim:
 
 
 @dataclass(slots=True)
-class _Refused:
+class _Kept:
     """What a provider has, as it is to be recorded, in memory alone: Redis has `claim`."""
 
     row: EndedRow
@@ -98,7 +98,7 @@ class Handovers:
         #: Those of which it could not be recorded what became of them.
         self._left_over: dict[str, _OwnClaim] = {}
         #: Those that a provider has, of which Postgres refuses to record it; the longest untried first.
-        self._refused: dict[str, _Refused] = {}
+        self._refused: dict[str, _Kept] = {}
         #: How often that has been so, of rows of which nothing has been recorded since.
         self._unrecorded: dict[str, int] = {}
 
@@ -173,7 +173,7 @@ class Handovers:
             return False
         del self._claims[row.email_id]
         pause, _ = _REFUSED_SECONDS
-        self._refused[row.email_id] = _Refused(row, claim, at=time.monotonic() + pause, pause=pause)
+        self._refused[row.email_id] = _Kept(row, claim, at=time.monotonic() + pause, pause=pause)
         return True
 
     def kept(self, email_id: str) -> EndedRow | None:

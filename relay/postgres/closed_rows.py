@@ -24,7 +24,7 @@ changed AS (
   UPDATE emails e SET {assignments}
     FROM free JOIN given ON given.id = free.id WHERE e.id = free.id RETURNING e.id, e.user_id),"""
 
-#: The provider has these mails, whoever has claimed their rows meanwhile, as in `sent_rows`.
+#: The provider has these mails, also where their rows have been claimed anew meanwhile, as in `sent_rows`.
 _HAS_LEFT: Final = "e.status IN ('processing', 'queued', 'sent', 'delivered', 'bounced', 'complained')"
 _BOUNCED: Final = (
     "status = CASE WHEN e.status IN ('processing', 'queued', 'sent') THEN given.status ELSE e.status END,"
@@ -67,7 +67,7 @@ _MOST_SHARED: Final = 4096
 
 @frozen
 class BouncedRow:
-    """A mail that the provider has and refused for some of its recipients, whom the events name."""
+    """A mail that the provider has and refused for some of its recipients, which the events name."""
 
     email_id: str
     events: Sequence[Event]
@@ -82,7 +82,7 @@ class UnsentRow:
     #: Its last one.
     status: str
     events: Sequence[Event]
-    #: Whom the mail is to, and why they are suppressed for its user; None: they are not.
+    #: The recipients, and the reason for which they are suppressed for the mail's user; None: they are not.
     addresses: Sequence[str] = ()
     reason: str | None = None
 

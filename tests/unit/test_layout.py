@@ -82,6 +82,7 @@ ELSEWHERE = {
     "relay/postgres/row_contents.py": "tests/integration/delivery/test_large_mails.py",
     "relay/postgres/schema_check.py": "tests/integration/test_schema_check.py",
     "relay/postgres/sending_facts.py": _STATEMENTS,
+    "relay/postgres/closed_rows.py": "tests/integration/delivery/test_closed_rows.py",
     "relay/postgres/ended_rows.py": _STATEMENTS,
     "relay/postgres/failed_rows.py": _STATEMENTS,
     "relay/postgres/sent_rows.py": _STATEMENTS,
