@@ -68,6 +68,12 @@ _TRIAL = "the trial's .venv stays"
 STEPS = (
     Step("./scripts/dev", "./scripts/dev --port 25870", "port 2587 may be taken here", serves=True),
     Step("./scripts/test", "./scripts/test tests/unit/test_readme.py -q", "all tests take twenty minutes"),
+    Step(
+        'PATH="$PWD/.venv/bin:$PATH" honcho start',
+        'PATH="$PWD/.venv/bin:$PATH" honcho start',
+        "without settings the processes name DATABASE_URL and end with status 2",
+        status=2,
+    ),
     Step("git clone REPOSITORY", reason="the clone is what this runs in"),
     Step("cd /opt/opensend-relay", reason="the clone is in another folder"),
     Step("git fetch --tags", reason="the clone has no tags"),
