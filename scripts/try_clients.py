@@ -28,7 +28,7 @@ these variables:
   NODE_PATH                   the folder that holds nodemailer
   PHPMAILER, SYMFONY_MAILER   the autoload.php of PHPMailer, of Symfony Mailer
   WORDPRESS                   the folder of a WordPress that is installed, with its database
-  CLASSPATH                   the jars of Spring's mail support and of JavaMail or Jakarta Mail
+  CLASSPATH                   the jars of Spring's mail support, JavaMail and Jakarta Mail
   GOPATH                      go-mail and gopkg.in/mail.v2
 
 Arguments go to pytest:

@@ -300,6 +300,7 @@ RECIPES: tuple[Recipe, ...] = (
     Program("Rails", "action_mailer_recipe.rb", ("ruby",), ("-e", _ACTION_MAILER), "Rails"),
     Program("GitLab", "action_mailer_recipe.rb", ("ruby",), ("-e", _ACTION_MAILER), "GitLab"),
     Program("Spring", "SpringRecipe.java", _JAVA, (str(GLUE / "SpringRecipe.java"),)),
+    Program("Jakarta Mail", "JakartaMailRecipe.java", _JAVA, (str(GLUE / "JakartaMailRecipe.java"),), spliced=True),
     Program(
         "Go",
         "net_smtp_recipe.go",
