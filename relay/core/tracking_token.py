@@ -71,7 +71,7 @@ class TrackingTokens:
         iv = os.urandom(_IV_OCTETS)
         sealed = self._cipher.encrypt(iv, payload, CONTEXT)
         # The library puts the tag behind the ciphertext, the contract before it.
-        encoded = _base64url(b"".join((iv, sealed[-_TAG_OCTETS:], sealed[:-_TAG_OCTETS])))
+        encoded = _base64url(iv + sealed[-_TAG_OCTETS:] + sealed[:-_TAG_OCTETS])
         return b"%b.%b" % (encoded, self._signature(encoded))
 
     def verify(self, token: str) -> Tracked | None:

@@ -29,6 +29,7 @@ _STRIPPED: Final = "".join(map(chr, range(0x21)))
 _LONGEST_LINK: Final = 32_768
 #: What the path of a tracked link begins with.
 _OWN: Final = "/api/track/"
+_OWN_OCTETS: Final = _OWN.encode()
 #: What links that are tracked begin with.
 _SCHEMES: Final = ("http://", "https://")
 
@@ -70,11 +71,14 @@ class Tracking:
                 continue
             target = _target(html, found) if domain.track_clicks else None
             if target is not None:
-                token_of_link = self._tokens.sealed(b"%b%b}" % (payload, orjson.dumps(target)))
+                token_of_link = self._tokens.sealed(b"%b%b}" % (payload, target))
                 if len(token_of_link) > LONGEST_TOKEN:
                     continue
-                yield from _cut(html, copied, found.start)
-                yield link + token_of_link
+                if found.start - copied <= PIECE:
+                    yield html[copied : found.start] + link + token_of_link
+                else:
+                    yield from _cut(html, copied, found.start)
+                    yield link + token_of_link
                 copied = found.end
         yield from _cut(html, copied, len(html))
         yield image
@@ -114,10 +118,24 @@ def tracking_of(settings: Settings) -> Tracking | None:
     return Tracking(settings.tracking_secret.strip(), base)
 
 
-def _target(html: bytes, link: Link) -> str | None:
-    """The URL that a link leads to where it is to be tracked; else None."""
+def _target(html: bytes, link: Link) -> bytes | None:
+    """The URL that a link leads to, as JSON, where it is to be tracked; else None."""
     if link.left_alone or link.end - link.start > _LONGEST_LINK:
         return None
+    if link.usual:
+        # perf: 0.65 µs instead of 1 µs for a link of which nothing but `&amp;` is to be decoded:
+        # python -m timeit -s 'from relay.delivery.tracking import _target, Link; h = b"https://x.example/?a&amp;b"' \
+        # -s 'l = Link(0, len(h)); l.usual = True' '_target(h, l)'
+        octets = html[link.start : link.end]
+        plain = octets.replace(b"&amp;", b"&")
+        if len(octets) - len(plain) == 4 * octets.count(b"&") and _OWN_OCTETS not in plain:
+            return b'"%b"' % plain
+    target = _any_target(html, link)
+    return None if target is None else orjson.dumps(target)
+
+
+def _any_target(html: bytes, link: Link) -> str | None:
+    """The same as text, of any link."""
     target = unescape(html[link.start : link.end].decode("utf-8", "replace"))
     if not target.isprintable():
         target = target.translate(_DROPPED)

@@ -9,12 +9,14 @@ import json
 import random
 import re
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from relay.delivery.html_links import BodyEnd, Link, links
 from relay.delivery.row import OutgoingEmail
 from relay.delivery.tracking import Tracking, base_of
 from relay.postgres.sending_facts import SendingDomain
@@ -110,6 +112,52 @@ def test_references_in_a_link_are_decoded() -> None:
 )
 def test_what_is_no_tracked_link_stays(html: str) -> None:
     assert tracked(html) in (html, "")
+
+
+def test_a_usual_link_is_tracked_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of a link from the search for it changes nothing in what becomes of it."""
+    source = random.Random(16)
+    words = [
+        *map(chr, range(0x21, 0x7F)),
+        " ",
+        "\x00",
+        "\x7f",
+        "é",
+        "&amp;",
+        "&amp;amp;",
+        "&lt;",
+        "&#91;",
+        "&copy=",
+        "\t",
+    ]
+    words += ["/api/track/", "/api/track&amp;/", "unsubscribe", "UNsubscribe", "&#117;nsubscribe", "&quot;", "&", "\\"]
+    hrefs = [
+        source.choice(["http://", "https://", "HTTPS://", "https:/", " https://", "http://x.example/?"])
+        + "".join(source.choices(words, k=source.randrange(9)))
+        for _ in range(2_000)
+    ]
+    hrefs += ["https://x.example/" + "a" * size for size in (32_750, 32_751)]
+    documents = [f'<a href="{href}">' for href in hrefs]
+    searched = [targets_of(document) for document in documents]
+    known = 0
+
+    def forgotten(document: bytes) -> Iterator[Link | BodyEnd]:
+        nonlocal known
+        for link in links(document):
+            if isinstance(link, Link):
+                known += link.usual
+                link.usual = False
+            yield link
+
+    monkeypatch.setattr("relay.delivery.tracking.links", forgotten)
+    for document, targets in zip(documents, searched, strict=True):
+        assert targets_of(document) == targets, document
+    assert 300 < known < len(documents)
+    assert 300 < sum(map(len, searched)) < len(documents)
+
+
+def targets_of(document: str) -> list[str]:
+    return [payload(match[2])["targetUrl"] for match in LINK.finditer(tracked(document))]
 
 
 def test_a_token_says_what_the_contract_has() -> None:
