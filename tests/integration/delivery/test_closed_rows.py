@@ -178,6 +178,21 @@ def test_of_an_address_in_several_mails_of_a_statement_the_last_one_counts(askin
     assert source == f"complained:{ids[-1]}"
 
 
+def test_a_refused_recipient_moves_a_status_forward_alone(asking: Outgoing, query: Query) -> None:
+    """The provider has the mail, whichever process has its row by now."""
+    ids = dict(zip(STATUSES, add(query, len(STATUSES)), strict=True))
+    for status, email_id in ids.items():
+        query("UPDATE emails SET status = %s WHERE id = %s", status, email_id)
+    end_all(asking, [closed(asking, email_id, "bounced") for email_id in ids.values()])
+    found = query("SELECT e.id::text, status, (SELECT count(*) FROM email_events WHERE email_id = e.id) FROM emails e")
+    statuses = {email_id: (status, events) for email_id, status, events in found}
+    ends = {"processing": "bounced", "queued": "bounced", "sent": "bounced"}
+    left_alone = ("failed", "canceled", "suppressed")
+    assert {status: statuses[email_id] for status, email_id in ids.items()} == {
+        status: (ends.get(status, status), 0 if status in left_alone else 3) for status in STATUSES
+    }
+
+
 REFUSED = {
     "its row": "BEFORE UPDATE ON emails FOR EACH ROW WHEN (NEW.id = '{bad}')",
     "its event": "BEFORE INSERT ON email_events FOR EACH ROW WHEN (NEW.email_id = '{bad}' AND NEW.type <> 'sent')",
