@@ -178,6 +178,22 @@ def test_of_an_address_in_several_mails_of_a_statement_the_last_one_counts(askin
     assert source == f"complained:{ids[-1]}"
 
 
+def test_webhook_deliveries_of_a_shared_statement_are_said_to_be_due(
+    asking: Outgoing, query: Query, due: list[bool]
+) -> None:
+    ids = add(query, 3)
+    asking.claim(ids)
+    rows = [closed(asking, email_id, "suppressed") for email_id in ids]
+    assert asking._ended_rows.record_together(rows[:1]) == [True]
+    assert due == []
+    query(
+        "INSERT INTO webhooks (id, url, event_types, user_id)"
+        " VALUES (gen_random_uuid(), 'https://x.example', '[\"email.suppressed\"]', 'user')"
+    )
+    assert asking._ended_rows.record_together(rows[1:]) == [True, True]
+    assert due == [True]
+
+
 def test_a_refused_recipient_moves_a_status_forward_alone(asking: Outgoing, query: Query) -> None:
     """The provider has the mail, whichever process has its row by now."""
     ids = dict(zip(STATUSES, add(query, len(STATUSES)), strict=True))
