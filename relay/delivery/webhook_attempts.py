@@ -51,14 +51,14 @@ class WebhookAttempts:
         self._outbound = outbound
         self._large = BoundedSemaphore(_LARGE_AT_A_TIME)
 
-    def make(self, delivery: ClaimedDelivery) -> tuple[WebhookResult, bool]:
+    def make(self, delivery: ClaimedDelivery, *, until: float) -> tuple[WebhookResult, bool] | None:
         """What is to be recorded of a claimed delivery, and whether its endpoint answered soon.
 
-        Raises PostgresUnavailable where the payload can't be read. Never waits for longer than CALL_SECONDS but for
-        its turn with a large payload.
+        `until`: the end of its lease (time.monotonic()). None: too little of that is left for a call, which another
+        worker may be about to make; nothing was done. Raises PostgresUnavailable where the payload can't be read.
         """
         try:
-            return self._made(delivery)
+            return self._made(delivery, until - CALL_SECONDS)
         except PostgresUnavailable:
             raise
         except Exception:
@@ -66,7 +66,8 @@ class WebhookAttempts:
             log.exception("unexpected_error", delivery=delivery.id)
             return _postponed(delivery, "internal error"), True
 
-    def _made(self, delivery: ClaimedDelivery) -> tuple[WebhookResult, bool]:
+    def _made(self, delivery: ClaimedDelivery, latest: float) -> tuple[WebhookResult, bool] | None:
+        """`latest`: when its call may begin, at the latest."""
         reason = _obstacle(delivery)
         if reason is not None:
             return _failed(delivery, reason), True
@@ -76,12 +77,16 @@ class WebhookAttempts:
             log.error("webhook_secret_unreadable", webhook=delivery.webhook_id, cause=str(error))
             return _postponed(delivery, "the signing secret can't be read"), True
         if delivery.payload is not None:
-            return self._call(delivery, delivery.payload, secret)
-        with self._large:
+            return self._call(delivery, delivery.payload, secret) if time.monotonic() <= latest else None
+        if not self._large.acquire(timeout=max(0.0, latest - time.monotonic())):
+            return None
+        try:
             payload = self._deliveries.payload(delivery.event_id)
             if payload is None:
                 return _failed(delivery, "Webhook event not found"), True
-            return self._call(delivery, payload, secret)
+            return self._call(delivery, payload, secret) if time.monotonic() <= latest else None
+        finally:
+            self._large.release()
 
     def _call(self, delivery: ClaimedDelivery, payload: str, secret: str) -> tuple[WebhookResult, bool]:
         now = datetime.now(UTC)

@@ -29,8 +29,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two looks of all processes of a machine together.
 LOOK_SECONDS: Final = 1.0
-#: Deliveries that a look names: of one webhook, and of all.
-LOOK_EACH: Final = 200
+#: Deliveries that a look names. One webhook may have them all: a look of a long backlog takes long, so the next one
+#: comes late, and what it names has to last until then.
 LOOK_MOST: Final = 2_000
 #: The part of the time that looks may take of Postgres, and the shortest time between two of them, in seconds.
 _LOOK_SHARE: Final = 0.1
@@ -42,6 +42,9 @@ _NAMED: Final = 200
 _MOST_NAMED: Final = 5_000
 #: Results of one statement.
 _RECORDED: Final = 100
+#: Seconds from a claim for which its result is kept while it can't be recorded. After its lease it still counts, unless
+#: the delivery was claimed again.
+_KEPT_SECONDS: Final = 60.0
 #: Seconds until a locked row is tried again.
 _LOCKED_PAUSE: Final = 0.1
 
@@ -64,7 +67,7 @@ class Webhooks:
         self._next_look = 0.0
         self._look_wanted = False
         self._not_before = 0.0
-        #: Webhooks of which the last look saw as many deliveries as it names.
+        #: Webhooks of which more may be due than the last look named.
         self._many: set[str] = set()
         self._results: list[_Recorded] = []
         self._to_record = Event()
@@ -135,13 +138,8 @@ class Webhooks:
         if began < self._not_before or not (wanted or began >= self._next_look):
             return
         self._look_wanted = False
-        due = self._deliveries.look(each=LOOK_EACH, most=LOOK_MOST)
-        seen: dict[str, int] = {}
-        for each in due:
-            seen[each.webhook_id] = seen.get(each.webhook_id, 0) + 1
-        self._many = {webhook_id for webhook_id, count in seen.items() if count == LOOK_EACH}
-        if len(due) == LOOK_MOST:
-            self._many = set(seen)
+        due = self._deliveries.look(LOOK_MOST)
+        self._many = {each.webhook_id for each in due} if len(due) == LOOK_MOST else set()
         self._places.replace(due)
         ended = time.monotonic()
         self._not_before = ended + max(_LOOK_PAUSE, (ended - began) / _LOOK_SHARE)
@@ -156,25 +154,27 @@ class Webhooks:
 
     def _claim(self, due: list[Due]) -> None:
         left = {each.delivery_id for each in due}
-        until = time.monotonic() + LEASE_SECONDS
+        began = time.monotonic()
         try:
             for claimed in self._deliveries.claim(left):
                 left.discard(claimed.id)
-                run_once("webhook_call", self._make, claimed, until)
+                run_once("webhook_call", self._make, claimed, began)
         except PostgresUnavailable:
             gevent.sleep(1.0)
         finally:
             for delivery_id in left:
                 self._done(delivery_id, quick=None)
 
-    def _make(self, claimed: ClaimedDelivery, until: float) -> None:
+    def _make(self, claimed: ClaimedDelivery, began: float) -> None:
+        """`began`: when its lease did, at the latest."""
         metrics.WEBHOOKS_IN_FLIGHT.value += 1
         recorded = False
         try:
-            result, quick = self._attempts.make(claimed)
-            self._results.append((until, result, quick))
-            self._to_record.set()
-            recorded = True
+            made = self._attempts.make(claimed, until=began + LEASE_SECONDS)
+            if made is not None:
+                self._results.append((began + _KEPT_SECONDS, *made))
+                self._to_record.set()
+                recorded = True
         except PostgresUnavailable:
             metrics.FAULTS.labels("postgres").inc()
         finally:
@@ -227,8 +227,7 @@ class Webhooks:
             self._done(result.delivery.id, quick=quick)
 
     def _give_up_late(self) -> None:
-        """What could not be recorded within its lease may be claimed by any worker by now, and is made again with the
-        same id."""
+        """What could not be recorded for so long is made again, by any worker, with the same id."""
         now = time.monotonic()
         late = [result for until, result, _ in self._results if until < now]
         self._results = [entry for entry in self._results if entry[0] >= now]

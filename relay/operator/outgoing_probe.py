@@ -148,7 +148,7 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("recording an event", lambda: outgoing.record(email_id, user, event)),
         ("simulating a delivery", lambda: outgoing.ended(unsent("bounced"))),
         ("putting mails back", lambda: outgoing.put_back([email_id], 1.0)),
-        ("looking for webhook deliveries", lambda: (webhooks.look(each=1, most=1), webhooks.look_at([email_id]))),
+        ("looking for webhook deliveries", lambda: (webhooks.look(1), webhooks.look_at([email_id]))),
         ("claiming webhook deliveries", lambda: webhooks.claim([email_id])),
         ("reading events for webhooks", lambda: webhooks.payload(email_id)),
         ("recording webhook deliveries", lambda: webhooks.record([unknown_result])),

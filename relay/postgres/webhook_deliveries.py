@@ -17,8 +17,9 @@ from relay.postgres.driver import Cursor, Row
 
 _T = TypeVar("_T")
 
-#: Seconds for which no other worker may claim a delivery. A call takes 5, and what it brought is recorded at once.
-LEASE_SECONDS: Final = 60.0
+#: Seconds for which no other worker may claim a delivery: 5 for the claim's answer, 5 for the call, 5 for the record,
+#: and a margin. So long the deliveries wait that a killed process has claimed, and no others.
+LEASE_SECONDS: Final = 20.0
 #: Octets of a payload that come with a claim; a longer one is read by itself.
 HELD_OCTETS: Final = 65_536
 
@@ -27,14 +28,14 @@ _PENDING: Final = "d.status = 'pending' AND (d.next_retry_at IS NULL OR d.next_r
 _DUE: Final = """
  CASE d.status WHEN 'pending' THEN d.next_retry_at IS NULL OR d.next_retry_at <= clock_timestamp() ELSE false END"""
 
-#: Of each webhook the first ones, those that were never tried before the others, and the webhooks in turn.
+#: Of each webhook those that were never tried before the others, and the webhooks in turn.
 _LOOK: Final = f"""
 SELECT id::text, webhook_id::text, user_id FROM (
   SELECT d.id, d.webhook_id, w.user_id, d.created_at,
          row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.attempt > 0, d.created_at) AS place
     FROM webhook_deliveries d LEFT JOIN webhooks w ON w.id = d.webhook_id
    WHERE {_PENDING}) AS due
- WHERE place <= %(each)s ORDER BY place, created_at LIMIT %(most)s"""  # noqa: S608 - fixed texts
+ WHERE place <= %(most)s ORDER BY place, created_at LIMIT %(most)s"""  # noqa: S608 - fixed texts
 
 _LOOK_AT: Final = f"""
 SELECT d.id::text, d.webhook_id::text, w.user_id
@@ -134,9 +135,9 @@ class WebhookDeliveries:
         self._database = database
         self._deadline = deadline
 
-    def look(self, *, each: int, most: int) -> list[Due]:
-        """What is due: at most so many of each webhook, and of all; the webhooks in turn."""
-        return [Due(*row) for row in self._rows(_LOOK, {"each": each, "most": most})]
+    def look(self, most: int) -> list[Due]:
+        """What is due, so many at most; the webhooks in turn."""
+        return [Due(*row) for row in self._rows(_LOOK, {"most": most})]
 
     def look_at(self, ids: Collection[str]) -> list[Due]:
         """Those of these deliveries that are due."""

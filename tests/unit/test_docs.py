@@ -25,6 +25,7 @@ SHORT = {
     "round": "tests/unit/delivery/test_round_trip.py",
     "webhooks": "tests/integration/delivery/test_webhooks.py",
     "claims": "tests/integration/delivery/test_webhook_claims.py",
+    "backlog": "tests/integration/delivery/test_webhook_backlog.py",
     "outbound": "tests/unit/delivery/test_outbound_http.py",
     "links": "tests/unit/delivery/test_html_links.py",
     "large": "tests/integration/delivery/test_large_mails.py",
