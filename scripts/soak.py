@@ -154,6 +154,10 @@ def _web_kills(options: argparse.Namespace, directory: Path) -> None:
     print(
         f"| from an event to its webhook | median {ledger.median:.2f} s, longest {ledger.longest:.1f} s |", flush=True
     )
+    print(f"| without a worker | {ledger.away:.0f} s |")
+    for cause, waits in sorted(ledger.waits.items()):
+        figures = f"{len(waits)}, median {statistics.median(waits):.2f} s, longest {max(waits):.1f} s"
+        print(f"| waited for {cause} | {figures} |", flush=True)
     ledger.check()
     assert not wrong, wrong[:3]
 

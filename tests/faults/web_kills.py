@@ -99,7 +99,7 @@ def _kill(stage: WebStage, chance: random.Random, victim: str) -> bool:
         stage.web.kill()
         return True
     if victim == "the worker":
-        stage.worker.kill()
+        stage.kill_worker()
         return True
     processes = stage.web_processes()
     targets = processes if victim == "all HTTP processes" else chance.sample(processes, min(1, len(processes)))

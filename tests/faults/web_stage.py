@@ -35,6 +35,8 @@ from tests.support.webhook_rows import MATERIAL, SECRET, encrypted
 
 _TRACKING_SECRET: Final = "a secret of sixteen"
 _TARGET: Final = "https://target.example/"
+#: Seconds below which a delivery has not waited.
+_AT_ONCE: Final = 2.0
 _FIELDS: Final = {"Content-Type": "text/plain; charset=UTF-8", "x-amz-sns-message-type": "Notification"}
 _MAILS: Final = """
 INSERT INTO emails (id, "from", "to", subject, status, user_id)
@@ -68,6 +70,9 @@ class Ledger:
     #: Seconds from an event to the attempt that succeeded: the median, and the most.
     median: float = 0.0
     longest: float = 0.0
+    #: The same seconds by what a delivery waited for, and how long there was no worker.
+    waits: dict[str, list[float]] = field(default_factory=dict)
+    away: float = 0.0
 
     def check(self) -> None:
         """Raises AssertionError where a promise was broken."""
@@ -96,6 +101,10 @@ class WebStage:
         #: MessageId → mail, of what was answered 200; and clicks that were redirected, by mail.
         self._accepted: dict[str, str] = {}
         self._clicked: Counter[str] = Counter()
+        #: When there was no worker (time.time()), and what those that were killed had claimed.
+        self._away: list[tuple[float, float]] = []
+        self._killed_at = 0.0
+        self._left_claimed: set[str] = set()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as closing:
@@ -218,12 +227,24 @@ class WebStage:
                         found.append(child)
         return found
 
+    def kill_worker(self) -> None:
+        """Kills the worker, and notes what it had claimed."""
+        self._killed_at = time.time()
+        self.worker.kill()
+        claimed = (
+            "SELECT id::text FROM webhook_deliveries"
+            " WHERE status = 'pending' AND attempt = 0 AND next_retry_at > clock_timestamp()"
+        )
+        self._left_claimed |= {str(delivery_id) for (delivery_id,) in query(self.database_url, claimed)}
+
     def revive(self) -> None:
         """Starts again what has ended."""
         for server in (self.web, self.worker):
             if not server.running:
                 server.kill()
                 server.start()
+                if server is self.worker:
+                    self._away.append((self._killed_at, time.time()))
 
     # What came of it.
 
@@ -267,7 +288,8 @@ class WebStage:
     def _compare_calls(self, ledger: Ledger) -> None:
         rows = query(
             self.database_url,
-            "SELECT e.id::text, d.id::text, d.status, extract(epoch FROM d.attempted_at - e.received_at)::float8"
+            "SELECT e.id::text, d.id::text, d.status, extract(epoch FROM d.attempted_at - e.received_at)::float8,"
+            " extract(epoch FROM e.received_at)::float8, d.attempt"
             " FROM email_events e LEFT JOIN webhook_deliveries d ON d.event_id = e.id",
         )
         per_event = Counter(event_id for event_id, *_ in rows)
@@ -277,13 +299,16 @@ class WebStage:
         deliveries = Counter(hook_id.split("_")[1] for hook_id in ids)
         ledger.further = sum(count - 1 for count in deliveries.values())
         seconds: list[float] = []
-        for event_id, delivery_id, status, taken in rows:
+        for event_id, delivery_id, status, taken, received, attempt in rows:
             if status != "success" or per_event[event_id] != 1:
                 ledger.undelivered.append(f"{event_id}: {status}")
             elif not deliveries[str(delivery_id)]:
                 ledger.unseen.append(str(delivery_id))
             else:
                 seconds.append(float(str(taken)))
+                cause = self._cause(str(delivery_id), float(str(received)), int(str(attempt)), seconds[-1])
+                ledger.waits.setdefault(cause, []).append(seconds[-1])
+        ledger.away = sum(end - start for start, end in self._away)
         ledger.median = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
         ledger.longest = max(seconds, default=0.0)
         key = SECRET.removeprefix("whsec_").encode()
@@ -292,6 +317,18 @@ class WebStage:
             digest = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
             if hook.fields["svix-signature"] != f"v1,{digest}" or json.loads(hook.body)["id"] != hook.id:
                 ledger.unsigned.append(hook.id)
+
+    def _cause(self, delivery_id: str, received: float, attempt: int, seconds: float) -> str:
+        """What a delivery waited for. `received`: when its event came (time.time())."""
+        if attempt > 1:
+            return "a further attempt"
+        if delivery_id in self._left_claimed:
+            return "the lease of a killed worker"
+        if seconds < _AT_ONCE:
+            return "nothing"
+        if any(start <= received <= end for start, end in self._away):
+            return "a worker, and those before it"
+        return "those before it"
 
     def tracebacks(self) -> list[str]:
         """What web and worker wrote of unforeseen errors."""
