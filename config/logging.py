@@ -113,12 +113,11 @@ def configure(settings: Settings) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     last: list[structlog.typing.Processor]
     if settings.writes_json():
-        last = [_head, _to_json]
+        last = [_to_json]
     else:
         colours = os.isatty(1) and not os.environ.get("NO_COLOR")
         last = [
             withhold,
-            _head,
             _printable,
             structlog.dev.ConsoleRenderer(
                 colors=colours, sort_keys=False, pad_event_to=36, exception_formatter=structlog.dev.plain_traceback
@@ -142,7 +141,8 @@ def _logger_class(level: int) -> type[structlog.typing.FilteringBoundLogger]:
 
     class Logger(structlog.make_filtering_bound_logger(level)):  # type: ignore[misc]
         def _proxy_to_logger(self, method_name: str, event: str, **fields: object) -> None:
-            line = {**self._context, **fields, "event": event}
+            level = _LEVEL_OF_METHOD.get(method_name, method_name)
+            line = {"timestamp": _now(), "level": level, "event": event, **self._context, **fields}
             for processor in self._processors:
                 line = processor(None, method_name, line)
             self._logger.msg(line)
@@ -210,12 +210,11 @@ class LineLogger:
 # From a line's fields to its octets.
 
 
-def _head(_: object, method: str, line: _Line) -> _Line:
+def _now() -> str:
+    """ISO 8601 in UTC, to the millisecond."""
     now = time.time()
     second = int(now)
-    moment = f"{_second_as_text(second)}.{int((now - second) * 1000):03}Z"
-    level = _LEVEL_OF_METHOD.get(method, method)
-    return {"timestamp": moment, "level": level, "event": line.pop("event"), **line}
+    return f"{_second_as_text(second)}.{int((now - second) * 1000):03}Z"
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, TypeVar, cast
 
 import structlog
@@ -36,6 +37,10 @@ _TOUCH_DELAY: Final = 1.0
 _SECOND_LOOK_DELAY: Final = 1.0
 #: Beyond this many keys the oldest uses are forgotten; SQL knows them anyway.
 _MAX_TOUCHED: Final = 10_000
+
+
+_NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_HOLDERS: Final[Mapping[str, Holder]] = MappingProxyType({})
 
 
 @frozen
@@ -91,21 +96,21 @@ class Lookups:
         if screened is None:
             key = self._fetch_key(token_hash)
             doubtful: Sequence[str] = recipients if certain else ()
-            suppressed, held = {}, {}
+            suppressed, held = _NOBODY, _NO_HOLDERS
         else:
             cached = screened.key
             key = cached.key if cached.key is not None or cached.unknown else self._fetch_key(token_hash)
             doubtful = (*screened.listed, *screened.unknown) if certain else screened.listed
-            suppressed, held = dict(screened.suppressed), dict(screened.held)
+            suppressed, held = screened.suppressed, screened.held
         if key is not None and key.user_id != user_id:
             key = None  # not the user whose suppressions were looked at
         if key is not None and doubtful:
             found = self._store.find_suppressions(user_id, doubtful)
             self._cache.remember(user_id, {email: found.get(email) for email in doubtful})
-            suppressed |= found
+            suppressed = {**suppressed, **found}
         if key is None or suppressed:
             self._cache.release(claim, recipients, intents)
-            held = {}
+            held = _NO_HOLDERS
         return Screening(key, suppressed, held)
 
     def claim(self, claim: Claim, recipients: Collection[str]) -> dict[str, Holder]:

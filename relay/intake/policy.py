@@ -27,6 +27,11 @@ _SAFE: Final = re.compile(
 )
 
 
+# By names that are looked up once: in Python 3.11 it takes long to find a member in its Enum.
+_ENVELOPE: Final = RecipientRule.ENVELOPE
+_MERGE: Final = RecipientRule.MERGE
+
+
 @frozen
 class Recipients:
     """The recipients of a message by header field, each in one of them. Addresses in the stored form."""
@@ -122,7 +127,7 @@ def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule
     header alone.
     """
     seen: dict[str, None] = {}
-    if rule is RecipientRule.ENVELOPE:
+    if rule is _ENVELOPE:
         in_envelope = {comparison_form(address) for address in envelope}
         to, cc = _fresh(_among(message.to, in_envelope), seen), _fresh(_among(message.cc, in_envelope), seen)
         bcc = _fresh(envelope, seen)
@@ -130,7 +135,7 @@ def recipients_of(message: Message, envelope: Sequence[str], rule: RecipientRule
     to = _fresh(message.to, seen)
     cc = _fresh(message.cc, seen) if message.cc else ()
     bcc = _fresh(message.bcc, seen) if message.bcc else ()
-    if rule is RecipientRule.MERGE:
+    if rule is _MERGE:
         bcc += _fresh(envelope, seen)
     return Recipients(to=to, cc=cc, bcc=bcc, _mailboxes=tuple(seen))
 

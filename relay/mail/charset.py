@@ -76,13 +76,11 @@ _PYTHON_NAMES = frozenset((*aliases, *(module.name for module in pkgutil.iter_mo
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
+@memoised(entries=512, octets=_LONGEST_LABEL + 80)
 def codec(label: str) -> str | None:
     """Python's name of the charset that a label stands for; None for UTF-8, ASCII, nothing, and unknown labels."""
-    return _codec(label) if label and len(label) <= _LONGEST_LABEL else None
-
-
-@memoised(entries=512, octets=_LONGEST_LABEL + 80)
-def _codec(label: str) -> str | None:
+    if not label or len(label) > _LONGEST_LABEL:
+        return None
     label = label.strip(" \t'\"").lower()
     if label in _LABELS:
         return _LABELS[label] or None
@@ -135,7 +133,7 @@ def decode(octets: bytes, label: str = "") -> str:
     A text that is the declared charset but for a few octets keeps it, and those octets are read as windows-1252. NUL
     and lone surrogates are dropped (Postgres has no place for them), and nothing else is.
     """
-    declared = codec(label) if label else None
+    declared = codec(label)
     # perf: what most texts are is tried here, which takes 0.2 µs less of 0.6: python -m timeit -s "from relay.mail
     # import charset" "charset.decode(b'x' * 500, 'utf-8')"
     if declared is None and b"\x1b" not in octets:

@@ -97,7 +97,7 @@ class GroupCommit:
         """
         if self._closed:
             raise PostgresUnavailable()
-        if not message.alone and not (self._slow_users and self._slow_users.holds(message.user_id)):
+        if not message.alone and not self._slow_users.holds(message.user_id):
             complete = self._commit_with_others(message)
             if complete is not None:
                 return complete
@@ -112,8 +112,8 @@ class GroupCommit:
         self._waiting.append(message)
         if self._idle:
             if (
-                len(self._idle) == len(self._writers)
-                or len(self._waiting) >= _ENOUGH_FOR_TWO
+                len(self._waiting) >= _ENOUGH_FOR_TWO
+                or len(self._idle) == len(self._writers)
                 or time.monotonic() - self._busy_since > _TOO_LONG_SECONDS
             ):
                 self._idle.pop().set()

@@ -41,18 +41,18 @@ class PendingMessage:
     def __init__(self, rows: Sequence[EmailRow], recipients: Collection[str], deadline: float) -> None:
         """`deadline` is a moment of time.monotonic(); a large message gets more time, in proportion to its size."""
         first = rows[0]
-        self.ids = [row.id for row in rows]
+        further = len(rows) - 1
+        self.ids = [row.id for row in rows] if further else [first.id]
         self.user_id = first.user_id
         self.key = first.idempotency_key
         self.recipients = recipients
         weight = len(first.html) + len(first.text)
-        for attachment in first.attachments:
-            weight += len(attachment.content)
+        if first.attachments:
+            weight += sum([len(attachment.content) for attachment in first.attachments])
         #: Whether the payload is a whole statement. There is one copy of tens of megabytes, then, for both tries.
         self.statement = weight >= _ALONE
         #: The first row.
         self.payload = (encode_statement if self.statement else encode)(first, recipients)
-        further = len(rows) - 1
         #: The others, without what they share with the first one.
         self.further_rows = encode_further(rows[1:]) if further else b""
         size = len(self.payload)

@@ -21,9 +21,6 @@ class SlowUsers:
         #: By user id: until when (time.monotonic()), and for how long that is; seconds.
         self._noted: dict[str, tuple[float, float]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._noted)
-
     def note(self, user_id: str) -> None:
         """A message of this user took long, or waited for a lock."""
         now = time.monotonic()
@@ -38,5 +35,7 @@ class SlowUsers:
 
     def holds(self, user_id: str) -> bool:
         """Whether this user's messages go alone now."""
+        if not self._noted:
+            return False
         until, _ = self._noted.get(user_id, (-math.inf, 0.0))
         return time.monotonic() < until

@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 #: A row whose obstacle has gone in the meantime is offered again after so long each time; seconds.
 _INSERT_PAUSES: Final = (0.0, 0.1, 0.5)
+_STORED: Final = Stored()
 
 # Only what has the form of a uuid is cast to one: a cast that fails would fail the statement, and with it every other
 # key that is asked for. Whether the column as a whole is a uuid, `relay.core.api_keys` says.
@@ -106,7 +107,7 @@ class Store:
         message = PendingMessage(rows, recipients, deadlines.after(self._deadline))
         for pause in _INSERT_PAUSES:
             if self._commits.commit(message):
-                return Stored()
+                return _STORED
             obstacle = self._obstacle(message)
             if obstacle is not None:
                 return obstacle

@@ -162,27 +162,8 @@ class Cache:
         Unless a recipient is known to be suppressed, its recipients are claimed and the intents noted. When Redis does
         not answer, or a recipient in another slice is suppressed, that may have happened or not: `release` undoes it.
         """
-        if len(recipients) <= SLICE:
-            return self._screen(token_hash, user_id, recipients, claim=claim, intents=intents)
-        *others, last = _slices(recipients)
-        screened = []
-        for part in others:
-            found = self._screen(token_hash, user_id, part, claim=claim, intents=())
-            if found is None:
-                return None
-            screened.append(found)
-        found = self._screen(token_hash, user_id, last, claim=claim, intents=intents)
-        return None if found is None else _together([*screened, found])
-
-    def _screen(
-        self,
-        token_hash: str,
-        user_id: str,
-        recipients: Sequence[str],
-        *,
-        claim: Claim | None,
-        intents: Sequence[str],
-    ) -> Screened | None:
+        if len(recipients) > SLICE:
+            return self._screen_slices(token_hash, user_id, _slices(recipients), claim=claim, intents=intents)
         prefix = suppression_lists.digest_prefix(user_id)
         names: tuple[bytes, ...] = (*key_names(token_hash), suppression_lists.marker_key(user_id))
         if claim is not None:
@@ -213,6 +194,25 @@ class Cache:
         return Screened(
             key, suppressed, listed=listed, unknown=unsure, held=holders_of(recipients, held) if held else {}
         )
+
+    def _screen_slices(
+        self,
+        token_hash: str,
+        user_id: str,
+        slices: Sequence[Sequence[str]],
+        *,
+        claim: Claim | None,
+        intents: Sequence[str],
+    ) -> Screened | None:
+        """As `screen`, with a round trip for each slice. The intents are noted with the last."""
+        screened = []
+        for number, part in enumerate(slices, 1):
+            noted = intents if number == len(slices) else ()
+            found = self.screen(token_hash, user_id, part, claim=claim, intents=noted)
+            if found is None:
+                return None
+            screened.append(found)
+        return _together(screened)
 
     def remember(self, user_id: str, states: Mapping[str, str | None]) -> None:
         """Remembers addresses (comparison form): suppressed for a reason, or (None) not."""

@@ -217,14 +217,14 @@ class Connection:
     def _receive(self) -> bytes:
         if self._unsent:
             self._flush(self._reply_seconds)
-        wire = self._wire
+        wire, in_data = self._wire, self._in_data
         now = time.monotonic()
         deadline = self._deadline
         first = deadline is None
         # perf: four times a mail; a comparison takes 0.02 µs, a call of min 0.1 µs: python -m timeit "min(1.5, 2.5)"
         if deadline is None:
-            deadline = now + (self._pace.data_pause if self._in_data else self._command_seconds)
-        elif self._in_data and deadline > now + self._pace.data_pause:
+            deadline = now + (self._pace.data_pause if in_data else self._command_seconds)
+        elif in_data and deadline > now + self._pace.data_pause:
             deadline = now + self._pace.data_pause
         if deadline > self._end_by:  # noqa: PLR1730 - see above
             deadline = self._end_by
@@ -232,14 +232,14 @@ class Connection:
         if wire is None or deadline <= now:
             raise _Ended(replies.TIMED_OUT)
         try:
-            octets = wire.receive(RECEIVE_SIZE if self._in_data else COMMAND_SIZE, deadline)
+            octets = wire.receive(RECEIVE_SIZE if in_data else COMMAND_SIZE, deadline)
         except Overdue as error:
             raise _Ended(replies.TIMED_OUT) from error
         except OSError as error:
             raise _Ended from error
         if not octets:
             raise _Ended
-        if self._in_data:
+        if in_data:
             # What arrived buys time for the rest.
             begins = time.monotonic() + self._pace.data_grace if first else deadline
             self._deadline = begins + len(octets) / self._pace.data_rate

@@ -103,29 +103,31 @@ class Framing:
     def _fill(self) -> None:
         """Waits for octets if there are none. While it waits nothing is kept: there are thousands of connections."""
         if self._position >= len(self._buffer):
-            self.discard()
+            self._buffer = b""
+            self._position = 0
             self._buffer = self._receive()
 
     def line(self, limit: int) -> bytes | Flaw:
         """The next line without its CRLF. `limit` counts octets, CRLF included."""
         self._fill()
-        searched = self._position
-        while (end := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer)
-            if searched - self._position > limit:
+        buffer, start = self._buffer, self._position
+        end = buffer.find(b"\n", start)
+        while end < 0:
+            searched = len(buffer) - start
+            if searched > limit:
                 return self._skip_line()
-            searched -= self._position
             # Let go of what is consumed before waiting.
-            self._buffer = self._buffer[self._position :]
-            self._position = 0
+            self._buffer, buffer = buffer[start:], b""
+            self._position = start = 0
             self._buffer += self._receive()
-        start = self._position
+            buffer = self._buffer
+            end = buffer.find(b"\n", searched)
         if end + 1 - start > limit:
             return self._skip_line()
         self._position = end + 1
-        if end == start or self._buffer[end - 1] != _CARRIAGE_RETURN:
+        if end == start or buffer[end - 1] != _CARRIAGE_RETURN:
             return Flaw.BARE_LINE_FEED
-        return self._buffer[start : end - 1]
+        return buffer[start : end - 1]
 
     def _skip_line(self) -> Flaw:
         """Reads on to the end of a line that is too long; nothing of it is kept but its last octet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from config.settings import RecipientRule
 from relay.core.frozen import frozen
+from relay.core.memo import memoised
 
 
 @frozen
@@ -30,20 +31,27 @@ class Options:
     spool_threshold: int = 1_000_000
     spool_directory: str | None = None
 
-    def extensions(self, *, in_the_clear: bool) -> list[str]:
+    def extensions(self, *, in_the_clear: bool) -> tuple[str, ...]:
         """What the answer to EHLO offers. `in_the_clear`: the client could encrypt and does not, yet."""
-        return [
-            f"SIZE {self.max_message_size}",
-            "8BITMIME",
-            "PIPELINING",
-            "ENHANCEDSTATUSCODES",
-            "SMTPUTF8",
-            "CHUNKING",
-            self._limits(),
+        return (
+            *_of_limits((self.max_message_size, self.max_messages, self.max_recipients)),
             "STARTTLS" if in_the_clear else "AUTH PLAIN LOGIN",
-        ]
+        )
 
-    def _limits(self) -> str:
-        """RFC 9422: values have six digits at most."""
-        limits = {"MAILMAX": self.max_messages, "RCPTMAX": self.max_recipients}
-        return " ".join(("LIMITS", *(f"{name}={value}" for name, value in limits.items() if 0 < value < 1_000_000)))
+
+@memoised(entries=16, octets=0)
+def _of_limits(limits: tuple[int, int, int]) -> tuple[str, ...]:
+    """All of them but for encryption and AUTH. `limits`: octets of a message, messages and recipients."""
+    size, messages, recipients = limits
+    # RFC 9422: values have six digits at most.
+    values = {"MAILMAX": messages, "RCPTMAX": recipients}
+    named = [f"{name}={value}" for name, value in values.items() if 0 < value < 1_000_000]
+    return (
+        f"SIZE {size}",
+        "8BITMIME",
+        "PIPELINING",
+        "ENHANCEDSTATUSCODES",
+        "SMTPUTF8",
+        "CHUNKING",
+        " ".join(("LIMITS", *named)),
+    )

@@ -41,6 +41,13 @@ class Expects(Enum):
     TLS = auto()
 
 
+# By names that are looked up once: in Python 3.11 it takes long to find a member in its Enum.
+_COMMAND: Final = Expects.COMMAND
+_DATA: Final = Expects.DATA
+_CHUNK: Final = Expects.CHUNK
+_COMPLETE: Final = DataEnd.COMPLETE
+
+
 class Session:
     """One client's dialogue."""
 
@@ -61,7 +68,7 @@ class Session:
         self._messages = 0
         #: Octets of chunks that were thrown away since the transaction began.
         self._discarded = 0
-        self.expects = Expects.COMMAND
+        self.expects = _COMMAND
         #: With Expects.DATA and CHUNK: where the octets go; None where they are read and thrown away.
         self.sink: Body | None = None
         #: With Expects.CHUNK: how many octets.
@@ -101,11 +108,11 @@ class Session:
             self._conclude(Verdict(reply, "failed"))
         if transaction is None or not transaction.submitted:
             self._trouble = reply
-        if self.expects is Expects.CHUNK:
+        if self.expects is _CHUNK:
             # Its octets are on their way, and must not be taken for commands.
             self.sink = None
             return None
-        self.expects = Expects.COMMAND
+        self.expects = _COMMAND
         return reply
 
     # Lines
@@ -136,7 +143,7 @@ class Session:
     def flawed_line(self, flaw: Flaw) -> Reply:
         """A line that can't be carried out for its form alone."""
         in_exchange = self._authentication.abandon()
-        self.expects = Expects.COMMAND
+        self.expects = _COMMAND
         if flaw is Flaw.ENDLESS:
             return replies.ENDLESS_LINE
         if flaw is Flaw.BARE_LINE_FEED:
@@ -154,7 +161,8 @@ class Session:
         if not argument:
             return replies.HELLO_ARGUMENT
         self._hello(extended=True)
-        return replies.ehlo(self._options.hostname, self._options.extensions(in_the_clear=self._in_the_clear))
+        options = self._options
+        return replies.ehlo((options.hostname, *options.extensions(in_the_clear=self._in_the_clear)))
 
     def _helo(self, argument: str) -> Reply:
         if not argument:
@@ -186,7 +194,7 @@ class Session:
 
     def tls_started(self) -> None:
         """The handshake is done: everything learned before it is forgotten (RFC 3207 section 4.2)."""
-        self.expects = Expects.COMMAND
+        self.expects = _COMMAND
         self._secure = True
         self._greeted = self._extended = False
         self._authentication.forget()
@@ -205,7 +213,7 @@ class Session:
 
     def _authenticated(self, reply: Reply) -> Reply:
         """After a step of an exchange."""
-        self.expects = Expects.AUTH_RESPONSE if self._authentication.in_progress else Expects.COMMAND
+        self.expects = Expects.AUTH_RESPONSE if self._authentication.in_progress else _COMMAND
         self.auth_reply = self._authentication.result
         return reply
 
@@ -273,13 +281,13 @@ class Session:
         if not transaction.recipient_count:
             return replies.RCPT_FIRST
         self.sink = transaction.open_body()
-        self.expects = Expects.DATA
+        self.expects = _DATA
         return replies.SEND_DATA
 
     def end_of_data(self, end: DataEnd) -> Reply:
         """The data that followed 354 has been read into `sink`."""
-        self.expects = Expects.COMMAND
-        if end is DataEnd.COMPLETE:
+        self.expects = _COMMAND
+        if end is _COMPLETE:
             return self._submit()
         if end is DataEnd.FALSE_END:
             return self._conclude(Verdict(replies.FALSE_END_OF_DATA, "bare_lf"))
@@ -292,7 +300,7 @@ class Session:
         if not is_size(size) or last not in ("", "LAST"):
             # How many octets follow is unknown: there is no way back to commands.
             return replies.BDAT_SYNTAX
-        self.expects = Expects.CHUNK
+        self.expects = _CHUNK
         self.chunk_size = int(size)
         self._chunk_is_last = bool(last)
         self.sink = None if self._transaction is None else self._transaction.open_chunk(self.chunk_size)
@@ -302,7 +310,7 @@ class Session:
                 discarded_at_most(self._options.max_message_size) if self.authenticated else MAX_DISCARDED_BEFORE_AUTH
             )
             if self._discarded > most:
-                self.expects = Expects.COMMAND
+                self.expects = _COMMAND
                 return self._refused_chunk().closing()
         return None
 
@@ -315,15 +323,15 @@ class Session:
 
     def no_room(self) -> Reply:
         """The data, or the octets of the chunk, have been read, but could not be kept."""
-        if self.expects is Expects.CHUNK and self._transaction is not None:
+        if self.expects is _CHUNK and self._transaction is not None:
             self._transaction.refuse(replies.NO_ROOM)
             return self.end_of_chunk()
-        self.expects = Expects.COMMAND
+        self.expects = _COMMAND
         return self._conclude(Verdict(replies.NO_ROOM, "no_room"))
 
     def end_of_chunk(self) -> Reply:
         """The octets of the announced chunk have been read into `sink`."""
-        self.expects = Expects.COMMAND
+        self.expects = _COMMAND
         transaction = self._transaction
         if transaction is None or not transaction.recipient_count:
             reply = self._refused_chunk()

@@ -50,14 +50,15 @@ class Transaction:
         path = _path_behind("FROM:", argument)
         if path is None:
             return replies.MAIL_SYNTAX
+        smtputf8, announced_size = False, 0
         if path.parameters:
             refusal = _check_parameters(path.parameters, options) if extended else replies.UNKNOWN_PARAMETER
             if refusal is not None:
                 return refusal
-        smtputf8 = "SMTPUTF8" in path.parameters
+            smtputf8 = "SMTPUTF8" in path.parameters
+            announced_size = int(path.parameters.get("SIZE", 0))
         if not smtputf8 and not path.local.isascii():
             return replies.UTF8_NOT_ANNOUNCED
-        announced_size = int(path.parameters.get("SIZE", 0))
         reverse_path = path.local, path.domain
         return cls(options, reverse_path, extended=extended, smtputf8=smtputf8, announced_size=announced_size)
 

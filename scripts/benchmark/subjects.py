@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -251,6 +252,15 @@ class Stage:
         Raises RuntimeError if a message failed, and where that does not come about.
         """
         self.clean()
+        return self._measure(server, load, finished)
+
+    def measure_together(self, loads: Sequence[tuple[Server, Load]]) -> list[Sample]:
+        """As `measure`, of several servers, each with its load, all at the same time."""
+        self.clean()
+        with ThreadPoolExecutor(len(loads)) as pool:
+            return list(pool.map(lambda each: self._measure(each[0], each[1], lambda outcome: True), loads))
+
+    def _measure(self, server: Server, load: Load, finished: Callable[[Outcome], bool]) -> Sample:
         wait_until_at_rest(server.pid)
         before = cpu_seconds(server.pid)
         outcome = load.run()

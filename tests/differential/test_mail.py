@@ -16,7 +16,7 @@ from email.message import EmailMessage
 from hypothesis import HealthCheck, example, given, settings
 
 from relay.mail import Limits, Message, html_joining, html_text
-from relay.mail.reader import read
+from relay.mail.reader import parse
 from tests.differential.message_builder import (
     Body,
     File,
@@ -32,7 +32,7 @@ from tests.differential.message_builder import (
 
 
 def _read(raw: bytes) -> Message:
-    short, long = (read(raw, Limits(), shortcuts=shortcuts) for shortcuts in (True, False))
+    short, long = (parse(raw, Limits(), shortcuts=shortcuts) for shortcuts in (True, False))
     assert dataclasses.replace(short, parser="") == dataclasses.replace(long, parser="")
     assert long.parser == "flanker"
     assert short.parser in ("flanker", "shortcut")

@@ -15,7 +15,7 @@ from relay.core.records import EmailRow, StoredAttachment
 from relay.intake import policy
 from relay.intake.policy import Recipients
 from relay.mail.message import Message
-from relay.mail.reader import DEFAULT_LIMITS, read
+from relay.mail.reader import DEFAULT_LIMITS, parse
 from relay.postgres.insert_emails import encode
 
 RAW = b"""\
@@ -61,7 +61,7 @@ the content\r
 
 def filled_message() -> Message:
     """A message in which no field has the value of another, or its default."""
-    return read(RAW, DEFAULT_LIMITS)
+    return parse(RAW, DEFAULT_LIMITS)
 
 
 def values_of(instance: Any) -> dict[str, Any]:

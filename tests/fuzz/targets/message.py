@@ -15,7 +15,7 @@ from relay.core.address import comparison_form
 from relay.core.records import EmailRow
 from relay.core.spellings import spellings
 from relay.mail import Limits, Message, Unusable
-from relay.mail.reader import read
+from relay.mail.reader import parse
 from relay.postgres import insert_emails
 from tests.fuzz.stream import Script
 
@@ -93,7 +93,7 @@ def _limits(number: int) -> Limits:
 
 def _outcome(raw: bytes, limits: Limits, *, shortcuts: bool) -> Message | str:
     try:
-        return dataclasses.replace(read(raw, limits, shortcuts=shortcuts), parser="")
+        return dataclasses.replace(parse(raw, limits, shortcuts=shortcuts), parser="")
     except Unusable as unusable:
         refused = unusable
     assert refused.detail.isascii()

@@ -27,7 +27,7 @@ import psycopg2
 from psycopg2.extras import execute_values
 
 from relay.mail import Limits, Message, Unusable
-from relay.mail.reader import read
+from relay.mail.reader import parse
 from scripts.database import apply_schema, create_database
 from scripts.services import Postgres
 from tests.support.mail_corpus import messages
@@ -112,7 +112,7 @@ def check(raw: bytes, *, memory: bool) -> Message | None:
     detail = ""
     started = time.process_time()
     try:
-        message: Message | None = read(raw, Limits())
+        message: Message | None = parse(raw, Limits())
     except Unusable as unusable:
         message, detail = None, unusable.detail
     seconds = time.process_time() - started
@@ -134,7 +134,7 @@ def check_both_ways(raw: bytes) -> None:
     results: list[Message | str] = []
     for shortcuts in (True, False):
         try:
-            results.append(dataclasses.replace(read(raw, Limits(), shortcuts=shortcuts), parser=""))
+            results.append(dataclasses.replace(parse(raw, Limits(), shortcuts=shortcuts), parser=""))
         except Unusable as unusable:
             results.append(unusable.fault.value)
     assert results[0] == results[1]

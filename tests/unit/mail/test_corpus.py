@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.mail import Limits, Message, Unusable
-from relay.mail.reader import read
+from relay.mail.reader import parse
 from tests.support import mail_corpus
 
 
@@ -30,7 +30,7 @@ def _both_ways(raw: bytes) -> list[Message | str]:
     results: list[Message | str] = []
     for shortcuts in (True, False):
         try:
-            results.append(dataclasses.replace(read(raw, Limits(), shortcuts=shortcuts), parser=""))
+            results.append(dataclasses.replace(parse(raw, Limits(), shortcuts=shortcuts), parser=""))
         except Unusable as unusable:
             results.append(unusable.fault.value)
     return results
@@ -61,7 +61,7 @@ def test_flanker_and_the_fallback_are_counted_by_cause() -> None:
     counted: Counter[str] = Counter()
     for path in mail_corpus.messages():
         try:
-            counted[read(path.read_bytes(), Limits(), shortcuts=False).parser] += 1
+            counted[parse(path.read_bytes(), Limits(), shortcuts=False).parser] += 1
         except Unusable:
             continue
     assert set(counted) <= {

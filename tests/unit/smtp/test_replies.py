@@ -72,7 +72,7 @@ def test_one_parameter(text: str) -> None:
 
 @given(HOSTILE, st.lists(HOSTILE, max_size=5))
 def test_ehlo(hostname: str, extensions: list[str]) -> None:
-    check(replies.ehlo(hostname, extensions))
+    check(replies.ehlo((hostname, *extensions)))
 
 
 @given(st.lists(st.tuples(HOSTILE, HOSTILE), min_size=1, max_size=6))
