@@ -16,7 +16,10 @@ from collections.abc import Iterator
 
 from psycogreen.gevent import patch_psycopg
 
+from relay.core.tls_errors import isolate_tls_errors
+
 patch_psycopg()
+isolate_tls_errors()
 
 from config.settings import Settings
 from relay.aws.causes import call_cause

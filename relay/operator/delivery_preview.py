@@ -21,7 +21,10 @@ from contextlib import ExitStack
 import structlog
 from psycogreen.gevent import patch_psycopg
 
+from relay.core.tls_errors import isolate_tls_errors
+
 patch_psycopg()
+isolate_tls_errors()
 
 from config import environment
 from config.settings import Settings

@@ -17,7 +17,10 @@ from typing import Final
 
 from psycogreen.gevent import patch_psycopg
 
+from relay.core.tls_errors import isolate_tls_errors
+
 patch_psycopg()
+isolate_tls_errors()
 
 import config.logging
 from config import environment

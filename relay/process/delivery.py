@@ -11,7 +11,10 @@ from dataclasses import replace
 
 from psycogreen.gevent import patch_psycopg
 
+from relay.core.tls_errors import isolate_tls_errors
+
 patch_psycopg()
+isolate_tls_errors()
 
 import gevent
 import structlog
