@@ -10,6 +10,7 @@ import contextlib
 import encodings
 import gc
 import importlib
+import importlib.resources
 import os
 import pkgutil
 import signal
@@ -74,6 +75,8 @@ def load(settings_json: bytes) -> None:
         import relay.limits.rates  # noqa: F401, PLC0415 - 2 MB, only with a limit
     for module in (*_codecs(), *_ON_DEMAND):
         importlib.import_module(module)
+    # chardet looks for the files of its models so, at its first guess. What that imports differs with Python's version.
+    importlib.resources.files("chardet")
     fork_ready.settle()
 
 
