@@ -52,6 +52,11 @@ def fold(name: str, words: list[str]) -> bytes:
 
     A line never consists of blanks alone (RFC 5322 section 3.2.2): words that are empty stay with the next one.
     """
+    # perf: 0.3 µs instead of 1.8 µs for a field that is not folded, as nearly all are:
+    # python -m timeit -s 'from relay.delivery.encoding import fold; w = ["a"] * 5' 'fold("Subject", w)'
+    line = f"{name}: {' '.join(words)}"
+    if len(line) <= _LINE and any(words):
+        return line.rstrip(" ").encode("ascii") + b"\r\n"
     lines: list[str] = []
     line = f"{name}:"
     filled = False

@@ -36,7 +36,7 @@ _CUT: Final = rb"(?:[^\r]{73}[^\r=][^\r=](?=[^\r.F][^\r])|(?=[^\r]{77})[^\r]{40,
 #: A line, or the rest of one, that leaves as it is.
 _WHOLE: Final = rb"[^\r]{0,76}+(?<![ \t])\r\n"
 #: What stands before, between and behind cuts. From another line on it is all but the last octet, which is missed then.
-# perf: 0.15 ms for 40 KB of HTML with tracked links instead of 0.22 ms for lines that are cut one by one:
+# perf: 0.20 ms for 40 KB instead of 0.25 ms, in which each line was cut by itself:
 # python -m timeit -s 'import relay.delivery.transfer as t; l = (b"a" * 95 + b"\n") * 420' 't._quoted_lines(l)'
 _PIECES: Final = re.compile(
     rb"(?![.F])(?:%b|%b(?:(?![.F])%b)*(?:(?![.F])%b)?)|(?s:.+)(?=\n)" % (_CUT, _WHOLE, _WHOLE, _CUT)

@@ -44,7 +44,7 @@ _SLOWER: Final = 8
 _PATIENCE_SECONDS: Final = 300.0
 _MB: Final = 1_000_000
 
-_SETTINGS: Final = MappingProxyType(
+SETTINGS: Final = MappingProxyType(
     {
         "AWS_REGION": "us-east-1",
         "TRACKING_SECRET": "a secret of sixteen",
@@ -122,7 +122,7 @@ def _cost(stage: Stage, plan: Plan) -> list[Table]:
     with SwiftSes(stage.directory / "swiftses") as ses, subjects(stage, ses) as both:
         # The first round is not counted: compilers, caches and pools get their warm-up.
         for number in range(plan.rounds + 1):
-            for name, row in _mails().items():
+            for name, row in mails().items():
                 for subject in list(both)[:: -1 if number % 2 else 1]:
                     sample = measure(both[subject], row, _count(plan, subject))
                     if number:
@@ -143,7 +143,7 @@ def _throughput(stage: Stage, plan: Plan) -> Table:
         note="Stand-in and Postgres share the machine's cores with the worker.",
     )
     rates: dict[str, Series] = {"yardstick": Series(), "worker": Series()}
-    row = _mails()["1.2 KB"]
+    row = mails()["1.2 KB"]
     with SwiftSes(stage.directory / "slowses", ANSWER_MILLISECONDS) as ses, subjects(stage, ses) as both:
         for number in range(plan.rounds + 1):
             for subject in both:
@@ -165,9 +165,9 @@ def _statements(stage: Stage, plan: Plan) -> Table:
     more = {"SMTP_RELAY_DELIVERY_CONCURRENCY": str(IN_FLIGHT)}
     with SwiftSes(stage.directory / "slowses", ANSWER_MILLISECONDS) as ses, subjects(stage, ses, **more) as both:
         worker = both["worker"]
-        measure(worker, _mails()["1.2 KB"], IN_FLIGHT)
+        measure(worker, mails()["1.2 KB"], IN_FLIGHT)
         execute(worker.database_url, "SELECT pg_stat_statements_reset()")
-        measure(worker, _mails()["1.2 KB"], plan.delivered)
+        measure(worker, mails()["1.2 KB"], plan.delivered)
         each = statements(worker.database_url) / plan.delivered
     goal = f"≤ {STATEMENTS_GOAL:.0f}"
     table.rows.append((f"{IN_FLIGHT} mails at a time", f"{each:.2f}", goal, verdict(each <= STATEMENTS_GOAL)))
@@ -196,7 +196,7 @@ def _memory(stage: Stage, plan: Plan) -> Table:
     readings: list[int] = []
     with SwiftSes(stage.directory / "swiftses") as ses, subjects(stage, ses) as both:
         for step in range(10):
-            row = list(_mails().values())[step % 2]
+            row = list(mails().values())[step % 2]
             measure(both["worker"], row, plan.delivery_soak // 10)
             readings.append(rss(both["worker"].server.pid))
     growth = readings[-1] / readings[1]
@@ -210,7 +210,7 @@ def _memory(stage: Stage, plan: Plan) -> Table:
 def subjects(stage: Stage, ses: SwiftSes, **settings: str) -> Iterator[dict[str, Subject]]:
     """Both workers at work on empty databases of their own."""
     with _database(stage, "delivery_worker") as ours, _database(stage, "delivery_yardstick") as theirs:
-        common = {**_SETTINGS, **ses.client_environment}
+        common = {**SETTINGS, **ses.client_environment}
         inherited = dict.fromkeys(name for name in os.environ if name.startswith(("SMTP_RELAY_", "BACKGROUND_JOBS_")))
         environment = {**inherited, **common, "DATABASE_URL": ours, "REDIS_URL": stage.valkey.url, **settings}
         with (
@@ -277,7 +277,7 @@ def _count(plan: Plan, subject: str) -> int:
     return plan.delivered // _SLOWER if subject == "yardstick" else plan.delivered
 
 
-def _mails() -> dict[str, dict[str, object]]:
+def mails() -> dict[str, dict[str, object]]:
     """The rows, by the names of COST_GOALS."""
     line = "thank you for your purchase, we have received your payment and will send it\n"
     link = '<p><a href="https://shop.example/orders/%d?item=%d&amp;from=mail">the item that you ordered</a>.</p>\n'
