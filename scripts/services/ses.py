@@ -65,6 +65,10 @@ class Ses(Server):
         """How the next calls are answered: see `ses_double`."""
         self._control(answers=answers)
 
+    def unused_answers(self) -> int:
+        """How many of these answers no call has come for yet."""
+        return int(str(self._control()["unused"]))
+
     def has(self, *, account: Mapping[str, object] | None = None, **ledger: float) -> None:
         """Begins a ledger (`ses_ledger.Ledger`) with these fields. `account`: what GetAccount says otherwise."""
         self._control(account=account or {}, ledger=ledger)

@@ -18,7 +18,8 @@ recipients of the mailbox simulator as to all others: see `scripts.services.sns_
 
 {"ledger": {…}} begins a new `ses_ledger.Ledger` with these fields: rate, quota, refusals at random. {"account": {…}}
 changes what GetAccount says, or with {"status": 403, "code": "…"} refuses it. GET /ledger has the ledger's figures.
-{"forget": true}: calls that have come, and are not answered yet, leave no mail.
+{"forget": true}: calls that have come, and are not answered yet, leave no mail. {} changes nothing. The answer to all
+of these has `unused`: how many of the answers no call has come for yet.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Mailbox:
             self.ledger = Ledger(**document["ledger"])
         if "account" in document:
             self.account = document["account"]
-        return self.notify(document["notify"]) if "notify" in document else {}
+        if "notify" in document:
+            return self.notify(document["notify"])
+        return {"unused": len(self.answers)}
 
     def next_answer(self) -> Answer:
         """How to answer the call that has come."""

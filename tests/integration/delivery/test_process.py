@@ -204,8 +204,8 @@ def test_the_end_of_the_service_waits_for_a_mail_that_is_half_sent(
         send(sqs, url, job(email_id))
     ses.answer({"seconds": 3.0})
     process = start(**settings)
-    until(lambda: query("SELECT status FROM emails") == [("processing",)])
-    time.sleep(0.5)  # the call to the provider is on its way
+    until(lambda: ses.unused_answers() == 0)  # the call to the provider has come
+    assert query("SELECT status FROM emails") == [("processing",)]
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
     assert query("SELECT status FROM emails") == [("sent",)]
