@@ -189,11 +189,12 @@ class GroupCommit:
         """Settles each message of the batch."""
         now = time.monotonic()
         pending = [message for message in batch if message.deadline - now >= _LEAST_SECONDS]
-        for message in batch:
-            if message.deadline - now < _LEAST_SECONDS:
-                message.done.fail(PostgresUnavailable())
-        if not pending:
-            return
+        if len(pending) < len(batch):
+            for message in batch:
+                if message.deadline - now < _LEAST_SECONDS:
+                    message.done.fail(PostgresUnavailable())
+            if not pending:
+                return
         if any(message.key for message in pending):
             pending.sort(key=lambda message: message.order)
         try:
@@ -214,7 +215,7 @@ class GroupCommit:
     def _try_twice(self, session: _WriterConnection, batch: list[PendingMessage], now: float) -> set[str] | None:
         """The ids of the messages that went in; None: all. The second try has the same ids, so that it can't store
         anything twice."""
-        deadline = min(message.deadline for message in batch)
+        deadline = min([message.deadline for message in batch])
         halfway = now + (deadline - now) / 2
         try:
             session.connect(halfway)

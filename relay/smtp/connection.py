@@ -181,8 +181,8 @@ class Connection:
         session = self._session
         expects = session.expects
         self._deadline = None
-        self._in_data = expects is _DATA or expects is _CHUNK
-        read = self._read_data() if self._in_data else self._framing.line(LINE_LIMIT)
+        self._in_data = in_data = expects is _DATA or expects is _CHUNK
+        read = self._read_data() if in_data else self._framing.line(LINE_LIMIT)
         try:
             if isinstance(read, bytes):
                 reply = session.line(read)
