@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from config.settings import RecipientRule
 from relay.core.frozen import frozen
-from relay.core.memo import memoised
 
 
 @frozen
@@ -34,15 +35,14 @@ class Options:
     def extensions(self, *, in_the_clear: bool) -> tuple[str, ...]:
         """What the answer to EHLO offers. `in_the_clear`: the client could encrypt and does not, yet."""
         return (
-            *_of_limits((self.max_message_size, self.max_messages, self.max_recipients)),
+            *_of_limits(self.max_message_size, self.max_messages, self.max_recipients),
             "STARTTLS" if in_the_clear else "AUTH PLAIN LOGIN",
         )
 
 
-@memoised(entries=16, octets=0)
-def _of_limits(limits: tuple[int, int, int]) -> tuple[str, ...]:
-    """All of them but for encryption and AUTH. `limits`: octets of a message, messages and recipients."""
-    size, messages, recipients = limits
+@lru_cache(maxsize=16)
+def _of_limits(size: int, messages: int, recipients: int) -> tuple[str, ...]:
+    """All of them but for encryption and AUTH. `size`: octets that a message may have."""
     # RFC 9422: values have six digits at most.
     values = {"MAILMAX": messages, "RCPTMAX": recipients}
     named = [f"{name}={value}" for name, value in values.items() if 0 < value < 1_000_000]

@@ -74,7 +74,7 @@ def key(kind: Any, text: str) -> Any:
     if kind is bool or kind is int:
         return False
     if typing.get_origin(kind) is tuple:
-        return tuple(key(each, text) for each in typing.get_args(kind))
+        return tuple(key(each, text) for each in typing.get_args(kind) if each is not ...)
     options = [each for each in typing.get_args(kind) if each is not type(None)]
     return key(options[0], text)
 
