@@ -350,7 +350,7 @@ def _require_domain(key: ApiKey, message: Message) -> None:
 def _queued(rows: Sequence[EmailRow]) -> Verdict:
     first_id = rows[0].id
     stored = (first_id,) if len(rows) == 1 else tuple([row.id for row in rows])
-    return Verdict(replies.queued(first_id), "queued", first_id, stored)
+    return Verdict(replies.queued(first_id), outcome="queued", email_id=first_id, stored=stored)
 
 
 def _repeated(first_id: str) -> Verdict:
