@@ -163,8 +163,7 @@ class Acceptor:
     def _store_message(self, submission: Submission, message: Message, key: bytes) -> Verdict:
         login = submission.login
         _require_domain(login.key, message)
-        if message.attachments or submission.body.size > policy.SURELY_FITS:
-            self._require_deliverable(message, submission.body.size)
+        self._require_deliverable(message, submission.body.size)
         recipients = policy.recipients_of(message, submission.recipients, submission.rule)
         mailboxes = recipients.mailboxes()
         if not mailboxes:
@@ -348,9 +347,9 @@ def _require_domain(key: ApiKey, message: Message) -> None:
 
 
 def _queued(rows: Sequence[EmailRow]) -> Verdict:
-    first_id = rows[0].id
-    stored = (first_id,) if len(rows) == 1 else tuple([row.id for row in rows])
-    return Verdict(replies.queued(first_id), outcome="queued", email_id=first_id, stored=stored)
+    return Verdict(
+        replies.queued(rows[0].id), outcome="queued", email_id=rows[0].id, stored=tuple([row.id for row in rows])
+    )
 
 
 def _repeated(first_id: str) -> Verdict:

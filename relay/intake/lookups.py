@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final, TypeVar, cast
 
 import structlog
@@ -37,10 +36,6 @@ _TOUCH_DELAY: Final = 1.0
 _SECOND_LOOK_DELAY: Final = 1.0
 #: Beyond this many keys the oldest uses are forgotten; SQL knows them anyway.
 _MAX_TOUCHED: Final = 10_000
-
-
-_NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
-_NO_HOLDERS: Final[Mapping[str, Holder]] = MappingProxyType({})
 
 
 @frozen
@@ -93,10 +88,12 @@ class Lookups:
         `Store.insert`, whose statement asks the same at no extra round trip (an outcome `Suppressed`).
         """
         screened = self._cache.screen(token_hash, user_id, recipients, claim=claim, intents=intents)
+        suppressed: Mapping[str, str]
+        held: Mapping[str, Holder]
         if screened is None:
             key = self._fetch_key(token_hash)
             doubtful: Sequence[str] = recipients if certain else ()
-            suppressed, held = _NOBODY, _NO_HOLDERS
+            suppressed, held = {}, {}
         else:
             cached = screened.key
             key = cached.key if cached.key is not None or cached.unknown else self._fetch_key(token_hash)
@@ -110,7 +107,7 @@ class Lookups:
             suppressed = {**suppressed, **found}
         if key is None or suppressed:
             self._cache.release(claim, recipients, intents)
-            held = _NO_HOLDERS
+            held = {}
         return Screening(key, suppressed, held)
 
     def claim(self, claim: Claim, recipients: Collection[str]) -> dict[str, Holder]:

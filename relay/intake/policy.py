@@ -18,7 +18,7 @@ from relay.mail import Message
 RECIPIENTS_PER_ROW: Final = 50
 #: A mail that arrived with so many octets is within the provider's limit, whatever is in it: an octet becomes at most
 #: 7 characters of text and HTML, and each of those at most 5 octets.
-SURELY_FITS: Final = 500_000
+_SURELY_FITS: Final = 500_000
 #: An address that SES takes for sure: a dot-atom of at most 64 characters, and a domain name of letters, digits and
 #: hyphens (RFC 1123 section 2.1) that is no number.
 _SAFE: Final = re.compile(
@@ -87,7 +87,7 @@ def refused_extension_of(message: Message) -> str | None:
 
 def fits_provider(message: Message, octets: int) -> bool:
     """Whether the mail is within the provider's limit once it is composed. `octets`: how many it arrived with."""
-    if octets <= SURELY_FITS:
+    if octets <= _SURELY_FITS:
         return True
     base64 = sum(len(attachment.content) for attachment in message.attachments)
     names = [attachment.filename for attachment in message.attachments]

@@ -42,7 +42,7 @@ class PendingMessage:
         """`deadline` is a moment of time.monotonic(); a large message gets more time, in proportion to its size."""
         first = rows[0]
         further = len(rows) - 1
-        self.ids = [row.id for row in rows] if further else [first.id]
+        self.ids = [row.id for row in rows]
         self.user_id = first.user_id
         self.key = first.idempotency_key
         self.recipients = recipients

@@ -103,8 +103,7 @@ class Framing:
     def _fill(self) -> None:
         """Waits for octets if there are none. While it waits nothing is kept: there are thousands of connections."""
         if self._position >= len(self._buffer):
-            self._buffer = b""
-            self._position = 0
+            self.discard()
             self._buffer = self._receive()
 
     def line(self, limit: int) -> bytes | Flaw:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from relay.core.errors import PostgresUnavailable
 from relay.delivery import handovers as handovers_module
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
-from relay.delivery.outcome import Outcome, RefusedRecipient, Sent
-from relay.delivery.provider import Handover
+from relay.delivery.outcome import RefusedRecipient, Sent
 from relay.delivery.row import email_of
 from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
@@ -25,27 +24,10 @@ from relay.redis import keys
 from relay.redis.claim_states import ClaimStates
 from relay.redis.link import RedisLink
 from tests.integration.delivery.test_statements import Provider, add, dispatcher_of, until
+from tests.support.scripted_provider import Scripted
 
 Query = Callable[..., list[tuple[Any, ...]]]
 Add = Callable[..., str]
-
-
-class Scripted:
-    """A provider that answers as the test says. A stand-in: the answers are what is asked about."""
-
-    name = "ses"
-    region = None
-
-    def __init__(self) -> None:
-        self.answer: Outcome = Sent("id")
-        self.calls: list[Sequence[str]] = []
-
-    def send(self, handover: Handover) -> Outcome:
-        self.calls.append(handover.recipients)
-        return self.answer
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 @pytest.fixture

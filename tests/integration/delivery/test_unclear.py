@@ -16,8 +16,7 @@ import pytest
 
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import EVENT_SECONDS
-from relay.delivery.outcome import Outcome, Sent, of_silence
-from relay.delivery.provider import Handover
+from relay.delivery.outcome import of_silence
 from relay.delivery.row import email_of
 from relay.delivery.unclear import LeftBehind, Unclear
 from relay.postgres.database import Database
@@ -25,28 +24,11 @@ from relay.postgres.left_rows import UNCLEAR, UNCLEAR_TEXT, LeftRows
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import PLANNER, WaitingRows
 from relay.redis.claim_states import ClaimStates
+from tests.support.scripted_provider import Scripted
 
 ROOT = Path(__file__).resolve().parents[3]
 Query = Callable[..., list[tuple[Any, ...]]]
 Made = Callable[..., Deliverer]
-
-
-class Scripted:
-    """A provider that answers as the test says. A stand-in: the answers are what is asked about."""
-
-    name = "ses"
-    region = None
-
-    def __init__(self) -> None:
-        self.answer: Outcome = Sent("id")
-        self.calls = 0
-
-    def send(self, _: Handover) -> Outcome:
-        self.calls += 1
-        return self.answer
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 @pytest.fixture
@@ -104,13 +86,13 @@ def test_what_becomes_of_a_mail_that_the_provider_may_have(
         if event:
             add_event(query, email_id, event)
         expected = "sent" if event in PROOFS else "processing" if old else "sent" if rule == "again" else "failed"
-        provider.calls = 0
+        provider.calls.clear()
         deliver(deliverer, outgoing, email_id)
         ((found, code, waits),) = query(
             "SELECT status, provider_last_error_code, provider_next_retry_at FROM emails WHERE id = %s", email_id
         )
         assert (found, code, waits) == (expected, None if expected == "sent" else UNCLEAR, None), event
-        assert provider.calls == (expected == "sent" and event not in PROOFS), event
+        assert len(provider.calls) == (expected == "sent" and event not in PROOFS), event
         endings = query("SELECT count(*) FROM email_events WHERE source_id = %s", f"provider-dead-letter:{email_id}:1")
         assert endings == [(expected == "failed",)], event
 
@@ -138,7 +120,7 @@ def test_a_lost_answer_makes_a_mail_unclear_and_an_event_that_comes_ends_it(
     query("UPDATE emails SET provider_next_retry_at = now()")
     deliver(deliverer, outgoing, email_id)
     assert status(query, email_id) == "sent"
-    assert provider.calls == 1
+    assert len(provider.calls) == 1
 
 
 def test_the_last_attempt_of_an_unclear_mail_ends_after_events_were_asked(
@@ -156,7 +138,7 @@ def test_the_last_attempt_of_an_unclear_mail_ends_after_events_were_asked(
     for email_id in (there, lost):
         deliver(deliverer, outgoing, email_id)
     assert (status(query, there), status(query, lost)) == ("sent", "failed")
-    assert provider.calls == 3
+    assert len(provider.calls) == 3
 
 
 def test_abandoned_claims_are_unclear_and_old_ones_are_held(

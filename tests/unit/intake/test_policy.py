@@ -145,10 +145,10 @@ def test_what_is_not_measured_is_small_enough_for_the_provider_whatever_is_in_it
     line: bytes, charset: str, kind: str
 ) -> None:
     head = f"From: a@example.com\r\nTo: b@x.example\r\nContent-Type: text/{kind}; charset={charset}\r\n\r\n"
-    lines = (policy.SURELY_FITS - len(head)) // (len(line) + 2)
+    lines = (policy._SURELY_FITS - len(head)) // (len(line) + 2)
     read = parse(head.encode() + (line + b"\r\n") * lines, Limits(), "")
     texts = (read.html, read.text)
-    assert sum(map(len, texts)) <= 7 * policy.SURELY_FITS
+    assert sum(map(len, texts)) <= 7 * policy._SURELY_FITS
     assert composed_octets(texts, sum(len(each.content) for each in read.attachments)) <= MAX_COMPOSED_OCTETS
-    assert policy.fits_provider(read, policy.SURELY_FITS)
-    assert not policy.fits_provider(message(text="\u6f22" * 12_000_000), policy.SURELY_FITS + 1)
+    assert policy.fits_provider(read, policy._SURELY_FITS)
+    assert not policy.fits_provider(message(text="\u6f22" * 12_000_000), policy._SURELY_FITS + 1)
