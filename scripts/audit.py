@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/audit instead.")
+
 import base64
 import hashlib
 import importlib.metadata

@@ -9,6 +9,9 @@ by redis-py, which is also what a look-up without a complete list would need.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch bench_warming instead.")
+
 import json
 import os
 import resource

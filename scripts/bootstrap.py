@@ -126,6 +126,8 @@ def _reason(output: str) -> str:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:] or sys.argv[1].startswith("-"):
+        raise SystemExit("usage: ./scripts/launch NAME [ARGUMENT...], where scripts/NAME.py is a program")
     try:
         main(*sys.argv[1:])
     except KeyboardInterrupt:

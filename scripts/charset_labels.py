@@ -7,6 +7,9 @@ repository after a change of the list: `python -m scripts.charset_labels`.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch charset_labels instead.")
+
 import argparse
 import codecs
 import json

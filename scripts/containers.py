@@ -6,6 +6,9 @@ A container here has the host's network, so that it reaches servers on 127.0.0.1
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("This is a part of ./scripts/try_container, and no command.")
+
 import json
 import os
 import shutil

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/dev instead.")
+
 import argparse
 import fcntl
 import os

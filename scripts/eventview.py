@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("This is a part of ./scripts/dev, and no command.")
+
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/fuzz instead.")
+
 import argparse
 import dataclasses
 import filecmp

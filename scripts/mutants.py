@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/mutants instead.")
+
 import argparse
 import os
 import shutil

@@ -6,6 +6,9 @@ was left running.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch smoke instead.")
+
 import argparse
 import contextlib
 import re

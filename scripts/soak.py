@@ -5,6 +5,9 @@ Breaks things for a while, and says in figures what came of it.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/soak instead.")
+
 import argparse
 import dataclasses
 import os

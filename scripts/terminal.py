@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("This is a part of ./scripts/dev, and no command.")
+
 
 def printable(text: str) -> str:
     """The text with each character that is not visible as an escape: controls, line ends, marks of direction."""

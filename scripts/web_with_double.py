@@ -9,6 +9,9 @@ For tests and for development. No setting says so: what runs in production can't
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch web_with_double instead.")
+
 import sys
 
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from socket import SHUT_WR
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import gevent.socket
 from gevent import Timeout

@@ -11,6 +11,9 @@ one that does nothing else.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.claims instead.")
+
 import argparse
 import os
 import statistics

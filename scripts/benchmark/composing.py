@@ -9,6 +9,9 @@ turns as short as these it changes for both.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.composing instead.")
+
 import argparse
 import os
 import time

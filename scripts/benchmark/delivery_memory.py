@@ -7,6 +7,9 @@ counts the code that it shares with the master, and PSS, which counts its part o
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.delivery_memory instead.")
+
 import argparse
 import json
 import os

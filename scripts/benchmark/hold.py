@@ -7,6 +7,9 @@ prints a line once all are open, and keeps them until its standard input ends.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.hold instead.")
+
 import contextlib
 import resource
 import smtplib

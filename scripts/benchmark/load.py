@@ -9,6 +9,9 @@ when the last one is answered. Each message has a different Message-ID. Run as a
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.load instead.")
+
 import base64
 import contextlib
 import itertools

@@ -6,6 +6,9 @@ and mails have one recipient, or several. Then, with --seconds, real delivery pr
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.pace instead.")
+
 import argparse
 import os
 import random

@@ -9,6 +9,9 @@ doing as often as the code's, so the fastest tenth of many turns counts, and bes
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.parsing instead.")
+
 import argparse
 import subprocess
 import sys

@@ -9,6 +9,9 @@ each entry, counts it, and gives the answer that Amazon would; it keeps nothing.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.swiftqueue instead.")
+
 import sys
 import urllib.request
 from pathlib import Path

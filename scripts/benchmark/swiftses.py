@@ -9,6 +9,9 @@ counts what it is given, and answers as SES does; it keeps the ids alone. Run as
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.swiftses instead.")
+
 import sys
 import urllib.request
 from pathlib import Path

@@ -6,6 +6,9 @@ apart, so that no loop keeps step with them. In both modes: jobs of the queue, a
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.way_out instead.")
+
 import argparse
 import os
 import random

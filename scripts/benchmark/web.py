@@ -7,6 +7,9 @@ run.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.web instead.")
+
 import argparse
 import contextlib
 import http.client

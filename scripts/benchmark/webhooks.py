@@ -7,6 +7,9 @@ a machine that it shares with Postgres and with the server of the endpoints; its
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.webhooks instead.")
+
 import argparse
 import os
 import sys

@@ -24,6 +24,9 @@ of these has `unused`: how many of the answers no call has come for yet.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch services.ses_double instead.")
+
 import binascii
 import email
 import email.policy

@@ -6,11 +6,14 @@ What it does is in the path: /ok, /ms/<milliseconds> (200 after so long), /statu
 field without end), /large (5,000 characters of two octets). It keeps each request as a line of FOLDER/requests.jsonl.
 """
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch services.webhook_sink_double instead.")
+
 from gevent import monkey
 
 monkey.patch_all()
 
-# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+# Nothing else may be imported before the standard library is patched.
 
 import datetime
 import json

@@ -4,6 +4,9 @@ It is the process of `python -m relay.delivery` with another `Outbound`, by its 
 lets a worker connect to this machine. Settings are those of the environment.
 """
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch services.webhook_worker instead.")
+
 from relay.process import delivery
 
 # ruff: noqa: I001 - the first import patches the standard library

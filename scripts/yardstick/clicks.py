@@ -7,7 +7,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
-# ruff: noqa: E402 - nothing may be imported before the standard library is patched
+# Nothing else may be imported before the standard library is patched.
 
 import base64
 import hashlib
