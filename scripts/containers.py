@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import psutil
+from scripts.services import processes
 
 #: Seconds that a container may take to end after SIGTERM.
 STOP_SECONDS: Final = 60
@@ -283,8 +283,8 @@ class _Namespaces:
 
     def _first(self) -> int:
         try:
-            return int(psutil.Process(self._process.pid).children()[0].pid)
-        except (psutil.NoSuchProcess, IndexError):
+            return processes.children(self._process.pid)[0].pid
+        except IndexError:
             raise ContainerFailed(f"a container has ended: {(self.log().splitlines() or ['?'])[-1]}") from None
 
 

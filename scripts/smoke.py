@@ -21,10 +21,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-import psutil
-
 from scripts.database import query
-from scripts.services import free_port
+from scripts.services import free_port, processes
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The end of what `./scripts/dev` prints once everything is up.
@@ -45,7 +43,7 @@ def main(arguments: list[str]) -> int:
         assert dev.stdout is not None
         try:
             printed = _until_up(dev.stdout)
-            family = [psutil.Process(dev.pid), *psutil.Process(dev.pid).children(recursive=True)]
+            family = processes.family(dev.pid)
             before = _rows()
             sent = _send(printed, port)
             found = _rows() - before
@@ -54,7 +52,7 @@ def main(arguments: list[str]) -> int:
                 dev.send_signal(signal.SIGINT)
             print(dev.stdout.read(), end="")
             exit_status = dev.wait(60)
-    left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    left = [process for process in family if not processes.ended(process)]
     print(f"{sent} mails sent, {found} rows found, exit status {exit_status}, {len(left)} processes left running")
     return 0 if sent == found and exit_status == 0 and not left else 1
 

@@ -23,11 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from scripts.benchmark.subjects import PeakRss
 from scripts.database import apply_schema, create_database, execute, query
-from scripts.services import Postgres, Ses
+from scripts.services import Postgres, Ses, processes
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 KINDS: Final = ("attachment", "text", "html", "both")
@@ -130,7 +128,7 @@ def add(url: str, **columns: object) -> None:
 def _worker(service: subprocess.Popen[bytes], log: Path) -> int:
     """The delivery process among the service's."""
     _until(lambda: "delivery_ready" in log.read_text(), log)
-    return max(psutil.Process(service.pid).children(recursive=True), key=lambda child: child.create_time()).pid
+    return max(processes.children(service.pid, recursive=True), key=lambda child: child.create_time()).pid
 
 
 def _high_water(pid: int) -> int:

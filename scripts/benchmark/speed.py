@@ -13,9 +13,10 @@ from typing import Final
 
 from scripts.benchmark.plan import Plan
 from scripts.benchmark.report import Series, Table, say, verdict
-from scripts.benchmark.subjects import ROOT, Sample, Stage, family, together
+from scripts.benchmark.subjects import ROOT, Sample, Stage, together
 from scripts.benchmark.swiftqueue import SwiftQueue
 from scripts.services import Server
+from scripts.services.processes import family
 
 #: What is asked of CPU per message, as a ratio to the yardstick's.
 COST_GOALS: Final[Mapping[str, float]] = MappingProxyType(

@@ -22,6 +22,7 @@ import redis
 from scripts.benchmark.load import Load, Outcome
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, drop_database, execute
 from scripts.services import Postgres, Relay, Server, ServiceFailed, Sqs, Valkey, start_together
+from scripts.services.processes import family
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _DATABASE = "bench"
@@ -100,14 +101,6 @@ def together(samples: Sequence[Sample]) -> Sample:
     outcomes = [sample.outcome for sample in samples]
     whole = replace(outcomes[0], accepted=sum(outcome.accepted for outcome in outcomes))
     return Sample(whole, sum(sample.cpu for sample in samples))
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """A process and all that descend from it."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    return []
 
 
 def cpu_seconds(pid: int) -> float:

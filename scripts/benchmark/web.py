@@ -31,7 +31,7 @@ import psutil
 
 from relay.core.tracking_token import TrackingTokens
 from scripts.database import apply_schema, create_database, execute, query
-from scripts.services import Postgres, Valkey, Web, free_port
+from scripts.services import Postgres, Valkey, Web, free_port, processes
 from scripts.services.sns_double import TOPIC, SnsDouble, ses_message
 
 #: The most that a click may cost, as a part of what it costs the plain handler; and milliseconds of CPU.
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
             for email_id in emails
         ]
         with Web(directory / "web", settings, sns=(str(sns.cafile), sns.port)) as web:
-            (process,) = (p for p in psutil.Process(web.pid).children() if not p.name().startswith("relay-"))
+            (process,) = processes.serving(web.pid)
             _clicks(web.port, paths[:200])
             ours = _measured(
                 "clicks", process, len(paths[: options.clicks]), lambda: _clicks(web.port, paths[: options.clicks])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from scripts.services.processes import serving
 from scripts.services.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -68,11 +69,7 @@ class Relay(Server):
 
     def workers(self) -> list[psutil.Process]:
         """The processes that serve, as far as there are any; without those that they have started."""
-        try:
-            children: list[psutil.Process] = psutil.Process(self.pid).children()
-            return [child for child in children if not child.name().startswith("relay-")]
-        except psutil.NoSuchProcess:
-            return []
+        return serving(self.pid)
 
     def _listens(self) -> bool:
         try:

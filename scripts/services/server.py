@@ -21,6 +21,8 @@ from typing import ClassVar, Self
 
 import psutil
 
+from scripts.services.processes import family, kill
+
 #: How long a server may take until it answers. Generous: disks can be slow, and a server that died is noticed at once.
 START_SECONDS = 60.0
 #: How long a server may take to stop before it is killed.
@@ -130,7 +132,7 @@ class Server:
         """Ends the server and its children at once (SIGKILL), as a crash would. `start` brings it back."""
         if self._process is None:
             return
-        _kill_tree(self._process.pid)
+        kill(family(self._process.pid))
         self._process.wait()
         self._process = None
         self._pid_path.unlink(missing_ok=True)
@@ -217,7 +219,7 @@ class Server:
             try:
                 process.wait(STOP_SECONDS)
             except psutil.TimeoutExpired:
-                _kill_tree(left["pid"])
+                kill(family(left["pid"]))
         except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
             return
 
@@ -253,12 +255,3 @@ def secret(path: Path) -> str:
         fresh.write_text(secrets.token_urlsafe(24))
         fresh.replace(path)
     return path.read_text()
-
-
-def _kill_tree(pid: int) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
 import time
@@ -10,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import psutil
-
+from scripts.services import processes
 from scripts.services.ses_request import Answer
 from tests.faults.delivery_stage import DeliveryStage, Ledger
 
@@ -120,9 +118,7 @@ def _kill(stage: DeliveryStage, chance: random.Random, victim: str) -> bool:
         return True
     workers = stage.workers()
     targets = workers if victim == "all processes" else chance.sample(workers, min(1, len(workers)))
-    for process in targets:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    processes.kill(targets)
     return bool(targets)
 
 
@@ -131,13 +127,9 @@ def _fault(stage: DeliveryStage, chance: random.Random) -> str:
     name = chance.choice([*stage.proxies, "a process stands still"])
     if name not in stage.proxies:
         stopped = chance.sample(stage.workers(), min(1, len(stage.workers())))
-        for process in stopped:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGSTOP)
+        processes.send(stopped, signal.SIGSTOP)
         time.sleep(chance.choice([2.0, 5.0, 30.0]))
-        for process in stopped:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
+        processes.send(stopped, signal.SIGCONT)
         return name
     proxy = stage.proxies[name]
     kinds: dict[str, Callable[[], None]] = {"down": proxy.refuse, "hanging": proxy.stall, "reset": proxy.reset_all}

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 
 from scripts.database import apply_schema, create_database, execute, query
-from scripts.services import Delivery, Postgres, Ses, Sqs, Valkey, start_together
+from scripts.services import Delivery, Postgres, Ses, Sqs, Valkey, processes, start_together
 from tests.faults.stage import wait_until
 from tests.support.proxy import Proxy
 
@@ -136,15 +136,11 @@ class DeliveryStage:
 
     def family(self) -> list[psutil.Process]:
         """The master's children: delivery processes, and the template that they are forked from."""
-        try:
-            children: list[psutil.Process] = psutil.Process(self.worker.pid).children()
-        except psutil.NoSuchProcess:
-            return []
-        return children
+        return processes.children(self.worker.pid)
 
     def workers(self) -> list[psutil.Process]:
         """The delivery processes."""
-        return [child for child in self.family() if not _name(child).startswith("relay-")]
+        return processes.serving(self.worker.pid)
 
     def kill_master(self) -> None:
         """SIGKILL for the master alone: its processes end by themselves. And a new start."""
@@ -225,13 +221,6 @@ class DeliveryStage:
     def decisions(self) -> list[tuple[str, str]]:
         """What was decided on mails that the provider may have had."""
         return [(line["email_id"], line["decision"]) for line in self.log() if line.get("event") == "delivery_unclear"]
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return str(process.name())
-    except psutil.NoSuchProcess:
-        return "relay-gone"
 
 
 def through(url: str, proxy: Proxy) -> str:

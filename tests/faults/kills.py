@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-import psutil
-
+from scripts.services import processes
 from tests.faults.ledger import Books
 from tests.faults.load import Load
 from tests.faults.stage import Stage
@@ -78,19 +76,9 @@ def _kill(stage: Stage, victim: str) -> bool:
     elif victim == "all workers":
         targets = workers
     else:
-        targets = [child for worker in workers for child in _children(worker)]
-    for process in targets:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+        targets = [child for worker in workers for child in processes.children(worker.pid)]
+    processes.kill(targets)
     return bool(targets)
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        children: list[psutil.Process] = process.children()
-    except psutil.NoSuchProcess:
-        return []
-    return children
 
 
 def _wait_for_more(stage: Stage, load: Load, mails: int) -> int:

@@ -21,7 +21,7 @@ import psutil
 import redis
 
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, execute
-from scripts.services import Postgres, Relay, Sqs, Valkey, start_together
+from scripts.services import Postgres, Relay, Sqs, Valkey, processes, start_together
 from tests.faults.ledger import Books, audit, published
 from tests.faults.load import Conversation, Lost, Mail
 from tests.support.proxy import Proxy
@@ -134,7 +134,7 @@ class Stage:
 
     def kill_master(self) -> None:
         """SIGKILL for the master alone; its workers drain by themselves. And a new start."""
-        family = psutil.Process(self.relay.pid).children(recursive=True)
+        family = processes.children(self.relay.pid, recursive=True)
         os.kill(self.relay.pid, signal.SIGKILL)
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(self.relay.pid).wait(10)

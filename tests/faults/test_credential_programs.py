@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
+from scripts.services import processes
 from tests.faults.load import Fate, make_mail
 from tests.faults.stage import Stage, wait_until
 
@@ -96,4 +96,4 @@ def test_jobs_flow_once_the_program_is_good(
     assert len([line for line in lines if "queue_unavailable" in line]) <= 3
     if "asked" in (first or ""):
         for pid in (tmp_path / "program.asked").read_text().split():
-            assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+            assert processes.ended(int(pid))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import psutil
 
+from scripts.services import processes
 from tests.faults.kills import kill_at_random
 from tests.faults.load import Fate, make_mail
 from tests.faults.stage import Stage
@@ -29,7 +30,7 @@ def test_a_process_for_large_messages_whose_parent_is_killed_ends_without_a_word
     with contextlib.closing(ground.talk()) as client:
         assert client.deliver(make_mail(1, size=60_000)).fate is Fate.ACCEPTED
         (worker,) = ground.workers()
-        (large,) = worker.children()
+        (large,) = processes.children(worker.pid)
         ground.postgres_proxy.delay_to_client = 0.5  # so that it has something in hand
         thread = threading.Thread(target=client.deliver, args=(make_mail(2, size=60_000),))
         thread.start()
@@ -37,5 +38,5 @@ def test_a_process_for_large_messages_whose_parent_is_killed_ends_without_a_word
         worker.kill()
         thread.join()
     psutil.wait_procs([large], timeout=20)
-    assert not large.is_running()
+    assert processes.ended(large)
     ground.check_log()

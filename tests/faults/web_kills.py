@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 import time
@@ -10,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import psutil
-
+from scripts.services import processes
 from tests.faults.web_stage import Ledger, WebStage
 
 #: What is killed, and how often compared with the others.
@@ -101,11 +99,9 @@ def _kill(stage: WebStage, chance: random.Random, victim: str) -> bool:
     if victim == "the worker":
         stage.kill_worker()
         return True
-    processes = stage.web_processes()
-    targets = processes if victim == "all HTTP processes" else chance.sample(processes, min(1, len(processes)))
-    for process in targets:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    serving = stage.web_processes()
+    targets = serving if victim == "all HTTP processes" else chance.sample(serving, min(1, len(serving)))
+    processes.kill(targets)
     return bool(targets)
 
 

@@ -26,7 +26,7 @@ import redis
 from relay.core.tracking_token import TrackingTokens
 from relay.redis import keys
 from scripts.database import apply_schema, create_database, execute, query
-from scripts.services import Postgres, Valkey, Web, WebhookSink, WebhookWorker, start_together
+from scripts.services import Postgres, Valkey, Web, WebhookSink, WebhookWorker, processes, start_together
 from scripts.services.sns_double import TOPIC, SnsDouble, ses_message
 from tests.faults.delivery_stage import through
 from tests.faults.stage import wait_until
@@ -219,13 +219,7 @@ class WebStage:
 
     def web_processes(self) -> list[psutil.Process]:
         """Those that serve."""
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.web.pid).children():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if not child.name().startswith("relay-"):
-                        found.append(child)
-        return found
+        return processes.serving(self.web.pid)
 
     def kill_worker(self) -> None:
         """Kills the worker, and notes what it had claimed."""

@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from scripts.database import NewApiKey
-from tests.support.relay_process import Relay, processes
+from scripts.services import processes
+from tests.support.relay_process import Relay, processes_of
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -62,7 +63,7 @@ def test_more_at_a_time_than_there_is_memory_for_are_all_accepted(
     def watch() -> None:
         nonlocal at_once
         while not done.is_set():
-            at_once = max(at_once, len(processes(relay, "relay-parse")))
+            at_once = max(at_once, len(processes_of(relay, "relay-parse")))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -77,7 +78,7 @@ def test_more_at_a_time_than_there_is_memory_for_are_all_accepted(
     assert len(query("SELECT 1 FROM emails")) == 24
     # A child that has answered may take a moment to end.
     assert at_once <= 4
-    assert len(processes(relay)) == 2
+    assert len(processes_of(relay)) == 2
 
 
 def test_a_child_that_stored_its_message_takes_the_next_one(relay: Relay, api_key: NewApiKey, query: Query) -> None:
@@ -85,23 +86,23 @@ def test_a_child_that_stored_its_message_takes_the_next_one(relay: Relay, api_ke
     with relay.client(api_key.token) as client:
         for _ in range(5):
             assert send(client)[0] == 250
-            (child,) = processes(relay, "relay-parse")
+            (child,) = processes_of(relay, "relay-parse")
             seen.add(child.pid)
     assert len(seen) == 1
     assert len(query("SELECT 1 FROM emails")) == 5
-    wait_for(lambda: not processes(relay, "relay-parse"), "it ends when no other message comes")
+    wait_for(lambda: not processes_of(relay, "relay-parse"), "it ends when no other message comes")
 
 
 def test_a_child_that_refused_its_message_takes_no_other(relay: Relay, api_key: NewApiKey) -> None:
     with relay.client(api_key.token) as client:
         assert send(client)[0] == 250
-        (first,) = processes(relay, "relay-parse")
+        (first,) = processes_of(relay, "relay-parse")
         client.mail("ann@example.com")
         client.rcpt("to@x.example")
         assert client.data(LARGE.replace(b"From:", b"X-From:"))[0] == 550
         # At once: a free child would have ended by itself after a while.
         assert send(client)[0] == 250
-        assert {child.pid for child in processes(relay, "relay-parse")} - {first.pid}
+        assert {child.pid for child in processes_of(relay, "relay-parse")} - {first.pid}
 
 
 def test_a_free_child_that_dies_is_replaced_without_a_word_to_the_client(
@@ -110,18 +111,18 @@ def test_a_free_child_that_dies_is_replaced_without_a_word_to_the_client(
     with relay.client(api_key.token) as client:
         for _ in range(4):
             assert send(client)[0] == 250
-            (child,) = processes(relay, "relay-parse")
-            child.kill()
-            wait_for(lambda child=child: _ended(child), "it is dead")  # type: ignore[misc]
+            (child,) = processes_of(relay, "relay-parse")
+            processes.kill([child])
+            wait_for(lambda child=child: processes.ended(child), "it is dead")  # type: ignore[misc]
         assert send(client)[0] == 250
     assert len(query("SELECT 1 FROM emails")) == 5
 
 
 def test_when_a_child_dies_only_its_client_gets_451(relay: Relay, api_key: NewApiKey, query: Query) -> None:
-    (parent, _) = processes(relay)
+    (parent, _) = processes_of(relay)
     with relay.client(api_key.token) as client:
         assert send(client)[0] == 250
-        wait_for(lambda: not processes(relay, "relay-parse"), "the child ends")
+        wait_for(lambda: not processes_of(relay, "relay-parse"), "the child ends")
         parent.send_signal(signal.SIGSTOP)
         answers: list[tuple[int, bytes]] = []
         sender = threading.Thread(target=lambda: answers.append(send(client)))
@@ -133,13 +134,12 @@ def test_when_a_child_dies_only_its_client_gets_451(relay: Relay, api_key: NewAp
         parent.send_signal(signal.SIGCONT)
         end = time.monotonic() + 20
         while not stopped and sender.is_alive() and time.monotonic() < end:
-            stopped = processes(relay, "relay-parse")
-            for child in stopped:
-                child.send_signal(signal.SIGKILL)
+            stopped = processes_of(relay, "relay-parse")
+            processes.kill(stopped)
         sender.join()
         assert answers[0][0] == 451
         assert send(client)[0] == 250
-    assert processes(relay)[0].pid == parent.pid
+    assert processes_of(relay)[0].pid == parent.pid
     assert len(query("SELECT 1 FROM emails")) >= 2
 
 
@@ -147,53 +147,32 @@ def test_when_the_process_dies_its_successor_takes_over_again_and_again(
     relay: Relay, api_key: NewApiKey, query: Query
 ) -> None:
     seen = set()
-    worker = psutil.Process(processes(relay)[0].ppid())
+    worker = psutil.Process(processes_of(relay)[0].ppid())
     with relay.client(api_key.token) as client:
         for _ in range(4):
             assert send(client)[0] == 250
-            family = _named("relay-large", worker)
+            family = processes.named("relay-large", processes.in_group(os.getpgid(worker.pid)))
             assert len(family) == 2
             serving = min(family, key=lambda process: process.create_time())
             assert serving.pid not in seen
             seen.add(serving.pid)
-            serving.kill()
-            wait_for(lambda process=serving: _ended(process), "it is dead")  # type: ignore[misc]
+            processes.kill([serving])
+            wait_for(lambda process=serving: processes.ended(process), "it is dead")  # type: ignore[misc]
         assert send(client)[0] == 250
     assert len(query("SELECT 1 FROM emails")) == 5
 
 
-def _named(name: str, worker: psutil.Process) -> list[psutil.Process]:
-    """Those that the worker has made, whatever their parent is now."""
-    group = os.getpgid(worker.pid)
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.name() == name and os.getpgid(process.pid) == group and not _ended(process):
-                found.append(process)
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            continue
-    return found
-
-
-def _ended(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def test_a_worker_without_any_is_replaced(relay: Relay, api_key: NewApiKey, query: Query) -> None:
     # It answers before the successor is there, which would take the place of the first.
-    wait_for(lambda: len(processes(relay)) == 2, "there is a successor")
-    family = processes(relay)
+    wait_for(lambda: len(processes_of(relay)) == 2, "there is a successor")
+    family = processes_of(relay)
     worker = psutil.Process(family[0].ppid())
-    for process in family:
-        process.kill()
+    processes.kill(family)
     client = relay.client(api_key.token)
     assert send(client)[0] in (451, 421)
     client.close()
-    wait_for(lambda: _ended(worker), "the worker ends")
-    wait_for(lambda: len(processes(relay)) == 2 and relay.answers(), "there is another worker")
+    wait_for(lambda: processes.ended(worker), "the worker ends")
+    wait_for(lambda: len(processes_of(relay)) == 2 and relay.answers(), "there is another worker")
     with relay.client(api_key.token) as client:
         assert send(client)[0] == 250
     assert len(query("SELECT 1 FROM emails")) == 1
@@ -202,7 +181,7 @@ def test_a_worker_without_any_is_replaced(relay: Relay, api_key: NewApiKey, quer
 def test_it_ends_with_the_relay(relay: Relay, api_key: NewApiKey) -> None:
     with relay.client(api_key.token) as client:
         assert send(client)[0] == 250
-    family = processes(relay)
+    family = processes_of(relay)
     relay.stop()
     for process in family:
         process.wait(5)
@@ -211,12 +190,12 @@ def test_it_ends_with_the_relay(relay: Relay, api_key: NewApiKey) -> None:
 def test_it_ends_with_its_worker_and_keeps_no_client_and_no_port(relay: Relay, api_key: NewApiKey) -> None:
     with relay.client(api_key.token) as client:
         assert send(client)[0] == 250
-        for process in processes(relay):
+        for process in processes_of(relay):
             assert process.net_connections("inet") == []
             # A hub would be shared by all children that are forked.
             open_files = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
             assert not any("eventpoll" in name for name in open_files)
-        family = processes(relay)
+        family = processes_of(relay)
         psutil.Process(family[0].ppid()).kill()
         for process in family:
             process.wait(5)
@@ -260,7 +239,7 @@ def test_code_that_changes_under_a_running_service_is_not_loaded(
         with relay.client(api_key.token) as client:
             for _ in range(2):
                 assert send(client)[0] == 250
-            processes(relay)[0].kill()
+            processes.kill(processes_of(relay)[:1])
             assert [send(client)[0] for _ in range(3)][-1] == 250
     finally:
         relay.stop()

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from scripts.database import query
-from scripts.services import free_port
+from scripts.services import free_port, processes
 from tests.support.service_process import eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -53,8 +53,7 @@ class Dev:
         for line in self.process.stdout:
             self.printed += line
             if UP in line:
-                top = psutil.Process(self.process.pid)
-                self.family = [top, *top.children(recursive=True)]
+                self.family = processes.family(self.process.pid)
                 return
         pytest.fail(f"ended before it was up:\n{self.printed}")
 
@@ -117,7 +116,7 @@ class Dev:
         return ended.stdout.splitlines()
 
     def left_running(self) -> list[psutil.Process]:
-        return [one for one in self.family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in self.family if not processes.ended(one)]
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scripts.services import free_port
+from scripts.services import free_port, processes
 from tests.support.certificates import write_pair
-from tests.support.service_process import PATIENCE, Service, der, eventually, gone, served_certificate
+from tests.support.service_process import PATIENCE, Service, der, eventually, served_certificate
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -76,7 +76,7 @@ def test_clients_who_wait_while_no_worker_lives_are_served_by_the_next(start: Ca
     client, _ = service.connect()
     client.sendall(b"die")
     assert client.recv(1) == b""
-    eventually("the first worker is gone", lambda: gone(first))
+    eventually("the first worker is gone", lambda: processes.ended(first))
     waiting = [socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE) for _ in range(20)]
     second = service.ready(2)[1]
     assert {int(client.recv(100)) for client in waiting} == {second}
@@ -177,7 +177,7 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Service]) -> None:
     eventually("draining", lambda: service.events("draining"))
     service.signal(signal.SIGTERM)
     assert service.wait() == 1
-    assert gone(worker)
+    assert processes.ended(worker)
     assert client.recv(1) == b""
 
 
@@ -186,7 +186,7 @@ def test_who_does_not_drain_is_killed(start: Callable[..., Service]) -> None:
     (worker,) = service.ready()
     service.signal(signal.SIGTERM)
     assert service.wait() == 0
-    assert gone(worker)
+    assert processes.ended(worker)
     assert service.events("drain_timed_out")[0]["workers"] == 1
 
 
@@ -200,17 +200,17 @@ def test_workers_do_not_outlive_their_master(start: Callable[..., Service]) -> N
     client.sendall(b"still here")
     assert client.recv(100) == b"still here"
     client.close()
-    eventually("both ended", lambda: all(gone(pid) for pid in workers))
+    eventually("both ended", lambda: all(processes.ended(pid) for pid in workers))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_anything_listens(start: Callable[..., Service], number: int) -> None:
     service = start(SMALL_PREPARE_SECONDS="60")
     # The child is there once the master waits for it.
-    (child,) = eventually("a child", lambda: psutil.Process(service.process.pid).children())
+    (child,) = eventually("a child", lambda: processes.children(service.process.pid))
     service.signal(number)
     assert service.wait() == 0
-    assert gone(child.pid)
+    assert processes.ended(child.pid)
     assert service.log_path.read_text() == ""
 
 
@@ -320,9 +320,8 @@ def test_the_real_service_starts_without_a_warning_and_stays_small(tmp_path: Pat
     try:
         eventually("ready", lambda: '"event":"ready"' in log_path.read_text() or process.poll() is not None)
         assert process.poll() is None, log_path.read_text()
-        master = psutil.Process(process.pid)
-        assert len(master.children()) == 2  # the template and the worker
-        family = [master, *master.children(recursive=True)]
+        assert len(processes.children(process.pid)) == 2  # the template and the worker
+        family = processes.family(process.pid)
         if sys.platform == "linux":
             # Of what several processes share, each counts its part. Measured with Python 3.14: 76.5 MB, since the
             # code of the interpreter and of the libraries takes a tenth more.

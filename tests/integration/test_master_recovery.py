@@ -16,9 +16,9 @@ import pytest
 
 from relay.process.absence import REPLY
 from relay.process.template import NAME
-from scripts.services import free_port
+from scripts.services import free_port, processes
 from tests.support.certificates import write_pair
-from tests.support.service_process import PATIENCE, Service, der, eventually, gone, served_certificate
+from tests.support.service_process import PATIENCE, Service, der, eventually, served_certificate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are the master's own children")
 
@@ -41,11 +41,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
 
 def children(service: Service) -> dict[int, psutil.Process]:
-    return {child.pid: child for child in psutil.Process(service.process.pid).children()}
+    return {child.pid: child for child in processes.children(service.process.pid)}
 
 
 def templates(service: Service) -> list[int]:
-    return [pid for pid, child in children(service).items() if child.name() == NAME and not gone(pid)]
+    return [child.pid for child in processes.named(NAME, processes.children(service.process.pid))]
 
 
 def template_of(service: Service) -> int:
@@ -72,7 +72,7 @@ def test_a_worker_that_computes_without_end_is_shown_and_replaced(
     client.sendall(command)
     second = service.ready(2)[1]
     assert served_by(service) == second != first
-    assert gone(first)
+    assert processes.ended(first)
     assert client.recv(1) == b""
     (line,) = service.events(HUNG)
     assert (line["pid"], line["index"], line["level"]) == (first, 0, "error")
@@ -87,7 +87,7 @@ def test_a_worker_that_was_stopped_for_long_is_replaced(start: Callable[..., Ser
     (first,) = service.ready()
     os.kill(first, signal.SIGSTOP)
     assert served_by(service) == service.ready(2)[1] != first
-    assert gone(first)
+    assert processes.ended(first)
 
 
 def test_a_worker_that_was_stopped_for_a_moment_goes_on(start: Callable[..., Service]) -> None:
@@ -124,7 +124,7 @@ def test_hung_workers_are_replaced_one_at_a_time(start: Callable[..., Service]) 
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     service.ready(6)
-    eventually("all are gone", lambda: all(gone(pid) for pid in workers))
+    eventually("all are gone", lambda: all(processes.ended(pid) for pid in workers))
     order = [line["event"] for line in service.log if line["event"] in (HUNG, "ready")]
     assert order == ["ready"] * 3 + [HUNG, "ready"] * 3
     assert served_by(service) not in workers
@@ -138,7 +138,7 @@ def test_a_hung_worker_does_not_hold_up_the_end(start: Callable[..., Service]) -
     time.sleep(0.2)
     service.signal(signal.SIGTERM)
     assert service.wait() == 0
-    assert gone(worker)
+    assert processes.ended(worker)
 
 
 # The certificate
@@ -280,7 +280,7 @@ def test_sigterm_while_no_worker_serves(start: Callable[..., Service], tmp_path:
     os.kill(template, signal.SIGSTOP)
     service.signal(signal.SIGTERM)
     assert service.wait() == 0
-    assert gone(template)
+    assert processes.ended(template)
     assert "Traceback" not in service.log_path.read_text()
 
 
@@ -343,7 +343,7 @@ def test_nothing_is_left_of_a_service_whose_master_was_killed(start: Callable[..
     assert len(family) == 3
     service.signal(signal.SIGKILL)
     service.wait()
-    eventually("all ended", lambda: all(gone(pid) for pid in family))
+    eventually("all ended", lambda: all(processes.ended(pid) for pid in family))
 
 
 def test_two_versions_never_serve_together(start: Callable[..., Service], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from scripts.database import NewApiKey, apply_schema, execute
-from scripts.services import Postgres, ServiceFailed, Sqs, Valkey
+from scripts.services import Postgres, ServiceFailed, Sqs, Valkey, processes
 
 
 def rows(url: str, statement: str) -> list[tuple[object, ...]]:
@@ -64,7 +64,7 @@ def test_a_start_ends_what_a_killed_predecessor_left(tmp_path: Path) -> None:
     forgotten = Postgres(tmp_path).start()
     left = psutil.Process(forgotten.pid)
     with Postgres(tmp_path) as server:
-        assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+        assert processes.ended(left)
         assert rows(server.url(), "SELECT 1") == [(1,)]
     forgotten.stop()
 

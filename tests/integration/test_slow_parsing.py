@@ -16,7 +16,7 @@ import pytest
 from relay.mail.unread import NOTE
 from scripts.database import NewApiKey
 from tests.integration.test_bulk import wait_for
-from tests.support.relay_process import Relay, processes
+from tests.support.relay_process import Relay, processes_of
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -130,7 +130,7 @@ def test_a_child_that_is_ended_delays_no_other_message(slow_relay: SlowRelay, ap
     assert codes == [451, 451]
     assert accepted > 0
     assert len(query("SELECT 1 FROM emails")) == 2 * accepted
-    wait_for(lambda: not processes(slow_relay, "relay-parse"), "the children end")
+    wait_for(lambda: not processes_of(slow_relay, "relay-parse"), "the children end")
 
 
 def test_a_key_that_overruns_again_and_again_is_kept_out_of_the_worker(
@@ -178,7 +178,7 @@ def test_a_user_whose_messages_end_their_children_leaves_room_for_others(
             thread.start()
         with relay.client(bystander.token) as client:
             ready.wait()
-            while not processes(relay, "relay-parse"):
+            while not processes_of(relay, "relay-parse"):
                 pass
             assert send(client, mail("large", size=200_000)) == 250
             answered = len(codes)

@@ -14,11 +14,11 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import pytest
 
 from relay.mail import Limits, Message, Unusable, parse
 from scripts.database import NewApiKey
+from scripts.services import processes
 from tests.support.relay_process import Relay
 
 HEAD = b"From: ann@example.com\r\nTo: to@x.example\r\nMIME-Version: 1.0\r\n"
@@ -209,5 +209,4 @@ def test_end_to_end(name: str, relay: Relay, api_key: NewApiKey, query: Callable
         client.sendmail("ann@example.com", ["to@x.example"], one(b"Subject: next"))
     (row,) = query("SELECT count(*) AS count FROM emails")
     assert row["count"] == (1 if name == "a million parameters" else 3)
-    processes = [psutil.Process(relay.pid), *psutil.Process(relay.pid).children(recursive=True)]
-    assert sum(process.memory_info().rss for process in processes) < 400 * MILLION
+    assert sum(process.memory_info().rss for process in processes.family(relay.pid)) < 400 * MILLION

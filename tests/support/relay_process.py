@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import signal
 import smtplib
 from collections.abc import Iterator
 
 import psutil
 
 from scripts import services
+from scripts.services import processes
 
 
 class Relay(services.Relay):
@@ -32,17 +34,12 @@ class Relay(services.Relay):
 @contextlib.contextmanager
 def frozen(server: services.Server) -> Iterator[None]:
     """A server that neither answers nor goes away, with all its processes."""
-    process = psutil.Process(server.pid)
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.suspend()
+    family = processes.family(server.pid)
+    processes.send(family, signal.SIGSTOP)
     try:
         yield
     finally:
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.resume()
+        processes.send(family, signal.SIGCONT)
 
 
 def plain(token: str) -> str:
@@ -50,13 +47,6 @@ def plain(token: str) -> str:
     return base64.b64encode(b"\0user\0" + token.encode()).decode()
 
 
-def processes(relay: Relay, name: str = "relay-large") -> list[psutil.Process]:
+def processes_of(relay: Relay, name: str = "relay-large") -> list[psutil.Process]:
     """Those below the relay that have this name."""
-    found = []
-    for process in psutil.Process(relay.pid).children(recursive=True):
-        try:
-            if process.name() == name and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return processes.named(name, processes.children(relay.pid, recursive=True))

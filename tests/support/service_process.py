@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from scripts.services import free_port
+from scripts.services import free_port, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Long enough for a loaded machine; nothing waits so long when it works.
@@ -90,18 +89,10 @@ class Service:
 
     def end(self) -> None:
         if self.process.poll() is None:
-            children = psutil.Process(self.process.pid).children(recursive=True)
+            family = processes.children(self.process.pid, recursive=True)
             self.process.kill()
             self.process.wait()
-            for child in children:
-                child.kill()
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+            processes.kill(family)
 
 
 def served_certificate(service: Service) -> bytes:

@@ -13,7 +13,6 @@ from typing import Any
 
 import gevent
 import gevent.lock
-import psutil
 import psycopg2
 import pytest
 
@@ -28,7 +27,7 @@ from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import PLANNER, WaitingRows, Walk
 from relay.redis.claim_states import ClaimStates
 from scripts.database import apply_schema, create_database
-from scripts.services import Delivery, Postgres, Ses, Sqs
+from scripts.services import Delivery, Postgres, Ses, Sqs, processes
 from tests.integration.delivery.test_waiting import insert
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -164,9 +163,9 @@ def test_an_idle_worker_does_next_to_nothing(
     connection = psycopg2.connect(postgres_url)
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM emails WHERE id = %s FOR UPDATE", (held,))
-        process = psutil.Process(worker("postgres").pid)
+        started = worker("postgres")
         time.sleep(3.0)
-        family = [process, *process.children(recursive=True)]
+        family = processes.family(started.pid)
         before = sum(sum(each.cpu_times()[:2]) for each in family)
         time.sleep(10.0)
         assert sum(sum(each.cpu_times()[:2]) for each in family) - before < 1.5

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-import psutil
 import psycopg2
 import pytest
 
@@ -26,7 +25,7 @@ from relay.postgres.group_commit import Outcome, Repeated, Stored, Suppressed, _
 from relay.postgres.insert_emails import encode
 from relay.postgres.store import Store
 from scripts.database import NewApiKey, apply_schema, execute
-from scripts.services import Postgres, free_port
+from scripts.services import Postgres, free_port, processes
 
 MakeRow = Callable[..., EmailRow]
 Query = Callable[..., list[dict[str, Any]]]
@@ -499,7 +498,7 @@ def test_a_hanging_postgres_is_unavailable_within_five_seconds_and_heals(
 
 
 def descendants(pid: int) -> list[int]:
-    return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    return [process.pid for process in processes.children(pid, recursive=True)]
 
 
 def test_an_unclear_insert_that_went_through_is_counted_once(

@@ -15,13 +15,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import redis
 
 from relay.redis import keys
 from scripts.database import apply_schema, create_database
-from scripts.services import Postgres, Sqs, Valkey, Web
+from scripts.services import Postgres, Sqs, Valkey, Web, processes
 from scripts.services.sns_double import TOPIC, SnsDouble, ses_message
 from tests.integration.web.conftest import SECRET, Stage, settings_of
 from tests.support.service_process import eventually
@@ -118,10 +117,7 @@ def test_a_process_that_is_killed_has_lost_no_event_that_it_answered(stage: Stag
     for _ in range(2):  # a master whose workers die again and again as soon as they start gives up
         seen = len(sent)
         eventually("events", lambda seen=seen: len(sent) >= seen + 10 or not any(c.is_alive() for c in clients))
-        for process in psutil.Process(stage.web.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if not process.name().startswith("relay-"):
-                    process.kill()
+        processes.kill(processes.serving(stage.web.pid))
     for client in clients:
         client.join()
     eventually("served again", lambda: answers(stage))
