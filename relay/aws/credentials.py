@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from typing import Final
 
 import botocore.credentials
@@ -49,11 +50,13 @@ class _Program(subprocess.Popen[bytes]):
         return printed, b""
 
 
-class _ProcessProvider(botocore.credentials.ProcessProvider):  # type: ignore[misc]  # botocore has no types
-    def __init__(self, profile_name: str, load_config: object, popen: object = _Program) -> None:
+class _ProcessProvider(botocore.credentials.ProcessProvider):
+    def __init__(
+        self, profile_name: str, load_config: Callable[[], object], popen: Callable[..., object] = _Program
+    ) -> None:
         super().__init__(profile_name, load_config, popen=popen)
 
 
 def bound_programs() -> None:
     """Has boto3 ask programs for credentials as said above; there is no other way in for profiles that name others."""
-    botocore.credentials.ProcessProvider = _ProcessProvider
+    botocore.credentials.ProcessProvider = _ProcessProvider  # type: ignore[misc]

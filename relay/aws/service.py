@@ -11,13 +11,13 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Final
+from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import boto3
 import gevent
 import orjson
-from botocore.awsrequest import AWSPreparedRequest
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import (
@@ -35,13 +35,15 @@ from gevent.lock import RLock
 
 from relay.aws import credentials
 from relay.aws.https import CALL_ERRORS, Answer, HttpsClient, NotSentError, RequestBody, host_field
-from relay.aws.signing import Signer
+from relay.aws.signing import Keys, Signer
 from relay.core.frozen import frozen
 
 #: What a name of an error is made of; it stands in rows, logs and metrics.
 _ERROR_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
+#: What boto3 calls the services that are called.
+Name: TypeAlias = Literal["sesv2", "sqs"]
 #: What services sign their calls as, where that is another name than boto3's.
-_SIGNED_AS: Final = {"sesv2": "ses"}
+_SIGNED_AS: Final[Mapping[str, str]] = {"sesv2": "ses"}
 
 
 class CallError(Exception):
@@ -82,7 +84,7 @@ class AwsService:
     trust_seconds = 60.0
 
     def __init__(
-        self, name: str, region: str, *, path: str, open_seconds: float, connect_seconds: float, call_seconds: float
+        self, name: Name, region: str, *, path: str, open_seconds: float, connect_seconds: float, call_seconds: float
     ) -> None:
         """`name`: boto3's; `path`: of all its calls. `open_seconds`: for credentials and endpoint, of which a program
         or a service may have to be asked; `connect_seconds`: for a connection to one address; `call_seconds`: for a
@@ -110,7 +112,7 @@ class AwsService:
         with _limited(self.open_seconds):
             opened = self._open()
             try:
-                keys = opened.credentials.get_frozen_credentials()
+                keys = _keys(opened.credentials)
             except Exception as error:  # noqa: BLE001 - as in _open
                 expected = isinstance(error, (BotoCoreError, ClientError, OSError))
                 if not expected or time.monotonic() - opened.since > self.trust_seconds:
@@ -195,7 +197,11 @@ class _ProxiedClient:
     def __init__(self, url: str, proxies: Mapping[str, str], bundle: str | None, seconds: tuple[float, float]) -> None:
         self._url = url
         self._call_seconds = seconds[1]
-        self._session = URLLib3Session(verify=bundle or True, proxies=dict(proxies), timeout=seconds)
+        self._session = URLLib3Session(
+            verify=bundle or True,  # type: ignore[arg-type]  # the stubs leave out a path
+            proxies=dict(proxies),
+            timeout=seconds,  # type: ignore[arg-type]  # and what is given for connecting and reading each
+        )
 
     def post(self, body: bytes | RequestBody, headers: Mapping[str, str], *, more_seconds: float = 0.0) -> Answer:
         """As HttpsClient's."""
@@ -204,7 +210,7 @@ class _ProxiedClient:
             headers = {**headers, "Content-Length": str(body.size)}
         with gevent.Timeout(self._call_seconds + more_seconds) as limit:
             try:
-                response = self._session.send(AWSPreparedRequest("POST", self._url, headers, sent, False))
+                response = self._session.send(AWSRequest("POST", self._url, headers, sent).prepare())
                 return Answer(response.status_code, response.content, response.headers.get("x-amzn-errortype", ""))
             except (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError) as error:
                 raise NotSentError(type(error).__name__) from None
@@ -217,6 +223,19 @@ class _ProxiedClient:
 
     def close(self) -> None:
         self._session.close()
+
+
+def _keys(found: Credentials) -> Keys:
+    """The keys of this moment. Raises CallError, and whatever botocore raises."""
+    keys = found.get_frozen_credentials()
+    return Keys(_credential(keys.access_key), _credential(keys.secret_key), _credential(keys.token or ""))
+
+
+def _credential(value: object) -> str:
+    """One of them, as it may stand in a header field: botocore hands on whatever a program printed or a file holds."""
+    if isinstance(value, str) and value.isascii() and value.isprintable():
+        return value
+    raise CallError("CredentialRetrievalError")
 
 
 def _digest(body: bytes | RequestBody) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import boto3
 import botocore.exceptions
@@ -13,17 +13,13 @@ from botocore.config import Config
 from relay.aws import credentials
 from relay.aws.ses import SesError
 
+if TYPE_CHECKING:
+    from mypy_boto3_sesv2 import SESV2Client  # a module of the stubs alone
+
 #: Seconds for connecting, for an answer, and for all of it with the look-up of credentials.
 _CONNECT_SECONDS: Final = 3.0
 _READ_SECONDS: Final = 5.0
 _ALL_SECONDS: Final = 15.0
-
-
-class _Client(Protocol):
-    """What is used of boto3's client, whose class is made at run time."""
-
-    def get_account(self) -> Mapping[str, object]:
-        """Calls SES."""
 
 
 class SesAccount:
@@ -31,7 +27,7 @@ class SesAccount:
 
     def __init__(self, region: str) -> None:
         self._region = region
-        self._client: _Client | None = None
+        self._client: SESV2Client | None = None
 
     def ask(self) -> Mapping[str, object]:
         """The answer's document. Raises SesError."""
@@ -55,8 +51,7 @@ class SesAccount:
                 self._client = None
                 raise SesError(0, type(error).__name__, "no answer from SES", began=False) from None
 
-    def _made(self) -> _Client:
+    def _made(self) -> SESV2Client:
         credentials.bound_programs()
         config = Config(connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS, retries={"total_max_attempts": 1})
-        client: _Client = boto3.session.Session(region_name=self._region).client("sesv2", config=config)
-        return client
+        return boto3.session.Session(region_name=self._region).client("sesv2", config=config)

@@ -10,7 +10,7 @@ import hmac
 import time
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from botocore.utils import normalize_url_path
@@ -18,12 +18,12 @@ from botocore.utils import normalize_url_path
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 
-class Keys(Protocol):
-    """Credentials as boto3 has them, all of one moment. `token` is that of a session; None or empty: there is none."""
+class Keys(NamedTuple):
+    """Credentials, all of one moment: printable ASCII. `token` is that of a session; empty: there is none."""
 
     access_key: str
     secret_key: str
-    token: str | None
+    token: str
 
 
 class Signer:

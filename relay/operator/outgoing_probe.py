@@ -19,6 +19,7 @@ from relay.operator.finding import Finding
 from relay.operator.postgres_probe import RolledBack, Use, tested
 from relay.postgres.closed_rows import BouncedRow, UnsentRow
 from relay.postgres.database import Database
+from relay.postgres.driver import Cursor
 from relay.postgres.failed_rows import FailedRow
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
@@ -54,11 +55,11 @@ def regions(settings: Settings, *, seconds: float) -> list[str]:
         database.close()
 
 
-def _regions(cursor: object) -> list[str]:
-    cursor.execute(  # type: ignore[attr-defined]  # psycopg2 has no types
+def _regions(cursor: Cursor) -> list[str]:
+    cursor.execute(
         "SELECT region FROM domains GROUP BY region ORDER BY count(*) DESC, region LIMIT %s", (_MAX_REGIONS,)
     )
-    return [region for (region,) in cursor.fetchall()]  # type: ignore[attr-defined]
+    return [region for (region,) in cursor.fetchall()]
 
 
 def _walked(walk: Walk[Waiting]) -> None:

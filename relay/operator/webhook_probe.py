@@ -12,6 +12,7 @@ from relay.delivery.webhook_secrets import UnreadableSecretError, WebhookSecrets
 from relay.operator.events_probe import SECRET_LENGTH
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.postgres_probe import RolledBack
+from relay.postgres.driver import Cursor
 
 _PART: Final = "webhooks"
 #: Secrets that are looked at, of webhooks that are active.
@@ -43,9 +44,9 @@ def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
     yield _finding(key, stored)
 
 
-def _stored(cursor: object) -> list[str]:
-    cursor.execute(_SECRETS, (_MOST,))  # type: ignore[attr-defined]  # psycopg2 has no types
-    return [secret for (secret,) in cursor.fetchall()]  # type: ignore[attr-defined]
+def _stored(cursor: Cursor) -> list[str]:
+    cursor.execute(_SECRETS, (_MOST,))
+    return [secret for (secret,) in cursor.fetchall()]
 
 
 def _finding(key: str | None, stored: list[str]) -> Finding:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scripts.services.server import Server
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient  # a module of the stubs alone
 
 #: moto behind gevent's server, which keeps connections open, as Amazon does. Its own closes each after one call, and to
 #: connect costs a client more than to call. And at each message that it is given moto asks several times for each one
@@ -54,11 +57,15 @@ class Sqs(Server):
 
     def create_queue(self, name: str) -> str:
         """Makes a queue and returns its URL; a name that ends in `.fifo` makes a FIFO queue."""
-        attributes = {"FifoQueue": "true"} if name.endswith(".fifo") else {}
-        url: str = self.client().create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
-        return url
+        client = self.client()
+        made = (
+            client.create_queue(QueueName=name, Attributes={"FifoQueue": "true"})
+            if name.endswith(".fifo")
+            else client.create_queue(QueueName=name)
+        )
+        return made["QueueUrl"]
 
-    def client(self) -> Any:  # boto3 makes its clients' classes at run time
+    def client(self) -> SQSClient:
         """A boto3 SQS client for this server, whatever the environment says."""
         import boto3  # noqa: PLC0415 - 0.2 s that Postgres and Valkey need not wait for
 

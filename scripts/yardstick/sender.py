@@ -124,9 +124,8 @@ def main() -> None:
         if cursor.fetchone() is not None:
             cursor.execute("UPDATE emails SET status = 'suppressed' WHERE id = %s", (row["id"],))
             continue
-        destination = {"ToAddresses": row["to"], "CcAddresses": row["cc"] or [], "BccAddresses": row["bcc"] or []}
         answer = client.send_email(
-            Destination=destination,
+            Destination={"ToAddresses": row["to"], "CcAddresses": row["cc"] or [], "BccAddresses": row["bcc"] or []},
             Content={"Raw": {"Data": _composed(row, domain)}},
             EmailTags=[{"Name": "X-Entity-ID", "Value": row["id"]}],
         )

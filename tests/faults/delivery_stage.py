@@ -115,16 +115,14 @@ class DeliveryStage:
             return
         client = self.sqs.client()
         for first in range(0, len(ids), 10):
-            entries = [
-                {
-                    "Id": str(number),
-                    "MessageBody": json.dumps(
-                        {"id": f"email.send:{email_id}", "type": "email.send", "source": "api", "emailId": email_id}
-                    ),
-                }
-                for number, email_id in enumerate(ids[first : first + 10])
+            jobs = [
+                {"id": f"email.send:{email_id}", "type": "email.send", "source": "api", "emailId": email_id}
+                for email_id in ids[first : first + 10]
             ]
-            client.send_message_batch(QueueUrl=self.queue_url, Entries=entries)
+            client.send_message_batch(
+                QueueUrl=self.queue_url,
+                Entries=[{"Id": str(number), "MessageBody": json.dumps(job)} for number, job in enumerate(jobs)],
+            )
 
     def count(self, *statuses: str) -> int:
         """How many mails have one of these statuses."""

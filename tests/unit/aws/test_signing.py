@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.aws import signing
-from relay.aws.signing import Signer
+from relay.aws.signing import Keys, Signer
 
 TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=40)
 VALUES = TEXT.filter(lambda text: text.strip() == text)
@@ -55,7 +55,7 @@ def test_signatures_are_those_of_botocore(
     digest = sha256(body).hexdigest()
     for moment in moments:
         with mock.patch.object(signing.time, "gmtime", return_value=moment.utctimetuple()):
-            ours = signer.signed(keys, method, fields, digest)
+            ours = signer.signed(Keys(keys.access_key, keys.secret_key, keys.token or ""), method, fields, digest)
         assert ours == signed_by_botocore(keys, "ses", url, method, fields, digest, moment)
 
 
