@@ -16,6 +16,7 @@ import gevent
 from botocore.config import Config
 
 from config import redaction
+from relay.aws import credentials
 from relay.aws.causes import call_cause
 from relay.delivery.account import account_of
 from relay.delivery.outcome import Failed, Verdict, of_ses_error
@@ -44,6 +45,7 @@ def findings(regions: list[str], *, seconds: float) -> Iterator[Finding]:
 
 
 def _findings(region: str, seconds: float) -> Iterator[Finding]:
+    credentials.bound_programs()
     try:
         client = boto3.session.Session(region_name=region).client(
             "sesv2",
@@ -52,8 +54,7 @@ def _findings(region: str, seconds: float) -> Iterator[Finding]:
         sending = _refusal(lambda: client.send_email(Content={"Raw": {"Data": _NOTHING}}))
         account: dict[str, object] = {}
         asking = _refusal(lambda: account.update(client.get_account()))
-    except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
-        # ValueError: a region that can't be part of a host name.
+    except Exception as error:  # noqa: BLE001 - botocore asks files, programs and services of others
         yield Finding(FAIL, "ses", f"{region}: {call_cause(redaction.summary(error))}")
         return
     found = list(_account(region, account, asking))

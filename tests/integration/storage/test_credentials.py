@@ -16,6 +16,7 @@ import pytest
 from relay.aws.service import AwsService
 from relay.aws.sqs import Queue
 from relay.core.errors import QueueUnavailable
+from relay.operator import ses_probe
 
 GOOD = {"Version": 1, "AccessKeyId": "program", "SecretAccessKey": "secret"}
 
@@ -114,6 +115,9 @@ BROKEN = {
     "not UTF-8": ("import sys; sys.stdout.buffer.write(b'\\xff')", "UnicodeDecodeError"),
     "expired": (printing(Expiration="2020-01-01T00:00:00+00:00"), "RuntimeError"),
     "with a time that is none": (printing(Expiration="tomorrow, or later"), "ParserError"),
+    "with null for a key": (printing(AccessKeyId=None), "CredentialRetrievalError"),
+    "with a list for a token": (printing(SessionToken=["t"]), "CredentialRetrievalError"),
+    "with a line end in a key": (printing(AccessKeyId="key\n"), "CredentialRetrievalError"),
     "without end": ("while True: print('x' * 10000)", "ValueError"),
 }
 
@@ -128,6 +132,17 @@ def test_whatever_a_program_does_the_next_call_asks_again(program: Callable[[str
     program(printing())
     assert send(queue) == {}
     queue.close()
+
+
+@pytest.mark.parametrize("broken", ["saying something else", "with null for a key", "with a list for a token"])
+def test_whatever_a_program_prints_the_check_of_ses_says_it_in_a_line(
+    program: Callable[[str], None], broken: str
+) -> None:
+    code, _ = BROKEN[broken]
+    program(code or "")
+    ((level, part, text),) = ses_probe.findings(["us-east-1"], seconds=5.0)
+    assert (level, part) == ("FAIL", "ses")
+    assert text.startswith("us-east-1: ")
 
 
 def test_a_program_that_prints_without_end_is_ended(program: Callable[[str], None], tmp_path: Path) -> None:
