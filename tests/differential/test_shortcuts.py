@@ -149,23 +149,33 @@ _LINES_OF_DASHES = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=500, deadline=None)
-@given(_LINES_OF_DASHES, st.integers(0, 6), st.integers(0, 6), st.integers(0, 9000))
-def test_delimiter_lines_are_where_an_expression_finds_them(octets: bytes, before: int, behind: int, far: int) -> None:
-    raw = octets + b"=" * far + octets
-    start, end = before, max(before, len(raw) - behind)
-    line = re.compile(
-        rb"(?:\A|\r?\n)--b(?:(--)?[ \t]*\r*(?:\n|\Z)|(--)[^\s0-9A-Za-z'()+_,./:=?-][^\n]{0,1000}(?:\n|\Z))"
-    )
-    expected: list[tuple[int, int, bool]] = []
-    body, position = raw[start:end], 0
-    while match := line.search(body, position):
-        free = expected[-1][1] if expected else start
-        expected.append((max(start + match.start(), free), start + match.end(), bool(match[1] or match[2])))
-        # The line end behind it may be the one before the next.
-        shared = match.end() - 1
-        position = shared if body[shared:] and line.match(body, shared) else match.end()
-    assert [tuple(each) for each in boundary.find(raw, start, end, b"b", limit=100)] == expected
+#: As `boundary.find` has it; two in a row share the line end between them.
+_DELIMITER = re.compile(
+    rb"(?:\A|\r?\n)--b(?:(--)?[ \t]*\r*(?:\n|\Z)|(--)[^\s0-9A-Za-z'()+_,./:=?-][^\n]{0,1000}(?:\n|\Z))"
+)
+
+
+@pytest.mark.parametrize("window", [8, 8192])
+def test_delimiter_lines_are_where_an_expression_finds_them(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is searched at a time: in the small one nearly every line stands across a border.
+    monkeypatch.setattr(boundary, "_WINDOW", window)
+
+    @settings(max_examples=300, deadline=None)
+    @given(_LINES_OF_DASHES, st.integers(0, 6), st.integers(0, 6), st.integers(0, window + 800))
+    def same(octets: bytes, before: int, behind: int, far: int) -> None:
+        raw = octets + b"=" * far + octets
+        start, end = before, max(before, len(raw) - behind)
+        expected: list[tuple[int, int, bool]] = []
+        body, position = raw[start:end], 0
+        while match := _DELIMITER.search(body, position):
+            free = expected[-1][1] if expected else start
+            expected.append((max(start + match.start(), free), start + match.end(), bool(match[1] or match[2])))
+            # The line end behind it may be the one before the next.
+            shared = match.end() - 1
+            position = shared if body[shared:] and _DELIMITER.match(body, shared) else match.end()
+        assert [tuple(each) for each in boundary.find(raw, start, end, b"b", limit=100)] == expected
+
+    same()
 
 
 _PARAMETER = st.lists(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import select
@@ -311,6 +312,23 @@ def test_certain_asks_postgres_once_and_remembers_both_answers(
         assert cache.ping()
     assert store.asked == ["key", "suppressions"]
     assert all(0 < client.ttl(name) <= 60 for name in client.keys("smtp-relay:suppression:*"))
+
+
+def test_what_redis_knows_of_one_recipient_and_postgres_of_another_counts_together(
+    lookups: Lookups, make_api_key: MakeKey, query: Query
+) -> None:
+    key = make_api_key()
+    query(
+        "INSERT INTO email_suppressions (id, user_id, email, reason) VALUES (gen_random_uuid(), %s, 'p@x', 'bounced')",
+        key.user_id,
+    )
+    # Each sequence of: known to Redis, known to Postgres, suppressed by neither.
+    for number, kinds in enumerate(itertools.product("rpn", repeat=3)):
+        known = {f"{position}-{number}@x": "complained" for position, kind in enumerate(kinds) if kind == "r"}
+        lookups.learned(key.user_id, known)
+        recipients = ["p@x" if kind == "p" else f"{position}-{number}@x" for position, kind in enumerate(kinds)]
+        screening = lookups.screen(hash_of(key), key.user_id, list(dict.fromkeys(recipients)), certain=True)
+        assert screening.suppressed == known | ({"p@x": "bounced"} if "p" in kinds else {}), kinds
 
 
 def test_one_users_suppressions_say_nothing_about_anothers(lookups: Lookups, client: redis.Redis) -> None:

@@ -1,4 +1,7 @@
-"""When a second writer is woken; all else is tested on a real server (tests/integration/storage)."""
+"""When a second writer is woken, and how much time a batch has.
+
+All else is tested on a real server (tests/integration/storage).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,17 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from relay.core.errors import PostgresUnavailable
 from relay.core.records import EmailRow
 from relay.postgres import group_commit
-from relay.postgres.database import Database
+from relay.postgres.database import ConnectionLost, Database
 from relay.postgres.group_commit import GroupCommit
 from relay.postgres.pending_message import PendingMessage
 
 
-def _message() -> PendingMessage:
+def _message(seconds: float = 5.0) -> PendingMessage:
     row = EmailRow("1", "u", "a@x.example", ("b@x.example",), (), (), (), "", "", "x", {}, (), ())
-    return PendingMessage([row], ["b@x.example"], time.monotonic() + 5)
+    return PendingMessage([row], ["b@x.example"], time.monotonic() + seconds)
 
 
 @pytest.fixture
@@ -70,3 +74,46 @@ def test_a_writer_that_takes_long_gets_help_for_those_who_came_behind_it(commit:
     assert not idle.is_set()
     assert idle.wait(timeout=10 * group_commit._TOO_LONG_SECONDS)
     waiting.kill()
+
+
+class _SilentServer:
+    """In place of a writer's connection: each step takes all of the time that it is given, and then fails."""
+
+    def __init__(self) -> None:
+        self.deadlines: list[float] = []
+
+    def connect(self, deadline: float) -> None:
+        self.deadlines.append(deadline)
+        raise ConnectionLost(unclear=False)
+
+    reconnect = connect
+
+
+class _NoPause:
+    """In place of the database: all that a batch asks of it is how long to wait before the second try."""
+
+    def await_retry(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("latest", [0, 1, 2])
+def test_a_batch_ends_before_the_time_of_each_of_its_messages(commit: GroupCommit, latest: int) -> None:
+    session = _SilentServer()
+    commit._database = cast("Database", _NoPause())
+    batch = [_message(100.0 if number == latest else 2.0) for number in range(3)]
+    commit._store(cast("group_commit._WriterConnection", session), batch)
+    assert len(session.deadlines) == 2
+    assert max(session.deadlines) <= min(message.deadline for message in batch)
+    for message in batch:
+        with pytest.raises(PostgresUnavailable):
+            message.done.get()
+
+
+def test_a_message_whose_time_is_over_before_its_batch_begins_is_not_stored_for_certain(commit: GroupCommit) -> None:
+    late, in_time = _message(group_commit._LEAST_SECONDS / 2), _message(100.0)
+    commit._database = cast("Database", _NoPause())
+    for batch in ([late], [late.again(), in_time]):
+        commit._store(cast("group_commit._WriterConnection", _SilentServer()), batch)
+        with pytest.raises(PostgresUnavailable) as given_up:
+            batch[0].done.get()
+        assert not given_up.value.unclear

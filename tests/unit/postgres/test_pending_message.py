@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from relay.core.records import EmailRow, StoredAttachment
@@ -48,6 +50,17 @@ def pending(*rows: EmailRow) -> PendingMessage:
 )
 def test_who_goes_alone_and_who_is_large(message: PendingMessage, alone: bool, large: bool) -> None:
     assert (message.alone, message.large) == (alone, large)
+
+
+@pytest.mark.parametrize(
+    "large",
+    [row(text="x" * 1_000_000), replace(row(), html="x" * 1_000_000), row(attachment=1_000_000)],
+    ids=["text", "html", "attachment"],
+)
+def test_a_large_message_is_written_as_a_statement_once(large: EmailRow) -> None:
+    # Else each of the two tries would make a copy of it as a statement.
+    assert pending(large).statement
+    assert not pending(row(attachment=900_000)).statement
 
 
 def test_only_a_message_that_goes_alone_has_more_time() -> None:
