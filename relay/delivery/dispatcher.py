@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import gevent
 import gevent.lock
 
-from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.supervision import Supervised, supervise
 from relay.delivery.deliverer import Deliverer
-from relay.delivery.queue_jobs import QueueJobs
 from relay.delivery.row import email_of, user_of
 from relay.delivery.row_source import RowSource, Turns
 from relay.delivery.shares import Share, Shares
@@ -25,6 +24,10 @@ from relay.delivery.unclear import LeftBehind
 from relay.delivery.webhooks import Webhooks
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.waiting import WaitingRows
+
+if TYPE_CHECKING:
+    from relay.aws.sqs_receiver import QueueReceiver
+    from relay.delivery.queue_jobs import QueueJobs
 
 
 class Dispatcher:
@@ -73,6 +76,8 @@ class Dispatcher:
     def start(self) -> None:
         """Begins to take work."""
         if self._receiver is not None:
+            from relay.delivery.queue_jobs import QueueJobs  # noqa: PLC0415 - boto3, only where there is a queue
+
             self._jobs = QueueJobs(
                 self._receiver,
                 self._slots,

@@ -1,15 +1,23 @@
-"""Raw bytes to a `Message`. flanker is used in this package and nowhere else; nothing here does I/O."""
+"""Raw bytes to a `Message`. flanker is used in this package and nowhere else; nothing here does I/O.
 
-import sys
+Reader and flanker, 10 MB, are loaded with the first of these names: the way out needs encoded words and none of these.
+"""
 
-try:
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
     from relay.mail.message import Fault, Limits, Message, Unusable
     from relay.mail.reader import parse
-except ModuleNotFoundError as error:
-    if sys.argv[:1] != ["-m"]:  # what `python -m relay.mail` puts there until it has found the program in this package
-        raise
-    from config import missing_package
-
-    raise SystemExit(missing_package.refuse(error, "python -m relay.mail")) from None
 
 __all__ = ["Fault", "Limits", "Message", "Unusable", "parse"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from relay.mail import message, reader  # noqa: PLC0415 - see above
+
+    globals().update({each: getattr(reader if each == "parse" else message, each) for each in __all__})
+    return globals()[name]

@@ -9,7 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from relay.mail import Limits, Unusable, parse
+try:
+    from relay.mail import Limits, Unusable, parse
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":  # the program says it that imported this one
+        raise
+    from config import missing_package
+
+    raise SystemExit(missing_package.refuse(missing, "python -m relay.mail")) from None
 
 #: Characters of an attachment's Base64 that are shown unless `--full` is given.
 _SHOWN = 76

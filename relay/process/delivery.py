@@ -8,6 +8,7 @@ monkey.patch_all()
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from psycogreen.gevent import patch_psycopg
 
@@ -24,7 +25,6 @@ import config.logging
 import config.sentry
 from config.settings import Settings
 from relay import __version__
-from relay.aws.sqs_receiver import QueueReceiver
 from relay.core.supervision import run_once, supervise
 from relay.delivery import send_events, waiting_age
 from relay.delivery.account import Account
@@ -37,7 +37,6 @@ from relay.delivery.outbound_http import Outbound
 from relay.delivery.pace import Pace
 from relay.delivery.provider import Provider
 from relay.delivery.row_source import Turns
-from relay.delivery.ses_provider import SesProvider
 from relay.delivery.smart_host import SmartHost
 from relay.delivery.smtp_provider import SmtpProvider
 from relay.delivery.tracking import tracking_of
@@ -60,6 +59,9 @@ from relay.redis.claim_states import ClaimStates
 from relay.redis.link import RedisLink
 from relay.redis.webhook_wakes import WakeListener
 
+if TYPE_CHECKING:
+    from relay.aws.sqs_receiver import QueueReceiver
+
 log = structlog.get_logger(__name__)
 
 #: Connections to Postgres that a process opens at most, but for walks, the look at events, and what is sent.
@@ -79,6 +81,11 @@ def load(settings_json: bytes) -> None:
         config.sentry.load()
     if settings.delivery_metrics_port is not None:
         exposition.load()
+    # boto3, and the 12 MB that it takes, only where SES or a queue is used.
+    if settings.provider == "ses":
+        import relay.delivery.ses_provider  # noqa: PLC0415
+    if settings.queue_url is not None:
+        import relay.delivery.queue_jobs  # noqa: F401, PLC0415
     fork_ready.settle()
 
 
@@ -100,13 +107,12 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     webhooks = _webhooks(settings, webhook_database, turns, outbound or Outbound()) if settings.webhooks else None
     outgoing = Outgoing(database, deliveries_due=webhooks.wake if webhooks is not None else None)
     left = LeftRows(database)
-    provider = _provider(settings)
     link = RedisLink(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=_REDIS_SECONDS, pause=1.0)
+    provider, pace = _provider(settings, link)
     states = ClaimStates(link)
     handovers = Handovers(
         states, outgoing, left, service=assignment.service, index=assignment.index, provider=provider.name
     )
-    pace = _pace(settings, provider, link)
     deliverer = Deliverer(
         outgoing,
         provider,
@@ -170,24 +176,29 @@ def _webhooks(settings: Settings, database: Database, turns: Turns, outbound: Ou
     return Webhooks(deliveries, WebhookAttempts(deliveries, secrets, outbound), turns)
 
 
-def _provider(settings: Settings) -> Provider:
-    if settings.provider == "maildir":
-        return MaildirProvider(settings.maildir or "maildir")
-    if settings.provider == "smtp":
-        return SmtpProvider(SmartHost(settings), connections=settings.smarthost_connections)
-    return SesProvider()
-
-
-def _pace(settings: Settings, provider: Provider, link: RedisLink) -> Pace | None:
+def _provider(settings: Settings, link: RedisLink) -> tuple[Provider, Pace | None]:
     """SES says how fast mail may leave, of a smart host the settings do; there is no limit elsewhere."""
-    ask: Callable[[str], Account | None]
-    if isinstance(provider, SesProvider):
-        ask, fallback = provider.account, settings.ses_rate
-    elif settings.provider == "smtp" and settings.smarthost_rate is not None:
+    if settings.provider == "maildir":
+        return MaildirProvider(settings.maildir or "maildir"), None
+    if settings.provider == "smtp":
+        smart_host = SmtpProvider(SmartHost(settings), connections=settings.smarthost_connections)
+        if settings.smarthost_rate is None:
+            return smart_host, None
         fixed = Account(rate=settings.smarthost_rate, left=-1, off="")
-        ask, fallback = lambda _: fixed, settings.smarthost_rate
-    else:
-        return None
+        return smart_host, _pace(settings, smart_host, link, lambda _: fixed, settings.smarthost_rate)
+    from relay.delivery.ses_provider import SesProvider  # noqa: PLC0415 - see load()
+
+    ses = SesProvider()
+    return ses, _pace(settings, ses, link, ses.account, settings.ses_rate)
+
+
+def _pace(
+    settings: Settings,
+    provider: Provider,
+    link: RedisLink,
+    ask: Callable[[str], Account | None],
+    fallback: float,
+) -> Pace:
     return Pace(
         link if settings.redis_url is not None else None,
         provider.name,
@@ -197,9 +208,11 @@ def _pace(settings: Settings, provider: Provider, link: RedisLink) -> Pace | Non
     )
 
 
-def _receiver(settings: Settings) -> QueueReceiver | None:
+def _receiver(settings: Settings) -> "QueueReceiver | None":
     if settings.queue_url is None:
         return None
+    from relay.aws.sqs_receiver import QueueReceiver  # noqa: PLC0415 - see load()
+
     return QueueReceiver(settings.queue_url, settings.aws_region)
 
 

@@ -14,7 +14,7 @@ from scripts.services.server import Server, ServiceFailed, free_port, start_toge
 from scripts.services.ses import Ses
 from scripts.services.sqs import Sqs
 from scripts.services.valkey import Valkey
-from scripts.services.webhook_sink import Hook, WebhookSink, WebhookWorker
+from scripts.services.webhook_sink import Hook, WebhookService, WebhookSink, WebhookWorker
 
 __all__ = [
     "Delivery",
@@ -27,6 +27,7 @@ __all__ = [
     "Sqs",
     "Valkey",
     "Web",
+    "WebhookService",
     "WebhookSink",
     "WebhookWorker",
     "free_port",

@@ -102,3 +102,13 @@ class WebhookWorker(Server):
     def answers(self) -> bool:
         """Whether it has said that it takes work."""
         return '"delivery_ready"' in self.log_path.read_bytes()[self._log_start :].decode(errors="replace")
+
+
+class WebhookService(WebhookWorker):
+    """The whole of `python -m relay.delivery` in the same place: its master, and what that forks."""
+
+    name = "The webhook service"
+
+    def command(self) -> list[str]:
+        """See Server."""
+        return [sys.executable, "-P", "-m", "scripts.delivery_with_sink", str(self._sink.certificate)]

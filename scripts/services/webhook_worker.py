@@ -12,25 +12,17 @@ from relay.process import delivery
 # ruff: noqa: I001 - the first import patches the standard library
 
 import os
-import ssl
 import sys
 
 from config import environment
-from relay.delivery.outbound_http import Outbound
 from relay.process.assignment import Assignment
 from relay.process.handover import Handover
 from relay.process.heartbeat import Heartbeats
+from scripts.delivery_with_sink import to_sink
 
 
 def main(arguments: list[str]) -> int:
     """The exit status."""
-    context = ssl.create_default_context(cafile=arguments[0])
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    outbound = Outbound(
-        is_routable=lambda address: address == "127.0.0.1",
-        resolve=lambda _host, _port: ["127.0.0.1"],
-        context=context,
-    )
     settings = environment.load().to_json()
     delivery.load(settings)
     lifeline, _ = os.pipe()
@@ -45,7 +37,7 @@ def main(arguments: list[str]) -> int:
         heartbeats=Heartbeats(1),
         keeper=-1,
     )
-    return delivery.run(assignment, outbound=outbound)
+    return delivery.run(assignment, outbound=to_sink(arguments[0]))
 
 
 if __name__ == "__main__":
