@@ -36,8 +36,15 @@ _REFUSED_NETWORKS: Final = tuple(
         ),
     )
 )
+#: The third quarter of an IPv6 address whose last one is an IPv4 address (RFC 5214 section 6.1), in any network; the
+#: mask leaves out the bits for universal and group.
+_ISATAP: Final = 0x5EFE
+_ISATAP_MASK: Final = 0xFCFF_FFFF
 #: Characters of a URL.
 _LONGEST_URL: Final = 8_000
+#: What stands between the slashes: a name, or an IPv6 address in brackets, and maybe a port. Nothing else is a part of
+#: it: older versions of Python read `[::1]` out of `x.example[::1]y`.
+_AUTHORITY: Final = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(?::[0-9]*)?")
 #: Among them the backslash, which some programs take for a slash.
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 _IN_TARGET: Final = "/?%:@!$&'()*+,;=~-._[]"
@@ -243,22 +250,22 @@ def checked(url: str) -> SplitResult:
         host = parts.hostname or ""
         if host and not host.isascii():
             host = normalise_domain(host)
-            # Its form in ASCII is what is resolved, asked for in the request, and named in the certificate.
-            parts = parts._replace(netloc=host if port is None else f"{host}:{port}")
     except ValueError:
         raise RefusedUrlError("not a URL") from None
-    host = host.rstrip(".").lower()
+    host = host.removesuffix(".").lower()
     if parts.scheme not in _PORTS or not host:
         raise RefusedUrlError("neither http nor https")
     if port is not None and port < 1024 and port not in _PORTS.values():
         raise RefusedUrlError("a reserved port")
-    if host == "localhost" or host.endswith(_PRIVATE_SUFFIXES):
+    if f".{host}".endswith(_PRIVATE_SUFFIXES):
         raise RefusedUrlError("a private name")
     if _NUMBER.fullmatch(host) and not _is_dotted_quad(host):
         raise RefusedUrlError("an address in an unusual notation")
-    if re.search(r"[\s\"<>^`{|}%]", host):
+    if not _AUTHORITY.fullmatch(parts.netloc) or re.search(r"[\s\"<>^`{|}%]|^\.|\.\.|\.$", host):
         raise RefusedUrlError("not a URL")
-    return parts
+    # What was looked at is what is resolved, asked for in the request, and named in the certificate.
+    literal = f"[{host}]" if ":" in host else host
+    return parts._replace(netloc=literal if port is None else f"{literal}:{port}")
 
 
 def routable(address: str) -> bool:
@@ -267,6 +274,8 @@ def routable(address: str) -> bool:
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         return routable(str(found.ipv4_mapped))
     if any(found in network for network in _REFUSED_NETWORKS):
+        return False
+    if isinstance(found, ipaddress.IPv6Address) and int(found) >> 32 & _ISATAP_MASK == _ISATAP:
         return False
     # Reserved is, of IPv6, what lies outside of 2000::/3: NAT64 and the other ways into IPv4 do.
     return found.is_global and not found.is_multicast and not found.is_reserved

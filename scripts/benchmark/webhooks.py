@@ -22,9 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark.subjects import PeakRss, cpu_seconds, family
+from scripts.benchmark.subjects import PeakRss, cpu_seconds
 from scripts.database import apply_schema, create_database, execute, query
 from scripts.services import Postgres, Ses, WebhookService, WebhookSink
+from scripts.services.processes import family
 
 _PATIENCE_SECONDS: Final = 300.0
 _MEMORY_SECONDS: Final = 15.0

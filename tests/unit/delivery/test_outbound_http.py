@@ -121,6 +121,26 @@ def _unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://[fc00::1]/a",
         "http://[fe80::1%25lo]/a",
         "http://[ff02::1]/a",
+        "http://[2001:470:1::5efe:7f00:1]/a",
+        "http://[2001:470:1::200:5efe:a00:1]/a",
+        "http://[::ffff:7f00:1]/a",
+        "http://[::1%lo]/a",
+        "http://[v1.x]/a",
+        "http://x.example[2606:4700::1]/a",
+        "http://[2606:4700::1]x:80/a",
+        "http://[2606:4700::1] x/a",
+        "http://x.example:80:80/a",
+        "http://x.example:+80/a",
+        "http://x.example:\uff1080/a",
+        "http://x.example../a",
+        "http://.x.example/a",
+        "http://user%40x.example/a",
+        "http://0x7f.1./a",
+        "http://127\u30020\u30020\u30021/a",
+        "http://loc\u00adalhost/a",
+        "http://internal/a",
+        "http://local./a",
+        "http://x.example:022/a",
     ],
 )
 @pytest.mark.usefixtures("_unconnected")
@@ -217,6 +237,41 @@ def test_an_address_has_one_notation(number: int, form: str) -> None:
     first, rest = number >> 24, number & 0xFFFFFF
     with pytest.raises(RefusedUrlError):
         checked(f"http://{first}.{form.format(rest)}/")
+
+
+_AUTHORITIES = st.text(st.sampled_from("ab.:[]@%0179xX-_,; \\\t\u3002\uff11\u00fc\u00ad"), max_size=20)
+
+
+@given(_AUTHORITIES | _AUTHORITIES.map("[{}]".format) | _AUTHORITIES.map("x.example{}".format))
+def test_what_is_asked_for_is_what_was_looked_at(authority: str) -> None:
+    """Whatever stands there: Host has a name and a port, and both are those that are resolved and connected to."""
+    try:
+        parts = checked(f"http://{authority}/a?b")
+    except RefusedUrlError:
+        return
+    host, port = parts.hostname, parts.port
+    assert host
+    assert parts.netloc.isascii()
+    literal = f"[{host}]" if ":" in host else host
+    assert parts.netloc == (literal if port is None else f"{literal}:{port}")
+    assert "" not in host.split(".")
+    assert checked(parts.geturl()) == parts
+
+
+@pytest.mark.parametrize(
+    ("url", "authority"),
+    [
+        ("http://X.Example./a", "x.example"),
+        ("http://x.example:0443/a", "x.example:443"),
+        ("http://x.example:/a", "x.example"),
+        ("http://B\u00fccher.example:8080/a", "xn--bcher-kva.example:8080"),
+        ("http://[2606:4700::1]:8080/a", "[2606:4700::1]:8080"),
+        ("http://x.example?@127.0.0.1/", "x.example"),
+        ("http://x.example#@127.0.0.1/", "x.example"),
+    ],
+)
+def test_a_host_has_one_spelling(url: str, authority: str) -> None:
+    assert checked(url).netloc == authority
 
 
 class Server:
