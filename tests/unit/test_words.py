@@ -31,7 +31,7 @@ _OF_LIVING_THINGS: Final = re.compile(
 )
 #: In papers, and in texts that the program prints: the same, and phrases that only look like English.
 _OF_TEXTS: Final = re.compile(
-    r"\b(whom|tells?|telling|told|hears?|heard|hungry|of\s+(?:its|our|their)\s+own|to\s+be\s+had|as\s+ever"
+    r"\b(whom|tells?|telling|told|hears?|heard|hungry|of\s+(?:its|our|their)\s+own|be\s+had|as\s+ever|comes?\s+again"
     r"|in\s+good\s+order|at\s+the\s+least|in\s+lots|slower,\s+please|befalls?|likewise|whoever|rubbish)\b",
     re.IGNORECASE,
 )
