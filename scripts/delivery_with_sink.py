@@ -9,6 +9,9 @@ For benchmarks and tests. No setting says so: what runs in production can't be m
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch delivery_with_sink instead.")
+
 import sys
 
 TYPE_CHECKING = False  # as in typing, which the master would have for this alone
