@@ -72,7 +72,9 @@ def load(settings_json: bytes) -> None:
     if settings.metrics_port is not None:
         exposition.load()
     if settings.key_messages_per_minute or settings.address_messages_per_minute:
-        import relay.limits.rates  # noqa: F401, PLC0415 - 2 MB, only with a limit
+        import relay.limits.rates  # noqa: PLC0415 - 2 MB, only with a limit
+    if settings.queue_url is not None:
+        import relay.aws.sqs  # noqa: F401, PLC0415 - boto3, 10 MB, only with a queue
     for module in (*_codecs(), *_ON_DEMAND):
         importlib.import_module(module)
     # chardet looks for the files of its models so, at its first guess. What that imports differs with Python's version.
