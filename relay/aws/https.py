@@ -11,13 +11,14 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 import gevent
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from relay.core.errors import TooLate
 from relay.core.tls_client import client_context
 
 #: A connection that was idle for longer (seconds) may be one that the other side is just about to close.
@@ -75,10 +76,19 @@ class HttpsClient:
         #: With the moment (time.monotonic()) when each was last used, the latest at the end.
         self._idle: deque[tuple[float, _HttpsConnection]] = deque()
 
-    def post(self, body: bytes | RequestBody, headers: Mapping[str, str], *, more_seconds: float = 0.0) -> Answer:
+    def post(
+        self,
+        body: bytes | RequestBody,
+        headers: Mapping[str, str],
+        *,
+        more_seconds: float = 0.0,
+        ready: Callable[[], None] | None = None,
+    ) -> Answer:
         """The response. `headers` are all but Content-Length; `more_seconds` are added to those of a call.
 
-        Raises any of CALL_ERRORS: NotSentError where the other side can't have got the request.
+        `ready` is called when there is a connection, right before the first octet. Where it raises TooLate nothing is
+        sent, and the error goes through. Raises any of CALL_ERRORS besides: NotSentError where the other side can't
+        have got the request.
         """
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         size = len(body) if isinstance(body, bytes) else body.size
@@ -90,7 +100,13 @@ class HttpsClient:
         with gevent.Timeout(seconds) as limit:
             try:
                 connection = self._take()
+                if ready is not None:
+                    ready()
                 answer = connection.exchange(head, body, deadline)
+            except TooLate:
+                if connection is not None:
+                    self._idle.append((time.monotonic(), connection))
+                raise
             except BaseException as error:
                 late = error is limit
                 if connection is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -104,10 +104,17 @@ class AwsService:
         with _limited(seconds):
             self._open()
 
-    def call(self, body: bytes | RequestBody, fields: Mapping[str, str], *, more_seconds: float = 0.0) -> Response:
+    def call(
+        self,
+        body: bytes | RequestBody,
+        fields: Mapping[str, str],
+        *,
+        more_seconds: float = 0.0,
+        ready: Callable[[], None] | None = None,
+    ) -> Response:
         """POSTs `body` with these header fields, signed. `more_seconds`: for a body that takes longer to send.
 
-        Raises CallError.
+        `ready`: see HttpsClient. Raises CallError, and TooLate where `ready` does.
         """
         with _limited(self.open_seconds):
             opened = self._open()
@@ -121,7 +128,7 @@ class AwsService:
                 raise CallError(_word(error)) from None
         headers = opened.signer.signed(keys, "POST", {"Host": opened.host, **fields}, _digest(body))
         try:
-            answer = opened.client.post(body, headers, more_seconds=more_seconds)
+            answer = opened.client.post(body, headers, more_seconds=more_seconds, ready=ready)
         except NotSentError as error:
             raise CallError(error.code) from None
         except CALL_ERRORS as error:
@@ -203,13 +210,22 @@ class _ProxiedClient:
             timeout=seconds,  # type: ignore[arg-type]  # and what is given for connecting and reading each
         )
 
-    def post(self, body: bytes | RequestBody, headers: Mapping[str, str], *, more_seconds: float = 0.0) -> Answer:
-        """As HttpsClient's."""
+    def post(
+        self,
+        body: bytes | RequestBody,
+        headers: Mapping[str, str],
+        *,
+        more_seconds: float = 0.0,
+        ready: Callable[[], None] | None = None,
+    ) -> Answer:
+        """As HttpsClient's, except that `ready` is called before there is a connection."""
         sent: bytes | Iterator[bytes] = body if isinstance(body, bytes) else body.pieces()
         if not isinstance(body, bytes):
             headers = {**headers, "Content-Length": str(body.size)}
         with gevent.Timeout(self._call_seconds + more_seconds) as limit:
             try:
+                if ready is not None:
+                    ready()
                 response = self._session.send(AWSRequest("POST", self._url, headers, sent).prepare())
                 return Answer(response.status_code, response.content, response.headers.get("x-amzn-errortype", ""))
             except (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError) as error:

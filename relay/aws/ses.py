@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -60,10 +60,12 @@ class Ses:
         *,
         tags: Mapping[str, str],
         configuration_set: str | None,
+        ready: Callable[[], None] | None = None,
     ) -> str:
         """Sends a mail to `destination` ({ToAddresses, CcAddresses, BccAddresses}). Returns SES's MessageId.
 
-        Raises SesError, and what going through `content` raises: SES has nothing of the mail then.
+        `ready`: called right before the first octet leaves. Raises SesError, and what going through `content` or
+        `ready` raises: SES has nothing of the mail then.
         """
         rest: dict[str, object] = {
             "Destination": destination,
@@ -79,7 +81,8 @@ class Ses:
             body = _LargeRequest(content, after)
             more_seconds = body.size / _LEAST_RATE
         try:
-            response = self._service.call(body, {"Content-Type": "application/json"}, more_seconds=more_seconds)
+            fields = {"Content-Type": "application/json"}
+            response = self._service.call(body, fields, more_seconds=more_seconds, ready=ready)
         except CallError as error:
             raise SesError(0, error.code, "no answer from SES", began=error.unclear) from None
         message_id = response.document.get("MessageId")

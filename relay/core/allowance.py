@@ -16,16 +16,21 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from relay.core.frozen import frozen
 
 #: The part of the rate that is used: what jitter may move between a permit and the provider's clock is left to it.
 MARGIN: Final = 0.97
-#: Permits that are closer to each other than GRAIN seconds are one point of the window, at the moment of the first.
+#: How much more than its rate a provider's account may get in any second, as the answers to calls count it.
+TOLERANCE: Final = 1.05
+#: From MANY recipients a second on, permits that are closer to each other than GRAIN seconds are one point of the
+#: window, at the moment of the first.
 GRAIN: Final = 0.01
+MANY: Final = 50
 #: Seconds of the window, with the time that a point stands for, and how much more than the rate it may hold.
-WINDOW: Final = 1.02 + GRAIN
+WINDOW: Final = 1.03
 CAP: Final = 1.03
 #: Permits are given so many seconds ahead, the first one of a request farther ahead than others.
 HORIZON: Final = 0.05
@@ -49,6 +54,10 @@ MUCH: Final = 0.1
 PERIOD: Final = 5.0
 #: The factor is halved at most, and with fewer calls than this to judge by lowered by a tenth at most.
 FEW_CALLS: Final = 10
+#: Seconds that a call may take on its way from the last look at its permit to the provider's clock, beyond the usual.
+WAY: Final = 0.012
+#: Seconds after its moment for which a permit is good at most.
+LATEST: Final = 0.03
 #: Octets a second of mails above LARGE octets.
 OCTETS_A_SECOND: Final = 40_000_000.0
 LARGE: Final = 10_000_000
@@ -58,6 +67,8 @@ LARGE: Final = 10_000_000
 class Grant:
     """The answer to a request for permits. Times are seconds from now."""
 
+    #: The time by the clock of the account's state.
+    now: float
     #: The moments of the permits, for the first ones of the request.
     moments: Sequence[float]
     #: When to come again for more.
@@ -68,10 +79,24 @@ class Grant:
     rate: float
     #: The rate has just been lowered.
     lowered: bool
+    #: Recipients that are left of the day; -1: no limit.
+    left: int
     #: No permits for so long, and why: one of `relay.delivery.outcome.KINDS` for all mails, FAR for all of the request,
     #: SHORT for its first one.
     rest: float = 0.0
     kind: str = ""
+
+
+def lateness(rate: float, weight: int) -> float:
+    """Seconds after its moment for which a permit for so many recipients is good. `rate`: a grant's.
+
+    As many recipients as a second may hold are spread over more than a second: by the rest they may be late before a
+    second holds too many. What is left of it is WAY. WINDOW is longer than a second for every permit; the recipients of
+    mails that are no lumps take longer than that.
+    """
+    window = WINDOW if rate < MANY * MARGIN else WINDOW - GRAIN
+    spread = (rate / MARGIN * TOLERANCE - weight) / rate if rate else 0.0
+    return min(LATEST, max(window, spread) - 1.0 - WAY)
 
 
 @dataclass(slots=True)
@@ -101,47 +126,60 @@ class Allowance:
     raised: float = -math.inf
     octets_turn: float = -math.inf
 
-    def reserve(self, now: float, weights: Sequence[int], *, passed: int = 0, throttled: int = 0) -> Grant:
+    def reserve(
+        self,
+        now: float,
+        weights: Sequence[int],
+        *,
+        passed: int = 0,
+        throttled: int = 0,
+        void: int = 0,
+        lead: float = 0.0,
+    ) -> Grant:
         """Asks for a permit for each of these numbers of recipients.
 
-        `passed`, `throttled`: calls that were answered so since the last request.
+        `passed`, `throttled`: calls that were answered so since the last request. `void`: recipients of permits
+        that nothing was sent by. `lead`: seconds before which the caller can't use a permit.
         """
+        if self.left >= 0:
+            self.left += void
         ask = now - self.asked >= (ASK_SECONDS if self.rate else ASK_AGAIN_SECONDS)
         if ask:
             self.asked = now
         lowered = self._judge(now, passed, throttled)
         since_asked = now - self.asked
+        nothing = partial(Grant, now, (), ask=ask, lowered=lowered, left=self.left)
         if self.off:
             rest = 1.0 if since_asked < ANSWER_SECONDS else max(1.0, ASK_SECONDS - since_asked)
-            return Grant((), again=rest, ask=ask, rate=0.0, lowered=lowered, rest=rest, kind=self.off)
+            return nothing(again=rest, rate=0.0, rest=rest, kind=self.off)
         if not self.rate and since_asked < ANSWER_SECONDS:
-            return Grant((), again=0.1, ask=ask, rate=0.0, lowered=lowered)
+            return nothing(again=0.1, rate=0.0)
         whole = (self.rate or self.fallback) / self.shares
         used = whole * self.factor * MARGIN
         moments: list[float] = []
         for weight in weights:
-            moment = self._moment(now, weight, max(1, math.floor(whole * CAP)))
-            if moments and moment > now + HORIZON:
+            moment = self._moment(now + lead, weight, max(1, math.floor(whole * CAP)))
+            if moments and moment > now + lead + HORIZON:
                 break
             if moment > now + FARTHEST:
                 rest = moment - now - NEAR
-                return Grant((), again=rest, ask=ask, rate=used, lowered=lowered, rest=rest, kind=FAR)
+                return nothing(again=rest, rate=used, rest=rest, kind=FAR)
             if 0 <= self.left < weight:
                 if not moments:
                     rest = 1.0 if since_asked < ANSWER_SECONDS else max(1.0, ASK_SECONDS - since_asked)
                     again, kind = (0.0, SHORT) if self.left else (rest, "quota")
-                    return Grant((), again=again, ask=ask, rate=used, lowered=lowered, rest=rest, kind=kind)
+                    return nothing(again=again, rate=used, rest=rest, kind=kind)
                 break
             if self.left > 0:
                 self.left -= weight
             self.turn = moment + weight / used
-            if self.points and moment - self.points[-1][0] < GRAIN:
+            if self.points and moment - self.points[-1][0] < (GRAIN if whole >= MANY else 0.0):
                 self.points[-1] = (self.points[-1][0], self.points[-1][1] + weight)
             else:
                 self.points.append((moment, weight))
             moments.append(moment - now)
-        again = max(0.0, self.turn - now - NEAR)
-        return Grant(tuple(moments), again=again, ask=ask, rate=used, lowered=lowered)
+        again = max(0.0, self.turn - now - NEAR - lead)
+        return Grant(now, tuple(moments), again=again, ask=ask, rate=used, lowered=lowered, left=self.left)
 
     def learn(self, rate: float, left: int, off: str) -> None:
         """What the account says of itself: see the fields."""
@@ -154,9 +192,9 @@ class Allowance:
         self.octets_turn = moment + octets / (OCTETS_A_SECOND / self.shares)
         return moment - now
 
-    def _moment(self, now: float, weight: int, cap: int) -> float:
+    def _moment(self, earliest: float, weight: int, cap: int) -> float:
         """The first moment at which so many recipients fit."""
-        moment = max(now, self.turn)
+        moment = max(earliest, self.turn)
         while self.points and self.points[0][0] <= moment - WINDOW:
             self.points.popleft()
         held = sum(recipients for _, recipients in self.points)

@@ -44,6 +44,17 @@ class QueueUnavailable(Unavailable):
     service = "sqs"
 
 
+class TooLate(Exception):
+    """The moment at which a mail was to leave has passed. Nothing of it has been sent.
+
+    `seconds`: after them it may be tried again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
 class Unstorable(Exception):
     """The database can't hold what a message contains, now or later: the message is refused for good.
 

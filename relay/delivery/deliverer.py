@@ -14,7 +14,7 @@ import structlog
 from relay.core import metrics
 from relay.core.address import domain_of
 from relay.core.allowance import FAR, SHORT
-from relay.core.errors import PostgresUnavailable
+from relay.core.errors import PostgresUnavailable, TooLate
 from relay.core.provider_limits import MAX_RECIPIENTS
 from relay.core.spellings import mailbox_of
 from relay.delivery.compose import TOO_MANY_RECIPIENTS, Composed, Unsendable, bodies_of
@@ -25,7 +25,7 @@ from relay.delivery.leaving import leaving
 from relay.delivery.mailbox import address_of
 from relay.delivery.outbound_http import RefusedUrlError, UnavailableError
 from relay.delivery.outcome import Failed, Outcome, Verdict
-from relay.delivery.pace import Pace
+from relay.delivery.pace import Pace, Rest
 from relay.delivery.provider import Handover, Provider
 from relay.delivery.recipients import Progress, progress_of
 from relay.delivery.records import Records
@@ -180,10 +180,9 @@ class Deliverer:
                     if not handover.recipients:
                         return self._records.finished(email, replace(progress, delayed=()))
                 records_sent = self._records_sent(domain)
-                put_off = self._put_off(email, handover, records_sent=records_sent)
-                if put_off is not None:
-                    return self._records.put_back(email, put_off)
-                answer = self._send(handover)
+                answer = self._answer(email, handover, records_sent=records_sent)
+                if isinstance(answer, float):
+                    return self._records.put_back(email, answer)
                 outcome = self._regions.judge(handover, answer)
         except Busy:
             return self._records.put_back(email, _BUSY_SECONDS)
@@ -211,15 +210,28 @@ class Deliverer:
         """Which recipients have the mail from an attempt before this one; None: none has."""
         return progress_of(self._outgoing.recipients_of(email.id, email.retries)) if email.retries else None
 
-    def _put_off(self, email: OutgoingEmail, handover: Handover, *, records_sent: bool) -> float | None:
-        """Returns None when the mail is to be handed over now, else the seconds for which it is put back."""
+    def _answer(self, email: OutgoingEmail, handover: Handover, *, records_sent: bool) -> Outcome | float:
+        """Hands the mail over. What the provider says, or the seconds for which the mail is put back instead."""
         if self._pace is not None:
             recipients = len(handover.recipients)
-            no_permit = self._pace.wait(handover.region, email.user_id, recipients, handover.content.size)
-            if no_permit is not None:
-                if no_permit.kind not in (FAR, SHORT):
-                    self._regions.rest_with_others(handover.region, no_permit.kind, no_permit.seconds)
-                return no_permit.seconds
+            permit = self._pace.wait(handover.region, email.user_id, recipients, handover.content.size)
+            if isinstance(permit, Rest):
+                if permit.kind not in (FAR, SHORT):
+                    self._regions.rest_with_others(handover.region, permit.kind, permit.seconds)
+                return permit.seconds
+            handover = replace(handover, permit=permit)
+        put_off = self._put_off(email, handover, records_sent=records_sent)
+        if put_off is not None:
+            return put_off
+        try:
+            return self._send(handover)
+        except TooLate as late:
+            self._regions.withdraw(handover)
+            self._handovers.answered(email.id, None)
+            return late.seconds
+
+    def _put_off(self, email: OutgoingEmail, handover: Handover, *, records_sent: bool) -> float | None:
+        """Returns None when the mail is to be handed over now, else the seconds for which it is put back."""
         if not self._handovers.may_hand_over(email.id, records_sent=records_sent):
             log.warning("claim_too_old", email_id=email.id)
             return 0.0

@@ -4,8 +4,10 @@ The permits of an account are those of all processes of all machines, by way of 
 without Redis each process takes its share. `relay.core.allowance` says when permits are. One request asks for all mails
 that wait, and where there is room for some that will come, so that most mails of a busy process cost no call.
 
-A permit is void soon after its moment: a process that stood still does not make up for it. Mail that can't leave within
-half a minute is put back, and uses up no attempt.
+A permit is void soon after its moment (`relay.core.allowance.lateness`), which is looked at right before a mail leaves
+(`relay.delivery.permit`): a process that stood still does not make up for it. What takes long as a rule is allowed for:
+Redis is asked for permits so much farther ahead, and a mail begins so much sooner. Mail that can't leave within half a
+minute is put back, and uses up no attempt.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -32,26 +35,30 @@ from relay.core.allowance import (
     SHORT,
     Allowance,
     Grant,
+    lateness,
 )
-from relay.core.errors import RedisUnavailable
+from relay.core.errors import RedisUnavailable, TooLate
 from relay.core.frozen import frozen
 from relay.core.handoff import Handoff
 from relay.core.supervision import run_once
 from relay.delivery.account import Account
 from relay.delivery.outcome import Outcome, Sent
+from relay.delivery.permit import Lag, Permit, ServerClock
 from relay.redis.link import RedisLink
 from relay.redis.shared_allowance import SharedAllowance
 
 log = structlog.get_logger(__name__)
 
-#: Seconds after its moment for which a permit is good: later than that, 15 would be within a second at 14 a second.
-LATE: Final = 0.03
 #: Permits that one request asks for at most, those for mail that has not come yet included.
 _MOST: Final = 50
-#: A permit that came too late is asked for anew so often; where this process is always late, mail leaves all the same.
+#: With fewer recipients left of the day permits are asked for no other mail than what waits.
+_SCARCE: Final = 1000
+#: A permit that came too late is asked for anew so often before its mail begins to be handed over.
 _TRIES: Final = 3
 #: Seconds for which mail is put back that holds up no other: the end of the process, an error.
 _SOON: Final = 1.0
+#: A permit with a moment so close (seconds) is one that nothing had to wait for.
+_AT_ONCE: Final = 0.001
 #: Seconds for which a process that had to hand out permits one by one counts as one that mail waits in.
 _FULL_SECONDS: Final = 2.0
 
@@ -72,8 +79,7 @@ class _Mail:
     def __init__(self, user_id: str | None, recipients: int) -> None:
         self.user_id = user_id
         self.recipients = recipients
-        #: The moment (time.monotonic()) of the permit.
-        self.done: Handoff[float | Rest] = Handoff()
+        self.done: Handoff[Permit | Rest] = Handoff()
 
 
 class Pace:
@@ -99,12 +105,17 @@ class Pace:
         self._accounts: dict[str, _Paced] = {}
         self._closing = Event()
 
-    def wait(self, region: str, user_id: str | None, recipients: int, octets: int) -> Rest | None:
+    def wait(self, region: str, user_id: str | None, recipients: int, octets: int) -> Permit | Rest:
         """Returns when a mail of so many octets may be handed over; or why it may not for some time."""
         began = time.monotonic()
-        rest = self._of(region).wait(user_id, recipients, octets)
-        metrics.DELIVERY_PACE_SECONDS.observe(time.monotonic() - began)
-        return rest
+        account = self._of(region)
+        answer = account.wait(user_id, recipients, octets)
+        now = time.monotonic()
+        metrics.DELIVERY_PACE_SECONDS.observe(now - began)
+        if isinstance(answer, Permit):
+            answer.begun = now
+            answer.renew = partial(account.renewed, user_id, recipients)
+        return answer
 
     def told(self, region: str, outcome: Outcome) -> None:
         """What the provider has answered, which moves the pace."""
@@ -166,33 +177,50 @@ class _Paced:
         #: The mails that wait, by user. The next user in turn comes first.
         self._users: OrderedDict[str | None, deque[_Mail]] = OrderedDict()
         self._serving = False
-        #: Moments of permits for one recipient each that are not asked for yet, and how many are wanted.
-        self._spare: deque[float] = deque()
+        #: Permits for one recipient each that are not asked for yet, and how many are wanted.
+        self._spare: deque[Permit] = deque()
         self._wanted = 0
         self._last_permit = 0.0
+        #: Recipients a second by the last grant; 0.0: there has been none.
+        self._rate = 0.0
+        #: What a request for permits takes, and a mail from the end of its wait until it leaves.
+        self._trip = Lag()
+        self._clock = ServerClock()
+        self._lag = Lag()
         #: When to ask next, at the earliest.
         self._again = 0.0
         self._gauge = metrics.DELIVERY_RATE.labels(region)
         #: What became of calls since the last request.
         self.passed = 0
         self.throttled = 0
+        #: Recipients of permits since then that came too late.
+        self.void = 0
         self.full_until = 0.0
 
-    def wait(self, user_id: str | None, recipients: int, octets: int) -> Rest | None:
+    def wait(self, user_id: str | None, recipients: int, octets: int) -> Permit | Rest:
         """See Pace."""
         if octets > LARGE and (rest := self._until(time.monotonic() + self._wait_for_octets(octets))):
             return rest
-        for _ in range(_TRIES):
-            moment: float | Rest | None = self._spare_moment() if recipients == 1 and not self._users else None
-            if moment is None:
-                moment = self._asked(user_id, recipients)
-            if isinstance(moment, Rest):
-                return moment
-            if rest := self._until(moment):
+        tries = _TRIES
+        while True:
+            spare = self._spare_permit() if recipients == 1 and not self._users else None
+            permit = spare or self._asked(user_id, recipients)
+            if isinstance(permit, Rest):
+                return permit
+            if rest := self._until(permit.moment - self._lag.seconds):
                 return rest
-            if time.monotonic() <= moment + LATE:
-                break
-        return None
+            tries -= 1
+            if not tries or time.monotonic() <= permit.latest:
+                return permit
+            self.void += recipients
+
+    def renewed(self, user_id: str | None, recipients: int) -> Permit:
+        """Another permit for a mail that was late for its own. Raises TooLate."""
+        self.void += recipients
+        permit = self._asked(user_id, recipients)
+        if isinstance(permit, Rest):
+            raise TooLate(permit.seconds)
+        return permit
 
     def rest(self, kind: str, first: float, longest: float) -> float | None:
         """See Pace."""
@@ -226,17 +254,18 @@ class _Paced:
             return Rest(0.0, FAR)
         return None
 
-    def _spare_moment(self) -> float | None:
-        oldest = time.monotonic() - LATE
+    def _spare_permit(self) -> Permit | None:
+        now = time.monotonic()
         while self._spare:
-            moment = self._spare.popleft()
-            if moment >= oldest:
-                return moment
+            permit = self._spare.popleft()
+            if permit.latest >= now:
+                return permit
+            self.void += 1
             self._wanted = 0  # more than what comes
         return None
 
-    def _asked(self, user_id: str | None, recipients: int) -> float | Rest:
-        """A permit's moment, in the user's turn."""
+    def _asked(self, user_id: str | None, recipients: int) -> Permit | Rest:
+        """A permit, in the user's turn."""
         if self._closing.is_set():
             return Rest(0.0, FAR)
         mail = _Mail(user_id, recipients)
@@ -264,10 +293,12 @@ class _Paced:
         mails = self._in_turn()
         # More than what waits only where none has to wait.
         spare = 0 if self._spare or len(mails) > 1 else self._wanted
-        # From the question on, not from the answer: a process that stood still between them has none of the moments.
+        weights = [mail.recipients for mail in mails] + [1] * spare
         now = time.monotonic()
-        grant = self._reserve([mail.recipients for mail in mails] + [1] * spare)
+        lead = self._lag.seconds + (0.0 if self._is_alone else self._trip.seconds)
+        grant = self._reserve(now, weights, lead)
         self._gauge.value = grant.rate
+        self._rate = grant.rate or self._rate
         if grant.lowered:
             log.warning("pace_lowered", region=self._region, recipients_a_second=round(grant.rate, 2))
         if grant.rest:
@@ -280,14 +311,17 @@ class _Paced:
             else:
                 self.release(rest)
             return
-        for mail, wait in zip(mails, grant.moments, strict=False):
-            self._leaves(mail, now + wait)
-        self._spare.extend(now + wait for wait in grant.moments[len(mails) :])
-        if grant.moments:
-            self._last_permit = now + grant.moments[-1]
+        permits = self._permits(now, grant, weights)
+        for mail, permit in zip(mails, permits, strict=False):
+            self._leaves(mail, permit)
+        self._spare.extend(permits[len(mails) :])
+        if permits:
+            self._last_permit = permits[-1].latest
         # Permits for mail that has not come yet: twice as many each time, as long as all of them are used in time.
         alike = int(grant.rate * HORIZON)
-        self._wanted = min(_MOST - 1, alike, 2 * spare + 1) if grant.moments and not grant.moments[0] else 0
+        scarce = 0 <= grant.left < _SCARCE  # one that is not used may be what another mail needs
+        at_once = bool(grant.moments) and grant.moments[0] < lead + _AT_ONCE
+        self._wanted = min(_MOST - 1, alike, 2 * spare + 1) if at_once and not scarce else 0
         self._again = now + min(grant.again, FARTHEST)
         if self._users and grant.rate:
             self.full_until = now + _FULL_SECONDS
@@ -296,6 +330,19 @@ class _Paced:
             self._again = 0.0
         elif grant.ask:
             run_once("delivery_account", self._learn)
+
+    def _permits(self, asked: float, grant: Grant, weights: Sequence[int]) -> list[Permit]:
+        """The permits of a grant, for a request that was sent at the moment `asked`."""
+        if self._is_alone:
+            now = grant.now
+        else:
+            answered = time.monotonic()
+            self._trip.add(answered - asked)
+            now = self._clock.moment(grant.now, asked, answered)
+        return [
+            Permit(moment=now + wait, latest=now + wait + lateness(grant.rate, weight), lag=self._lag)
+            for wait, weight in zip(grant.moments, weights, strict=False)
+        ]
 
     def _in_turn(self) -> list[_Mail]:
         """The mails that are next, of each user in turn."""
@@ -311,7 +358,7 @@ class _Paced:
             queues = left
         return mails[:_MOST]
 
-    def _leaves(self, mail: _Mail, answer: float | Rest) -> None:
+    def _leaves(self, mail: _Mail, answer: Permit | Rest) -> None:
         queue = self._users.get(mail.user_id)
         if mail.done.settled or queue is None:
             return  # the process ends
@@ -324,12 +371,20 @@ class _Paced:
 
     # The allowance.
 
-    def _reserve(self, recipients: Sequence[int]) -> Grant:
-        passed, throttled = self.passed, self.throttled
-        self.passed = self.throttled = 0
+    def _reserve(self, now: float, recipients: Sequence[int], lead: float) -> Grant:
+        passed, throttled, void = self.passed, self.throttled, self.void
+        self.passed = self.throttled = self.void = 0
         if self._shared is not None:
             try:
-                grant = self._shared.reserve(recipients, passed=passed, throttled=throttled, returned=self._is_alone)
+                grant = self._shared.reserve(
+                    recipients,
+                    passed=passed,
+                    throttled=throttled,
+                    void=void,
+                    lead=lead,
+                    returned=self._is_alone,
+                    held=self._held(now),
+                )
             except RedisUnavailable:
                 if not self._is_alone:
                     self._go_alone()
@@ -340,7 +395,15 @@ class _Paced:
                 if grant.rate:
                     self._alone.rate = grant.rate / MARGIN
                 return grant
-        return self._alone.reserve(time.monotonic(), recipients, passed=passed, throttled=throttled)
+        return self._alone.reserve(
+            time.monotonic(), recipients, passed=passed, throttled=throttled, void=void, lead=lead
+        )
+
+    def _held(self, now: float) -> float:
+        """Seconds for which processes may hold permits: this one, and others that have as many."""
+        if not self._rate:
+            return 0.0
+        return max(0.0, self._last_permit - now, self._alone.shares / self._rate)
 
     def _go_alone(self) -> None:
         """Redis is away: from now on this process has its share, but for what all hold already."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from relay.core.frozen import frozen
 from relay.delivery.content import Content
 from relay.delivery.outcome import Outcome
+from relay.delivery.permit import Permit
 
 
 @frozen
@@ -23,6 +24,8 @@ class Handover:
     #: The AWS region of the sender's domain, and SES's configuration set, where one is named.
     region: str
     configuration_set: str | None
+    #: To be used right before the first octet leaves; None: the mail may leave at any time.
+    permit: Permit | None = None
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -31,7 +34,10 @@ class Handover:
 
 
 class Provider(Protocol):
-    """Takes mails, from any number of greenlets at a time. One try a call; it raises nothing but NoRoom and Busy."""
+    """Takes mails, from any number of greenlets at a time. One try a call.
+
+    It raises nothing but NoRoom, Busy and TooLate: nothing of the mail has left then.
+    """
 
     #: For events and logs.
     name: str

@@ -92,7 +92,10 @@ class Regions:
         return seconds * random.uniform(1.0, 1.2)  # noqa: S311 - spreads load
 
     def admit(self, handover: Handover) -> float:
-        """As `wait`; where it may go it is the one that is tried, if one is to be. `judge` has to follow then."""
+        """As `wait`; where it may go it is the one that is tried, if one is to be.
+
+        `judge` or `withdraw` has to follow then.
+        """
         region, configuration_set, sender = handover.region, handover.configuration_set, handover.sender
         seconds = self.wait(handover.email_id, region, configuration_set, sender)
         now = time.monotonic()
@@ -137,6 +140,12 @@ class Regions:
         seconds = self._rest(key, handover.email_id, outcome, now)
         self._end_probe(keys, handover.email_id)
         return replace(outcome, pause=seconds)
+
+    def withdraw(self, handover: Handover) -> None:
+        """A mail that was admitted is not handed over after all: another one may be tried."""
+        self._end_probe(
+            list(self._keys(handover.region, handover.configuration_set, handover.sender)), handover.email_id
+        )
 
     def rest_with_others(self, region: str, kind: str, seconds: float) -> None:
         """The account rests, as another process or the account itself says."""

@@ -41,7 +41,14 @@ class SesProvider:
             }
             tags = {"X-Entity-ID": handover.email_id}
             content = handover.content.octets if isinstance(handover.content, Held) else handover.content
-            return Sent(ses.send(content, destination, tags=tags, configuration_set=handover.configuration_set))
+            message_id = ses.send(
+                content,
+                destination,
+                tags=tags,
+                configuration_set=handover.configuration_set,
+                ready=handover.permit.use if handover.permit is not None else None,
+            )
+            return Sent(message_id)
         except SesError as error:
             if error.status:
                 return of_ses_error(error.status, error.code, error.message)

@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 from gevent.lock import BoundedSemaphore
 
+from relay.core.errors import TooLate
 from relay.core.frozen import frozen
 from relay.core.supervision import run_once
 from relay.delivery.large_mails import Busy
@@ -85,7 +86,7 @@ class SmtpProvider:
         self._closing_planned = False
 
     def send(self, handover: Handover) -> Outcome:
-        """As `relay.delivery.provider.Provider` says. Raises Busy where no connection becomes free."""
+        """As `relay.delivery.provider.Provider` says. Raises Busy where no connection becomes free, and TooLate."""
         began = time.monotonic()
         if not self._places.acquire(timeout=DATA_SECONDS - OPENING_SECONDS):
             raise Busy
@@ -103,7 +104,7 @@ class SmtpProvider:
         connection = self._kept()
         if connection is not None:
             try:
-                return self._over(connection, handover, began)
+                return self._over(connection, handover, began, kept=True)
             except _Stale:
                 pass
         try:
@@ -113,15 +114,18 @@ class SmtpProvider:
             message = f"no connection to the smart host: {unopened.code}"
             return Failed(Verdict.NOT_THIS_MAIL, unopened.code, message, rest, unopened.kind)
         try:
-            return self._over(connection, handover, began)
+            return self._over(connection, handover, began, kept=False)
         except _Stale as stale:
             return _broken(str(stale))
 
-    def _over(self, connection: SmtpConnection, handover: Handover, began: float) -> Outcome:
-        """Hands a mail over on a connection, which is kept or closed then. Raises _Stale."""
-        transaction = _MailTransfer(connection, self._host, handover, began)
+    def _over(self, connection: SmtpConnection, handover: Handover, began: float, *, kept: bool) -> Outcome:
+        """Hands a mail over on a connection, which is kept or closed then. Raises _Stale and TooLate."""
+        transaction = _MailTransfer(connection, self._host, handover, began, kept=kept)
         try:
             outcome = transaction.run()
+        except TooLate:
+            self._keep(connection)
+            raise
         except BaseException:
             connection.close()
             raise
@@ -164,21 +168,25 @@ class SmtpProvider:
 class _MailTransfer:
     """One mail on one connection. `usable`: whether the connection can carry another one then."""
 
-    def __init__(self, connection: SmtpConnection, host: SmartHost, handover: Handover, began: float) -> None:
+    def __init__(
+        self, connection: SmtpConnection, host: SmartHost, handover: Handover, began: float, *, kept: bool
+    ) -> None:
         self._connection = connection
         self._host = host
         self._handover = handover
         self._data_until = began + DATA_SECONDS
         self._answer_until = began + CALL_SECONDS
-        #: A connection on which a mail has gone before may have been closed since.
-        self._kept = connection.mails > 0
+        #: A connection that was kept may have been closed since.
+        self._kept = kept
         self.usable = True
 
     def run(self) -> Outcome:
-        """What became of the mail. Raises _Stale where the host knows nothing of it, and NoRoom."""
+        """What became of the mail. Raises _Stale and TooLate where the host knows nothing of it, and NoRoom."""
         unfit = self._unfit()
         if unfit is not None:
             return unfit
+        if self._handover.permit is not None:
+            self._handover.permit.use()
         left: Sequence[str] = tuple(dict.fromkeys(self._handover.recipients))
         message_id, refused = "", []
         while left:

@@ -1,8 +1,8 @@
 """The rate of one account, shared by all processes of all machines: `relay.core.allowance` as scripts in Redis.
 
 One hash an account holds everything. Its times are Redis's own (unix, seconds), so that clocks of machines need not
-agree. A hash that was lost, by a restart or a failover, begins one HORIZON later: so far ahead are permits at most that
-a process may still hold.
+agree. A hash that was lost, by a restart or a failover, begins once the permits are over that processes may still hold,
+as far as the one that asks first knows of any; otherwise one HORIZON later.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ local function text(number) return string.format('%.17g', number) end
 _CONSTANTS: Final = "\n".join(
     f"local {name} = {getattr(allowance, name)!r}"
     for name in (
-        *("MARGIN", "GRAIN", "WINDOW", "CAP", "HORIZON", "FARTHEST", "NEAR", "ASK_SECONDS", "ASK_AGAIN_SECONDS"),
-        *("ANSWER_SECONDS", "RAISE", "LEAST", "MUCH", "PERIOD", "FEW_CALLS"),
+        *("MARGIN", "GRAIN", "MANY", "WINDOW", "CAP", "HORIZON", "FARTHEST", "NEAR", "ASK_SECONDS"),
+        *("ASK_AGAIN_SECONDS", "ANSWER_SECONDS", "RAISE", "LEAST", "MUCH", "PERIOD", "FEW_CALLS"),
     )
 )
 
@@ -45,26 +45,29 @@ _RESERVE: Final = Script(
     f"{_CONSTANTS}\n{_NOW}\nlocal PROBE, BEHIND = {PROBE_SECONDS}, {BEHIND_PROBE}"
     f"\nlocal MIXED, KEPT = {MIXED_SECONDS}, {_KEPT}"
     + """
--- KEYS: the account. ARGV: now or '', fallback, shares, passed, throttled, 1 after a time without Redis, then weights
--- Returns ask, rate, lowered, rest, kind, again, then the moments; numbers as text
+-- KEYS: the account. ARGV: now or '', fallback, shares, passed, throttled, 1 after a time without Redis, lead, seconds
+-- for which others may hold permits that this server knows nothing of, recipients of void permits, then weights
+-- Returns now, ask, rate, lowered, left, rest, kind, again, then the moments; numbers as text
 local held = redis.call('HMGET', KEYS[1], 'rate', 'left', 'off', 'asked', 'turn', 'points', 'factor', 'since', 'calls',
   'throttled', 'raised', 'until', 'probe', 'kind', 'mixed', 'seen')
 local never = -1e300
 local rate, left, off = tonumber(held[1]) or 0, tonumber(held[2]) or -1, held[3] or ''
-local asked, turn = tonumber(held[4]) or never, tonumber(held[5]) or now + HORIZON
+local lead, forgotten = tonumber(ARGV[7]), now + math.max(HORIZON, tonumber(ARGV[8]))
+local asked, turn = tonumber(held[4]) or never, tonumber(held[5]) or forgotten
 local factor, since, calls = tonumber(held[7]) or 1, tonumber(held[8]) or never, tonumber(held[9]) or 0
 local throttled, raised, points = tonumber(held[10]) or 0, tonumber(held[11]) or never, held[6] or ''
 local paused, probe, kind = tonumber(held[12]) or 0, tonumber(held[13]) or 0, held[14] or ''
 local mixed = tonumber(held[15]) or 0
 if (tonumber(held[16]) or now) > now + 1 then
   -- The clock was put back: another server's, after a failover. Moments of the other clock mean nothing.
-  asked, turn, since, raised, points, mixed = never, now + HORIZON, never, never, '', 0
+  asked, turn, since, raised, points, mixed = never, forgotten, never, never, '', 0
   if paused > 0 then paused = now end
   probe = 0
 end
 local fallback, shares = tonumber(ARGV[2]), tonumber(ARGV[3])
 local more_passed, more_throttled = tonumber(ARGV[4]), tonumber(ARGV[5])
 if ARGV[6] == '1' then mixed = now + MIXED end
+if left >= 0 then left = left + tonumber(ARGV[9]) end
 
 local ask = 0
 if now - asked >= (rate > 0 and ASK_SECONDS or ASK_AGAIN_SECONDS) then ask, asked = 1, now end
@@ -86,7 +89,7 @@ raised = now
 
 local since_asked, used, rest, reason, again, moments = now - asked, 0, 0, '', 0, {}
 local until_asked = since_asked < ANSWER_SECONDS and 1 or math.max(1, ASK_SECONDS - since_asked)
-local most = #ARGV - 6
+local most = #ARGV - 9
 if off ~= '' then
   rest, reason = until_asked, off
 elseif paused > now then
@@ -108,8 +111,8 @@ else
     window[#window + 1] = {tonumber(moment), tonumber(weight)}
   end
   for position = 1, most do
-    local weight = tonumber(ARGV[6 + position])
-    local moment = math.max(now, turn)
+    local weight = tonumber(ARGV[9 + position])
+    local moment = math.max(now + lead, turn)
     while window[first] and window[first][1] <= moment - WINDOW do first = first + 1 end
     local sum, passing = 0, first
     for point = first, #window do sum = sum + window[point][2] end
@@ -117,7 +120,7 @@ else
       moment = window[passing][1] + WINDOW
       sum, passing = sum - window[passing][2], passing + 1
     end
-    if #moments > 0 and moment > now + HORIZON then break end
+    if #moments > 0 and moment > now + lead + HORIZON then break end
     if moment > now + FARTHEST then
       rest, reason = moment - now - NEAR, 'far'
       break
@@ -129,7 +132,7 @@ else
     if left > 0 then left = left - weight end
     turn = moment + weight / used
     local last = window[#window]
-    if #window >= first and moment - last[1] < GRAIN then
+    if #window >= first and moment - last[1] < (whole >= MANY and GRAIN or 0) then
       last[2] = last[2] + weight
     else
       window[#window + 1] = {moment, weight}
@@ -139,14 +142,14 @@ else
   local kept = {}
   for point = first, #window do kept[#kept + 1] = text(window[point][1]) .. ' ' .. window[point][2] .. ';' end
   points = table.concat(kept)
-  again = math.max(0, turn - now - NEAR)
+  again = math.max(0, turn - now - NEAR - lead)
 end
 if rest > 0 then again = reason == 'short' and 0 or rest end
 redis.call('HSET', KEYS[1], 'left', left, 'asked', text(asked), 'turn', text(turn), 'points', points,
   'factor', text(factor), 'since', text(since), 'calls', calls, 'throttled', throttled, 'raised', text(raised),
   'until', text(paused), 'probe', text(probe), 'mixed', text(mixed), 'seen', text(now))
 redis.call('EXPIRE', KEYS[1], KEPT)
-return {ask, text(used), lowered, text(rest), reason, text(again), unpack(moments)}
+return {text(now), ask, text(used), lowered, left, text(rest), reason, text(again), unpack(moments)}
 """
 )
 
@@ -193,17 +196,32 @@ class SharedAllowance:
         self._shares = shares
 
     def reserve(
-        self, weights: Sequence[int], *, passed: int, throttled: int, returned: bool = False, now: float | None = None
+        self,
+        weights: Sequence[int],
+        *,
+        passed: int,
+        throttled: int,
+        void: int = 0,
+        lead: float = 0.0,
+        returned: bool = False,
+        held: float = 0.0,
+        now: float | None = None,
     ) -> Grant:
-        """As `Allowance.reserve`. `returned`: this process has had its share without Redis until now."""
+        """As `Allowance.reserve`. `returned`: this process has had its share without Redis until now. `held`: seconds
+        for which processes may hold permits, which counts where the server has forgotten them.
+        """
         arguments: list[Argument] = [_time(now), repr(self._fallback), self._shares, passed, throttled, int(returned)]
-        ask, rate, lowered, rest, kind, again, *moments = _RESERVE.run(self._link, self._keys, [*arguments, *weights])
+        arguments += [repr(lead), repr(held), void]
+        answer = _RESERVE.run(self._link, self._keys, [*arguments, *weights])
+        clock, ask, rate, lowered, left, rest, kind, again, *moments = answer
         return Grant(
+            float(clock),
             tuple(map(float, moments)),
             again=float(again),
             ask=bool(ask),
             rate=float(rate),
             lowered=bool(lowered),
+            left=left,
             rest=float(rest),
             kind=kind.decode(),
         )

@@ -36,6 +36,8 @@ PROCESSES: Final = 3
 USED: Final = 0.95
 #: The part of the calls that is refused at random.
 CHANCE: Final = 0.002
+#: Seconds from the start of the processes until all of them are at work, twice.
+_BEFORE_SECONDS: Final = 10.0
 SEVERAL: Final = (1, 1, 1, 1, 1, 1, 1, 2, 3, 5)
 
 
@@ -57,8 +59,9 @@ class Timed:
 def main(arguments: list[str]) -> int:
     """The exit status: 0 within the goals, 1 beyond them."""
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark.pace", description=__doc__)
-    parser.add_argument("--simulated", type=float, default=3600.0, help="seconds of the simulation's clock")
+    parser.add_argument("--simulated", type=float, default=3600.0, help="seconds of the simulation's clock; 0: none")
     parser.add_argument("--seconds", type=float, default=0.0, help="of real time, for each rate; 0: none")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of accounts, recipients a second")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     met = True
@@ -67,11 +70,13 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # noqa: S103 - Postgres may have to be another user
         with Valkey(Path(folder) / "valkey") as valkey:
-            for rate in RATES:
-                met &= _simulated(valkey, rate, "of one recipient", lambda _: 1, options)
-            met &= _simulated(valkey, RATES[-1], "of several", lambda chance: chance.choice(SEVERAL), options)
+            if options.simulated:
+                for rate in options.rates:
+                    met &= _simulated(valkey, rate, "of one recipient", lambda _: 1, options)
+                several = options.rates[-1]
+                met &= _simulated(valkey, several, "of several", lambda chance: chance.choice(SEVERAL), options)
             if options.seconds:
-                for rate in RATES:
+                for rate in options.rates:
                     met &= _real(Path(folder), valkey, rate, options.seconds)
     return 0 if met else 1
 
@@ -98,7 +103,8 @@ def _real(directory: Path, valkey: Valkey, rate: float, seconds: float) -> bool:
         url = create_database(postgres.url(), name)
         apply_schema(url)
         ses.has(rate=rate, chance=CHANCE)
-        for _ in range(int(rate * seconds * 1.2)):
+        # More than leave until the end.
+        for _ in range(int(rate * (seconds + _BEFORE_SECONDS) * 1.2)):
             add(url)
         settings: dict[str, str | None] = {
             **ses.client_environment,
@@ -107,7 +113,7 @@ def _real(directory: Path, valkey: Valkey, rate: float, seconds: float) -> bool:
             "SMTP_RELAY_DELIVERY_PROCESSES": str(PROCESSES),
         }
         with Delivery(directory / f"delivery-{name}", settings):
-            gevent.sleep(5.0)
+            gevent.sleep(_BEFORE_SECONDS / 2)
             before = ses.ledger()["recipients"]
             began = time.monotonic()
             gevent.sleep(seconds)

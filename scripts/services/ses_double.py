@@ -98,10 +98,10 @@ class Mailbox:
         with self._lock:
             return self.answers.pop(0) if self.answers else {}
 
-    def refusal(self, recipients: int) -> str:
-        """What the account's ledger says against a mail."""
+    def refusal(self, came: float, recipients: int) -> str:
+        """What the account's ledger says against a mail. `came`: when its request did (time.monotonic())."""
         with self._lock:
-            return self.ledger.take(time.monotonic(), recipients)
+            return self.ledger.take(came, recipients)
 
     def keep(self, request: SendEmail, octets: bytes, era: int) -> str:
         """Keeps a mail, unless it was told to forget since `era`; its MessageId."""
@@ -209,6 +209,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"message": "not found"})
 
     def do_POST(self) -> None:
+        # Before the mail is read and looked at, which takes longer where many come at a time.
+        came = time.monotonic()
         document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/control":
             self._answer(200, self.mailbox.control(document))
@@ -234,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
             print(f"refused: {refused}", flush=True)
             self._answer(400, {"message": str(refused)}, "BadRequestException")
             return
-        text = self.mailbox.refusal(sum(map(len, document["Destination"].values())))
+        text = self.mailbox.refusal(came, sum(map(len, document["Destination"].values())))
         if text:
             self._answer(400 if "quota" in text else 429, {"message": text}, "ThrottlingException")
             return

@@ -13,10 +13,11 @@ import pytest
 import redis
 
 from relay.core import metrics
-from relay.core.allowance import FAR, MARGIN
+from relay.core.allowance import FAR, LATEST, MARGIN
 from relay.delivery import pace as module
 from relay.delivery.account import UNTOLD, Account
 from relay.delivery.pace import Pace, Rest
+from relay.delivery.permit import Permit
 from relay.redis.link import RedisLink
 from scripts.services import free_port
 
@@ -67,7 +68,7 @@ def test_a_newsletter_does_not_hold_up_another_users_receipt(make: MakePace, ask
     order: list[str] = []
 
     def send(user: str) -> None:
-        assert pace.wait("r", user, 1, 1000) is None
+        assert isinstance(pace.wait("r", user, 1, 1000), Permit)
         order.append(user)
 
     newsletter = [gevent.spawn(send, "newsletter") for _ in range(30)]
@@ -77,7 +78,7 @@ def test_a_newsletter_does_not_hold_up_another_users_receipt(make: MakePace, ask
     receipts = [gevent.spawn(send, user) for user in ("receipt", "other")]
     gevent.joinall(newsletter + receipts)
     # What has its permit already goes first: those of a moment. Then each user in turn.
-    behind = 100 * MARGIN * (module.HORIZON + module.LATE)
+    behind = 100 * MARGIN * (module.HORIZON + LATEST)
     assert max(order.index("receipt"), order.index("other")) <= before + behind + 3
     assert pace.full()
 
@@ -88,7 +89,7 @@ def test_most_mails_of_a_busy_process_cost_no_request(make: MakePace, asked: Ask
     pace.wait("r", "user", 1, 1000)
     before = scripts_called(redis_url)
     for _ in range(100):
-        assert pace.wait("r", "user", 1, 1000) is None
+        assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
     assert scripts_called(redis_url) - before <= 50
     before = scripts_called(redis_url)
     gevent.joinall([gevent.spawn(pace.wait, "r", "user", 1, 1000) for _ in range(100)])
@@ -104,7 +105,7 @@ def test_one_process_of_all_asks_the_account(make: MakePace, asked: Asked) -> No
 def test_an_account_that_may_not_be_asked_has_the_rate_of_the_setting(make: MakePace, asked: Asked) -> None:
     asked.says = UNTOLD
     pace = make(fallback=50.0)
-    assert pace.wait("r", "user", 1, 1000) is None
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
     pace.wait("r", "user", 1, 1000)
     assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(50.0 * MARGIN)
 
@@ -120,7 +121,7 @@ def test_a_permit_that_comes_too_late_is_void(make: MakePace, redis_url: str) ->
     asked_by_then = scripts_called(redis_url)
     gevent.joinall(waits)
     assert scripts_called(redis_url) > asked_by_then
-    assert all(wait.value is None for wait in waits)
+    assert all(isinstance(wait.value, Permit) for wait in waits)
 
 
 def test_the_accounts_trouble_is_a_rest_and_no_permit(make: MakePace, asked: Asked) -> None:
@@ -136,44 +137,44 @@ def test_the_accounts_trouble_is_a_rest_and_no_permit(make: MakePace, asked: Ask
 
 def test_what_one_process_finds_out_all_keep_to(make: MakePace) -> None:
     one, other = make(), make()
-    assert one.wait("r", "user", 1, 1000) is None
+    assert isinstance(one.wait("r", "user", 1, 1000), Permit)
     assert one.rest("r", "paused", 60.0, 300.0) == 60.0
     rest = other.wait("r", "user", 1, 1000)
     assert isinstance(rest, Rest)
     assert rest.kind == "paused"
     assert 50 < rest.seconds <= 72
-    assert other.wait("well", "user", 1, 1000) is None
+    assert isinstance(other.wait("well", "user", 1, 1000), Permit)
     one.resume("r")
     gevent.sleep(0.2)
-    assert other.wait("r", "user", 1, 1000) is None
+    assert isinstance(other.wait("r", "user", 1, 1000), Permit)
 
 
 @pytest.mark.parametrize("away", [False, True])
 def test_without_redis_each_process_has_its_share(make: MakePace, away: bool) -> None:
     pace = make(f"redis://127.0.0.1:{free_port()}/0" if away else None, shares=4)
-    assert pace.wait("r", "user", 1, 1000) is None
-    assert pace.wait("r", "user", 1, 1000) is None
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
     assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(1000.0 * MARGIN / 4)
 
 
 def test_redis_goes_and_comes_back(make: MakePace, asked: Asked, redis_url: str) -> None:
     pace = make(shares=4)
-    assert pace.wait("r", "user", 1, 1000) is None
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
     account = pace._of("r")
     shared, account._shared = account._shared, make(f"redis://127.0.0.1:{free_port()}/0")._of("r")._shared
     account._spare.clear()
-    assert pace.wait("r", "user", 1, 1000) is None
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
     assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(1000.0 * MARGIN / 4)
     account._shared = shared
     account._spare.clear()
-    assert pace.wait("r", "user", 1, 1000) is None  # for a moment all keep to their shares still
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)  # for a moment all keep to their shares still
     assert metrics.DELIVERY_RATE.labels("r").value == pytest.approx(1000.0 * MARGIN / 4)
 
 
 def test_the_end_of_the_process_ends_all_waits(make: MakePace, asked: Asked) -> None:
     asked.says = Account(rate=0.2, left=-1, off="")
     pace = make()
-    assert pace.wait("r", "user", 1, 1000) is None
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
     waits = [gevent.spawn(pace.wait, "r", "user", 1, 1000) for _ in range(5)]
     gevent.sleep(0.2)
     pace.close()
@@ -196,4 +197,4 @@ def test_an_error_ends_the_wait_of_all_callers(make: MakePace, monkeypatch: pyte
     rest = pace.wait("r", "user", 2, 1000)
     assert isinstance(rest, Rest)
     monkeypatch.undo()
-    assert pace.wait("r", "user", 2, 1000) is None
+    assert isinstance(pace.wait("r", "user", 2, 1000), Permit)

@@ -10,12 +10,17 @@ import pytest
 
 from relay.aws.ses import SesError
 from relay.aws.ses_account import SesAccount
+from relay.core.errors import TooLate
+from relay.delivery import pace as module
 from relay.delivery.account import UNTOLD
 from relay.delivery.deliverer import Deliverer
-from relay.delivery.pace import Pace
+from relay.delivery.handovers import Handovers
+from relay.delivery.pace import Pace, Rest
+from relay.delivery.permit import Permit
 from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
 from relay.postgres.outgoing import Outgoing
+from relay.redis.claim_states import HANDING_OVER
 from relay.redis.link import RedisLink
 from scripts.services import Ses
 
@@ -121,6 +126,63 @@ def test_a_mail_costs_as_many_recipients_as_it_has(
     deliver(add_email(to=["a@x.example", "b@x.example"]))
     deliver(add_email())
     assert ses.ledger()["recipients"] == 5
+    assert ses.ledger()["calls"] == 2
+
+
+def test_a_mail_that_is_late_for_its_permits_waits_and_leaves_nothing_behind(
+    worker: Callable[[], Deliver],
+    ses: Ses,
+    add_email: AddEmail,
+    query: Query,
+    handovers: Handovers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deliver = worker()
+    ids = [add_email() for _ in range(3)]
+    deliver(ids[0])
+    states = []
+
+    def late(_: Permit) -> None:
+        states.append(handovers.state(ids[1]))
+        raise TooLate(30.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Permit, "use", late)
+        deliver(ids[1])
+    rows = "SELECT status, provider_retry_count, provider_next_retry_at > now() FROM emails WHERE id = %s"
+    assert query(rows, ids[1]) == [("queued", 0, True)]
+    assert ses.ledger()["calls"] == 1
+    assert (states, handovers.state(ids[1])) == ([HANDING_OVER], "")
+    deliver(ids[2])  # neither the region nor the connection has suffered
+    query("UPDATE emails SET provider_next_retry_at = NULL WHERE id = %s", ids[1])
+    deliver(ids[1])
+    assert {taken.email_id for taken in ses.taken()} == set(ids)
+    assert len(ses.taken()) == 3
+
+
+def test_the_last_look_at_a_permit_is_taken_before_the_mail_leaves(
+    worker: Callable[[], Deliver], ses: Ses, add_email: AddEmail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that stands still between its wait and the call gets another permit."""
+    deliver = worker()
+    deliver(add_email())
+    given: list[Permit] = []
+    wait, renewed = Pace.wait, module._Paced.renewed
+
+    def slow(*arguments: Any) -> Permit | Rest:
+        permit = wait(*arguments)
+        assert isinstance(permit, Permit)
+        permit.moment = permit.latest = 0.0
+        return permit
+
+    def renew(*arguments: Any) -> Permit:
+        given.append(renewed(*arguments))
+        return given[-1]
+
+    monkeypatch.setattr(Pace, "wait", slow)
+    monkeypatch.setattr(module._Paced, "renewed", renew)
+    deliver(add_email())
+    assert given
     assert ses.ledger()["calls"] == 2
 
 

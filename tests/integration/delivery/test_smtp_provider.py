@@ -5,6 +5,7 @@ The host is a stand-in (tests/support/smtp_double.py) that keeps a ledger; the c
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 import tempfile
@@ -18,10 +19,12 @@ from typing import Any
 import pytest
 
 from config.settings import Settings
+from relay.core.errors import TooLate
 from relay.delivery import smtp_provider
 from relay.delivery.content import Content, Held, NoRoom, Spool
 from relay.delivery.large_mails import Busy
 from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
+from relay.delivery.permit import Lag, Permit
 from relay.delivery.provider import Handover
 from relay.delivery.smart_host import SmartHost
 from relay.delivery.smtp_provider import SmtpProvider
@@ -391,6 +394,21 @@ def test_who_gets_no_connection_waits_in_postgres(
             provider.send(handover())
         provider._places.release()
         assert isinstance(provider.send(handover()), Sent)
+
+
+def test_a_mail_that_is_late_for_its_permit_is_not_begun_and_its_connection_kept(
+    context: ssl.SSLContext, certificate: tuple[str, str]
+) -> None:
+    heard: list[str] = []
+    with SmtpDouble(context=context, heard=heard.append) as double:
+        provider = provider_of(double, certificate)
+        for _ in range(3):  # on a new connection, and on one that is kept
+            with pytest.raises(TooLate):
+                provider.send(handover(permit=Permit(0.0, 0.0, Lag())))
+            assert not any(command.startswith(("MAIL", "RCPT", "DATA")) for command in heard)
+        assert isinstance(provider.send(handover(permit=Permit(0.0, math.inf, Lag()))), Sent)
+        assert (double.connections, len(double.taken)) == (1, 1)
+        provider.close()
 
 
 # Content.

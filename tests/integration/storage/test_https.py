@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from relay.aws.https import CALL_ERRORS, HttpsClient, NotSentError, host_field
+from relay.core.errors import TooLate
 
 
 class Endpoint(http.server.ThreadingHTTPServer):
@@ -261,3 +262,18 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 def test_what_is_no_url_has_no_host_field(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):
         host_field(url)
+
+
+def test_who_is_too_late_sends_nothing_and_keeps_the_connection(endpoint: Endpoint) -> None:
+    client = HttpsClient(endpoint.url, cafile=None, connect_seconds=2, call_seconds=2)
+
+    def late() -> None:
+        raise TooLate(1.0)
+
+    for _ in range(2):  # on a new connection, and on one that is kept
+        with pytest.raises(TooLate):
+            client.post(b"x", {}, ready=late)
+    assert endpoint.requests == []
+    assert client.post(b"x", {}, ready=lambda: None).status == 200
+    assert (len(endpoint.requests), endpoint.connections) == (1, 1)
+    client.close()

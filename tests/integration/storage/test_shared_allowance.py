@@ -51,8 +51,9 @@ def test_the_answers_are_those_of_the_arithmetic_in_python(shared: SharedAllowan
             alone.learn(rate, left, off)
         weights = [chance.choice((1, 1, 2, 7, 50)) for _ in range(chance.randrange(1, 12))]
         passed, throttled = chance.randrange(20), chance.choice((0, 0, 0, 1, 5))
-        grant = shared.reserve(weights, passed=passed, throttled=throttled, now=now)
-        assert grant == alone.reserve(now, weights, passed=passed, throttled=throttled)
+        void, lead = chance.choice((0, 0, 3)), chance.choice((0.0, 0.0, 0.2))
+        grant = shared.reserve(weights, passed=passed, throttled=throttled, void=void, lead=lead, now=now)
+        assert grant == alone.reserve(now, weights, passed=passed, throttled=throttled, void=void, lead=lead)
         now += chance.choice((0.0, 0.001, 0.03, 0.5, 7.0, grant.again))
     assert shared.wait_for_octets(20_000_000, now=now) == alone.wait_for_octets(now, 20_000_000)
     assert shared.wait_for_octets(20_000_000, now=now) == pytest.approx(alone.wait_for_octets(now, 20_000_000))
@@ -121,6 +122,22 @@ def test_a_server_that_has_forgotten_all_passes_no_rate(
     shared.learn(500.0, -1, "")
     later = [101.01 + moment for moment in ask(shared, 101.01, *[1] * 50).moments]
     assert min(later) > max(held)
+
+
+@pytest.mark.parametrize("rate", [1.0, 14.0, 500.0])
+def test_permits_that_processes_hold_still_count_for_a_server_that_has_forgotten_them(
+    link: RedisLink, redis_url: str, rate: float
+) -> None:
+    processes = [SharedAllowance(link, "ses:r", fallback=2.0, shares=3) for _ in range(3)]
+    known(processes[0], rate)
+    held = [101.0 + moment for process in processes for moment in ask(process, 101.0, 1, 1).moments]
+    used = ask(processes[0], 101.0).rate
+    with redis.Redis.from_url(redis_url) as server:
+        server.flushall()
+    processes[0].reserve([1], passed=0, throttled=0, held=3 / used, now=101.0)
+    processes[0].learn(rate, -1, "")
+    later = 101.0 + ask(processes[1], 101.0).moments[0]
+    assert later - held[-1] >= 0.9 / used
 
 
 def test_a_clock_that_is_put_back_stops_nothing(shared: SharedAllowance) -> None:

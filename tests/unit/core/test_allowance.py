@@ -8,7 +8,7 @@ import random
 import pytest
 
 from relay.core import allowance as module
-from relay.core.allowance import FAR, HORIZON, LARGE, OCTETS_A_SECOND, SHORT, Allowance
+from relay.core.allowance import FAR, HORIZON, LARGE, OCTETS_A_SECOND, SHORT, WAY, Allowance, lateness
 from scripts.benchmark.pace_simulation import Simulation
 from scripts.services.ses_ledger import TOLERANCE, Ledger
 
@@ -174,3 +174,43 @@ def test_what_is_asked_for_makes_no_difference_to_the_rest() -> None:
         for moment, weight in calls:
             ledger.take(moment, weight)
         assert ledger.too_fast == 0
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, 1, 1, 1, 1, 1, 1, 2, 3, 5)], ids=["alone", "several"])
+@pytest.mark.parametrize("rate", [1.0, 2.0, 9.0, 14.0, 20.0, 60.0, 100.0, 500.0])
+def test_permits_that_are_used_as_late_as_they_may_be_pass_no_second(rate: float, weights: tuple[int, ...]) -> None:
+    """What counts is when a call comes: late for its permit and nearly WAY beyond the usual on its way, or neither."""
+    seconds = 4.0 + 200.0 / rate
+    for seed in range(3):
+        chance = random.Random(seed)
+        allowance, now, calls = known(rate), 1.0, []
+        while now < 1.0 + seconds:
+            wanted = [chance.choice(weights) for _ in range(20)]
+            grant = allowance.reserve(now, wanted)
+            for moment, weight in zip(grant.moments, wanted, strict=False):
+                late = chance.choice((0.0, lateness(grant.rate, weight) + 0.99 * WAY))
+                calls.append((now + moment + late, weight))
+            now += max(0.001, grant.again)
+        ledger = Ledger(rate=rate)
+        for when, weight in sorted(calls):
+            ledger.take(when, weight)
+        assert ledger.most <= max(rate * TOLERANCE, *weights)
+        assert ledger.recipients >= seconds * rate * 0.95 or len(weights) > 1
+
+
+def test_a_permit_that_nothing_was_sent_by_uses_up_nothing_of_the_day() -> None:
+    allowance = known(100.0, left=4)
+    assert len(allowance.reserve(10.0, [4]).moments) == 1
+    assert allowance.reserve(10.5, [4]).kind == "quota"
+    assert len(allowance.reserve(11.0, [4], void=4).moments) == 1
+    assert allowance.reserve(11.5, [1]).left == 0
+
+
+def test_who_needs_time_until_a_mail_leaves_gets_later_permits_and_uses_the_rate_all_the_same() -> None:
+    allowance, now, moments = known(100.0), 1.0, []
+    while now < 11.0:
+        grant = allowance.reserve(now, [1] * 20, lead=0.2)
+        assert all(moment >= 0.2 - 1e-9 for moment in grant.moments)
+        moments += [now + moment for moment in grant.moments]
+        now += max(0.001, grant.again)
+    assert len([moment for moment in moments if 1.2 <= moment < 11.2]) >= 950
