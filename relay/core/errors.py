@@ -32,6 +32,10 @@ class PostgresRefused(PostgresUnavailable):
     """
 
 
+class PostgresLocked(PostgresUnavailable):
+    """Another open transaction holds a row for longer than it was waited for. Postgres answers others."""
+
+
 class RedisUnavailable(Unavailable):
     """Redis did not answer, or only with an error. What the caller wanted to know stays unknown."""
 

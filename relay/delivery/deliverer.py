@@ -49,7 +49,10 @@ _BUSY_SECONDS: Final = 15.0
 _NO_ROOM_SECONDS: Final = 30.0
 
 # A series that begins with its first event hides that event from rate().
-for _outcome in ("sent", "bounced", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded", "held"):
+for _outcome in (
+    *("sent", "bounced", "failed", "delayed", "put_back", "suppressed", "abandoned", "unrecorded", "held"),
+    "passed_over",
+):
     metrics.DELIVERIES.labels(_outcome)
 for _simulated in ("delivered", "bounced", "complained", "suppressed"):
     metrics.DELIVERIES.labels(f"simulated_{_simulated}")
@@ -164,7 +167,7 @@ class Deliverer:
                 if isinstance(composed, Failed):
                     return self._records.failed(email, composed, progress)
                 if suppressed:
-                    self._outgoing.record(email.id, email.user_id, _suppressed_event(email.id, suppressed))
+                    self._outgoing.record(email.id, _suppressed_event(email.id, suppressed))
                 handover = Handover(
                     email_id=email.id,
                     sender=composed.sender,

@@ -3,7 +3,8 @@
     queue     `relay.delivery.queue_jobs`: a job names a row; the row is claimed, delivered, and the message deleted
     Postgres  `relay.delivery.row_source`: without a queue all rows, with one those that no job comes for, or too late
 
-A claim decides which of them delivers a row, so a row that both of these name leaves once.
+A claim decides which of them delivers a row, so a row that both of these name leaves once. A job is a hint, and the row
+is what counts: where a row is due and can't be claimed, the job is done with, and the row is tried again from Postgres.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 import gevent
 import gevent.lock
 
+from relay.core import metrics
+from relay.core.errors import PostgresLocked, PostgresRefused
 from relay.core.supervision import Supervised, supervise
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.row import email_of, user_of
@@ -110,12 +113,21 @@ class Dispatcher:
 
     # One row.
 
-    def _deliver(self, email_id: str, share: Share) -> None:
-        """Claims a row and delivers it; nothing where another has it, or it is not due."""
+    def _deliver(self, email_id: str, share: Share) -> bool:
+        """Claims a row and delivers it; nothing where another has it, or it is not due. False: it is tried later."""
         # A user whose rows are locked has a share of the places all the same, and no more.
-        for row in self._outgoing.claim_one(email_id, locked=share.belongs_to):
+        try:
+            rows = self._outgoing.claim_one(email_id, locked=share.belongs_to)
+        except (PostgresLocked, PostgresRefused):
+            self._rows.try_later(email_id, share.user)
+            return False
+        for row in rows:
             share.belongs_to(user_of(row))
-            self._deliver_row(row)
+            try:
+                self._deliver_row(row)
+            except PostgresRefused:
+                metrics.DELIVERIES.labels("unrecorded").inc()  # it is kept, and tried again without a job
+        return True
 
     def _queue_works(self) -> bool:
         return self._jobs is not None and self._jobs.working

@@ -1,6 +1,7 @@
 """Jobs of the queue: what each type asks for, and what becomes of its message (contract section 5).
 
-email.send              the row is claimed and delivered, the message deleted
+email.send              the row is claimed and delivered, the message deleted; so it is where the row can't be claimed,
+                        which is tried again from Postgres: the message would count towards the redrive policy's limit
 scheduled-email.scan    the worker looks at once for what no job comes for, the message is deleted
 webhook.dispatch        the delivery is looked at at once; where a person asked for it (`manual`), it is made once more
 webhook-delivery.scan   the worker looks at once for deliveries that are due, the message is deleted
@@ -55,6 +56,7 @@ _AWAY: Final = (0.5, 5.0)
 
 for _kind, _result in (
     (SEND, "done"),
+    (SEND, "deleted"),
     (SCAN, "done"),
     *((kind, result) for kind in WEBHOOKS for result in ("done", "left", "deleted")),
     ("poison", "left"),
@@ -82,15 +84,15 @@ class QueueJobs:
         slots: gevent.lock.BoundedSemaphore,
         shares: Shares,
         *,
-        deliver: Callable[[str, Share], None],
+        deliver: Callable[[str, Share], bool],
         scan: Callable[[], None],
         wait_for_leave: Callable[[], None],
         ask_postgres: Callable[[], object],
         webhooks: Webhooks | None,
     ) -> None:
-        """`deliver`: claims and delivers a row, and says its user; `scan`: has a scan begin soon; `wait_for_leave`:
-        returns when work may be taken. `ask_postgres` and `deliver` raise PostgresUnavailable. `webhooks`: None where
-        they are OpenSend's.
+        """`deliver`: claims and delivers a row, and says its user; False: that is left to Postgres. `scan`: has a scan
+        begin soon; `wait_for_leave`: returns when work may be taken. `ask_postgres` and `deliver` raise
+        PostgresUnavailable. `webhooks`: None where they are OpenSend's.
         """
         self._receiver = receiver
         self._slots = slots
@@ -175,9 +177,10 @@ class QueueJobs:
         elif job.kind in WEBHOOKS and self._webhooks is None:
             self._leave(job.kind, received)
         else:
+            done = True
             if job.kind == SEND:
                 with _Extending(self._receiver, received):
-                    self._deliver(job.row_id, share)
+                    done = self._deliver(job.row_id, share)
             elif self._webhooks is not None and job.kind == WEBHOOK_SCAN:
                 self._webhooks.wake()
             elif self._webhooks is not None and job.kind == DISPATCH:
@@ -185,7 +188,7 @@ class QueueJobs:
             else:
                 self._scan()
             self._receiver.delete(received)
-            metrics.DELIVERY_JOBS.labels(job.kind, "done").inc()
+            metrics.DELIVERY_JOBS.labels(job.kind, "done" if done else "deleted").inc()
 
     @staticmethod
     def _dispatch(webhooks: Webhooks, job: Job) -> None:

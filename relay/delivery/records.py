@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -134,12 +135,21 @@ class Records:
             except (PostgresUnavailable, Unstorable) as error:
                 over = time.monotonic() > until
                 refused = isinstance(error, PostgresRefused | Unstorable)
+                if refused:
+                    self._prove(row)
                 if (over or refused) and self._handovers.keep(row):
                     return "unrecorded"
                 if over:
                     raise
             gevent.sleep(pause)
             pause = min(5.0, pause * 2)
+
+    def _prove(self, row: EndedRow) -> None:
+        """The row can't say that the provider has the mail. The event can: it is looked for with the next claim."""
+        event = row.events[0] if isinstance(row, BouncedRow) else row.event if isinstance(row, SentRow) else None
+        if event is not None:
+            with suppress(PostgresUnavailable, Unstorable):
+                self._outgoing.record(row.email_id, event)
 
     def put_back(self, email: OutgoingEmail, seconds: float, *, unclear: bool = False) -> str:
         """The mail waits, for a reason that is not in it; where none can leave, nothing else is looked for either."""

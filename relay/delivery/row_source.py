@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 import gevent
@@ -29,6 +29,7 @@ from relay.core.errors import PostgresUnavailable
 from relay.core.frozen import frozen
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.backlog import Backlog
+from relay.delivery.passed_over import PassedOver
 from relay.delivery.shares import Share, Shares
 from relay.delivery.unclear import LeftBehind
 from relay.postgres.driver import Row
@@ -111,6 +112,7 @@ class RowSource:
         self._paced = paced
         self._backlog = Backlog()
         self._left_behind = left_behind
+        self._passed_over = PassedOver("claim")
         #: The rows that are on their way from here.
         self._on_the_way: dict[str, Share] = {}
         #: Something has changed for the loop that hands out.
@@ -133,6 +135,17 @@ class RowSource:
         """Has the next scan begin now, not more often than once a second however often it is asked for."""
         self._asked = True
         self._hungry.set()
+
+    def try_later(self, email_id: str, user_id: str | None) -> None:
+        """A row is due, and can't be claimed now: it is tried again until it is claimed, or due no more."""
+        email_id = email_id.lower()
+        if email_id in self._on_the_way or email_id in self._passed_over:
+            return
+        pause = self._passed_over.note(email_id)
+        # What it takes is not known: it is claimed by itself.
+        row = Waiting(email_id, user_id, time.time(), due_in=pause, retried=True, age=0.0, octets=CLAIM_OCTETS)
+        self._backlog.add([row])
+        self._changed.set()
 
     def start(self) -> list[Supervised]:
         """Begins; the loops, to be stopped."""
@@ -215,18 +228,37 @@ class RowSource:
 
     def _claim(self, rows: list[Waiting]) -> None:
         """Claims rows for which there are places."""
-        left = {row.email_id for row in rows}
+        left = {row.email_id: row for row in rows}
+        refused: dict[str, str] = {}
         self._fruitful = False
         try:
-            for claimed in self._outgoing.claim(list(left), skip_locked=True):
+            for claimed in self._outgoing.claim(list(left), skip_locked=True, refused=refused):
                 self._fruitful = True
-                left.discard(str(claimed[0]))
+                email_id = str(claimed[0])
+                left.pop(email_id, None)
+                self._passed_over.forget(email_id)
                 run_once("delivery_row", self._row, claimed)
+            if left:
+                self._put_aside(left.values(), refused)
         except PostgresUnavailable:
             gevent.sleep(1.0)
         finally:
             for email_id in left:
                 self._done(email_id)
+
+    def _put_aside(self, rows: Collection[Waiting], refused: Mapping[str, str]) -> None:
+        """Rows that were not claimed. The first time another worker may have been faster; then a row waits in the
+        backlog, where no look brings it up, for as long as it is due. Raises PostgresUnavailable.
+        """
+        again = {row.email_id for row in rows if row.email_id in self._passed_over or row.email_id in refused}
+        due = self._outgoing.due(again) if again else {}
+        for row in rows:
+            if row.email_id in again and row.email_id not in due:
+                self._passed_over.forget(row.email_id)
+                continue
+            pause = self._passed_over.note(row.email_id, refused.get(row.email_id))
+            if row.email_id in again:
+                self._backlog.add([row._replace(due_in=pause)])
 
     def _row(self, claimed: Row) -> None:
         try:
@@ -248,7 +280,11 @@ class RowSource:
             late = PACED_LATE_SECONDS if self._paced() else LATE_SECONDS
             age = late if self._looks() else LOST_SECONDS
         self._backlog.add(
-            row for row in rows if row.email_id not in self._on_the_way and (row.retried or row.age >= age)
+            row
+            for row in rows
+            if row.email_id not in self._on_the_way
+            and (row.retried or row.age >= age)
+            and not self._passed_over.waits(row.email_id)
         )
 
     # Scanning.

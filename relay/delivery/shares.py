@@ -75,6 +75,11 @@ class Share:
         self._user: str | None = None
         shares.count_unknown(1)
 
+    @property
+    def user(self) -> str | None:
+        """Whose mail it is, as far as that is known."""
+        return self._user
+
     def belongs_to(self, user: str | None) -> None:
         """Says the user, once it is known; more than once is the same as once."""
         if self._known:

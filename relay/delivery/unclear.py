@@ -8,7 +8,7 @@ releases it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final, Literal
@@ -19,6 +19,7 @@ from relay.core import metrics
 from relay.core.errors import RedisUnavailable
 from relay.core.gathered import Gathered
 from relay.delivery.abandoned import Abandoned
+from relay.delivery.passed_over import PassedOver
 from relay.delivery.row import OutgoingEmail
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.waiting import Processing
@@ -85,6 +86,7 @@ class LeftBehind:
         self._left = left
         self._states = states
         self._abandoned = Abandoned()
+        self._passed_over = PassedOver("give_back")
         #: Held rows, and when (monotonic) the truth about each is asked again.
         self._held: dict[str, float] = {}
         self._held_in_this_round: set[str] = set()
@@ -92,10 +94,10 @@ class LeftBehind:
     def settle(self, rows: Sequence[Processing]) -> None:
         """Has a look at claimed rows. Raises PostgresUnavailable."""
         left_behind = self._without_claimed(self._abandoned.among(rows))
-        recent = [row for row in left_behind if row.recent]
-        if recent:
-            # The next claim looks for an event.
-            count = self._left.put_back(recent)
+        recent = [row for row in left_behind if row.recent and not self._passed_over.waits(row.email_id)]
+        # The next claim looks for an event.
+        count = self._changed(recent, self._left.put_back)
+        if count:
             metrics.DELIVERY_UNCLEAR.labels("found").inc(count)
             metrics.DELIVERIES.labels("abandoned").inc(count)
             log.warning("abandoned_claims", count=count)
@@ -108,13 +110,24 @@ class LeftBehind:
         known = self._left.known_to_provider([row.email_id for row in asked]) if asked else set()
         proven = [row for row in asked if row.email_id in known]
         if proven:
-            count = self._left.settle(proven)
+            count = self._changed(proven, self._left.settle)
             metrics.DELIVERY_UNCLEAR.labels("found").inc(count)
             metrics.DELIVERY_UNCLEAR.labels("proven").inc(count)
         for row in asked:
             if row.email_id not in known and (row.email_id in self._held or len(self._held) < _MOST_HELD):
                 self._held[row.email_id] = now + _HELD_SECONDS
         self._held_in_this_round.update(row.email_id for row in rows if row.email_id in self._held)
+
+    def _changed(self, rows: Sequence[Processing], change: Callable[..., set[str]]) -> int:
+        """Changes rows; how many have changed. The others are tried again."""
+        refused: dict[str, str] = {}
+        changed = change(rows, refused=refused) if rows else set()
+        for row in rows:
+            if row.email_id in changed:
+                self._passed_over.forget(row.email_id)
+            else:
+                self._passed_over.note(row.email_id, refused.get(row.email_id))
+        return len(changed)
 
     def end_round(self) -> None:
         """All rows have been looked at."""

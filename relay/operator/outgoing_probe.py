@@ -146,7 +146,7 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("recording a further try", lambda: outgoing.ended(failed(1.0))),
         ("recording a failure", lambda: outgoing.ended(failed(None))),
         ("recording a suppressed mail", lambda: outgoing.ended(unsent("suppressed"))),
-        ("recording an event", lambda: outgoing.record(email_id, user, event)),
+        ("recording an event", lambda: outgoing.record(email_id, event)),
         ("simulating a delivery", lambda: outgoing.ended(unsent("bounced"))),
         ("putting mails back", lambda: outgoing.put_back([email_id], 1.0)),
         ("looking for webhook deliveries", lambda: (webhooks.look(1), webhooks.look_at([email_id]))),

@@ -8,23 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-import structlog
-
-from relay.core.errors import PostgresUnavailable
 from relay.core.gathered import Gathered, NotAnswered
+from relay.postgres.halving import in_halves
 
 _Question = TypeVar("_Question")
 _Answer = TypeVar("_Answer")
-log = structlog.get_logger(__name__)
 
 
 class Batches(Generic[_Question, _Answer]):
     """Questions of one kind. A question that can't be answered with others, for whatever reason, is asked alone.
 
     `together(questions)`: answers in the same order, None for one that is to be asked alone; it must end by itself,
-    soon, and may raise PostgresUnavailable: then all are asked alone. `alone(question)`: called in the greenlet that
-    asks, where it may take its time. Both must be harmless to repeat. `most`: questions of one statement. `seconds`:
-    for which a statement waits for more questions; None: it begins at once.
+    soon. What it raises is taken as `in_halves` says: a question that is refused stays alone, the others go together.
+    `alone(question)`: called in the greenlet that asks, where it may take its time. Both must be harmless to repeat.
+    `most`: questions of one statement. `seconds`: for which a statement waits for more; None: it begins at once.
     """
 
     def __init__(
@@ -50,10 +47,4 @@ class Batches(Generic[_Question, _Answer]):
         return self._alone(question) if answer is None else answer
 
     def _answers(self, questions: Sequence[_Question]) -> Sequence[_Answer | None]:
-        try:
-            return [answer for _, answer in zip(questions, self._together(questions), strict=True)]
-        except PostgresUnavailable:
-            pass  # each finds out for itself
-        except Exception:
-            log.exception("unexpected_error")
-        return [None] * len(questions)
+        return in_halves(questions, self._together)

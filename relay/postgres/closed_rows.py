@@ -10,7 +10,7 @@ from typing import Final
 
 from relay.core.frozen import frozen
 from relay.postgres.driver import Cursor
-from relay.postgres.sent_rows import Event, events_of
+from relay.postgres.sent_rows import Event, Found, events_of
 
 _BEGIN: Final = """
 WITH given AS (
@@ -95,24 +95,24 @@ class UnsentRow:
 ClosedRow = BouncedRow | UnsentRow
 
 
-def record(cursor: Cursor, rows: Sequence[ClosedRow], *, waits: bool) -> dict[str, bool]:
+def record(cursor: Cursor, rows: Sequence[ClosedRow], *, waits: bool) -> Found:
     """As `relay.postgres.sent_rows.record`. One statement for what the provider has, and one for the others."""
-    done: dict[str, bool] = {}
+    found: Found = {}
     locked = "" if waits else "SKIP LOCKED"
     bounced = [row for row in rows if isinstance(row, BouncedRow)]
     if bounced:
         begin = _BEGIN.format(condition=_HAS_LEFT, assignments=_BOUNCED, locked=locked)
         statuses = {"marks": [None] * len(bounced), "statuses": ["bounced"] * len(bounced)}
         cursor.execute(begin + events_of("said"), {**_values(bounced), **statuses})
-        done |= dict(cursor)
+        found |= dict(cursor)
     unsent = [row for row in rows if isinstance(row, UnsentRow)]
     if unsent:
         begin = _BEGIN.format(condition=_CLAIMED, assignments=_UNSENT, locked=locked)
         statuses = {"marks": [row.mark for row in unsent], "statuses": [row.status for row in unsent]}
         values = {**_values(unsent), **statuses, **_suppressions(unsent)}
         cursor.execute(begin + _SUPPRESSIONS + events_of("said"), values)
-        done |= dict(cursor)
-    return done
+        found |= dict(cursor)
+    return found
 
 
 def _values(rows: Sequence[ClosedRow]) -> dict[str, object]:

@@ -22,7 +22,7 @@ import structlog
 
 from relay.core import metrics
 from relay.core.deadlines import seconds_left
-from relay.core.errors import PostgresRefused, PostgresUnavailable, Unstorable
+from relay.core.errors import PostgresLocked, PostgresRefused, PostgresUnavailable, Unstorable
 from relay.core.supervision import Supervised, supervise
 from relay.postgres.causes import postgres_cause
 from relay.postgres.driver import Connection, Cursor
@@ -189,13 +189,23 @@ class Database:
 
     def use(self, deadline: float, work: Callable[[Cursor], _T], *, owner: str = "") -> _T:
         """`work(cursor)` on one of the pool's connections; tried a second time on a fresh one when it gets lost, so it
-        must be harmless to repeat. Raises Unavailable.
+        must be harmless to repeat. Raises PostgresUnavailable; PostgresRefused or Unstorable where it is refused for
+        what is in it, which is logged; and PostgresLocked where another transaction holds what it needs.
 
         `owner`: the user that it is about, or empty.
         """
+        try:
+            return self.use_shared(deadline, work, owner=owner)
+        except Rejected as rejected:
+            log.error("query_rejected", sqlstate=rejected.sqlstate)
+            raise rejected.consequence() from None
+
+    def use_shared(self, deadline: float, work: Callable[[Cursor], _T], *, owner: str = "") -> _T:
+        """As `use`, for a statement about many, of which the caller finds the culprit: raises Rejected, unlogged."""
         if seconds_left(deadline) < _LEAST_SECONDS:
             raise PostgresUnavailable()  # rather than spoil a good connection
         pause = _LOCKED_PAUSE
+        locked = False
         try:
             while True:
                 try:
@@ -203,16 +213,15 @@ class Database:
                 except Overran as overran:
                     # What another transaction holds is waited for without a connection: others need it meanwhile.
                     # Without a limit of the server's own, each try would leave a statement that still waits there.
+                    locked = locked or overran.blocked
                     impatient = overran.blocked and self._lock_seconds is not None
                     if not impatient or seconds_left(deadline) < pause + _LEAST_SECONDS:
                         raise
                 gevent.sleep(pause)
                 pause = min(_LONGEST_LOCKED_PAUSE, 2 * pause)
         except ConnectionLost:
-            raise PostgresUnavailable() from None
-        except Rejected as rejected:
-            log.error("query_rejected", sqlstate=rejected.sqlstate)
-            raise rejected.consequence() from None
+            # The last try may have had too little time for the server to say so.
+            raise (PostgresLocked() if locked else PostgresUnavailable()) from None
 
     def _use_once(self, deadline: float, work: Callable[[Cursor], _T], owner: str) -> _T:
         halfway = time.monotonic() + seconds_left(deadline) / 2

@@ -10,7 +10,7 @@ from typing import Final
 
 from relay.core.frozen import frozen
 from relay.postgres.driver import Cursor
-from relay.postgres.sent_rows import EVENTS, Event
+from relay.postgres.sent_rows import EVENTS, Event, Found
 
 #: A row is changed as its claim left it: the claim has not been given up, and the row not claimed anew.
 _RECORD: Final = """
@@ -49,9 +49,9 @@ class FailedRow:
     message: str
 
 
-def record(cursor: Cursor, rows: Sequence[FailedRow], *, waits: bool) -> dict[str, bool]:
+def record(cursor: Cursor, rows: Sequence[FailedRow], *, waits: bool) -> Found:
     """As `relay.postgres.sent_rows.record`. One statement for what is tried again, and one for the others."""
-    done: dict[str, bool] = {}
+    found: Found = {}
     for assignments, some in (
         (_LATER, [row for row in rows if row.seconds is not None]),
         (_FAILED, [row for row in rows if row.seconds is None]),
@@ -59,8 +59,8 @@ def record(cursor: Cursor, rows: Sequence[FailedRow], *, waits: bool) -> dict[st
         if some:
             statement = _RECORD.format(locked="" if waits else "SKIP LOCKED", assignments=assignments) + EVENTS
             cursor.execute(statement, _values(some))
-            done |= dict(cursor)
-    return done
+            found |= dict(cursor)
+    return found
 
 
 def _values(rows: Sequence[FailedRow]) -> dict[str, object]:

@@ -6,17 +6,18 @@ next claim looks for an event before it is sent again (`known_to_provider`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
 from relay.core import deadlines
-from relay.core.errors import PostgresUnavailable
+from relay.core.errors import PostgresRefused, PostgresUnavailable
 from relay.core.frozen import frozen
 from relay.postgres.database import ConnectionLost, Database, Overran, Rejected
 from relay.postgres.driver import Cursor
+from relay.postgres.halving import in_halves
 from relay.postgres.waiting import Processing
 
 log = structlog.get_logger(__name__)
@@ -52,11 +53,11 @@ WITH left_behind AS (
 _PUT_BACK: Final = f"""{_SEEN}
 UPDATE emails e SET status = 'queued', provider_next_retry_at = clock_timestamp(),
        provider_last_error_code = %(code)s, provider_last_error_message = %(text)s
-  FROM left_behind WHERE e.id = left_behind.id"""  # noqa: S608 - fixed texts
+  FROM left_behind WHERE e.id = left_behind.id RETURNING e.id::text"""  # noqa: S608 - fixed texts
 _SETTLE: Final = f"""{_SEEN}
 UPDATE emails e SET status = 'sent', sent_at = coalesce(e.sent_at, now()), provider_next_retry_at = NULL,
        provider_dead_lettered_at = NULL, provider_last_error_code = NULL, provider_last_error_message = NULL
-  FROM left_behind WHERE e.id = left_behind.id"""  # noqa: S608 - fixed texts
+  FROM left_behind WHERE e.id = left_behind.id RETURNING e.id::text"""  # noqa: S608 - fixed texts
 
 #: What no worker takes up by itself: old, and no process can be working on it.
 HELD: Final = """
@@ -114,13 +115,17 @@ class LeftRows:
         }
         return self._change(_GIVE_BACK, values)
 
-    def put_back(self, rows: Sequence[Processing]) -> int:
-        """Makes rows `queued` again, as unclear, unless they have changed since they were seen. Returns how many."""
-        return self._change(_PUT_BACK, {**_versions(rows), "code": UNCLEAR, "text": UNCLEAR_TEXT})
+    def put_back(self, rows: Sequence[Processing], *, refused: dict[str, str] | None = None) -> set[str]:
+        """Makes rows `queued` again, as unclear, unless they have changed since they were seen, or are locked.
 
-    def settle(self, rows: Sequence[Processing]) -> int:
-        """Makes rows `sent` that the provider has, as an event says, unless they have changed since; how many."""
-        return self._change(_SETTLE, _versions(rows))
+        Returns which. `refused`: gets the cause for each row that Postgres refuses, an SQLSTATE or the name of an
+        error; where it is None, PostgresRefused is raised after the others have been changed.
+        """
+        return self._change_each(_PUT_BACK, {"code": UNCLEAR, "text": UNCLEAR_TEXT}, rows, refused)
+
+    def settle(self, rows: Sequence[Processing], *, refused: dict[str, str] | None = None) -> set[str]:
+        """Makes rows `sent` that the provider has, as an event says; otherwise as `put_back`."""
+        return self._change_each(_SETTLE, {}, rows, refused)
 
     def known_to_provider(self, email_ids: Collection[str]) -> set[str]:
         """Of which of these mails an event says that the provider has it. Takes TRUTH_SECONDS at most."""
@@ -171,6 +176,41 @@ class LeftRows:
             return int(cursor.rowcount)
 
         return self._use(update)
+
+    def _change_each(
+        self,
+        statement: str,
+        values: Mapping[str, object],
+        rows: Sequence[Processing],
+        refused: dict[str, str] | None,
+    ) -> set[str]:
+        changed: set[str] = set()
+        failed: list[Exception] = []
+
+        def update(some: Sequence[Processing]) -> Sequence[Processing]:
+            def run(cursor: Cursor) -> set[str]:
+                cursor.execute(statement, {**values, **_versions(some)})
+                return {email_id for (email_id,) in cursor.fetchall()}
+
+            try:
+                changed.update(self._database.use_shared(deadlines.after(self._deadline), run))
+            except PostgresUnavailable as error:
+                failed.append(error)
+                raise
+            return some
+
+        def note(row: Processing, error: Exception) -> None:
+            sqlstate = error.sqlstate if isinstance(error, Rejected) else type(error).__name__
+            if refused is None:
+                log.error("query_rejected", sqlstate=sqlstate)
+                failed.append(PostgresRefused())
+            else:
+                refused[row.email_id] = sqlstate
+
+        in_halves(rows, update, refused=note)
+        if failed:
+            raise failed[0]
+        return changed
 
     def _use(self, work: Callable[[Cursor], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
 from relay.core import deadlines, metrics
+from relay.core.errors import PostgresRefused, PostgresUnavailable
 from relay.postgres import sending_facts
 from relay.postgres.batches import Batches
 from relay.postgres.closed_rows import UnsentRow
-from relay.postgres.database import Database
+from relay.postgres.database import Database, Rejected
 from relay.postgres.driver import Cursor, Row
-from relay.postgres.ended_rows import EndedRow, EndedRows
+from relay.postgres.ended_rows import EndedRow, EndedRows, NotedRow
 from relay.postgres.events import DELIVERIES
+from relay.postgres.halving import in_halves
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
 from relay.postgres.sending_facts import Facts, MailAsked
@@ -72,33 +74,19 @@ RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed text
 _CLAIMS: Final = 10
 _MOST: Final = 200
 
-#: One event, and a pending delivery for each webhook that is subscribed to it; nothing where its source id is known.
-_EVENT: Final = (
-    """
+#: With its event, and a pending delivery for each webhook that is subscribed to it; nothing where its source id is
+#: known.
+_FAIL_HELD: Final = f"""
+WITH changed AS (
+  UPDATE emails SET status = 'failed', provider_next_retry_at = NULL, provider_dead_lettered_at = now(),
+         provider_last_error_code = %(code)s, provider_last_error_message = %(message)s
+   WHERE id = %(id)s AND {HELD} RETURNING id, user_id),
 event AS (
   INSERT INTO email_events (id, email_id, source_id, type, payload, user_id, received_at)
-  SELECT %(event_id)s::uuid, {email}, %(source_id)s, %(type)s, %(payload)s::jsonb, {user}, now() {source}
-   WHERE {condition}
-  ON CONFLICT DO NOTHING RETURNING id, user_id, type)"""
-    + DELIVERIES
-)
-
-_FINISH: Final = (
-    "WITH changed AS (UPDATE emails SET {assignments} WHERE id = %(id)s"  # noqa: S608 - fixed texts
-    " AND {condition} RETURNING id, user_id), "
-    + _EVENT.format(
-        email="changed.id", user="changed.user_id", source="FROM changed", condition="%(type)s::text IS NOT NULL"
-    )
-)
-
-#: An event of a row whose status does not change with it.
-_RECORD: Final = "WITH " + _EVENT.format(
-    email="%(id)s::uuid",
-    user="%(user)s",
-    source="",
-    condition="EXISTS (SELECT FROM emails WHERE id = %(id)s::uuid)",
-)
-
+  SELECT %(event_id)s::uuid, changed.id, %(source_id)s, %(type)s, %(payload)s::jsonb, changed.user_id, now()
+    FROM changed
+  ON CONFLICT DO NOTHING RETURNING id, user_id, type)
+{DELIVERIES}"""  # noqa: S608 - fixed texts
 
 #: A row that is to be claimed, and what gets its user where it is locked.
 _Wanted = tuple[str, Callable[[str | None], None]]
@@ -127,30 +115,57 @@ class Outgoing:
         """Closes the connection that is kept beside the database's."""
         self._ended_rows.close()
 
-    def claim(self, ids: Collection[str], *, skip_locked: bool = False) -> list[tuple[object, ...]]:
+    def claim(
+        self, ids: Collection[str], *, skip_locked: bool = False, refused: dict[str, str] | None = None
+    ) -> list[tuple[object, ...]]:
         """Makes those of these rows that may leave now `processing`; what they hold, in the order of `_COLUMNS`.
 
         A row that is locked is waited for, since a job comes once: OpenSend publishes it before its own
-        change of the row is committed. `skip_locked`: it is passed over, and will be found again.
+        change of the row is committed. `skip_locked`: it is passed over, and will be found again; so is one that
+        Postgres refuses, of which `refused` gets the cause, an SQLSTATE or the name of an error.
+
+        Raises PostgresLocked and PostgresRefused where that is not so.
         """
         statement = _CLAIM.format(locked="SKIP LOCKED" if skip_locked else "")
+        rows: list[tuple[object, ...]] = []
+        away: list[PostgresUnavailable] = []
 
-        def update(cursor: Cursor) -> list[Row]:
-            cursor.execute(statement, {"ids": list(ids)})
-            return cursor.fetchall()
+        def update(some: Sequence[str]) -> Sequence[str]:
+            def run(cursor: Cursor) -> list[Row]:
+                cursor.execute(statement, {"ids": list(some)})
+                return cursor.fetchall()
 
-        began = clocks()
-        rows = []
-        for *row, mark in self._use(update):
-            self._leases.note(str(row[0]), mark, began)
-            rows.append(tuple(row))
-        metrics.DELIVERY_CLAIM_SECONDS.observe(time.monotonic() - began[0])
+            deadline = deadlines.after(self._deadline)
+            began = clocks()
+            try:
+                claimed = self._database.use_shared(deadline, run) if skip_locked else self._database.use(deadline, run)
+            except PostgresUnavailable as error:
+                away.append(error)
+                raise
+            for *row, mark in claimed:
+                self._leases.note(str(row[0]), mark, began)
+                rows.append(tuple(row))
+            metrics.DELIVERY_CLAIM_SECONDS.observe(time.monotonic() - began[0])
+            return some
+
+        def note(email_id: str, error: Exception) -> None:
+            if refused is not None:
+                refused[email_id] = error.sqlstate if isinstance(error, Rejected) else type(error).__name__
+
+        if skip_locked:
+            in_halves(list(ids), update, refused=note)
+            if away and not rows:
+                raise away[0]
+        else:
+            update(list(ids))
         return rows
 
     def claim_one(
         self, email_id: str, *, locked: Callable[[str | None], None] = lambda _: None
     ) -> list[tuple[object, ...]]:
         """As `claim` for one row, in one statement with others that are claimed at the same time.
+
+        Raises PostgresLocked where it is waited for in vain, and PostgresRefused where it is refused or passed over.
 
         `locked`: gets the user of the row where it is waited for, since another transaction holds it.
         """
@@ -163,17 +178,28 @@ class Outgoing:
         return [[rows.pop(email_id)] if email_id in rows else None for email_id in map(str.lower, ids)]
 
     def _claim_alone(self, asked: _Wanted) -> list[tuple[object, ...]]:
+        """Raises PostgresRefused also where a trigger passes over the row."""
         email_id, locked = asked
-
-        def select(cursor: Cursor) -> Row | None:
-            cursor.execute(f"SELECT e.user_id FROM emails e WHERE e.id = %s AND {_DUE}", (email_id,))  # noqa: S608 - fixed texts
-            return cursor.fetchone()
-
-        row = self._use(select)
-        if row is None:
+        due = self.due([email_id])
+        if not due:
             return []
-        locked(row[0])
-        return self.claim([email_id])
+        locked(next(iter(due.values())))
+        rows = self.claim([email_id])
+        if not rows and self.due([email_id]):
+            raise PostgresRefused
+        return rows
+
+    def due(self, ids: Collection[str]) -> dict[str, str | None]:
+        """Those of these rows that may leave now, and whose each is."""
+
+        def select(cursor: Cursor) -> dict[str, str | None]:
+            cursor.execute(
+                f"SELECT e.id::text, e.user_id FROM emails e WHERE e.id = ANY (%s::uuid[]) AND {_DUE}",  # noqa: S608 - fixed texts
+                (list(ids),),
+            )
+            return dict(cursor)
+
+        return self._use(select)
 
     def look(self, email_id: str) -> Row | None:
         """What a row holds, as `claim` has it, and nothing is changed; None: it is not there."""
@@ -228,9 +254,9 @@ class Outgoing:
 
         return self._use(select)
 
-    def record(self, email_id: str, user_id: str | None, event: Event) -> None:
-        """An event of a row whose status it does not change."""
-        self._insert(_RECORD, {"id": email_id, "user": user_id, **_of(event)})
+    def record(self, email_id: str, event: Event) -> None:
+        """Records an event of a mail whose row stays as it is, in one statement with others. As `ended`."""
+        self._ended.ask(NotedRow(email_id, event))
 
     def put_back(self, ids: Sequence[str], seconds: float | Sequence[float], *, unclear: Collection[str] = ()) -> None:
         """These can't be sent now, for no fault of theirs: back to `queued` in one statement, no attempt used up.
@@ -249,37 +275,22 @@ class Outgoing:
 
     def fail_held(self, email_id: str, code: str, message: str, event: Event) -> None:
         """Ends a mail that no worker takes up by itself (`LeftRows.held`) as failed."""
-        self._finish(
-            email_id,
-            "status = 'failed', provider_next_retry_at = NULL, provider_dead_lettered_at = now(),"
-            " provider_last_error_code = %(code)s, provider_last_error_message = %(message)s",
-            HELD,
-            event,
-            code=code,
-            message=message,
-        )
+        values = {
+            "id": email_id,
+            "code": code,
+            "message": message,
+            "event_id": str(uuid.uuid4()),
+            "source_id": event.source_id,
+            "type": event.type,
+            "payload": event.document,
+        }
 
-    def _finish(self, email_id: str, assignments: str, condition: str, event: Event | None, **values: object) -> None:
-        statement = _FINISH.format(assignments=assignments, condition=condition)
-        self._insert(statement, {"id": email_id, **_of(event), **values})
-        self._leases.forget(email_id)
-
-    def _insert(self, statement: str, values: Mapping[str, object]) -> None:
-        """Carries out a statement that ends with the deliveries of an event."""
-
-        def insert(cursor: Cursor) -> int:
-            cursor.execute(statement, values)
+        def update(cursor: Cursor) -> int:
+            cursor.execute(_FAIL_HELD, values)
             return int(cursor.rowcount)
 
-        if self._use(insert) and self._deliveries_due is not None:
+        if self._use(update) and self._deliveries_due is not None:
             self._deliveries_due()
 
     def _use(self, work: Callable[[Cursor], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)
-
-
-def _of(event: Event | None) -> dict[str, object]:
-    if event is None:
-        return {"event_id": None, "source_id": None, "type": None, "payload": None}
-    values = {"source_id": event.source_id, "type": event.type, "payload": event.document}
-    return {"event_id": str(uuid.uuid4()), **values}

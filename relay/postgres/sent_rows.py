@@ -32,7 +32,8 @@ changed AS (
 def events_of(given: str) -> str:
     """Ends a statement: the events of each row that has changed, with their webhook deliveries.
 
-    `given`: the CTE with id (of the mail), source_id, type and payload of each event; `changed` is another one.
+    `given`: the CTE with id (of the mail), source_id, type and payload of each event. `changed` is another one, and
+    `free`, the rows that were to be changed. It returns a row for each item of `Found`.
     """
     return f"""
 event AS (
@@ -41,7 +42,8 @@ event AS (
     FROM changed JOIN {given} AS given ON given.id = changed.id WHERE given.type IS NOT NULL
   ON CONFLICT DO NOTHING RETURNING id, user_id, type),
 deliveries AS ({DELIVERIES} RETURNING 1)
-SELECT id::text, EXISTS (SELECT FROM deliveries) FROM changed"""  # noqa: S608 - fixed texts
+SELECT free.id::text, CASE WHEN changed.id IS NOT NULL THEN EXISTS (SELECT FROM deliveries) END
+  FROM free LEFT JOIN changed ON changed.id = free.id"""  # noqa: S608 - fixed texts
 
 
 EVENTS: Final = events_of("given")
@@ -71,8 +73,13 @@ class SentRow:
     event: Event | None
 
 
-def record(cursor: Cursor, rows: Sequence[SentRow], *, waits: bool) -> dict[str, bool]:
-    """The rows that are recorded, and whether webhook deliveries have been made with any of them.
+#: Rows that were to be changed: whether webhook deliveries have been made with any of them; None for a row that has
+#: not changed, since a trigger has passed over it.
+Found = dict[str, bool | None]
+
+
+def record(cursor: Cursor, rows: Sequence[SentRow], *, waits: bool) -> Found:
+    """Records those of these rows that are still to be recorded; what it found.
 
     `waits`: for locks of others; else what is locked is passed over.
     """

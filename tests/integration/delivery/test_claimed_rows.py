@@ -79,7 +79,7 @@ def test_opensends_claim_is_not_taken_for_an_old_one_of_ours(
         outgoing.put_back([email_id], 0.0)
     elif before == "abandoned":
         age(query, 16)
-        assert left.put_back(Abandoned().among(waiting.processing(10))) == 1
+        assert left.put_back(Abandoned().among(waiting.processing(10))) == {email_id}
     age(query, 60)
     assert query(OPENSEND, email_id) == [(email_id,)]
     assert left_behind(waiting) == set()
@@ -99,8 +99,8 @@ def test_a_row_that_has_changed_since_it_was_looked_at_is_not_put_back(
     assert query(OPENSEND, ids["claimed by OpenSend"])
     outgoing.sent(ids["sent"], None)
     query("UPDATE emails SET status = 'canceled' WHERE id = %s", ids["canceled"])
-    assert left.put_back(rows) == 1
-    assert left.put_back(rows) == 0
+    assert left.put_back(rows) == {ids["left"]}
+    assert left.put_back(rows) == set()
     assert {status: email_id for email_id, status in query("SELECT id::text, status FROM emails")} | {
         "processing": ""
     } == {"processing": "", "sent": ids["sent"], "canceled": ids["canceled"], "queued": ids["left"]}

@@ -49,10 +49,11 @@ class Worker:
         )
         self.greenlet = gevent.spawn(self.jobs.receive)
 
-    def _deliver(self, email_id: str, _: Share) -> None:
+    def _deliver(self, email_id: str, _: Share) -> bool:
         if self.errors:
             raise self.errors.pop(0)
         self.delivered.append(email_id)
+        return True
 
     def _scan(self) -> None:
         self.scans += 1
@@ -308,9 +309,10 @@ def test_a_message_stays_in_flight_while_its_mail_is_being_sent(
     url, _ = new_queue(sqs, "")
     worker = consume(url, Noting)
 
-    def deliver(email_id: str, _: Share) -> None:
+    def deliver(email_id: str, _: Share) -> bool:
         worker.delivered.append(email_id)
         until(lambda: len(extended) >= 2)
+        return True
 
     monkeypatch.setattr(worker.jobs, "_deliver", deliver)
     put(sqs, url, send())
