@@ -4,9 +4,10 @@ gone. Each is sent once at most, is said once, and keeps no other from leaving.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +349,60 @@ def test_events_of_mails_that_stay_share_a_statement(asking: Outgoing, query: Qu
     assert found == Counter(ids)
     assert query("SELECT count(*) FROM webhook_deliveries") == [(50,)]
     assert query("SELECT status, count(*) FROM emails GROUP BY 1") == [("queued", 50)]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("mode", "seed"), [("postgres", 1), ("queue", 2)])
+def test_no_sequence_of_triggers_locks_and_deletions_sends_a_mail_twice_or_leaves_it(
+    counted: Counted, query: Query, postgres_url: str, tmp_path: Path, mode: str, seed: int
+) -> None:
+    """Each trouble is about some rows and some changes of them; both ends have a ledger."""
+    chance = random.Random(seed)
+    outgoing, provider = Outgoing(counted, deadline=1.0), Provider()
+    ids = [email_id for user in ("one", "two", "three") for email_id in add(query, 20, user=user)]
+    gone: set[str] = set()
+    jobs = Jobs(ids) if mode == "queue" else None
+    dispatcher = dispatcher_of(counted, outgoing, provider, jobs, folder=tmp_path, places=8)
+    handovers = dispatcher._deliverer._handovers
+
+    def look() -> None:
+        for each in handovers._refused.values():
+            each.at = 0.0
+        with suppress(PostgresUnavailable):
+            handovers.look()
+
+    dispatcher.start()
+    with psycopg2.connect(postgres_url) as holder, holder.cursor() as cursor:
+        for _ in range(12):
+            some = ", ".join(f"'{email_id}'" for email_id in chance.sample(ids, 15))
+            change = chance.choice(
+                ["NEW.status = 'processing'", "NEW.status = 'sent'", "NEW.status = 'queued'", "true"]
+            )
+            with trigger(query, chance.choice([*TRIGGERS]), f"NEW.id IN ({some}) AND {change}"):
+                cursor.execute(
+                    "SELECT FROM emails WHERE id = ANY (%s::uuid[]) FOR UPDATE SKIP LOCKED", (chance.sample(ids, 3),)
+                )
+                gevent.sleep(0.1 * chance.random())
+                look()
+                holder.rollback()
+            (deleted,) = chance.sample(ids, 1)
+            query("DELETE FROM email_events WHERE email_id = %s", deleted)
+            gone |= {email_id for (email_id,) in query("DELETE FROM emails WHERE id = %s RETURNING id::text", deleted)}
+    holder.close()
+
+    def over() -> bool:
+        look()
+        return query("SELECT count(*) FROM emails WHERE status <> 'sent'") == [(0,)]
+
+    until(over)
+    assert dispatcher.drain(30.0) == 0
+    outgoing.close()
+    ledger = Counter(provider.mails)
+    assert max(ledger.values()) == 1
+    assert {*ids} - gone <= ledger.keys()
+    events = Counter(source for (source,) in query("SELECT source_id FROM email_events"))
+    assert {f"provider-sent:{email_id}" for email_id in {*ids} - gone} <= events.keys()
+    assert not handovers._claims
+    assert not handovers._refused
+    if jobs is not None:
+        assert sorted(jobs.deleted) == sorted(ids)
