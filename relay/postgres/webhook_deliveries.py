@@ -10,12 +10,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, TypeVar
 
+import structlog
+
 from relay.core import deadlines
+from relay.core.errors import PostgresRefused, PostgresUnavailable
 from relay.core.frozen import frozen
-from relay.postgres.database import Database
+from relay.postgres.database import Database, Rejected
 from relay.postgres.driver import Cursor, Row
+from relay.postgres.halving import in_halves
 
 _T = TypeVar("_T")
+log = structlog.get_logger(__name__)
 
 #: Seconds for which no other worker may claim a delivery: 5 for the claim's answer, 5 for the call, 5 for the record,
 #: and a margin. So long the deliveries wait that a killed process has claimed, and no others.
@@ -144,36 +149,37 @@ class WebhookDeliveries:
         return [Due(*row) for row in self._rows(_LOOK_AT, {"ids": list(ids)})]
 
     def claim(self, ids: Collection[str]) -> list[ClaimedDelivery]:
-        """Claims those of these deliveries that are due and not claimed."""
-        values = {"ids": list(ids), "lease": LEASE_SECONDS, "held": HELD_OCTETS}
-        return [
-            ClaimedDelivery(
-                id=delivery_id,
-                webhook_id=webhook_id,
-                event_id=event_id,
-                attempt=attempt,
-                mark=mark,
-                url=url,
-                webhook_status=webhook_status,
-                secret=secret,
-                event_type=event_type,
-                payload=payload,
-                payload_octets=octets,
-            )
-            for (
-                delivery_id,
-                webhook_id,
-                event_id,
-                attempt,
-                mark,
-                url,
-                webhook_status,
-                secret,
-                event_type,
-                payload,
-                octets,
-            ) in self._rows(_CLAIM, values)
-        ]
+        """Claims those of these deliveries that are due and not claimed.
+
+        One that Postgres refuses keeps no other from it: it is logged, and left out. Raises PostgresRefused where no
+        other is claimed.
+        """
+        claimed: list[ClaimedDelivery] = []
+        failed: list[PostgresUnavailable] = []
+
+        def claim(some: Sequence[str]) -> Sequence[str]:
+            values = {"ids": list(some), "lease": LEASE_SECONDS, "held": HELD_OCTETS}
+
+            def select(cursor: Cursor) -> list[Row]:
+                cursor.execute(_CLAIM, values)
+                return cursor.fetchall()
+
+            try:
+                rows = self._database.use_shared(deadlines.after(self._deadline), select)
+            except PostgresUnavailable as error:
+                failed.append(error)
+                raise
+            claimed.extend(map(_claimed, rows))
+            return some
+
+        def refused(_: str, error: Exception) -> None:
+            log.error("query_rejected", sqlstate=error.sqlstate if isinstance(error, Rejected) else "")
+            failed.append(PostgresRefused())
+
+        in_halves(list(ids), claim, refused=refused)
+        if failed and not claimed:
+            raise failed[0]
+        return claimed
 
     def payload(self, event_id: str) -> str | None:
         """The payload of an event, a JSON document; None: the event is gone."""
@@ -214,3 +220,20 @@ class WebhookDeliveries:
 
     def _use(self, work: Callable[[Cursor], _T]) -> _T:
         return self._database.use(deadlines.after(self._deadline), work)
+
+
+def _claimed(row: Row) -> ClaimedDelivery:
+    delivery_id, webhook_id, event_id, attempt, mark, url, webhook_status, secret, event_type, payload, octets = row
+    return ClaimedDelivery(
+        id=delivery_id,
+        webhook_id=webhook_id,
+        event_id=event_id,
+        attempt=attempt,
+        mark=mark,
+        url=url,
+        webhook_status=webhook_status,
+        secret=secret,
+        event_type=event_type,
+        payload=payload,
+        payload_octets=octets,
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg2
 import pytest
 
+from relay.core.errors import PostgresRefused
 from relay.postgres.database import Database
 from relay.postgres.webhook_deliveries import LEASE_SECONDS, ClaimedDelivery, WebhookDeliveries, WebhookResult
 from tests.support.webhook_rows import add_delivery, add_event, add_webhook
@@ -70,6 +71,20 @@ def test_what_somebody_holds_locked_is_passed_over(
         cursor.execute("SELECT 1 FROM webhook_deliveries WHERE id = %s FOR UPDATE", (ids[1],))
         assert {claimed.id for claimed in deliveries.claim(ids)} == {ids[0], ids[2]}
         connection.rollback()
+
+
+def test_one_that_is_refused_keeps_no_other_from_being_claimed(
+    deliveries: WebhookDeliveries, add: Callable[..., str], query: Query
+) -> None:
+    ids = [add() for _ in range(9)]
+    query(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;"
+        " CREATE TRIGGER refuse BEFORE UPDATE ON webhook_deliveries FOR EACH ROW"
+        f" WHEN (NEW.id = '{ids[4]}') EXECUTE FUNCTION refuse()"
+    )
+    assert {claimed.id for claimed in deliveries.claim(ids)} == {*ids} - {ids[4]}
+    with pytest.raises(PostgresRefused):
+        deliveries.claim(ids)
 
 
 @pytest.mark.parametrize("status", ["success", "failed", "dead_letter", "unheard_of"])
