@@ -14,7 +14,7 @@ MAX_STEPS: Final = 400_000
 _DEPTH: Final = 3
 
 _ENCODED_WORD = r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?]*+\?="
-_SPECIALS = r'\s\x00-\x1f\x7f"(),:;<>'
+_SPECIALS = r'\s"(),:;<>'
 #: What stands together without a blank, apart from what is in quotes, some pieces at a time: the engine remembers each
 #: piece until the match is done. An encoded word is part of it whatever specials were left in it, and so is a domain
 #: literal.
@@ -30,7 +30,9 @@ _TO_ANGLE_OR_QUOTE: Final = re.compile(r'[^<>"]*+')
 _SEPARATOR: Final = re.compile(r"[,;]")
 _SEPARATORS: Final = re.compile(r"[,;\s]++")
 _BETWEEN: Final = re.compile(r'[">\s]++')
-_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
+_WHITE_SPACE: Final = re.compile(r"[\t-\r]")
+#: No blanks: what they stand in is no address, and neither of the two halves that they would make of it.
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _BRACKET: Final = re.compile(r"[()\[\]{}]")
 _QUOTES: Final = ("'", "`")
 _COMMENTS: Final = re.compile("\0+")
@@ -62,7 +64,8 @@ class AddressList:
         self.left_out = 0
         self.doubtful = depth > 0
         self.cut = False
-        self._text = _without_list_brackets(_CONTROLS.sub(" ", text))
+        text = _CONTROLS.sub(address_spec.CONTROL, _WHITE_SPACE.sub(" ", text))
+        self._text = _without_list_brackets(text)
         self._position = 0
         self._depth = depth
         self._items: list[_Item] = []
@@ -279,7 +282,7 @@ def _in_angles(text: str) -> list[AddrSpec]:
     spec = address_spec.read(text)
     if spec is not None:
         return [spec]
-    if text.count("@") < 2 or not _SEPARATOR.search(text):
+    if "@" not in text or not _SEPARATOR.search(text):
         return []
     specs = [address_spec.read(each) for each in _SEPARATOR.split(text) if each.strip()]
     return [spec for spec in specs if spec] if all(specs) else []

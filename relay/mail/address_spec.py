@@ -13,27 +13,34 @@ from relay.mail import quoted_string
 #: Format characters that are not visible and that no domain has: marks of direction, the byte order mark, the soft
 #: hyphen.
 _UNUSABLE: Final = "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
+#: What stands for a control character that is no blank: it is part of no address (RFC 5322 section 3.2.3).
+CONTROL: Final = "\x7f"
 #: Those and the joiners, which are part of some scripts.
 INVISIBLE: Final = _UNUSABLE + "\u200c\u200d"
 #: Quotation marks and brackets that aren't ASCII.
 TYPOGRAPHIC: Final = (
     "\u00ab\u00b4\u00bb\u2018-\u201f\u2032\u2033\u2039\u203a\u3008-\u3011\uff02\uff07-\uff09\uff1c\uff1e\uff3b\uff3d"
 )
+#: Dashes, bullets and dots of lists and sentences, none of which IDNA allows in a domain.
+_PUNCTUATION: Final = "\u2010-\u2027"
 #: What begins with one of these is half of something: no local part of the world does.
-_HALF: Final = rf"(?!['`{{|{TYPOGRAPHIC}{INVISIBLE}])"
-LOCAL: Final = re.compile(rf'{_HALF}[^\s\x00-\x20\x7f"(),:;<>@\[\]\\]++\Z')
+_HALF: Final = rf"(?!['`{{|{TYPOGRAPHIC}{INVISIBLE}{_PUNCTUATION}])"
+LOCAL: Final = re.compile(rf'{_HALF}[^\s\x00-\x20\x7f"(),:;<>@\[\]\\{_UNUSABLE}]++\Z')
 #: Letters, digits, hyphens and low lines of any script, and full stops.
 _DOMAIN: Final = re.compile(
     rf"(?![{TYPOGRAPHIC}{INVISIBLE}])[A-Za-z0-9\u0080-\U0010ffff]"
-    rf"[^\x00-,/:-@\[-^`{{-\x7f{TYPOGRAPHIC}{_UNUSABLE}]*+\Z"
+    rf"[^\x00-,/:-@\[-^`{{-\x7f{TYPOGRAPHIC}{_PUNCTUATION}{_UNUSABLE}]*+\Z"
 )
 _BEHIND_QUOTED_LOCAL: Final = re.compile(r'"\s?@\s?')
 #: Brackets and quotes that can't be part of an unquoted address, and what may follow one at the end of a sentence.
 _BEFORE: Final = re.compile(rf'[<>()\[\]"{TYPOGRAPHIC}]')
 _AFTER: Final = re.compile(rf'[<>()\[\]"{TYPOGRAPHIC}.!?,\\\u2026\u3002]')
-_AT_THE_ENDS: Final = re.compile(rf"\A[\s{INVISIBLE}]++|(?<![\s{INVISIBLE}])[\s{INVISIBLE}]++\Z")
+_NOT_SEEN: Final = rf"[\s{INVISIBLE}{CONTROL}]"
+_AT_THE_ENDS: Final = re.compile(rf"\A{_NOT_SEEN}++|(?<!{_NOT_SEEN}){_NOT_SEEN}++\Z")
 #: What could be part of a local part, but stands around addresses that programs print: on both sides, or not at all.
 _PAIRS: Final = frozenset(("''", "``", "`'", "{}"))
+#: What Python 2 prints before a text in a list, and Python 3 before octets.
+_LITERALS: Final = ("u'", "b'")
 _QUOTES: Final = "'\"`"
 #: Brackets around brackets that are taken off.
 _DEPTH: Final = 6
@@ -69,7 +76,7 @@ def read(text: str, *, sentence: bool = False) -> AddrSpec | None:
 
 
 def trimmed(text: str) -> str:
-    """`text` without the blanks and the invisible characters at its ends."""
+    """`text` without the blanks, the invisible and the control characters at its ends."""
     return text if text.isascii() and text.isalnum() else _AT_THE_ENDS.sub("", text)
 
 
@@ -84,6 +91,8 @@ def _peeled(text: str) -> str:
         return text
     if text[0] + text[-1] in _PAIRS:
         return text[1:-1]
+    if text.endswith("'") and text.startswith(_LITERALS):
+        return text[2:-1]
     if _BEFORE.match(text[0]) or (text[0] == "{" and text[1] in _QUOTES):
         text = text[1:]
     if _AFTER.match(text[-1]) or (text[-1] == "}" and text[-2] in _QUOTES):

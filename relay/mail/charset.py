@@ -172,7 +172,7 @@ def utf_8_view(view: str, label: str = "") -> str:
     raw = "\n".join([piece.replace("\n", " ") for piece in pieces[::2]]).encode("latin-1")
     if b"\x1b" not in raw and is_utf_8(raw):
         return view
-    text = _decode_undeclared(raw, _of_raw_text(label)).replace("\0", "")
+    text = _decode_undeclared(raw, _of_raw_text(label))
     converted = text.encode("utf-8", "ignore").decode("latin-1").split("\n")
     if len(converted) == len(pieces[::2]):
         pieces[::2] = converted

@@ -102,9 +102,14 @@ def _encoded_mailbox(view: str) -> Mailbox | None:
     text = encoded_word.decode(view)
     if "<" not in text or "=?" in text or _NAME_CONTROLS.search(text):
         return None
-    found = parse(_view(text), shortcuts=False)
-    clear = len(found.mailboxes) == 1 and not (found.doubtful or found.left_out or found.cut)
-    return found.mailboxes[0] if clear else None
+    view = _view(text)
+    found = parse(view, shortcuts=False)
+    if len(found.mailboxes) != 1 or found.left_out or found.cut:
+        return None
+    only = found.mailboxes[0]
+    # An `@` in the name makes it doubtful, but nothing that looks like a second address.
+    clear = not found.doubtful or all(each[1:] == only[1:] for each in lookalikes(view))
+    return only if clear else None
 
 
 def _plain(view: str, found: MailboxList) -> int:

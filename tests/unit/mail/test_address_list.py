@@ -76,7 +76,18 @@ def _sender(value: str) -> str | None:
         ("amy@corp\u3002example, ben@mail\uff0eexample, cy@mail\uff61example.", [A, B, C], 0),
         ("amy @ corp . example, <ben@(x)mail.(y)example>", [A, B], 0),
         ("amy%corp.example@relay.example", ["amy%corp.example@relay.example"], 0),
+        (f"[u'{A}', b'{B}'], u'{C}'", [A, B, C], 0),
+        (f"<{A};>, <,{B}>", [A, B], 0),
+        (f"\0{A}\0, {B}\x1f", [A, B], 0),
+        (f"\u2022 {A}, {B}\u2026", [A, B], 0),
         # Not whole
+        ("am\0y@corp.example", [], 1),
+        ("Amy <am\0y@corp.example>", [], 1),
+        ("am\x1fy@corp.example", [], 1),
+        ("Amy am\x7fy@corp.example, ben@mail.example", [B], 1),
+        ("amy@corp.ex\x01ample", [], 1),
+        ("amy@corp.example\x02ben@mail.example", [], 1),
+        ("\u2013amy@corp.example, am\u200by@corp.example, amy\u200b@corp.example", [], 3),
         ("<amy@corp.example%other.example>", [], 1),
         ("<amy@corp.example%other.example>, ben@mail.example", [B], 1),
         ("amy@corp.example%other.example", [], 1),
@@ -123,6 +134,8 @@ def _sender(value: str) -> str | None:
         ("=?utf-8?Q?Amy_<amy=40corp.example>,_ben=40mail.example?=", [], 1),
         ("=?utf-8?Q?Amy=0D=0A_<amy=40corp.example>?=", [], 1),
         ("=?utf-8?Q?ben=40mail.example_<amy=40corp.example>?=", [], 1),
+        ("=?utf-8?Q?ben_=40_mail.example_<amy=40corp.example>?=", [], 1),
+        ("=?utf-8?Q?Sales_@_Acme_<amy=40corp.example>?=", [A], 0),
         ("=?utf-8?Q?Amy_<amy=40corp.example>?=, ben@mail.example", [B], 1),
     ],
 )
@@ -172,19 +185,27 @@ _PIECES = st.sampled_from(
             "\u200b",
             "\ufeff",
             "\u3002",
+            "\u2013",
         ),
+        *("\0", "\x01", "\x1f", "\x7f"),
     ]
 )
 _HOSTILE = st.lists(_PIECES, min_size=1, max_size=14).map("".join)
 #: What can't stand beside an address that is part of nothing longer: the characters of a local part before it, those of
-#: a domain, and what joins one to something else, behind it. What programs put around it comes in pairs.
-_BEFORE = re.compile(r"[A-Za-z0-9!#$%&*+/=?^_|~.@\\\u00c0-\u024f-]\Z")
-_BEHIND = re.compile(r"[A-Za-z0-9_@%*/=+#$&^~|\u00c0-\u024f-]|[.!?\\][A-Za-z0-9\u00c0-\u024f]")
+#: a domain, and what joins one to something else, behind it. What programs put around it comes in pairs, and a control
+#: character parts nothing.
+_CONTROLS = r"[\x00-\x08\x0e-\x1f\x7f]*"
+_BEFORE = re.compile(
+    rf"[A-Za-z0-9!#$%&*+/=?^_|~.@\\\u00c0-\u024f\u2013-]\Z|[A-Za-z0-9@\u00c0-\u024f]{_CONTROLS}\Z"
+)
+_BEHIND = re.compile(
+    rf"{_CONTROLS}[A-Za-z0-9_@%*/=+#$&^~|\u00c0-\u024f\u2013-]|{_CONTROLS}[.!?\\]{_CONTROLS}[A-Za-z0-9\u00c0-\u024f]"
+)
 
 
 def _texts(value: str) -> list[str]:
     """The field, and the field without the blanks and comments that RFC 5322 allows within an address."""
-    bare = re.sub("[\x00-\x20\x7f\u00a0\u3000]+", " ", value)
+    bare = re.sub("[\t-\r\u0020\u00a0\u3000]+", " ", value)
     for _ in range(5):
         bare = re.sub(r" ?\((?:\\.|[^()\\])*\) ?", "", bare)
     return [value, bare, re.sub(r" ?([@.]) ?", r"\1", bare), re.sub(r" ([@.]) ?", r"\1", bare)]
