@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from relay.core.frozen import new_tuple
 
+#: What some programs put before the first octet of a text file (Unicode section 23.8).
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 #: RFC 2046 allows 70; what is longer than this is no boundary.
 MAX_LENGTH = 250
 #: Lines that begin with `--` and are looked at when a boundary has to be found.
@@ -61,6 +64,8 @@ def find(raw: bytes, start: int, end: int, boundary: bytes, *, limit: int) -> li
     before, position = -1, start
     if raw.startswith(needle[1:], start, end):
         before, position = start, start + size - 1
+    elif raw.startswith(BYTE_ORDER_MARK + needle[1:], start, end):
+        before, position = start, start + len(BYTE_ORDER_MARK) + size - 1
     while True:
         if before < 0:
             # The next line is near, or else it may be far.

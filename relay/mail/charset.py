@@ -74,6 +74,10 @@ _ENCODED_WORD = re.compile(r"(=\?[^?\s]{1,60}\?[bBqQ]\?[^?]*+\?=)")
 #: given, and keeps each of them for ever, known or not, so that a client's labels would fill the memory.
 _PYTHON_NAMES = frozenset((*aliases, *(module.name for module in pkgutil.iter_modules(encodings.__path__))))
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+#: Octets from which on text of ASCII can be told from the few letters of two octets that look like it.
+_MANY_OCTETS = 8
+_BLANK_OCTET = re.compile(rb"[\n ]")
 
 
 @memoised(entries=512, octets=_LONGEST_LABEL + 80)
@@ -188,6 +192,11 @@ def _of_raw_text(label: str) -> str | None:
 def _decode(octets: bytes, declared: str | None, label: str) -> str:
     if declared is None:
         return _decode_undeclared(octets, None)
+    evident = _decode_evident(octets, label)
+    if evident is not None:
+        return evident
+    if declared.startswith("utf-16"):
+        return _decode_utf_16(octets, declared)
     try:
         text = octets.decode(declared)
     except (UnicodeError, ValueError):
@@ -204,6 +213,38 @@ def _decode(octets: bytes, declared: str | None, label: str) -> str:
         return octets.decode("utf-8")
     except UnicodeDecodeError:
         return _decode_damaged(octets, declared)
+
+
+def _decode_evident(octets: bytes, label: str) -> str | None:
+    """Text that a byte order mark or the escapes of ISO-2022-JP show to be in another charset than the declared one;
+    None where they don't.
+    """
+    if octets.startswith(_MARKS):
+        if octets.startswith(codecs.BOM_UTF8):
+            return octets.decode("utf-8") if is_utf_8(octets) else None
+        if b"\0" in octets:
+            # Text of one octet a character may begin with the same two, but has none.
+            return _decode_utf_16(octets, "utf-16")
+    if b"\x1b" in octets and (hint := _of_raw_text(label)) is not None:
+        return _decode_escapes(octets, hint)
+    return None
+
+
+def _decode_utf_16(octets: bytes, declared: str) -> str:
+    """UTF-16 with a byte order mark, or in the order that its label or its NULs show; text under such a label that is
+    of one octet a character is UTF-8.
+    """
+    name = next((name for mark, name in _BYTE_ORDER_MARKS if octets.startswith(mark)), "")
+    if name:
+        octets = octets[2:]
+    elif b"\0" not in octets and len(octets) >= _MANY_OCTETS and _BLANK_OCTET.search(octets) and is_utf_8(octets):
+        return octets.decode("utf-8")
+    elif declared == "utf-16":
+        name = "utf-16-be" if octets[::2].count(0) > octets[1::2].count(0) else "utf-16-le"
+    else:
+        name = declared
+    # What is left of a character that was cut off is none.
+    return octets[: len(octets) & ~1].decode(name, "surrogatepass")
 
 
 def _decode_undeclared(octets: bytes, hint: str | None) -> str:

@@ -27,9 +27,10 @@ _FOR_PROGRAMS = frozenset(
     )
 )
 #: Values that name half a media type.
-_SHORTENED = {"html": "text/html"}
+_SHORTENED = {"html": "text/html", "multipart": "multipart/mixed", "multipart/": "multipart/mixed"}
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}/[!#$%&'*+.^_`{|}~0-9a-z-]{1,127}\Z")
 _NOT_IN_CONTENT_ID = re.compile(r"[\x00-\x20\x7f<>]")
+_IN_ANGLES = re.compile(r"<([^<>]+)>")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,100}\Z")
 _NOTHING = Parameters("", texts={}, views={})
 
@@ -73,7 +74,9 @@ class Description:
         value = self.head.first("content-id")
         if not value:
             return None
-        return _NOT_IN_CONTENT_ID.sub("", charset.decode_view(value)) or None
+        text = charset.decode_view(value)
+        in_angles = _IN_ANGLES.search(text)
+        return _NOT_IN_CONTENT_ID.sub("", in_angles[1] if in_angles else text) or None
 
     @property
     def stored_type(self) -> str:

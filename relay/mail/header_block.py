@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 from relay.core.frozen import frozen, new_tuple
+from relay.mail.boundary import BYTE_ORDER_MARK
 
 #: Fields of one block that are looked at. Mail in the wild has under 200; a block of a million is an attack on memory.
 MAX_FIELDS = 5_000
@@ -18,9 +19,8 @@ _MAX_LINES = 200_000
 #: Octets of a message or part in which the shortcut looks for the end of its header block.
 _NEAR = 32_768
 
-#: What some programs put before the first octet of a text file (Unicode section 23.8), and its latin-1 view.
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MARK_VIEW = "\xef\xbb\xbf"
+#: The latin-1 view of a byte order mark.
+_MARK_VIEW = BYTE_ORDER_MARK.decode("latin-1")
 
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _FIELD_LINE = re.compile(r"([!-9;-~]+)[ \t]*:(.*)\Z", re.DOTALL)
@@ -146,9 +146,9 @@ def read(raw: bytes, start: int, end: int, *, shortcuts: bool = True) -> tuple[H
         fields = split(raw[start:stop])
         if fields is not None:
             return made_of(fields, clean=True), stop + 4
-    if raw.startswith(_BYTE_ORDER_MARK, start, end):
-        while raw.startswith(_BYTE_ORDER_MARK, start, end):
-            start += len(_BYTE_ORDER_MARK)
+    if raw.startswith(BYTE_ORDER_MARK, start, end):
+        while raw.startswith(BYTE_ORDER_MARK, start, end):
+            start += len(BYTE_ORDER_MARK)
         line_end = _LINE_END.match(raw, start, end)
         behind = line_end.end() if line_end else end
         if _KNOWN_LINE.match(raw[behind : behind + _MAX_REMEMBERED_LINE].decode("latin-1")):
@@ -299,8 +299,10 @@ class _LineReader:
             # Blanks before the first field continue nothing.
             self._clean = False
             position, line = len(line) - len(line.lstrip(" \t")), line.lstrip(" \t")
-        if not self._fields and self._values is None and line.startswith(_MARK_VIEW):
-            # Behind an mbox line.
+        if line.startswith(_MARK_VIEW) and (
+            (not self._fields and self._values is None) or _KNOWN_LINE.match(line[len(_MARK_VIEW) :])
+        ):
+            # Behind an mbox line, or where a program put a second file behind the first fields.
             self._clean = False
             line = line[len(_MARK_VIEW) :]
         written = _FIELD_LINE.match(line)

@@ -21,7 +21,7 @@ _MAX_WORDS = 3
 _REMEMBERED = 80
 
 _ONE_PARAMETER = re.compile(
-    r"([!#$%&'*+./0-9A-Z^_`a-z{|}~-]++);[ \t]*([A-Za-z-]{1,100})=(?:\"([ !#-\[\]-~]*+)\"|([!#-'*+\--:<-\[\]-~]++))\Z"
+    r"([!#$%&*+./0-9A-Z^_a-z{|}~-]++);[ \t]*([A-Za-z-]{1,100})=(?:\"([ !#-\[\]-~]*+)\"|([!#-'*+\--:<-\[\]-~]++))\Z"
 )
 #: A word of the value. A `=` behind it makes it the name of a parameter, so that there is no value.
 _WORD = re.compile(r"[^;,\s(/\"=]*", re.ASCII)
@@ -32,6 +32,11 @@ _NAME = re.compile(r"([^\s=;\"]{1,100})\s*=\s*", re.ASCII)
 #: A backslash that ends a value behind an octet above 127 is the second half of a character: it escapes nothing.
 _QUOTED = re.compile(r'[^"\\]*+(?:\\(?:(?<=[\x81-\xfe]\\)(?="[ \t]*(?:;|\Z))|.)[^"\\]*+)*', re.DOTALL)
 _TO_SEMICOLON = re.compile(r"[^;]*")
+#: Where a comment begins behind an unquoted value (RFC 2045 section 5.1). File names hold brackets more often.
+_COMMENT = re.compile(r"(?<![ \t])[ \t]++\(")
+_NAMES_OF_FILES = frozenset(("filename", "name"))
+#: What some programs put around a value instead of quotation marks.
+_AROUND_VALUE = "'`<>"
 _ESCAPED = re.compile(r'\\(["\\])')
 _SECTION = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?\Z")
 #: Where a `;` may have been forgotten, and the parameters that may begin there. Two expressions, since one that looked
@@ -121,12 +126,12 @@ def _parse_octets(view: str) -> Parameters:
         views[name] = octets.decode("latin-1")
         text = charset.decode(octets, label)
         texts[name] = encoded_word.decode(views[name]) if not label and "=?" in text else text
-    return Parameters(value.lower(), texts=texts, views=views)
+    return Parameters(value.strip(_AROUND_VALUE).lower(), texts=texts, views=views)
 
 
 def _value(view: str) -> tuple[str, int]:
-    """What stands before the parameters, and where it ends; blanks and comments around its slash, and quotes around all
-    of it, are none of it. It is empty where the first parameter stands first.
+    """What stands before the parameters, and where it ends; blanks and comments around its slash, and quotation marks
+    around all of it, are none of it. It is empty where the first parameter stands first.
     """
     start = _skip_comments(view, 0)
     if view.startswith('"', start):
@@ -169,8 +174,17 @@ def _pairs(view: str, position: int) -> list[tuple[str, str]]:
             position = max(known.end() if known else stop + 1, position + 1)
             continue
         position = name.end()
-        text, position = _quoted(view, position) if view.startswith('"', position) else _unquoted(view, position)
-        pairs.append((name[1].lower(), text))
+        key = name[1].lower()
+        if view.startswith('"', position):
+            text, position = _quoted(view, position)
+        else:
+            text, position = _unquoted(view, position)
+            if key in _NAMES_OF_FILES:
+                # A quotation mark can't be part of it.
+                text = text.removesuffix('"')
+            elif "(" in text and (comment := _COMMENT.search(text)):
+                text = text[: comment.start()]
+        pairs.append((key, text))
     return pairs
 
 

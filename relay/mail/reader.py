@@ -95,7 +95,7 @@ def _subject(values: _Values) -> str:
         return ""
     text = values["subject"][0]
     if "=?" in text or not text.isascii() or "\0" in text:
-        text = encoded_word.decode(text)
+        text = encoded_word.decode(text).removeprefix("\ufeff")
     if not text.isprintable():
         text = _CONTROLS.sub(" ", text)
     text = text.strip()

@@ -24,6 +24,8 @@ _PRINTABLE = re.compile(r"[ -~]+\Z")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
 _IN_ANGLES = re.compile(r"<[^<>]*+>")
+_PARTED_ID = re.compile(r"<[^<> ]*+ ")
+_OCTET = re.compile(r"[\x80-\xff]")
 #: An address, a message id or a URL in angle brackets, with the blanks around it: never part of an encoded word. Blanks
 #: are tried from the first of a run alone, and what is in the brackets is taken once.
 _REFERENCE = re.compile(r"(?:(?<![ \t])[ \t]++)?(<(?=[!-;=?-~]*[@:])[!-;=?-~]*+>)[ \t]*+")
@@ -62,6 +64,8 @@ _LEFT_OUT: Final = (
     _COLUMNS | opensend_fields.FIELDS | _TRACE | {"x-entity-id", "content-type", "content-transfer-encoding"}
 )
 _LEFT_OUT_PREFIXES: Final = ("content-", "arc-", "x-ses-")
+#: Fields of message ids, in which no encoded word may stand (RFC 2047 section 5).
+_MESSAGE_IDS: Final = frozenset(("references", "in-reply-to"))
 
 #: The first of these that match go before all others when there are too many.
 _RANKS: Final = (
@@ -109,7 +113,7 @@ def select(fields: list[Field], *, shortcuts: bool = True) -> tuple[dict[str, st
     for key, several in values.items():
         room = _MAX_NAME_AND_VALUE - len(key)
         value = several[0] if len(several) == 1 else _joined(key, several, room, dropped)
-        if len(value) > room and key in ("references", "in-reply-to"):
+        if len(value) > room and key in _MESSAGE_IDS:
             value = _shortened(value, room)
         if 0 < len(value) <= room and _NAME.match(names[key]):
             kept[key] = value
@@ -132,7 +136,7 @@ def _as_they_stand(fields: list[Field]) -> dict[str, str] | None:
             continue
         if "=?" in view or not view.isascii() or not view.isprintable() or key in keys:
             return None
-        if key.startswith("list-") and " " in view:
+        if " " in view and (key.startswith("list-") or (key in _MESSAGE_IDS and _PARTED_ID.search(view))):
             return None
         # Of what characters a name is, the header block has seen to.
         if len(name) > _MAX_NAME or len(name) + len(view) > _MAX_NAME_AND_VALUE:
@@ -151,9 +155,8 @@ def _rank(key: str) -> int:
 
 def _value(key: str, view: str) -> str:
     """The stored form of one value, given as a latin-1 view."""
-    if key.startswith("list-") and " " in view:
-        # Folded within a URL (RFC 2369 section 2: blanks within angle brackets are ignored).
-        view = _IN_ANGLES.sub(lambda match: match[0].replace(" ", ""), view)
+    if key in _MESSAGE_IDS or key.startswith("list-"):
+        view = _references(key, view)
     if _PRINTABLE.match(view) and "=?" not in view:
         return view
     view = view.replace("\0", "")
@@ -165,6 +168,26 @@ def _value(key: str, view: str) -> str:
         if mailboxes:
             return mailboxes
     return _encoded(_CONTROLS.sub(" ", text).strip())
+
+
+def _references(key: str, view: str) -> str:
+    """A value of URLs or message ids in angle brackets as readers look for them: without the blanks of folding (RFC
+    2369 section 2), octets above 127 of a URL as escapes (RFC 3987 section 3.1), and in no encoded words where a
+    library put it into some.
+    """
+    if "=?" in view:
+        decoded = encoded_word.decode(view)
+        if "<" in decoded and _PRINTABLE.match(decoded):
+            view = decoded
+    if " " in view:
+        view = _IN_ANGLES.sub(lambda match: match[0].replace(" ", ""), view)
+    if not view.isascii() and key not in _MESSAGE_IDS:
+        view = _IN_ANGLES.sub(lambda match: _OCTET.sub(_escape, match[0]), view)
+    return view
+
+
+def _escape(octet: re.Match[str]) -> str:
+    return f"%{ord(octet[0]):02X}"
 
 
 def _mailboxes(view: str) -> str:
@@ -193,7 +216,7 @@ def _encoded(text: str) -> str:
 
 def _joined(key: str, several: list[str], room: int, dropped: list[str]) -> str:
     """As many of the values as there is room for."""
-    separator = " " if key in ("references", "in-reply-to") else ", "
+    separator = " " if key in _MESSAGE_IDS else ", "
     if any("=?" in each for each in several):
         # A separator that touches an encoded word would undo it, so it goes into the word.
         value = encoded_word.encode(_CONTROLS.sub(" ", separator.join(map(encoded_word.decode, several))))

@@ -22,6 +22,8 @@ _MANY = 1_000_000
 _MIN_WIDTH = 16
 _MAX_WIDTH = 1024
 
+#: Characters of a Content-Transfer-Encoding that are looked at.
+_MAX_VALUE = 200
 _COMMENT = re.compile(r"\([^()]*\)")
 _TOKEN = re.compile(r"[^\s;,\"'()]+")
 _BLANKS_AT_LINE_END = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
@@ -41,7 +43,11 @@ def name(value: str) -> str:
 
     Comments, blanks, quotes and parameters around the name are ignored.
     """
-    match = _TOKEN.search(_COMMENT.sub(" ", value[:200]).lower())
+    value = value[:_MAX_VALUE]
+    while (without := _COMMENT.sub(" ", value)) != value:
+        # Comments stand in comments.
+        value = without
+    match = _TOKEN.search(value.lower())
     token = match[0] if match else ""
     if token in ("base64", "quoted-printable"):
         return token

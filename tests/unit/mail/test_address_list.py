@@ -195,9 +195,7 @@ _HOSTILE = st.lists(_PIECES, min_size=1, max_size=14).map("".join)
 #: a domain, and what joins one to something else, behind it. What programs put around it comes in pairs, and a control
 #: character parts nothing.
 _CONTROLS = r"[\x00-\x08\x0e-\x1f\x7f]*"
-_BEFORE = re.compile(
-    rf"[A-Za-z0-9!#$%&*+/=?^_|~.@\\\u00c0-\u024f\u2013-]\Z|[A-Za-z0-9@\u00c0-\u024f]{_CONTROLS}\Z"
-)
+_BEFORE = re.compile(rf"[A-Za-z0-9!#$%&*+/=?^_|~.@\\\u00c0-\u024f\u2013-]\Z|[A-Za-z0-9@\u00c0-\u024f]{_CONTROLS}\Z")
 _BEHIND = re.compile(
     rf"{_CONTROLS}[A-Za-z0-9_@%*/=+#$&^~|\u00c0-\u024f\u2013-]|{_CONTROLS}[.!?\\]{_CONTROLS}[A-Za-z0-9\u00c0-\u024f]"
 )

@@ -44,16 +44,11 @@ def _decoded(value: str) -> str:
             "by =?utf-8?B?SsO2cmc=?= <joerg@shop.example> =?utf-8?B?KMO2KQ==?=",
         ),
         ("List-Id: Käse <list.shop.example>", "=?utf-8?B?S8Okc2U=?= <list.shop.example>"),
-        ("List-Help: <https://shop.example/ü>", "=?utf-8?Q?<https://shop.example/=C3=BC>?="),
+        ("List-Help: <https://shop.example/ü>", "<https://shop.example/%C3%BC>"),
     ],
 )
 def test_an_address_stays_out_of_encoded_words(line: str, value: str, encoding: str) -> None:
-    stored = _stored(line, encoding)
-    if "/ü" in line:
-        # A URL that isn't ASCII can't stay as it is.
-        assert _decoded(stored) == line.partition(": ")[2]
-    else:
-        assert stored == value
+    assert _stored(line, encoding) == value
 
 
 @settings(max_examples=300)
