@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import quote
 
 from relay.core.address import BadAddress, domain_of
 from relay.mail import encoded_word, mailbox, opensend_fields
@@ -25,7 +26,8 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
 _IN_ANGLES = re.compile(r"<[^<>]*+>")
 _PARTED_ID = re.compile(r"<[^<> ]*+ ")
-_OCTET = re.compile(r"[\x80-\xff]")
+#: What stays as it stands in a URL.
+_ASCII: Final = "".join(map(chr, range(0x80)))
 #: An address, a message id or a URL in angle brackets, with the blanks around it: never part of an encoded word. Blanks
 #: are tried from the first of a run alone, and what is in the brackets is taken once.
 _REFERENCE = re.compile(r"(?:(?<![ \t])[ \t]++)?(<(?=[!-;=?-~]*[@:])[!-;=?-~]*+>)[ \t]*+")
@@ -182,12 +184,8 @@ def _references(key: str, view: str) -> str:
     if " " in view:
         view = _IN_ANGLES.sub(lambda match: match[0].replace(" ", ""), view)
     if not view.isascii() and key not in _MESSAGE_IDS:
-        view = _IN_ANGLES.sub(lambda match: _OCTET.sub(_escape, match[0]), view)
+        view = _IN_ANGLES.sub(lambda match: quote(match[0].encode("latin-1"), safe=_ASCII), view)
     return view
-
-
-def _escape(octet: re.Match[str]) -> str:
-    return f"%{ord(octet[0]):02X}"
 
 
 def _mailboxes(view: str) -> str:
