@@ -84,6 +84,10 @@ class WebhookPlaces:
                 self._known.add(each.delivery_id)
                 self._due.setdefault(each.webhook_id, deque()).append(each)
 
+    def well_known(self, many: int) -> list[str]:
+        """The webhooks of which so many are due."""
+        return [webhook_id for webhook_id, waiting in self._due.items() if len(waiting) >= many]
+
     def wants_more(self, webhook_ids: Iterable[str]) -> bool:
         """Whether nothing is left of one of these webhooks, and it could have more calls."""
         return any(each not in self._due and self._room(each) > 0 for each in webhook_ids)

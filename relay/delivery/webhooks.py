@@ -1,7 +1,8 @@
 """Webhook deliveries: found, claimed when there is a place, made, and recorded (contract section 9).
 
     wake   a job of the queue, a word in Redis or an event of this process names deliveries: they are looked at at once
-    look   once a second, and less often where that takes long: what is due, some of each webhook
+    look   once a second, and less often where that takes long: what is due, some of each webhook; where much is
+           pending, in one part of the table soon after the other (webhook_looks)
 
 What waits is in Postgres. In memory are the names of what the last look saw, and the calls that are being made.
 """
@@ -22,6 +23,7 @@ from relay.core.errors import PostgresUnavailable, Unstorable
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.row_source import Turns
 from relay.delivery.webhook_attempts import WebhookAttempts
+from relay.delivery.webhook_looks import WebhookLooks
 from relay.delivery.webhook_places import WebhookPlaces
 from relay.postgres.webhook_deliveries import LEASE_SECONDS, ClaimedDelivery, Due, WebhookDeliveries, WebhookResult
 
@@ -32,6 +34,10 @@ LOOK_SECONDS: Final = 1.0
 #: Deliveries that a look names. One webhook may have them all: a look of a long backlog takes long, so the next one
 #: comes late, and what it names has to last until then.
 LOOK_MOST: Final = 2_000
+#: Deliveries of a webhook that are known: with so many it is left out of a look at a part. And of all webhooks: with
+#: more, those of the last part alone are known.
+ENOUGH: Final = 200
+MOST_KNOWN: Final = 2 * LOOK_MOST
 #: The part of the time that looks may take of Postgres, and the shortest time between two of them, in seconds.
 _LOOK_SHARE: Final = 0.1
 _LOOK_PAUSE: Final = 0.05
@@ -60,6 +66,7 @@ class Webhooks:
         self._attempts = attempts
         self._turns = turns
         self._places = WebhookPlaces()
+        self._looks = WebhookLooks(deliveries)
         #: Something has changed for the loop that hands out.
         self._changed = Event()
         #: Deliveries that were named, in order.
@@ -120,9 +127,12 @@ class Webhooks:
                 self._claim_some()
             except PostgresUnavailable:
                 gevent.sleep(1.0)
-            wanted = self._look_wanted or self._places.wants_more(self._many)
-            next_look = self._not_before if wanted else self._next_look
+            next_look = self._not_before if self._wants_look() else self._next_look
             self._changed.wait(min(1.0, max(0.0, next_look - time.monotonic())))
+
+    def _wants_look(self) -> bool:
+        """Whether a look is to begin as soon as it may."""
+        return self._look_wanted or self._looks.in_parts or self._places.wants_more(self._many)
 
     def _look_at_named(self) -> None:
         while self._named:
@@ -134,15 +144,19 @@ class Webhooks:
 
     def _look_if_due(self) -> None:
         began = time.monotonic()
-        wanted = self._look_wanted or self._places.wants_more(self._many)
-        if began < self._not_before or not (wanted or began >= self._next_look):
+        if began < self._not_before or not (self._wants_look() or began >= self._next_look):
             return
         self._look_wanted = False
-        due = self._deliveries.look(LOOK_MOST)
-        self._many = {each.webhook_id for each in due} if len(due) == LOOK_MOST else set()
-        self._places.replace(due)
+        due, whole = self._looks.look(LOOK_MOST, self._places.well_known(ENOUGH))
+        self._many = {each.webhook_id for each in due} if whole and len(due) == LOOK_MOST else set()
+        if whole or len(self._places) + len(due) > MOST_KNOWN:
+            self._places.replace(due)
+        else:
+            self._places.add(due)
         ended = time.monotonic()
-        self._not_before = ended + max(_LOOK_PAUSE, (ended - began) / _LOOK_SHARE)
+        # The processes of a machine take turns at looks at all; at parts each of them looks by itself.
+        share = _LOOK_SHARE if whole else _LOOK_SHARE / self._turns.processes
+        self._not_before = ended + max(_LOOK_PAUSE, (ended - began) / share)
         self._next_look = max(self._not_before, self._turns.next(LOOK_SECONDS))
 
     def _claim_some(self) -> None:

@@ -45,7 +45,7 @@ from relay.delivery.webhook_attempts import WebhookAttempts
 from relay.delivery.webhook_secrets import WebhookSecrets
 from relay.delivery.webhooks import Webhooks
 from relay.operator import exposition
-from relay.postgres import waiting
+from relay.postgres import waiting, webhook_deliveries
 from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
@@ -103,7 +103,12 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         lock_seconds=_LOCK_SECONDS,
     )
     turns = Turns(index=assignment.index, processes=settings.delivery_processes)
-    webhook_database = Database(settings.database_url, statement_seconds=4.5, idle_limit=_WEBHOOK_CONNECTIONS)
+    webhook_database = Database(
+        settings.database_url,
+        statement_seconds=4.5,
+        idle_limit=_WEBHOOK_CONNECTIONS,
+        switched_off=webhook_deliveries.PLANNER,
+    )
     webhooks = _webhooks(settings, webhook_database, turns, outbound or Outbound()) if settings.webhooks else None
     outgoing = Outgoing(database, deliveries_due=webhooks.wake if webhooks is not None else None)
     left = LeftRows(database)
@@ -185,17 +190,18 @@ def _provider(settings: Settings, link: RedisLink) -> tuple[Provider, Pace | Non
         if settings.smarthost_rate is None:
             return smart_host, None
         fixed = Account(rate=settings.smarthost_rate, left=-1, off="")
-        return smart_host, _pace(settings, smart_host, link, lambda _: fixed, settings.smarthost_rate)
+        return smart_host, _pace(settings, smart_host, link, ask=lambda _: fixed, fallback=settings.smarthost_rate)
     from relay.delivery.ses_provider import SesProvider  # noqa: PLC0415 - see load()
 
     ses = SesProvider()
-    return ses, _pace(settings, ses, link, ses.account, settings.ses_rate)
+    return ses, _pace(settings, ses, link, ask=ses.account, fallback=settings.ses_rate)
 
 
 def _pace(
     settings: Settings,
     provider: Provider,
     link: RedisLink,
+    *,
     ask: Callable[[str], Account | None],
     fallback: float,
 ) -> Pace:

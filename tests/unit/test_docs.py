@@ -26,6 +26,7 @@ SHORT = {
     "webhooks": "tests/integration/delivery/test_webhooks.py",
     "claims": "tests/integration/delivery/test_webhook_claims.py",
     "backlog": "tests/integration/delivery/test_webhook_backlog.py",
+    "looks": "tests/integration/delivery/test_webhook_looks.py",
     "outbound": "tests/unit/delivery/test_outbound_http.py",
     "links": "tests/unit/delivery/test_html_links.py",
     "large": "tests/integration/delivery/test_large_mails.py",
