@@ -7,7 +7,7 @@ from typing import Final
 
 from relay.core.frozen import frozen
 from relay.core.memo import memoised
-from relay.mail import charset, filename, header_block, parameters, transfer_encoding
+from relay.mail import charset, encoded_word, filename, header_block, parameters, transfer_encoding
 from relay.mail.header_block import Head
 from relay.mail.parameters import Parameters
 
@@ -74,7 +74,8 @@ class Description:
         value = self.head.first("content-id")
         if not value:
             return None
-        text = charset.decode_view(value)
+        # A library that folds lines may have put a long one into encoded words, brackets and all.
+        text = encoded_word.decode(value) if "<" not in value else charset.decode_view(value)
         in_angles = _IN_ANGLES.search(text)
         return _NOT_IN_CONTENT_ID.sub("", in_angles[1] if in_angles else text) or None
 

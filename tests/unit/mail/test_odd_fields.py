@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+from email import policy
+from email.message import EmailMessage
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.records import StoredAttachment
-from relay.mail import Message, parse
+from relay.mail import Message, Unusable, parse
+from relay.mail.message import Fault
 
 CYRILLIC = "Привет, мир"
 
@@ -126,3 +129,47 @@ def test_message_ids_are_readable(key: str, value: str, stored: str) -> None:
 def test_a_subject_begins_with_no_byte_order_mark() -> None:
     assert _message("X: y").subject == "s"
     assert parse("From: a@b.example\r\nSubject: \ufeffGrüße\r\n\r\nx".encode()).subject == "Grüße"
+
+
+@pytest.mark.parametrize("length", [20, 61, 100, 200, 250])
+def test_pythons_library_folds_fields_without_blanks_into_encoded_words(length: int) -> None:
+    token = ("0123456789abcdef" * 16)[:length]
+    written = EmailMessage(policy=policy.SMTP)
+    written["From"] = "a@b.example"
+    written["X-OpenSend-Tag"] = f"name={token}"
+    written["Idempotency-Key"] = token
+    written["List-Unsubscribe"] = f"<https://x.example/{token}>, <mailto:a@b.example>"
+    written["References"] = f"<{token}@x.example> <b@x.example>"
+    written.set_content("x")
+    message = parse(bytes(written))
+    assert message.tags == (("name", token),)
+    assert message.idempotency_key == token
+    assert message.headers["List-Unsubscribe"] == f"<https://x.example/{token}>, <mailto:a@b.example>"
+    assert message.headers["References"] == f"<{token}@x.example> <b@x.example>"
+
+
+@pytest.mark.parametrize("length", [20, 61, 100, 300])
+def test_a_content_id_that_pythons_library_wrote_is_what_the_link_names(length: int) -> None:
+    content_id = f"{('0123456789abcdef' * 20)[:length]}@x.example"
+    written = EmailMessage(policy=policy.SMTP)
+    written["From"] = "a@b.example"
+    written.set_content(f"<img src=cid:{content_id}>", subtype="html")
+    written.add_related(b"PNG", "image", "png", cid=f"<{content_id}>")
+    assert [each.content_id for each in parse(bytes(written)).attachments] == [content_id]
+
+
+@pytest.mark.parametrize(
+    ("field", "fault"),
+    [
+        ("Idempotency-Key: =?utf-8?q?a=0D=0Ab?=", Fault.BAD_IDEMPOTENCY_KEY),
+        (f"Idempotency-Key: =?utf-8?q?{'k' * 257}?=", Fault.BAD_IDEMPOTENCY_KEY),
+        ("Idempotency-Key: =?utf-8?q??=", Fault.BAD_IDEMPOTENCY_KEY),
+        ("Idempotency-Key: a\r\nIdempotency-Key: =?utf-8?q?b?=", Fault.BAD_IDEMPOTENCY_KEY),
+        ("X-OpenSend-Tag: =?utf-8?q?name=3Dv=0D=0A?=", Fault.BAD_TAG),
+        ("X-OpenSend-Tag: =?utf-8?q?n=C3=A4me=3Dv?=", Fault.BAD_TAG),
+    ],
+)
+def test_what_encoded_words_hold_is_held_to_the_same_rules(field: str, fault: Fault) -> None:
+    with pytest.raises(Unusable) as caught:
+        _message(field)
+    assert caught.value.fault is fault
