@@ -14,7 +14,7 @@ from relay.core.errors import PostgresUnavailable
 from relay.delivery import handovers as handovers_module
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
-from relay.delivery.outcome import RefusedRecipient, Sent
+from relay.delivery.outcome import Failed, RefusedRecipient, Sent, Verdict
 from relay.delivery.row import email_of
 from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
@@ -103,6 +103,27 @@ def test_an_answer_that_is_refused_is_kept_and_recorded_when_it_may_be(
     assert query("SELECT type FROM email_events ORDER BY 1") == [(event,) for event in events]
     assert len(provider.calls) == 1
     assert not handovers._refused
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASSING, Verdict.PERMANENT])
+def test_a_failure_that_is_refused_goes_back_as_one_that_the_provider_does_not_have(
+    add_email: Add,
+    outgoing: Outgoing,
+    deliverer: Deliverer,
+    provider: Scripted,
+    handovers: Handovers,
+    query: Query,
+    verdict: Verdict,
+) -> None:
+    provider.answer = Failed(verdict, "ACode", "not now")
+    email_id = add_email()
+    with refused(query):
+        with pytest.raises(PostgresUnavailable):
+            deliver(deliverer, outgoing, email_id)
+        assert query("SELECT status FROM emails") == [("processing",)]
+        look(handovers)
+    # Not DeliveryUnclear, by which it would be held after a day, or fail where SMTP_RELAY_UNCLEAR says so.
+    assert query("SELECT status, provider_last_error_code FROM emails") == [("queued", None)]
 
 
 def test_mails_that_are_refused_take_no_places_from_others(
