@@ -41,7 +41,6 @@ ELSEWHERE = {
     "relay/intake/footprint.py": "tests/integration/test_child_memory.py",
     "relay/intake/lookups.py": "tests/integration/test_second_look.py",
     "relay/intake/services.py": "tests/integration/test_accept.py",
-    "relay/jobs/dispatches.py": "tests/integration/web/test_webhook_jobs.py",
     "relay/jobs/intents.py": "tests/integration/storage/test_jobs.py",
     "relay/jobs/job.py": "tests/integration/storage/test_jobs.py",
     "relay/jobs/sweep.py": "tests/integration/storage/test_sweep.py",

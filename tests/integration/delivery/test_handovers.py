@@ -226,14 +226,46 @@ def test_while_its_process_lives_a_claim_is_no_older_than_its_last_beat(
     other.claim([dead])
     query("UPDATE emails SET status = 'processing', provider_last_attempted_at = now() WHERE id = %s", dead)
     process.flush()
-    # As old as a claim can be: the marks stay the same.
+    give_up_all(process)
+    assert state(query, mine) == ("processing", False)
+    assert state(query, dead) == ("queued", True)
+
+
+def give_up_all(process: Process) -> None:
+    """A scan to which each claim is as old as a claim can be: the marks stay the same."""
     left = LeftBehind(LeftRows(process.outgoing._database), process.states)
     database = Database(process.outgoing._database._url, statement_seconds=4.5, idle_limit=1, switched_off=PLANNER)
     rows = [row._replace(expired=True, ours=True) for row in WaitingRows(database).processing(10)]
     database.close()
     left.settle(rows)
-    assert state(query, mine) == ("processing", False)
-    assert state(query, dead) == ("queued", True)
+
+
+def test_an_answer_that_an_ended_process_has_left_keeps_its_row_until_it_is_recorded(
+    add_email: Callable[..., str], make: Make, server: Any, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can't be recorded for longer than a lease; the claim of a mail whose answer is not known is given up."""
+    answered, handed_over = add_email(), add_email()
+    process, other = make(), make(service="other")
+    process.claim([answered, handed_over])
+    assert process.hand_over(answered)
+    assert process.hand_over(handed_over)
+    process.handovers.answered(answered, "message-id")
+    process.die()
+    silence(server, process)
+
+    def away(*_: Any) -> None:
+        raise PostgresUnavailable()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Outgoing, "sent", away)
+        with pytest.raises(PostgresUnavailable):
+            other.handovers.look()
+    give_up_all(other)
+    assert state(query, answered) == ("processing", False)
+    assert state(query, handed_over) == ("queued", True)
+    silence(server, process)
+    other.handovers.look()
+    assert state(query, answered) == ("sent", False)
 
 
 def test_an_answer_that_postgres_did_not_take_is_recorded_when_it_is_back(
