@@ -84,6 +84,26 @@ def test_a_backlog_of_one_webhook_is_delivered_from_one_look(
     assert endpoint.calls == 450
 
 
+def test_the_next_look_comes_as_soon_as_what_the_last_one_named_is_delivered(
+    database: Database, query: Query, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks_module, "LOOK_MOST", 20)
+    monkeypatch.setattr(webhooks_module, "LOOK_SECONDS", 3600.0)  # the usual one is an hour away
+    add_many(query, postgres_url, 50)
+    add_many(query, postgres_url, 30)
+    deliveries, endpoint = WebhookDeliveries(database), Endpoint()
+    webhooks = Webhooks(deliveries, attempts(deliveries, endpoint), Turns())
+    webhooks.start()
+    try:
+        limit = time.monotonic() + 60
+        while query("SELECT count(*) FROM webhook_deliveries WHERE status = 'success'") != [(80,)]:
+            assert time.monotonic() < limit, f"{endpoint.calls} calls"
+            gevent.sleep(0.1)
+    finally:
+        webhooks.drain(5.0)
+    assert endpoint.calls == 80
+
+
 @pytest.mark.parametrize("octets", [10, 100_000])
 def test_no_call_begins_that_would_outlast_its_lease(database: Database, postgres_url: str, octets: int) -> None:
     """Another worker has the delivery after that, and the endpoint would have it twice."""
