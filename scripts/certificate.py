@@ -1,4 +1,4 @@
-"""A certificate for localhost, signed by itself, so that STARTTLS and AUTH work on a development machine."""
+"""Certificates signed by themselves: for localhost, so that STARTTLS works in development; for doubles and tests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ if not __package__:
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+Key: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+#: Names in the certificate for localhost.
+_LOCAL = (
+    x509.DNSName("localhost"),
+    x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    x509.IPAddress(ipaddress.ip_address("::1")),
+)
 _LIFETIME = datetime.timedelta(days=3650)
 _RENEW_BEFORE = datetime.timedelta(days=30)
 
@@ -30,30 +40,48 @@ def ensure_certificate(directory: Path) -> tuple[Path, Path]:
     certificate_path.unlink(missing_ok=True)
     key_path.unlink(missing_ok=True)
     key_path.touch(mode=0o600)
-    key_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    certificate_path.write_bytes(_signed(key).public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(key_pem(key))
+    certificate_path.write_bytes(certificate_pem(self_signed(key, "localhost", _LOCAL, days=_LIFETIME.days)))
     return certificate_path, key_path
 
 
-def _signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    alternatives = [
-        x509.DNSName("localhost"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        x509.IPAddress(ipaddress.ip_address("::1")),
-    ]
+def self_signed(
+    key: Key,
+    subject: str,
+    names: Sequence[x509.GeneralName] = (),
+    *,
+    starts: float = -1.0,
+    days: float,
+    authority: bool = True,
+) -> x509.Certificate:
+    """A certificate of `subject`. `names`: alternative ones, the subject's where there are none.
+
+    `starts` and `days`: when it begins and ends to be valid, in days from now; as a rule it begins a day ago, because
+    the clocks of a machine and its containers differ. `authority`: whether it says of itself that it is one.
+    """
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     now = datetime.datetime.now(datetime.UTC)
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))  # the clocks of a machine and its containers differ
-        .not_valid_after(now + _LIFETIME)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
+        .not_valid_before(now + datetime.timedelta(days=starts))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName(names or [x509.DNSName(subject)]), critical=False)
     )
+    if authority:
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    return builder.sign(key, hashes.SHA256())
+
+
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """A certificate as files have it."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def key_pem(key: Key, passphrase: bytes | None = None) -> bytes:
+    """A private key as files have it (PKCS #8)."""
+    encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)

@@ -22,11 +22,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final, Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.x509.oid import NameOID
 
+from scripts.certificate import certificate_pem, key_pem, self_signed
 from scripts.services.ses_request import SendEmail
 
 REGION: Final = "us-east-1"
@@ -43,17 +42,13 @@ class SnsDouble:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self._certificate = _self_signed(self._key, HOST)
-        pem = self._certificate.public_bytes(serialization.Encoding.PEM)
-        key_pem = self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        pem = certificate_pem(self_signed(self._key, HOST, days=30))
         #: Whom the host's certificate is from, PEM: itself.
         self.cafile = directory / "sns.pem"
         self.cafile.write_bytes(pem)
         key_path = directory / "sns-key.pem"
         key_path.touch(mode=0o600)
-        key_path.write_bytes(key_pem)
+        key_path.write_bytes(key_pem(self._key))
         #: Paths that were asked for, in order; and the status with which the next are answered instead of as usual.
         self.requests: list[str] = []
         self.statuses: list[int] = []
@@ -209,20 +204,3 @@ def _handler(double: SnsDouble, certificate: bytes) -> type[BaseHTTPRequestHandl
             """Requests are no news."""
 
     return Handler
-
-
-def _self_signed(key: rsa.RSAPrivateKey, name: str) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )

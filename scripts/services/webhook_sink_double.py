@@ -15,7 +15,6 @@ monkey.patch_all()
 
 # Nothing else may be imported before the standard library is patched.
 
-import datetime
 import json
 import os
 import ssl
@@ -26,10 +25,10 @@ from typing import Final
 import gevent
 import gevent.socket
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from gevent.server import StreamServer
+
+from scripts.certificate import certificate_pem, key_pem, self_signed
 
 _NAMES: Final = ("*.example.com", "example.com")
 
@@ -114,26 +113,10 @@ def _for_ever(sock: ssl.SSLSocket, octets: bytes, seconds: float) -> None:
 def _certificate(directory: Path) -> tuple[str, str]:
     """Paths of a new certificate, which is its own authority, and of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "example.com")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in _NAMES]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = directory / "sink.pem"
-    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_path = directory / "sink.key"
-    key_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    names = [x509.DNSName(each) for each in _NAMES]
+    pem, key_path = directory / "sink.pem", directory / "sink.key"
+    pem.write_bytes(certificate_pem(self_signed(key, "example.com", names, days=30)))
+    key_path.write_bytes(key_pem(key))
     return str(pem), str(key_path)
 
 
