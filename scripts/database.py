@@ -6,6 +6,7 @@ if not __package__:
     raise SystemExit("This is a part of ./scripts/dev, and no command.")
 
 import hashlib
+import json
 import secrets
 import uuid
 from dataclasses import dataclass
@@ -108,6 +109,25 @@ def ensure_domain(database_url: str, name: str, *, user_id: str, configuration_s
         " WHERE NOT EXISTS (SELECT FROM domains WHERE lower(name) = %s AND user_id = %s)",
         (str(uuid.uuid4()), name, configuration_set, user_id, name, user_id),
     )
+
+
+def create_webhook(
+    database_url: str,
+    *event_types: str,
+    url: str = "https://hook.example/",
+    user_id: str = "user",
+    status: str = "active",
+    signing_secret_enc: str | None = None,
+) -> str:
+    """Stores a webhook of that user for events of these types; its id. `signing_secret_enc`: as OpenSend stores it."""
+    webhook_id = str(uuid.uuid4())
+    execute(
+        database_url,
+        "INSERT INTO webhooks (id, url, event_types, status, signing_secret_enc, user_id)"
+        " VALUES (%s, %s, %s, %s, %s, %s)",
+        (webhook_id, url, json.dumps(event_types), status, signing_secret_enc, user_id),
+    )
+    return webhook_id
 
 
 def query(

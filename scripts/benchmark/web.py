@@ -30,7 +30,7 @@ from typing import Final
 import psutil
 
 from relay.core.tracking_token import TrackingTokens
-from scripts.database import apply_schema, create_database, execute, query
+from scripts.database import apply_schema, create_database, create_webhook, execute, query
 from scripts.services import Postgres, Valkey, Web, free_port, processes
 from scripts.services.sns_double import TOPIC, SnsDouble, ses_message
 
@@ -160,11 +160,7 @@ def _rows(url: str) -> tuple[list[str], str]:
         " SELECT gen_random_uuid(), 'a@example.com', '[\"to@x.example\"]', 'Subject', 'sent', 'user'"
         " FROM generate_series(1, 10000)",
     )
-    execute(
-        url,
-        "INSERT INTO webhooks (id, url, event_types, user_id)"
-        " VALUES (gen_random_uuid(), 'https://hook.example/', '[\"email.clicked\", \"email.delivered\"]', 'user')",
-    )
+    create_webhook(url, "email.clicked", "email.delivered")
     execute(url, "ANALYZE emails")
     return [str(row[0]) for row in query(url, "SELECT id::text FROM emails")], domain_id
 

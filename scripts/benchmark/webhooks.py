@@ -20,7 +20,6 @@ import os
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -30,7 +29,7 @@ from relay.delivery.webhooks import LOOK_MOST
 from relay.postgres.database import Database
 from relay.postgres.webhook_deliveries import PLANNER, WebhookDeliveries
 from scripts.benchmark.subjects import PeakRss, cpu_seconds
-from scripts.database import apply_schema, create_database, execute, query
+from scripts.database import apply_schema, create_database, create_webhook, execute, query
 from scripts.services import Postgres, Ses, WebhookService, WebhookSink
 from scripts.services.processes import family
 
@@ -160,12 +159,7 @@ def settings(url: str, ses: Ses) -> dict[str, str]:
 
 def add(url: str, target: str, deliveries: int, *, user: str, events: int | None = None) -> None:
     """A webhook and deliveries that are due to it, each of a different event; or of so many events."""
-    webhook = str(uuid.uuid4())
-    execute(
-        url,
-        "INSERT INTO webhooks (id, url, event_types, user_id) VALUES (%s, %s, '[\"email.delivered\"]', %s)",
-        (webhook, target, user),
-    )
+    webhook = create_webhook(url, "email.delivered", url=target, user_id=user)
     execute(
         url,
         "WITH events AS (INSERT INTO email_events (id, type, payload, user_id) SELECT gen_random_uuid(), 'delivered',"

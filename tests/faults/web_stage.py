@@ -25,7 +25,7 @@ import redis
 
 from relay.core.tracking_token import TrackingTokens
 from relay.redis import keys
-from scripts.database import apply_schema, create_database, execute, query
+from scripts.database import apply_schema, create_database, create_webhook, execute, query
 from scripts.services import Postgres, Valkey, Web, WebhookSink, WebhookWorker, processes, start_together
 from scripts.services.sns_double import TOPIC, SnsDouble, ses_message
 from tests.faults.delivery_stage import through
@@ -155,11 +155,11 @@ class WebStage:
             " VALUES (%s, 'example.com', 'verified', true, 'user')",
             (self._domain_id,),
         )
-        wanted = json.dumps(["email.delivered", "email.bounced", "email.clicked"])
-        execute(
+        create_webhook(
             self.database_url,
-            "INSERT INTO webhooks (id, url, event_types, signing_secret_enc, user_id) VALUES (%s, %s, %s, %s, 'user')",
-            (str(uuid.uuid4()), self.sink.url("/ms/5"), wanted, encrypted(SECRET)),
+            *("email.delivered", "email.bounced", "email.clicked"),
+            url=self.sink.url("/ms/5"),
+            signing_secret_enc=encrypted(SECRET),
         )
 
     # What comes back.

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 
-from scripts.database import NewApiKey
+from scripts.database import NewApiKey, create_webhook
 from tests.support.relay_process import Relay
 from tests.support.transaction import compose, queued_id, send
 
@@ -302,23 +302,13 @@ def test_a_suppressed_recipient_in_any_place_is_refused(
     assert len(query("SELECT 1 FROM emails")) == 1
 
 
-def test_a_refusal_is_an_event_for_the_webhooks(relay: Relay, api_key: NewApiKey, query: Query) -> None:
+def test_a_refusal_is_an_event_for_the_webhooks(
+    relay: Relay, api_key: NewApiKey, query: Query, postgres_url: str
+) -> None:
     suppress(query, api_key.user_id, "gone@x.example", "manual")
-    wanted, other = str(uuid.uuid4()), str(uuid.uuid4())
-    for hook, types, status in (
-        (wanted, '["email.sent", "email.suppressed"]', "active"),
-        (other, '["email.sent"]', "active"),
-        (str(uuid.uuid4()), '["email.suppressed"]', "disabled"),
-    ):
-        query(
-            "INSERT INTO webhooks (id, url, event_types, status, created_at, user_id)"
-            " VALUES (%s, %s, %s, %s, now(), %s)",
-            hook,
-            "https://hooks.example/",
-            types,
-            status,
-            api_key.user_id,
-        )
+    wanted = create_webhook(postgres_url, "email.sent", "email.suppressed", user_id=api_key.user_id)
+    create_webhook(postgres_url, "email.sent", user_id=api_key.user_id)
+    create_webhook(postgres_url, "email.suppressed", status="disabled", user_id=api_key.user_id)
     with relay.client(api_key.token) as client:
         assert send(client, compose(To="gone@x.example"), "gone@x.example")[0] == 550
     (event,) = query("SELECT * FROM email_events")

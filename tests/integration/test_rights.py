@@ -27,7 +27,7 @@ from relay.operator import outgoing_probe, postgres_probe, web_probe
 from relay.operator.postgres_probe import RolledBack, refusals
 from relay.postgres.schema_check import DELIVERY_TABLES, TABLES, WEB_TABLES, Tables
 from relay.postgres.store import Store
-from scripts.database import NewApiKey, execute
+from scripts.database import NewApiKey, create_webhook, execute
 from scripts.services import Ses
 from tests.support.relay_process import Relay
 
@@ -123,6 +123,7 @@ def until(done: Callable[[], bool]) -> None:
 def test_both_run_with_these_roles(
     roles: dict[str, str],
     start_relay: Callable[..., Relay],
+    postgres_url: str,
     redis_url: str,
     ses_server: Ses,
     make_api_key: Callable[..., NewApiKey],
@@ -136,11 +137,8 @@ def test_both_run_with_these_roles(
         " VALUES (gen_random_uuid(), %s, 'gone@x.example', 'bounced')",
         key.user_id,
     )
-    query(
-        "INSERT INTO webhooks (id, url, event_types, user_id) VALUES (gen_random_uuid(), 'https://h.example', %s, %s)",
-        '["email.sent", "email.suppressed", "email.failed", "email.delayed"]',
-        key.user_id,
-    )
+    types = ("email.sent", "email.suppressed", "email.failed", "email.delayed")
+    create_webhook(postgres_url, *types, user_id=key.user_id)
     relay = start_relay(DATABASE_URL=roles["opensend_relay"], REDIS_URL=redis_url)
     with smtplib.SMTP(relay.host, relay.port, "localhost", timeout=60) as client:
         client.login("opensend", key.token)

@@ -15,7 +15,7 @@ from relay.core.records import EmailRow
 from relay.postgres import schema_check
 from relay.postgres.group_commit import Repeated, Stored, Suppressed
 from relay.postgres.store import Store
-from scripts.database import NewApiKey, execute
+from scripts.database import NewApiKey, create_webhook, execute
 
 ROW = EmailRow(
     id="",
@@ -60,12 +60,7 @@ def test_a_role_with_just_these_privileges_can_do_everything(
         " VALUES (gen_random_uuid(), %s, 'no@example.com', 'bounced')",
         (key.user_id,),
     )
-    execute(
-        postgres_url,
-        "INSERT INTO webhooks (id, url, event_types, user_id)"
-        " VALUES (gen_random_uuid(), 'https://hook.example', '[\"email.suppressed\"]', %s)",
-        (key.user_id,),
-    )
+    create_webhook(postgres_url, "email.suppressed", user_id=key.user_id)
     row = replace(ROW, id=str(uuid.uuid4()), user_id=key.user_id)
     again = replace(row, id=str(uuid.uuid4()))
     suppressed = replace(row, id=str(uuid.uuid4()), idempotency_key=None, to=("no@example.com",))

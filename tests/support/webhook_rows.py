@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from relay.delivery.webhook_secrets import key_of
-from scripts.database import execute
+from scripts.database import create_webhook, execute
 
 #: WEBHOOK_SECRET_ENCRYPTION_KEY.
 MATERIAL = "5d" * 32
@@ -28,14 +28,9 @@ def encrypted(secret: str, material: str = MATERIAL) -> str:
 
 def add_webhook(url: str, target: str, *, user: str = "user", status: str = "active", secret: str = SECRET) -> str:
     """A webhook; its id. `url`: of the database."""
-    webhook_id = str(uuid.uuid4())
-    execute(
-        url,
-        "INSERT INTO webhooks (id, url, event_types, status, signing_secret_enc, user_id)"
-        " VALUES (%s, %s, '[\"email.sent\"]', %s, %s, %s)",
-        (webhook_id, target, status, encrypted(secret), user),
+    return create_webhook(
+        url, "email.sent", url=target, user_id=user, status=status, signing_secret_enc=encrypted(secret)
     )
-    return webhook_id
 
 
 def add_event(url: str, *, kind: str = "sent", payload: Any = None, user: str = "user") -> str:

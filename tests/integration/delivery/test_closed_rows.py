@@ -17,6 +17,7 @@ from relay.postgres.closed_rows import BouncedRow, ClosedRow, UnsentRow
 from relay.postgres.outgoing import Outgoing
 from relay.postgres.sent_rows import Event, SentRow
 from relay.postgres.waiting import PLANNER
+from scripts.database import create_webhook
 from tests.integration.delivery.test_statements import STATUSES, Counted, Query, add, held, state
 
 MAILS = 50
@@ -108,13 +109,8 @@ def test_rows_of_one_statement_are_recorded_as_each_alone(
 ) -> None:
     """Of every status, claimed by this process or no longer, with webhooks, known events and known addresses."""
     chance = random.Random(seed)
-    for user, types in (("one", '["email.bounced"]'), ("two", '["email.complained", "email.suppressed"]')):
-        query(
-            "INSERT INTO webhooks (id, url, event_types, user_id)"
-            " VALUES (gen_random_uuid(), 'https://x.example', %s, %s)",
-            types,
-            user,
-        )
+    for user, types in (("one", ["email.bounced"]), ("two", ["email.complained", "email.suppressed"])):
+        create_webhook(postgres_url, *types, user_id=user)
         query(
             "INSERT INTO email_suppressions (id, user_id, email, reason, suppressed_at, updated_at)"
             " VALUES (gen_random_uuid(), %s, 'old@x.example', 'manual', now(), now())",
@@ -179,17 +175,14 @@ def test_of_an_address_in_several_mails_of_a_statement_the_last_one_counts(askin
 
 
 def test_webhook_deliveries_of_a_shared_statement_are_said_to_be_due(
-    asking: Outgoing, query: Query, due: list[bool]
+    asking: Outgoing, query: Query, due: list[bool], postgres_url: str
 ) -> None:
     ids = add(query, 3)
     asking.claim(ids)
     rows = [closed(asking, email_id, "suppressed") for email_id in ids]
     assert asking._ended_rows.record_together(rows[:1]) == [True]
     assert due == []
-    query(
-        "INSERT INTO webhooks (id, url, event_types, user_id)"
-        " VALUES (gen_random_uuid(), 'https://x.example', '[\"email.suppressed\"]', 'user')"
-    )
+    create_webhook(postgres_url, "email.suppressed")
     assert asking._ended_rows.record_together(rows[1:]) == [True, True]
     assert due == [True]
 

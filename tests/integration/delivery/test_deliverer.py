@@ -12,6 +12,7 @@ import pytest
 
 from relay.delivery.outbound_http import Outbound, UnavailableError
 from relay.mail import parse
+from scripts.database import create_webhook
 from scripts.services import Ses
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -31,7 +32,7 @@ def events(query: Query, email_id: str) -> list[tuple[str, str, dict[str, Any]]]
 
 
 def test_a_row_becomes_a_mail_and_its_status_sent(
-    add_email: Callable[..., str], deliver: Callable[..., None], ses: Ses, query: Query
+    add_email: Callable[..., str], deliver: Callable[..., None], ses: Ses, query: Query, postgres_url: str
 ) -> None:
     attachment = {"filename": "Übersicht.pdf", "content": base64.b64encode(b"%PDF").decode()}
     email_id = add_email(
@@ -43,12 +44,7 @@ def test_a_row_becomes_a_mail_and_its_status_sent(
         text="ä\n",
         attachments=[attachment],
     )
-    webhook = str(uuid.uuid4())
-    query(
-        "INSERT INTO webhooks (id, url, event_types, user_id) VALUES (%s, 'https://h.example', %s, 'user')",
-        webhook,
-        '["email.sent"]',
-    )
+    webhook = create_webhook(postgres_url, "email.sent")
     deliver(email_id)
     (taken,) = ses.taken()
     assert taken.email_id == email_id

@@ -40,6 +40,7 @@ from relay.postgres.sent_rows import Event
 from relay.postgres.waiting import PLANNER, WaitingRows
 from relay.redis.claim_states import ClaimStates
 from relay.redis.link import RedisLink
+from scripts.database import create_webhook
 
 Query = Callable[..., list[tuple[Any, ...]]]
 IN_FLIGHT = 50
@@ -252,13 +253,9 @@ def test_rows_of_one_statement_are_recorded_as_each_alone(
 ) -> None:
     """Rows of every status, some with an event that is known, some locked, with webhooks and without."""
     chance = random.Random(seed)
-    for user, types in (("one", '["email.sent"]'), ("two", '["email.sent", "email.failed"]'), ("none", "[]")):
-        query(
-            "INSERT INTO webhooks (id, url, event_types, user_id) SELECT gen_random_uuid(), 'https://x.example', %s, %s"
-            " FROM generate_series(1, 2)",
-            types,
-            user,
-        )
+    for user, types in (("one", ["email.sent"]), ("two", ["email.sent", "email.failed"]), ("none", [])):
+        for _ in range(2):
+            create_webhook(postgres_url, *types, user_id=user)
     pairs = []
     for _ in range(12):
         ids = add(query, 2, chance.choice(["one", "two", "none", "nobody"]))
@@ -321,13 +318,8 @@ def test_failures_of_one_statement_are_recorded_as_each_alone(
 ) -> None:
     """Rows that are claimed by this process, or no longer; some with an event that is known, some locked."""
     chance = random.Random(seed)
-    for user, types in (("one", '["email.delayed"]'), ("two", '["email.delayed", "email.failed"]')):
-        query(
-            "INSERT INTO webhooks (id, url, event_types, user_id)"
-            " VALUES (gen_random_uuid(), 'https://x.example', %s, %s)",
-            types,
-            user,
-        )
+    create_webhook(postgres_url, "email.delayed", user_id="one")
+    create_webhook(postgres_url, "email.delayed", "email.failed", user_id="two")
     pairs, locked = [], []
     for number in range(12):
         ids = add(query, 2, chance.choice(["one", "two", "nobody"]))
@@ -404,10 +396,7 @@ def test_a_row_that_can_not_be_recorded_stops_no_other(asking: Outgoing, query: 
 def test_a_lock_on_the_webhook_of_one_user_holds_up_no_other_user(
     asking: Outgoing, query: Query, postgres_url: str
 ) -> None:
-    query(
-        "INSERT INTO webhooks (id, url, event_types, user_id)"
-        " VALUES (gen_random_uuid(), 'https://x.example', '[\"email.sent\"]', 'slow')"
-    )
+    create_webhook(postgres_url, "email.sent", user_id="slow")
     slow, others = add(query, 2, "slow"), add(query, 4, "other")
     asking.claim([*slow, *others])
     with held(postgres_url, "DELETE FROM webhooks"):

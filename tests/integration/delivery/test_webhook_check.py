@@ -12,7 +12,7 @@ from psycogreen.gevent import patch_psycopg
 from config.settings import Settings
 from relay.operator import events_probe, webhook_probe
 from relay.operator.finding import FAIL, OK, WARN, Finding
-from scripts.database import execute
+from scripts.database import create_webhook, execute
 from tests.support.webhook_rows import MATERIAL, SECRET, add_webhook, encrypted
 
 OTHER = "another key of sixteen"
@@ -43,11 +43,7 @@ def test_a_key_that_does_not_open_the_secrets_is_found(postgres_url: str) -> Non
     # Neither is one to be opened: a secret in the clear is none, and nothing is sent to a disabled webhook.
     add_webhook(postgres_url, "https://a.example/", status="disabled")
     execute(postgres_url, "UPDATE webhooks SET signing_secret_enc = 'v1.a.b.c'")
-    execute(
-        postgres_url,
-        "INSERT INTO webhooks (id, url, event_types, user_id, signing_secret_enc)"
-        " VALUES (gen_random_uuid(), 'https://b.example/', '[]', 'user', 'whsec_plain')",
-    )
+    create_webhook(postgres_url, signing_secret_enc="whsec_plain")
     assert levels(postgres_url, OTHER) == [OK]
     add_webhook(postgres_url, "https://c.example/")
     assert levels(postgres_url, None) == [FAIL]

@@ -18,6 +18,7 @@ from relay.core.errors import Unavailable
 from relay.core.records import EmailRow, StoredAttachment
 from relay.postgres.group_commit import Outcome, Repeated, Stored
 from relay.postgres.store import Store
+from scripts.database import create_webhook
 from tests.support.user_troubles import (
     SLOW,
     TROUBLES,
@@ -204,11 +205,7 @@ def test_look_ups_of_others_go_on_beside_a_users_slow_ones(
 
 def test_a_webhook_that_somebody_changes_does_not_stop_refusals(store: Store, query: Query, postgres_url: str) -> None:
     """Its user's refusals wait for the row; they give up before they take the time of all other look-ups."""
-    query(
-        "INSERT INTO webhooks (id, url, event_types, status, user_id)"
-        " VALUES (gen_random_uuid(), 'u', '[\"email.suppressed\"]', 'active', %s)",
-        SLOW,
-    )
+    create_webhook(postgres_url, "email.suppressed", user_id=SLOW)
     with open_transaction(postgres_url, "SELECT 1 FROM webhooks FOR UPDATE"):
         slow = [gevent.spawn(store.record_suppressed, SLOW, {}) for _ in range(10)]
         gevent.sleep(0.1)

@@ -24,7 +24,7 @@ from relay.postgres.database import Database
 from relay.postgres.group_commit import Outcome, Repeated, Stored, Suppressed, _WriterConnection
 from relay.postgres.insert_emails import encode
 from relay.postgres.store import Store
-from scripts.database import NewApiKey, apply_schema, execute
+from scripts.database import NewApiKey, apply_schema, create_webhook, execute
 from scripts.services import Postgres, free_port, processes
 
 MakeRow = Callable[..., EmailRow]
@@ -354,22 +354,13 @@ def test_last_used_at_is_written_once_a_minute(
     assert ages[keys[2]].total_seconds() < 50
 
 
-def test_a_refusal_is_an_event_and_a_delivery_for_each_webhook_that_wants_it(store: Store, query: Query) -> None:
-    hooks = {
-        "wants": ("user", "active", '["email.sent", "email.suppressed"]'),
-        "other event": ("user", "active", '["email.sent"]'),
-        "disabled": ("user", "disabled", '["email.suppressed"]'),
-        "other user": ("other", "active", '["email.suppressed"]'),
-    }
-    for name, (user_id, status, events) in hooks.items():
-        query(
-            "INSERT INTO webhooks (id, url, event_types, status, user_id)"
-            " VALUES (gen_random_uuid(), %s, %s::jsonb, %s, %s)",
-            name,
-            events,
-            status,
-            user_id,
-        )
+def test_a_refusal_is_an_event_and_a_delivery_for_each_webhook_that_wants_it(
+    store: Store, query: Query, postgres_url: str
+) -> None:
+    create_webhook(postgres_url, "email.sent", "email.suppressed", url="wants")
+    create_webhook(postgres_url, "email.sent", url="other event")
+    create_webhook(postgres_url, "email.suppressed", url="disabled", status="disabled")
+    create_webhook(postgres_url, "email.suppressed", url="other user", user_id="other")
     payload = {"reason": "recipient_suppressed", "recipients": [{"email": "a@x.example", "reason": "bounced"}]}
     store.record_suppressed("user", payload)
     (event,) = query("SELECT * FROM email_events")

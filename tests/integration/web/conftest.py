@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from relay.core.tracking_token import TrackingTokens
-from scripts.database import create_database, drop_database
+from scripts.database import create_database, create_webhook, drop_database
 from scripts.services import Postgres, Valkey, Web
 from scripts.services.sns_double import TOPIC, SnsDouble
 
@@ -69,15 +69,7 @@ class Stage:
         return str(row["id"])
 
     def add_webhook(self, *event_types: str, **columns: Any) -> str:
-        row = {
-            "id": str(uuid.uuid4()),
-            "url": "https://hook.example/",
-            "event_types": json.dumps(event_types),
-            "user_id": USER,
-        } | columns
-        names = ", ".join(row)
-        self.query(f"INSERT INTO webhooks ({names}) VALUES ({', '.join(['%s'] * len(row))})", *row.values())
-        return str(row["id"])
+        return create_webhook(self.postgres_url, *event_types, **({"user_id": USER} | columns))
 
     def token(self, kind: str = "click", **members: Any) -> str:
         payload: dict[str, object] = {
