@@ -39,8 +39,9 @@ REMIND_LOCK_KEY: Final = b"smtp-relay:jobs:remind"
 #: Overdue rows that got a further job, by the time (unix ms) of that.
 REMINDED_KEY: Final = b"smtp-relay:jobs:reminded"
 
-#: Clicks and opens, and events of SES, that came while Postgres was away.
+#: Words that deliveries of webhooks are due, one for each process that may listen.
 WEBHOOK_WAKES_KEY: Final = b"smtp-relay:webhooks:wakes"
+#: Clicks and opens, and events of SES, that came while Postgres was away.
 KEPT_TRACKING_KEY: Final = b"smtp-relay:web:tracking"
 KEPT_SES_KEY: Final = b"smtp-relay:web:ses"
 
