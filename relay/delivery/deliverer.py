@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 import idna
@@ -304,7 +305,8 @@ class Deliverer:
         kept = self._records.kept(email)
         if kept is not None:
             return kept
-        match self._unclear.decide(email, self._max_attempts):
+        claimed = self._outgoing.mark(email.id) or datetime.now(UTC)
+        match self._unclear.decide(email, self._max_attempts, claimed=claimed):
             case Decision.PROVEN:
                 self._outgoing.sent(email.id, None)
                 return "sent"

@@ -85,6 +85,7 @@ KINDS: Final = (
     "suspended",
     "denied",
     "credentials",
+    "clock",
     "tls",
     "configuration_set",
     "server_error",
@@ -131,12 +132,13 @@ _CREDENTIAL_CODES: Final = frozenset(
         "MissingAuthenticationTokenException",
         "NotAuthorized",
         "OptInRequired",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "UnrecognizedClientException",
     )
 )
+#: This machine's clock is wrong, or was set while the call went on. The second: words that come with a code above.
+_CLOCK_CODES: Final = frozenset(("RequestExpired", "RequestTimeTooSkewed", "RequestInTheFuture"))
+_CLOCK_WORDS: Final = ("signature expired", "signature not yet current")
 _SET_CODES: Final = frozenset(
     ("NotFoundException", "ConfigurationSetDoesNotExist", "ConfigurationSetDoesNotExistException")
 )
@@ -185,8 +187,9 @@ def of_ses_error(status: int, code: str, message: str) -> Failed:
         named = _ACTION.search(message)
         action = (named[1] or named[2]) if named else _RAW_ACTION
         return Failed(Verdict.NOT_THIS_MAIL, code, message, _PAUSED, kind="denied", scope=Scope.SENDER, action=action)
-    if code in _CREDENTIAL_CODES or status in (401, 403):
-        return _account(code, message, _PAUSED, kind="credentials")
+    if code in _CLOCK_CODES | _CREDENTIAL_CODES or status in (401, 403):
+        of_clock = code in _CLOCK_CODES or _own_words(message).startswith(_CLOCK_WORDS)
+        return _account(code, message, _PAUSED, kind="clock" if of_clock else "credentials")
     if code in _SET_CODES:
         # The operator's mistake, for all mail of the domain; once it is mended they can leave.
         return _account(code, message, _PAUSED, kind="configuration_set", scope=Scope.CONFIGURATION_SET)

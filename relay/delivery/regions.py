@@ -40,7 +40,7 @@ _USED_SECONDS: Final = 600.0
 #: No worker waits for longer before it looks for mail to other regions (seconds).
 LONGEST_PAUSE: Final = 15.0
 
-#: Classes of failures that every process with the account would meet.
+#: Classes of failures that every process with the account would meet. Not `clock`: others may have a right one.
 ACCOUNT_KINDS: Final = frozenset(("quota", "paused", "suspended", "credentials", "denied"))
 
 Key = tuple[str, ...]

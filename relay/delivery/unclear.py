@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, Literal
 
@@ -60,11 +60,14 @@ class Unclear:
         # No index may help it: one statement at a time.
         self._truth: Gathered[str, bool] = Gathered("delivery_truth", self._known, seconds=0.0)
 
-    def decide(self, email: OutgoingEmail, max_attempts: int) -> Decision:
-        """What is to become of the mail; it is counted. Raises PostgresUnavailable."""
+    def decide(self, email: OutgoingEmail, max_attempts: int, *, claimed: datetime) -> Decision:
+        """What is to become of the mail; it is counted. Raises PostgresUnavailable.
+
+        `claimed`: when, by Postgres's clock, which has made the row's time too: this machine's may be wrong.
+        """
         if self._truth.ask(email.id):
             decision = Decision.PROVEN
-        elif datetime.now(UTC) - email.created_at >= _RECENT:
+        elif claimed - email.created_at >= _RECENT:
             decision = Decision.HELD
         elif self._rule == "fail" or email.retries >= max_attempts:
             decision = Decision.FAILED

@@ -26,6 +26,7 @@ _NOTHING: Final = b"X-Entity-ID: check\r\n\r\n"
 #: What a failed probe is called, by its class.
 _MEANINGS: Final = {
     "credentials": "the credentials are refused",
+    "clock": "this machine's clock is wrong",
     "denied": "the role may not call",
     "paused": "sending is paused for the account",
     "suspended": "the account is suspended",

@@ -31,6 +31,7 @@ DENIED = {"status": 403, "code": "AccessDeniedException"}
 PAUSED = {"status": 400, "code": "SendingPausedException", "message": "Sending is paused."}
 QUOTA = {"status": 400, "code": "ThrottlingException", "message": "Daily message quota exceeded."}
 KEY = {"status": 403, "code": "InvalidClientTokenId", "message": "The security token is invalid."}
+CLOCK = {"status": 403, "code": "InvalidSignatureException", "message": "Signature expired: 2026 is now earlier than …"}
 
 
 @pytest.fixture
@@ -95,6 +96,21 @@ def test_what_stops_one_process_stops_the_others(
     assert all(50 < row[2] < longest for row in rows)
     assert len(ses.taken()) == 1
     assert ses.ledger()["calls"] == 1
+
+
+def test_a_machine_whose_clock_is_wrong_stops_no_other(
+    worker: Callable[[], Deliver], ses: Ses, add_email: AddEmail, query: Query
+) -> None:
+    one, other = worker(), worker()
+    first, second, third = (add_email() for _ in range(3))
+    ses.answer(CLOCK)
+    one(first)
+    other(second)
+    one(third)
+    assert query("SELECT id::text, status, provider_retry_count FROM emails WHERE status <> 'sent' ORDER BY id") == [
+        (email_id, "queued", 0) for email_id in sorted([first, third])
+    ]
+    assert len(ses.taken()) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,33 @@ def test_what_becomes_of_a_mail_that_the_provider_may_have(
         assert len(provider.calls) == (expected == "sent" and event not in PROOFS), event
         endings = query("SELECT count(*) FROM email_events WHERE source_id = %s", f"provider-dead-letter:{email_id}:1")
         assert endings == [(expected == "failed",)], event
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_how_old_a_mail_is_postgress_clock_says(
+    add_email: Callable[..., str],
+    outgoing: Outgoing,
+    made: Made,
+    provider: Scripted,
+    query: Query,
+    days: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This machine's clock may be wrong by days."""
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Wrong:
+            return cls.fromtimestamp(time.time() + days * 86_400, tz)
+
+    for module in ("deliverer", "unclear"):
+        monkeypatch.setattr(f"relay.delivery.{module}.datetime", Wrong)
+    recent, old = (add_email(provider_last_error_code=UNCLEAR, created_at=created) for created in ("now", "yesterday"))
+    query("UPDATE emails SET created_at = now() - interval '25 hours' WHERE id = %s", old)
+    for email_id in (recent, old):
+        deliver(made(), outgoing, email_id)
+    assert (status(query, recent), status(query, old)) == ("sent", "processing")
+    assert len(provider.calls) == 1
 
 
 @pytest.mark.parametrize("records_sent", [False, True])
