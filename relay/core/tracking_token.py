@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import hmac
 import os
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import orjson
@@ -31,6 +32,8 @@ _IV_OCTETS: Final = 12
 _TAG_OCTETS: Final = 16
 #: Characters of a signature: 32 octets as base64url without padding.
 _SIGNATURE_CHARACTERS: Final = 43
+#: Octets of a payload whose token has no more than LONGEST_TOKEN characters.
+LONGEST_PAYLOAD: Final = (LONGEST_TOKEN - _SIGNATURE_CHARACTERS - 1) * 3 // 4 - _IV_OCTETS - _TAG_OCTETS
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
@@ -64,15 +67,27 @@ class TrackingTokens:
 
     def make(self, payload: dict[str, object]) -> str:
         """A token for this payload."""
-        return self.sealed(orjson.dumps(payload)).decode()
+        return self.sealed([orjson.dumps(payload)])[0].decode()
 
-    def sealed(self, payload: bytes) -> bytes:
-        """A token for this payload, which is JSON."""
-        iv = os.urandom(_IV_OCTETS)
-        sealed = self._cipher.encrypt(iv, payload, CONTEXT)
-        # The library puts the tag behind the ciphertext, the contract before it.
-        encoded = _base64url(iv + sealed[-_TAG_OCTETS:] + sealed[:-_TAG_OCTETS])
-        return b"%b.%b" % (encoded, self._signature(encoded))
+    def sealed(self, payloads: Sequence[bytes]) -> list[bytes]:
+        """A token for each of these payloads, which are JSON."""
+        # perf: 2.7 µs for each of 40 tokens instead of 3.5 µs, with a call to the kernel for the octets of each:
+        # python -m timeit -s 'from relay.core.tracking_token import TrackingTokens as T; t = T("s" * 16)' \
+        # -s 'p = [b"p" * 260] * 40' 't.sealed(p)'
+        encrypt, begun, base64url = self._cipher.encrypt, self._begun, _base64url
+        random = os.urandom(_IV_OCTETS * len(payloads))
+        tokens: list[bytes] = []
+        start = 0
+        for payload in payloads:
+            iv = random[start : start + _IV_OCTETS]
+            start += _IV_OCTETS
+            sealed = encrypt(iv, payload, CONTEXT)
+            # The library puts the tag behind the ciphertext, the contract before it.
+            encoded = base64url(iv + sealed[-_TAG_OCTETS:] + sealed[:-_TAG_OCTETS])
+            signing = begun.copy()
+            signing.update(encoded)
+            tokens.append(encoded + b"." + base64url(signing.finalize()))
+        return tokens
 
     def verify(self, token: str) -> Tracked | None:
         """What the token says; None: it is not one of ours.

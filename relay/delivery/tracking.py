@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ import structlog
 
 from config.settings import Settings
 from relay.core.address import BadAddress, normalise_domain
-from relay.core.tracking_token import LONGEST_TOKEN, TrackingTokens
+from relay.core.tracking_token import LONGEST_PAYLOAD, TrackingTokens
 from relay.delivery.content import PIECE
 from relay.delivery.html_links import BodyEnd, Link, links, unescape
 from relay.delivery.mailbox import address_of
@@ -27,6 +28,8 @@ _DROPPED: Final = str.maketrans("", "", "\t\r\n")
 _STRIPPED: Final = "".join(map(chr, range(0x21)))
 #: Octets of a link that is tracked, at most: no browser takes a longer one.
 _LONGEST_LINK: Final = 32_768
+#: Links whose tokens are made at a time.
+_TOGETHER: Final = 64
 #: What the path of a tracked link begins with.
 _OWN: Final = "/api/track/"
 _OWN_OCTETS: Final = _OWN.encode()
@@ -54,32 +57,49 @@ class Tracking:
         return self._spliced(html, domain, base, about)
 
     def _spliced(self, html: bytes, domain: SendingDomain, base: str, about: dict[str, str]) -> Iterator[bytes]:
-        image = b""
+        # The token of the image is made with those of the first links.
+        payloads: list[bytes] = []
         if domain.track_opens and _MARKER not in html:
-            token = self._tokens.make({"v": 1, "kind": "open", **about})
-            image = f'<img src="{base}/api/track/open/{token}" width="1" height="1" alt="" '.encode()
-            image += _MARKER + b'="true">'
+            payloads.append(orjson.dumps({"v": 1, "kind": "open", **about}))
+        image_due, image = bool(payloads), b""
         # What stands before the target in the payload of each link, and before the token in the link.
-        payload = orjson.dumps({"v": 1, "kind": "click", **about})[:-1] + b',"targetUrl":'
+        begin = orjson.dumps({"v": 1, "kind": "click", **about})[:-1] + b',"targetUrl":'
         link = f"{base}/api/track/click/".encode()
         copied = 0
-        for found in links(html):
-            if isinstance(found, BodyEnd):
-                yield from _cut(html, copied, found.start)
-                yield image
-                copied, image = found.start, b""
-                continue
-            target = _target(html, found) if domain.track_clicks else None
-            if target is not None:
-                token_of_link = self._tokens.sealed(b"%b%b}" % (payload, target))
-                if len(token_of_link) > LONGEST_TOKEN:
-                    continue
-                if found.start - copied <= PIECE:
-                    yield html[copied : found.start] + link + token_of_link
+        all_found = links(html)
+        ended = False
+        while not ended:
+            some = list(islice(all_found, _TOGETHER))
+            ended = len(some) < _TOGETHER
+            places: list[tuple[int, int, bool]] = []
+            for found in some:
+                if isinstance(found, BodyEnd):
+                    places.append((found.start, found.start, False))
+                elif domain.track_clicks:
+                    target = _target(html, found)
+                    if target is not None and len(begin) + len(target) < LONGEST_PAYLOAD:
+                        payloads.append(b"%b%b}" % (begin, target))
+                        places.append((found.start, found.end, True))
+            tokens = iter(self._tokens.sealed(payloads))
+            payloads = []
+            if image_due:
+                image = b'<img src="%b/api/track/open/%b" width="1" height="1" alt="" %b="true">' % (
+                    base.encode(),
+                    next(tokens),
+                    _MARKER,
+                )
+                image_due = False
+            for start, end, is_link in places:
+                if is_link:
+                    spliced = link + next(tokens)
                 else:
-                    yield from _cut(html, copied, found.start)
-                    yield link + token_of_link
-                copied = found.end
+                    spliced, image = image, b""
+                if start - copied <= PIECE:
+                    yield html[copied:start] + spliced
+                else:
+                    yield from _cut(html, copied, start)
+                    yield spliced
+                copied = end
         yield from _cut(html, copied, len(html))
         yield image
 

@@ -35,11 +35,15 @@ _PLACE: Final = rb"(?<!=)(?<!=.)(?![.F])"
 _CUT: Final = rb"(?:[^\r]{73}[^\r=][^\r=](?=[^\r.F][^\r])|(?=[^\r]{77})[^\r]{40,75}%b)" % _PLACE
 #: A line, or the rest of one, that leaves as it is.
 _WHOLE: Final = rb"[^\r]{0,76}+(?<![ \t])\r\n"
+#: A cut after 75 octets.
+_USUAL_CUT: Final = rb"(?=[^\r.F][^\r])(?<!=)(?<!=.)"
 #: What stands before, between and behind cuts. From another line on it is all but the last octet, which is missed then.
-# perf: 0.20 ms for 40 KB instead of 0.25 ms, in which each line was cut by itself:
+# perf: 0.20 ms for 40 KB instead of 0.25 ms, in which each line was cut by itself; and 0.15 ms with what most cuts are
+# in the first place: one in a line, or in the next one.
 # python -m timeit -s 'import relay.delivery.transfer as t; l = (b"a" * 95 + b"\n") * 420' 't._quoted_lines(l)'
 _PIECES: Final = re.compile(
-    rb"(?![.F])(?:%b|%b(?:(?![.F])%b)*(?:(?![.F])%b)?)|(?s:.+)(?=\n)" % (_CUT, _WHOLE, _WHOLE, _CUT)
+    rb"(?![.F])(?:[^\r]{0,75}+(?:%b|\r\n(?<![ \t]\r\n)(?![.F])[^\r]{75}%b)" % (_USUAL_CUT, _USUAL_CUT)
+    + rb"|%b|%b(?:(?![.F])%b)*(?:(?![.F])%b)?)|(?s:.+)(?=\n)" % (_CUT, _WHOLE, _WHOLE, _CUT)
 )
 #: Octets that are quoted at a time, to the end of a line: a repetition that may go back takes memory for each line.
 _SHORT_STEP: Final = 4096

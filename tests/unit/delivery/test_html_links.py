@@ -64,6 +64,7 @@ def hrefs(document: str) -> list[str]:
         ("< a href='0'>", []),
         ("</a href='0'>", []),
         ("<a =href='0'>", []),
+        ('<p ="y="><a href="0">"><a href="1">', ["1"]),
         ("<p title='<a href=0>'>", []),
         ("</p title='><a href=0>'><a href='1'>", ["1"]),
     ],
@@ -218,6 +219,26 @@ FRAGMENTS = (
         " " * 25,
     ),
     " x='1'" * 25,
+    # Quotes that open no value, and values whose end is one's begin for who counts quotes alone.
+    *(
+        "<c",
+        "<i ",
+        "<pl ",
+        "<pre ",
+        "<x",
+        ' ="x"',
+        ' a="b',
+        ' ="y="',
+        ' a=b="c"',
+        ' x"="y',
+        'x="',
+        '_="<"',
+        '=">"',
+        "<p:",
+    ),
+    '<img src="a" alt="b" width="1">',
+    '<img src="a" alt="b" width="1" height="2">',
+    '<table border=0 cellpadding="0">',
 )
 
 

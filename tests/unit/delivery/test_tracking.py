@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
+import orjson
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from relay.core.tracking_token import LONGEST_PAYLOAD, LONGEST_TOKEN
 from relay.delivery.html_links import BodyEnd, Link, links
 from relay.delivery.row import OutgoingEmail
 from relay.delivery.tracking import Tracking, base_of
@@ -190,6 +192,39 @@ def test_the_image_of_opens_stands_before_the_end_of_the_body(html: str, before:
     assert result.endswith(f'data-opensend-open-tracking="true">{before}')
     assert restored(result) == html
     assert rewritten(TRACKING, row(html=result), OPENS) == result  # once
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 128, 200])
+@pytest.mark.parametrize("opens", [False, True])
+def test_tokens_that_are_made_together_stand_where_each_belongs(count: int, opens: bool) -> None:
+    before, behind = "".join(map(_link, range(count // 2))), "".join(map(_link, range(count // 2, count)))
+    html = f'<body><a href="#top">{before}<p>x</p></body>{behind}<a href="tel:1"></body>'
+    domain = SendingDomain("00000000-0000-4000-8000-000000000001", "us-east-1", None, True, opens, None, "example.com")
+    result = tracked(html, domain)
+    assert restored(result) == html
+    tokens = [token for kind, token in LINK.findall(result) if kind == "click"]
+    assert [payload(token)["targetUrl"] for token in tokens] == [f"https://x.example/{n}" for n in range(count)]
+    images = [token for kind, token in LINK.findall(result) if kind == "open"]
+    assert [payload(token)["kind"] for token in images] == ["open"] * opens
+    assert result.count('data-opensend-open-tracking="true"></body>') == opens
+    initial = {base64.urlsafe_b64decode(token[:16]) for token in tokens + images}
+    assert len(initial) == count + opens  # none is used twice: two of one key would give both texts away
+
+
+def _link(number: int) -> str:
+    return f'<a href="https://x.example/{number}">go</a>'
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_link_whose_token_would_be_too_long_stays(more: int) -> None:
+    path = "a" * 20_000
+    html = f'<a href="https://x.example/{path}">go</a>'
+    about = {"v": 1, "kind": "click", "userId": "", "emailId": row().id, "domainId": DOMAIN.id}
+    about |= {"recipient": "bob@example.com", "targetUrl": f"https://x.example/{path}"}
+    user = "u" * (LONGEST_PAYLOAD - len(orjson.dumps(about)) + more)
+    result = tracked(html, user_id=user, to=("bob@example.com",))
+    tokens = LINK.findall(result)
+    assert [len(token) for _, token in tokens] == ([] if more else [LONGEST_TOKEN])
 
 
 def test_the_base_of_links() -> None:
