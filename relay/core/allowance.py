@@ -49,11 +49,18 @@ ANSWER_SECONDS: Final = 5.0
 #: What the factor rises by in a second in which calls pass, and its least value.
 RAISE: Final = 0.01
 LEAST: Final = 0.05
-#: From so large a part of throttled calls on they count after a second, a smaller part after PERIOD seconds.
+#: From so large a part of throttled calls on, and so many, they count after a second; else after PERIOD seconds.
 MUCH: Final = 0.1
+ENOUGH: Final = 6
 PERIOD: Final = 5.0
+#: A part up to this one lowers nothing, since what would be lowered for it is raised again in a PERIOD.
+LITTLE: Final = RAISE * PERIOD
 #: The factor is halved at most, and with fewer calls than this to judge by lowered by a tenth at most.
 FEW_CALLS: Final = 10
+#: A part from which on it is lowered however often that was of no use.
+MOSTLY: Final = 0.5
+#: Seconds for which it is not lowered where that was of no use.
+SPARED_SECONDS: Final = 60.0
 #: Seconds that a call may take on its way from the last look at its permit to the provider's clock, beyond the usual.
 WAY: Final = 0.012
 #: Seconds after its moment for which a permit is good at most.
@@ -115,6 +122,7 @@ class Allowance:
     #: Why the account takes no mail.
     off: str = ""
     asked: float = -math.inf
+    first_asked: float = math.inf
     #: When the next permit may be.
     turn: float = -math.inf
     #: Moments of the last window, and recipients of each.
@@ -124,6 +132,14 @@ class Allowance:
     calls: int = 0
     throttled: int = 0
     raised: float = -math.inf
+    #: The part that was throttled when the factor was last lowered (0.0: that helped), by how much it was lowered then,
+    #: and the factor before the first time.
+    tried: float = 0.0
+    ratio: float = 1.0
+    before: float = 1.0
+    #: The part for which it was lowered in vain, and until when it is not lowered for such a part.
+    tried_in_vain: float = 0.0
+    spared: float = -math.inf
     octets_turn: float = -math.inf
 
     def reserve(
@@ -145,14 +161,14 @@ class Allowance:
             self.left += void
         ask = now - self.asked >= (ASK_SECONDS if self.rate else ASK_AGAIN_SECONDS)
         if ask:
-            self.asked = now
+            self.asked, self.first_asked = now, min(now, self.first_asked)
         lowered = self._judge(now, passed, throttled)
         since_asked = now - self.asked
         nothing = partial(Grant, now, (), ask=ask, lowered=lowered, left=self.left)
         if self.off:
             rest = 1.0 if since_asked < ANSWER_SECONDS else max(1.0, ASK_SECONDS - since_asked)
             return nothing(again=rest, rate=0.0, rest=rest, kind=self.off)
-        if not self.rate and since_asked < ANSWER_SECONDS:
+        if not self.rate and now - self.first_asked < ANSWER_SECONDS:
             return nothing(again=0.1, rate=0.0)
         whole = (self.rate or self.fallback) / self.shares
         used = whole * self.factor * MARGIN
@@ -192,6 +208,19 @@ class Allowance:
         self.octets_turn = moment + octets / (OCTETS_A_SECOND / self.shares)
         return moment - now
 
+    def _lower(self, now: float, part: float) -> bool:
+        """Lowers the factor, unless that was tried in vain."""
+        if self.tried and part < MOSTLY and part > (max(0.0, 1.0 - (1.0 - self.tried) / self.ratio) + self.tried) / 2:
+            # As large a part as before, of fewer calls: the rate is not what they are throttled for.
+            self.factor, self.tried, self.tried_in_vain, self.spared = self.before, 0.0, part, now + SPARED_SECONDS
+            return False
+        if not self.tried:
+            self.before = self.factor
+        self.ratio = max(0.5 if self.calls >= FEW_CALLS else 0.9, 1.0 - part)
+        self.tried = part
+        self.factor = max(LEAST, self.factor * self.ratio)
+        return True
+
     def _moment(self, earliest: float, weight: int, cap: int) -> float:
         """The first moment at which so many recipients fit."""
         moment = max(earliest, self.turn)
@@ -212,15 +241,14 @@ class Allowance:
         self.throttled += throttled
         period = now - self.since
         lowered = False
-        if self.throttled:
-            part = self.throttled / self.calls
-            if period >= PERIOD or (period >= 1.0 and part >= MUCH):
-                self.factor = max(LEAST, self.factor * max(0.5 if self.calls >= FEW_CALLS else 0.9, 1.0 - part))
-                self.calls = self.throttled = 0
-                self.since = now
-                lowered = True
-        elif period >= 1.0:
-            self.calls, self.since = 0, now
+        part = self.throttled / self.calls if self.throttled else 0.0
+        if period >= PERIOD or (period >= 1.0 and self.throttled >= ENOUGH and part >= MUCH):
+            if part <= LITTLE:
+                self.tried = 0.0
+            elif now >= self.spared or part > self.tried_in_vain * 1.5 + LITTLE:
+                lowered = self._lower(now, part)
+            self.calls = self.throttled = 0
+            self.since = now
         if passed and self.factor < 1.0:
             self.factor = min(1.0, self.factor + RAISE * min(1.0, now - self.raised))
         self.raised = now

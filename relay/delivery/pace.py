@@ -304,7 +304,7 @@ class _Paced:
         if grant.rest:
             self._spare.clear()
             if grant.ask:
-                self._learn()
+                run_once("delivery_account", self._learn)
             rest = Rest(grant.rest * random.uniform(1.0, 1.2), grant.kind)  # noqa: S311 - spreads load
             if grant.kind == SHORT:
                 self._leaves(mails[0], rest)
@@ -325,11 +325,11 @@ class _Paced:
         self._again = now + min(grant.again, FARTHEST)
         if self._users and grant.rate:
             self.full_until = now + _FULL_SECONDS
-        if grant.ask and not grant.rate:
-            self._learn()
-            self._again = 0.0
-        elif grant.ask:
-            run_once("delivery_account", self._learn)
+        if grant.ask:
+            learning = run_once("delivery_account", self._learn)
+            if not grant.rate:
+                learning.join(ANSWER_SECONDS)
+                self._again = 0.0
 
     def _permits(self, asked: float, grant: Grant, weights: Sequence[int]) -> list[Permit]:
         """The permits of a grant, for a request that was sent at the moment `asked`."""

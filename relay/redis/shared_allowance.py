@@ -36,8 +36,9 @@ local function text(number) return string.format('%.17g', number) end
 _CONSTANTS: Final = "\n".join(
     f"local {name} = {getattr(allowance, name)!r}"
     for name in (
-        *("MARGIN", "GRAIN", "MANY", "WINDOW", "CAP", "HORIZON", "FARTHEST", "NEAR", "ASK_SECONDS"),
-        *("ASK_AGAIN_SECONDS", "ANSWER_SECONDS", "RAISE", "LEAST", "MUCH", "PERIOD", "FEW_CALLS"),
+        *("MARGIN", "GRAIN", "MANY", "WINDOW", "CAP", "HORIZON", "FARTHEST", "NEAR"),
+        *("ASK_SECONDS", "ASK_AGAIN_SECONDS", "ANSWER_SECONDS", "RAISE", "LEAST"),
+        *("MUCH", "ENOUGH", "PERIOD", "LITTLE", "FEW_CALLS", "MOSTLY", "SPARED_SECONDS"),
     )
 )
 
@@ -49,7 +50,8 @@ _RESERVE: Final = Script(
 -- for which others may hold permits that this server knows nothing of, recipients of void permits, then weights
 -- Returns now, ask, rate, lowered, left, rest, kind, again, then the moments; numbers as text
 local held = redis.call('HMGET', KEYS[1], 'rate', 'left', 'off', 'asked', 'turn', 'points', 'factor', 'since', 'calls',
-  'throttled', 'raised', 'until', 'probe', 'kind', 'mixed', 'seen')
+  'throttled', 'raised', 'until', 'probe', 'kind', 'mixed', 'seen', 'tried', 'ratio', 'before', 'in_vain', 'spared',
+  'first')
 local never = -1e300
 local rate, left, off = tonumber(held[1]) or 0, tonumber(held[2]) or -1, held[3] or ''
 local lead, forgotten = tonumber(ARGV[7]), now + math.max(HORIZON, tonumber(ARGV[8]))
@@ -58,9 +60,11 @@ local factor, since, calls = tonumber(held[7]) or 1, tonumber(held[8]) or never,
 local throttled, raised, points = tonumber(held[10]) or 0, tonumber(held[11]) or never, held[6] or ''
 local paused, probe, kind = tonumber(held[12]) or 0, tonumber(held[13]) or 0, held[14] or ''
 local mixed = tonumber(held[15]) or 0
+local tried, ratio, before = tonumber(held[17]) or 0, tonumber(held[18]) or 1, tonumber(held[19]) or 1
+local in_vain, spared, first_asked = tonumber(held[20]) or 0, tonumber(held[21]) or never, tonumber(held[22]) or -never
 if (tonumber(held[16]) or now) > now + 1 then
   -- The clock was put back: another server's, after a failover. Moments of the other clock mean nothing.
-  asked, turn, since, raised, points, mixed = never, forgotten, never, never, '', 0
+  asked, turn, since, raised, points, mixed, spared = never, forgotten, never, never, '', 0, never
   if paused > 0 then paused = now end
   probe = 0
 end
@@ -70,19 +74,26 @@ if ARGV[6] == '1' then mixed = now + MIXED end
 if left >= 0 then left = left + tonumber(ARGV[9]) end
 
 local ask = 0
-if now - asked >= (rate > 0 and ASK_SECONDS or ASK_AGAIN_SECONDS) then ask, asked = 1, now end
+if now - asked >= (rate > 0 and ASK_SECONDS or ASK_AGAIN_SECONDS) then
+  ask, asked, first_asked = 1, now, math.min(now, first_asked)
+end
 
 local lowered = 0
 calls, throttled = calls + more_passed + more_throttled, throttled + more_throttled
-local period = now - since
-if throttled > 0 then
-  local part = throttled / calls
-  if period >= PERIOD or (period >= 1 and part >= MUCH) then
-    factor = math.max(LEAST, factor * math.max(calls >= FEW_CALLS and 0.5 or 0.9, 1 - part))
-    calls, throttled, since, lowered = 0, 0, now, 1
+local period, part = now - since, throttled > 0 and throttled / calls or 0
+if period >= PERIOD or (period >= 1 and throttled >= ENOUGH and part >= MUCH) then
+  if part <= LITTLE then
+    tried = 0
+  elseif now >= spared or part > in_vain * 1.5 + LITTLE then
+    if tried > 0 and part < MOSTLY and part > (math.max(0, 1 - (1 - tried) / ratio) + tried) / 2 then
+      factor, tried, in_vain, spared = before, 0, part, now + SPARED_SECONDS
+    else
+      if tried == 0 then before = factor end
+      ratio, tried = math.max(calls >= FEW_CALLS and 0.5 or 0.9, 1 - part), part
+      factor, lowered = math.max(LEAST, factor * ratio), 1
+    end
   end
-elseif period >= 1 then
-  calls, since = 0, now
+  calls, throttled, since = 0, 0, now
 end
 if more_passed > 0 and factor < 1 then factor = math.min(1, factor + RAISE * math.min(1, now - raised)) end
 raised = now
@@ -96,7 +107,7 @@ elseif paused > now then
   rest, reason = paused - now, kind
 elseif paused > 0 and probe > now then
   rest, reason = math.min(BEHIND, probe - now), kind
-elseif rate == 0 and since_asked < ANSWER_SECONDS then
+elseif rate == 0 and now - first_asked < ANSWER_SECONDS then
   again = 0.1
 else
   if paused > 0 then
@@ -147,7 +158,9 @@ end
 if rest > 0 then again = reason == 'short' and 0 or rest end
 redis.call('HSET', KEYS[1], 'left', left, 'asked', text(asked), 'turn', text(turn), 'points', points,
   'factor', text(factor), 'since', text(since), 'calls', calls, 'throttled', throttled, 'raised', text(raised),
-  'until', text(paused), 'probe', text(probe), 'mixed', text(mixed), 'seen', text(now))
+  'until', text(paused), 'probe', text(probe), 'mixed', text(mixed), 'seen', text(now), 'tried', text(tried),
+  'ratio', text(ratio), 'before', text(before), 'in_vain', text(in_vain), 'spared', text(spared),
+  'first', text(first_asked))
 redis.call('EXPIRE', KEYS[1], KEPT)
 return {text(now), ask, text(used), lowered, left, text(rest), reason, text(again), unpack(moments)}
 """

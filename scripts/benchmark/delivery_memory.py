@@ -125,6 +125,17 @@ def add(url: str, **columns: object) -> None:
     execute(url, f"INSERT INTO emails ({names}) VALUES ({places})", tuple(values))  # noqa: S608 - our own names
 
 
+def add_alike(url: str, user_id: str, count: int) -> None:
+    """Inserts so many queued rows of a user at once."""
+    execute(
+        url,
+        'INSERT INTO emails (id, "from", "to", subject, html, text, attachments, user_id)'
+        " SELECT gen_random_uuid(), 'ann@example.com', '[\"to@x.example\"]', 'Hello', '', '', '[]', %s"
+        " FROM generate_series(1, %s)",
+        (user_id, count),
+    )
+
+
 def _worker(service: subprocess.Popen[bytes], log: Path) -> int:
     """The delivery process among the service's."""
     _until(lambda: "delivery_ready" in log.read_text(), log)

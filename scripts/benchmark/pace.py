@@ -24,7 +24,7 @@ import gevent
 from relay.core.allowance import Grant
 from relay.redis.link import RedisLink
 from relay.redis.shared_allowance import SharedAllowance
-from scripts.benchmark.delivery_memory import add
+from scripts.benchmark.delivery_memory import add_alike
 from scripts.benchmark.pace_simulation import Simulation
 from scripts.database import apply_schema, create_database
 from scripts.services import Delivery, Postgres, Ses, Valkey
@@ -104,8 +104,7 @@ def _real(directory: Path, valkey: Valkey, rate: float, seconds: float) -> bool:
         apply_schema(url)
         ses.has(rate=rate, chance=CHANCE)
         # More than leave until the end.
-        for _ in range(int(rate * (seconds + _BEFORE_SECONDS) * 1.2)):
-            add(url)
+        add_alike(url, "user", int(rate * (seconds + _BEFORE_SECONDS) * 1.2))
         settings: dict[str, str | None] = {
             **ses.client_environment,
             "DATABASE_URL": url,

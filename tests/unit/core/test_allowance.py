@@ -66,18 +66,36 @@ def test_refusals_at_random_cost_little_more_than_themselves(chance: float) -> N
     assert ledger.most <= 500 * TOLERANCE
 
 
-def test_an_account_that_takes_less_than_it_says_is_found_out_and_recovers() -> None:
-    allowance = known(100.0)
-    ledger = Ledger(rate=40.0)
-    simulation = Simulation([allowance], ledger)
-    simulation.run(20.0)
-    refused = ledger.too_fast
-    calls = ledger.calls
-    simulation.run(30.0)
-    assert (ledger.too_fast - refused) / (ledger.calls - calls) < 0.1
+class Insistent(Allowance):
+    """Of an account that says 100 a second, whatever it takes."""
+
+    def learn(self, rate: float, left: int, off: str) -> None:
+        super().learn(100.0, left, off)
+
+
+@pytest.mark.parametrize("limit", [15.0, 40.0, 90.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_account_that_takes_less_than_it_says_is_found_out_and_recovers(limit: float, seed: int) -> None:
+    ledger = Ledger(rate=limit)
+    simulation = Simulation([Insistent(fallback=1.0)] * 3, ledger, seed=seed)
+    simulation.run(10.0)
+    refused, calls = ledger.too_fast, ledger.calls
+    used = simulation.run(50.0)
+    assert (ledger.too_fast - refused) / (ledger.calls - calls) < 0.25
+    assert used > 0.5
     ledger.rate = 100.0
-    simulation.run(70.0)
-    assert simulation.run(20.0) >= 0.95
+    simulation.run(100.0)
+    assert simulation.run(20.0) >= 0.9
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("rate", [14.0, 100.0])
+def test_refusals_that_a_lower_rate_does_not_make_fewer_lower_it_for_seconds_alone(rate: float, chance: float) -> None:
+    ledger = Ledger(rate=rate, chance=chance, seed=3)
+    simulation = Simulation([known(rate)] * 3, ledger)
+    simulation.run(10.0)
+    assert simulation.run(120.0) >= (1.0 - chance) * (0.85 if chance < 0.3 else 0.5)
+    assert ledger.most <= rate * TOLERANCE
 
 
 def test_a_process_that_stood_still_makes_up_for_nothing() -> None:
@@ -103,7 +121,9 @@ def test_the_account_is_asked_once_a_minute_and_mail_waits_for_the_first_answer(
     # No answer comes: the rate of the setting, and a further question later.
     unknown = allowance.reserve(106.0, [1])
     assert (unknown.moments, unknown.rate) == ((0.0,), 2.0 * module.MARGIN)
-    assert allowance.reserve(110.5, [1]).ask
+    # It is asked again and again, and no mail waits for that.
+    again = allowance.reserve(110.5, [1])
+    assert (again.ask, again.moments) == (True, (0.0,))
     allowance.learn(14.0, -1, "")
     asked = [second for second in range(111, 400) if allowance.reserve(float(second), [1]).ask]
     assert asked == [171, 231, 291, 351]
