@@ -32,7 +32,8 @@ MANY: Final = 50
 #: Seconds of the window, with the time that a point stands for, and how much more than the rate it may hold.
 WINDOW: Final = 1.03
 CAP: Final = 1.03
-#: Permits are given so many seconds ahead, the first one of a request farther ahead than others.
+#: Permits are given so many seconds ahead, the first one of a request farther ahead than others. A caller that needs
+#: some time until it can use them gets those of as much time more, since its next request takes that, too.
 HORIZON: Final = 0.05
 FARTHEST: Final = 30.0
 #: A process comes for more when the next permit is so close (seconds): the closer, the more it gets at once.
@@ -175,7 +176,7 @@ class Allowance:
         moments: list[float] = []
         for weight in weights:
             moment = self._moment(now + lead, weight, max(1, math.floor(whole * CAP)))
-            if moments and moment > now + lead + HORIZON:
+            if moments and moment > now + 2 * lead + HORIZON:
                 break
             if moment > now + FARTHEST:
                 rest = moment - now - NEAR

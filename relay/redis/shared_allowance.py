@@ -131,7 +131,7 @@ else
       moment = window[passing][1] + WINDOW
       sum, passing = sum - window[passing][2], passing + 1
     end
-    if #moments > 0 and moment > now + lead + HORIZON then break end
+    if #moments > 0 and moment > now + 2 * lead + HORIZON then break end
     if moment > now + FARTHEST then
       rest, reason = moment - now - NEAR, 'far'
       break
