@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -35,10 +36,11 @@ from tests.faults.siege import PAUSE_SECONDS, besiege
 from tests.faults.stage import Stage
 from tests.faults.web_kills import kill_at_random as kill_web
 from tests.faults.web_stage import WebStage
+from tests.faults.webhook_leases import kill_during_calls
 from tests.security.auth_times import DELAY_SECONDS, measure
 from tests.support.user_troubles import TROUBLES
 
-PARTS: Final = ("kills", "servers", "outages", "siege", "auth", "neighbours", "delivery-kills", "web-kills")
+PARTS: Final = ("kills", "servers", "outages", "siege", "auth", "neighbours", "delivery-kills", "web-kills", "leases")
 
 #: How long web and worker are killed, in seconds.
 _WEB_SECONDS: Final = 400.0
@@ -56,6 +58,7 @@ def main(arguments: list[str]) -> int:
         "neighbours": _neighbours,
         "delivery-kills": _delivery_kills,
         "web-kills": _web_kills,
+        "leases": _leases,
     }
     began = time.monotonic()
     broken = []
@@ -163,6 +166,15 @@ def _web_kills(options: argparse.Namespace, directory: Path) -> None:
         print(f"| waited for {cause} | {figures} |", flush=True)
     ledger.check()
     assert not wrong, wrong[:3]
+
+
+def _leases(_options: argparse.Namespace, directory: Path) -> None:
+    outcome = kill_during_calls(directory)
+    print(f"\n| kill -9 of a worker that calls {len(outcome.late)} webhooks | another one makes the calls |\n|---|---|")
+    print(f"| seconds after the end of the lease | {min(outcome.late):.1f} to {max(outcome.late):.1f} |")
+    print(f"| calls with each id | {_counts(Counter(f'{count} calls' for count in outcome.calls.values()))} |")
+    print(f"| not made in the end, with another id | {len(outcome.not_made)}, {len(outcome.renamed)} |", flush=True)
+    outcome.check()
 
 
 def _servers(options: argparse.Namespace, directory: Path) -> None:
