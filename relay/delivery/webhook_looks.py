@@ -1,7 +1,7 @@
 """Looks for deliveries that are due: at all that is pending or, where that is much, at a part of the table at a time.
 
-Many deliveries that wait for a dead endpoint must not make a look long: the others wait for it. With each part the end
-of the table is looked at, where new deliveries come as a rule.
+However many deliveries wait for an endpoint that does not answer, a look must not take longer: the others wait for it.
+With each part the end of the table is looked at, where new deliveries come as a rule.
 """
 
 from __future__ import annotations
