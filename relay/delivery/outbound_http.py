@@ -11,12 +11,14 @@ import re
 import socket
 import ssl
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
 import gevent
 import gevent.monkey
+from gevent.lock import BoundedSemaphore
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from relay.core.address import normalise_domain
@@ -41,7 +43,7 @@ _REFUSED_NETWORKS: Final = tuple(
 _ISATAP: Final = 0x5EFE
 _ISATAP_MASK: Final = 0xFCFF_FFFF
 #: Characters of a URL.
-_LONGEST_URL: Final = 8_000
+LONGEST_URL: Final = 8_000
 #: What stands between the slashes: a name, or an IPv6 address in brackets, and maybe a port. Nothing else is a part of
 #: it: older versions of Python read `[::1]` out of `x.example[::1]y`.
 _AUTHORITY: Final = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(?::[0-9]*)?")
@@ -56,8 +58,11 @@ _NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)")
 _READ: Final = 16_384
 _MOST_HEAD: Final = 65_536
 _MOST_FRAMING: Final = 8
-#: Threads that look names up. A name whose servers do not answer keeps one for longer than the request waits for it.
+#: Threads that look names up, and as many for names whose last look-up took more than so many seconds: a name whose
+#: servers do not answer keeps a thread for longer than the request waits for it. So many such names are remembered.
 _LOOK_UPS: Final = 64
+_SLOW_SECONDS: Final = 2.0
+_REMEMBERED: Final = 10_000
 
 Resolve = Callable[[str, int], Sequence[str]]
 #: Status and octets of the content; whether more of it is wanted.
@@ -217,33 +222,62 @@ class _BoundedResponse:
 _AddressInfo = tuple[int, int, int, str, tuple[str | int, ...]]
 
 
+class _Threads:
+    """Threads for look-ups, and how many of them are free."""
+
+    def __init__(self) -> None:
+        self.native = NativeThread(_LOOK_UPS)
+        self.free = BoundedSemaphore(_LOOK_UPS)
+
+
 class _LookUps:
     """The system's resolver, in threads apart from those that look up our own servers."""
 
     def __init__(self) -> None:
-        self._threads = NativeThread(_LOOK_UPS)
-        #: What is being looked up now: one name takes one thread, however many wait for it.
-        self._running: dict[tuple[str, int], Callable[[], list[_AddressInfo]]] = {}
+        self._threads = _Threads()
+        #: For names in `_slow` alone, so that these wait for each other, and no other name for them.
+        self._slow_threads = _Threads()
+        self._slow: OrderedDict[str, None] = OrderedDict()
+        #: What is being looked up now: one name takes one thread, however many wait for it, and for whatever port.
+        self._running: dict[str, Callable[[], list[_AddressInfo]]] = {}
 
-    def addresses(self, host: str, port: int) -> list[str]:
+    def addresses(self, host: str, _port: int) -> list[str]:
         """The addresses of a name. Raises OSError."""
-        running = self._running.get((host, port))
+        running = self._running.get(host)
         if running is None:
-            getaddrinfo = gevent.monkey.get_original("socket", "getaddrinfo")
-            running = self._running[host, port] = self._threads.begin(
-                lambda: getaddrinfo(host, port, 0, socket.SOCK_STREAM),
-                lambda _: self._running.pop((host, port), None),
-            )
+            threads = self._slow_threads if host in self._slow else self._threads
+            threads.free.acquire()
+            running = self._running.get(host)
+            if running is None:
+                running = self._begin(host, threads)
+            else:  # by another one that waited as well
+                threads.free.release()
         return [str(info[4][0]) for info in running()]
+
+    def _begin(self, host: str, threads: _Threads) -> Callable[[], list[_AddressInfo]]:
+        getaddrinfo = gevent.monkey.get_original("socket", "getaddrinfo")
+        began = time.monotonic()
+
+        def ended(_: object) -> None:
+            threads.free.release()
+            del self._running[host]
+            self._slow.pop(host, None)
+            if time.monotonic() - began > _SLOW_SECONDS:
+                self._slow[host] = None
+                if len(self._slow) > _REMEMBERED:
+                    self._slow.popitem(last=False)
+
+        running = threads.native.begin(lambda: getaddrinfo(host, None, 0, socket.SOCK_STREAM), ended)
+        self._running[host] = running
+        return running
 
 
 def checked(url: str) -> SplitResult:
     """The parts of a URL that may be requested, as far as its text shows. Raises RefusedUrlError."""
-    url = url.strip()
-    if len(url) > _LONGEST_URL or _CONTROLS.search(url):
+    if len(url) > LONGEST_URL or _CONTROLS.search(url.strip()):
         raise RefusedUrlError("not a URL")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url.strip())
         if "@" in parts.netloc:
             raise RefusedUrlError("user information")
         port = parts.port

@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 LEASE_SECONDS: Final = 20.0
 #: Octets of a payload that come with a claim; a longer one is read by itself.
 HELD_OCTETS: Final = 65_536
+#: Characters of a URL, and of a secret as it is stored, that come with a claim: more than a URL that is called has, and
+#: than a secret that can be read. The columns have no bound, and a claim has a hundred rows.
+HELD_CHARACTERS: Final = 8_001
 
 #: What the planner may not do on the connections for webhooks: read the whole table for the few that are pending, by
 #: statistics that are older than those that are not. `jit` takes longer than a look.
@@ -90,7 +93,7 @@ claimed AS (
   UPDATE webhook_deliveries d SET next_retry_at = clock_timestamp() + make_interval(secs => %(lease)s)
     FROM free WHERE d.id = free.id RETURNING d.id, d.webhook_id, d.event_id, d.attempt, d.next_retry_at)
 SELECT c.id::text, c.webhook_id::text, c.event_id::text, c.attempt, c.next_retry_at,
-       w.url, w.status, w.signing_secret_enc, e.type,
+       left(w.url, %(text)s), w.status, left(w.signing_secret_enc, %(text)s), e.type,
        CASE WHEN j.octets <= %(held)s THEN j.document END, coalesce(j.octets, 0)
   FROM claimed c LEFT JOIN webhooks w ON w.id = c.webhook_id LEFT JOIN email_events e ON e.id = c.event_id
   LEFT JOIN LATERAL (
@@ -182,7 +185,7 @@ class WebhookDeliveries:
     def backlog(self) -> int | None:
         """The first block of the table that has a pending delivery, where more are pending than a look reads."""
         ((count, first, blocks),) = self._rows(_COUNT, {"counted": READ_MOST + 1})
-        # A partitioned table has no blocks of its own; all of it is looked at.
+        # A partitioned table has no blocks, its partitions have them; all of it is looked at.
         return int(first) if count > READ_MOST and blocks else None
 
     def look_at_part(self, first: int, most: int, but: Collection[str]) -> tuple[list[Due], int | None]:
@@ -217,7 +220,7 @@ class WebhookDeliveries:
         failed: list[PostgresUnavailable] = []
 
         def claim(some: Sequence[str]) -> Sequence[str]:
-            values = {"ids": list(some), "lease": LEASE_SECONDS, "held": HELD_OCTETS}
+            values = {"ids": list(some), "lease": LEASE_SECONDS, "held": HELD_OCTETS, "text": HELD_CHARACTERS}
 
             def select(cursor: Cursor) -> list[Row]:
                 cursor.execute(_CLAIM, values)

@@ -10,8 +10,15 @@ import psycopg2
 import pytest
 
 from relay.core.errors import PostgresRefused
+from relay.delivery.outbound_http import LONGEST_URL, RefusedUrlError, checked
 from relay.postgres.database import Database
-from relay.postgres.webhook_deliveries import LEASE_SECONDS, ClaimedDelivery, WebhookDeliveries, WebhookResult
+from relay.postgres.webhook_deliveries import (
+    HELD_CHARACTERS,
+    LEASE_SECONDS,
+    ClaimedDelivery,
+    WebhookDeliveries,
+    WebhookResult,
+)
 from tests.support.webhook_rows import add_delivery, add_event, add_webhook
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -163,3 +170,17 @@ def test_large_payloads_are_read_by_themselves(deliveries: WebhookDeliveries, po
     assert claimed.payload is None
     assert claimed.payload_octets > 100_000
     assert deliveries.payload(claimed.event_id) == '{"a": "' + "x" * 100_000 + '"}'
+
+
+def test_a_claim_holds_no_more_of_a_url_and_a_secret_than_may_be_of_use(
+    deliveries: WebhookDeliveries, postgres_url: str, query: Query
+) -> None:
+    """A customer writes the URL, and the column has no bound."""
+    webhook = add_webhook(postgres_url, "https://hooks.example.com/" + "a" * 1_000_000)
+    query("UPDATE webhooks SET signing_secret_enc = repeat('s', 1000000)")
+    (claimed,) = deliveries.claim([add_delivery(postgres_url, webhook, add_event(postgres_url))])
+    assert claimed.url is not None
+    assert claimed.secret is not None
+    assert LONGEST_URL < len(claimed.url) == len(claimed.secret) == HELD_CHARACTERS
+    with pytest.raises(RefusedUrlError):
+        checked(claimed.url)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.delivery import outbound_http
 from relay.delivery.outbound_http import Outbound, RefusedUrlError, UnavailableError, checked, routable
 from tests.support.certificates import write_pair
 
@@ -60,6 +62,7 @@ def _unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://127.0.0.1\\.x.example/a",
         "http://x.example/a\r\nHost: y.example",
         "http://x.example/" + "a" * 9000,
+        " " * 5000 + "http://x.example/" + "a" * 5000,
         "http://x_.\u2488.example:x/",
         "http://①②⑦.0.0.1/a",
         "http://ⓛocalhost/a",
@@ -237,6 +240,44 @@ def test_an_address_has_one_notation(number: int, form: str) -> None:
     first, rest = number >> 24, number & 0xFFFFFF
     with pytest.raises(RefusedUrlError):
         checked(f"http://{first}.{form.format(rest)}/")
+
+
+def test_names_whose_servers_do_not_answer_keep_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, from the second look-up on. One name has one thread, whatever the port is."""
+    monkeypatch.setattr(outbound_http, "_LOOK_UPS", 2)
+    monkeypatch.setattr(outbound_http, "_SLOW_SECONDS", 0.05)
+    running: list[str] = []
+    twice: list[str] = []
+    blocked: list[bool] = []
+    released = threading.Event()
+
+    def getaddrinfo(host: str, *_: Any) -> Any:
+        if host in running:
+            twice.append(host)
+        running.append(host)
+        if host.startswith("dead"):
+            time.sleep(0.1)
+            if blocked:
+                released.wait(60)
+        running.remove(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 0))]
+
+    monkeypatch.setattr(outbound_http.gevent.monkey, "get_original", lambda *_: getaddrinfo)
+    look_ups = outbound_http._LookUps()
+    dead = [f"dead{number}.example" for number in range(4)]
+    asked = [(name, port) for name in dead for port in (80, 443)]
+    gevent.joinall([gevent.spawn(look_ups.addresses, *each) for each in asked], timeout=60, raise_error=True)
+    blocked.append(True)
+    waiting = [gevent.spawn(look_ups.addresses, *each) for each in asked]
+    try:
+        gevent.sleep(0)
+        live = gevent.spawn(look_ups.addresses, "live.example", 443)
+        assert live.get(timeout=30) == ["93.184.216.34"]
+        assert not any(greenlet.dead for greenlet in waiting)
+    finally:
+        released.set()
+    gevent.joinall(waiting, timeout=60, raise_error=True)
+    assert twice == []
 
 
 _AUTHORITIES = st.text(st.sampled_from("ab.:[]@%0179xX-_,; \\\t\u3002\uff11\u00fc\u00ad"), max_size=20)
