@@ -36,6 +36,11 @@ class Intents:
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
+    @property
+    def kept(self) -> bool:
+        """Whether a Redis is configured that keeps them."""
+        return self._link.configured
+
     def note(self, ids: Sequence[str], now: int) -> None:
         """Notes rows that need a job, as of a moment of `now_ms`."""
         self._link.call("ZADD", INTENTS_KEY, *(part for email_id in ids for part in (now, email_id)))

@@ -68,10 +68,9 @@ class Sweep:
 
     def start(self) -> None:
         """Begins to sweep. Each of the two has a separate greenlet, so that neither waits for the other."""
-        self._supervised = [
-            supervise("intent-sweep", self._run, self.publish_forgotten, self.interval),
-            supervise("overdue-sweep", self._run, self.remind, self.reminder_interval),
-        ]
+        self._supervised = [supervise("overdue-sweep", self._run, self.remind, self.reminder_interval)]
+        if self._intents.kept:
+            self._supervised.append(supervise("intent-sweep", self._run, self.publish_forgotten, self.interval))
 
     def stop(self) -> None:
         """Ends the sweep; what it has in hand is left to another."""

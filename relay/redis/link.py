@@ -86,6 +86,11 @@ class RedisLink:
         self._endpoint = None if url is None else Endpoint(url, verify_tls=verify_tls, timeout=timeout)
 
     @property
+    def configured(self) -> bool:
+        """Whether there is a server at all: one without an address is not one that is away."""
+        return self._endpoint is not None
+
+    @property
     def up(self) -> bool:
         """Whether commands are sent at all just now."""
         return not self._down
