@@ -120,7 +120,13 @@ def _postgres_url(value: str) -> str:
     try:
         parameters = psycopg2.extensions.parse_dsn(value)
     except psycopg2.ProgrammingError as error:
-        raise Wrong("libpq can't read it, or does not know one of its parameters") from error
+        raise Wrong("libpq can't read it (% is written as %25), or does not know one of its parameters") from error
+    # The first `@` ends the password, and the first `/` the hosts: with a second `@` behind either, one of the two was
+    # the password's. A `?` begins the parameters, but before an `@` it is the password's.
+    authority, _, path = value.partition("://")[2].partition("/")
+    _, found, hosts = authority.partition("@")
+    if "@" in hosts.partition("?")[0] or ((found or "?" not in authority) and "@" in path.partition("?")[0]):
+        raise Wrong(_UNENCODED)
     # An `@` or a blank that should have been percent-encoded ends up here, with the password's end before it.
     for host in parameters.get("host", "").split(","):
         if not host.startswith(("/", "@")) and not _HOST.fullmatch(host):
@@ -245,7 +251,9 @@ def _lines(error: ValidationError) -> Iterator[str]:
         # The first one that is set is the one that was read.
         variable = next((name for name in source.variables if os.environ.get(name)), source.variables[0])
         reason = problem["msg"].removeprefix("Value error, ") if problem["type"] == "value_error" else ""
-        yield f"{variable} {_shown(variable, source)}: {f'{reason}; ' if reason else ''}should be {source.expected}"
+        # A question proposes the value that was meant.
+        said = reason if reason.endswith("?") else f"{f'{reason}; ' if reason else ''}should be {source.expected}"
+        yield f"{variable} {_shown(variable, source)}: {said}"
 
 
 def _shown(variable: str, source: Source) -> str:

@@ -39,15 +39,18 @@ def findings(link: RedisLink, operations: Sequence[Operation], *, away: str) -> 
     A server that is away is a warning, since mail flows without it. One that is there, and will not do what is asked of
     it, is a failure: it is not the one that is meant, or not as it should be.
     """
-    if not _answers(link) and not link.up:
-        failure = link.failure or "Timeout"
-        level = FAIL if _REFUSED.search(failure) else WARN
-        yield Finding(level, "redis", "; ".join(filter(None, (redis_cause(failure), away))))
+    answered = _answers(link)
+    if not answered and not link.up:
+        yield _no_connection(link, away)
         return
     found = []
     for operation in operations:
         link.error_replies.clear()
         works = _try(link, operation)
+        if not answered and not link.up:
+            # The connection was still being made when it was first asked for.
+            yield _no_connection(link, away)
+            return
         errors = sorted(link.error_replies)
         if any(code == "CROSSSLOT" for code, _ in errors):
             yield Finding(FAIL, "redis", redis_cause("ClusterMode"))
@@ -63,6 +66,12 @@ def findings(link: RedisLink, operations: Sequence[Operation], *, away: str) -> 
     yield from found
     if not found:
         yield Finding(OK, "redis", "answers, reads and writes")
+
+
+def _no_connection(link: RedisLink, away: str) -> Finding:
+    failure = link.failure or "Timeout"
+    level = FAIL if _REFUSED.search(failure) else WARN
+    return Finding(level, "redis", "; ".join(filter(None, (redis_cause(failure), away))))
 
 
 def _answers(link: RedisLink) -> bool:

@@ -118,7 +118,7 @@ def run(selection: Selection, *, as_json: bool) -> Exit:
         return complain("REDIS_URL is not set: should be the URL of the Redis that is to be warmed", Exit.WRONG)
     cache = Cache(settings.redis_url, verify_tls=settings.redis_tls_verify, timeout=REDIS_TIMEOUT)
     warming: Warming | None = None
-    status = Exit.DONE
+    status, unknown_user = Exit.DONE, False
     try:
         with Snapshot(settings.database_url) as snapshot, progress_shown() as show:
             warming = Warming(snapshot, cache, selection, show)
@@ -127,7 +127,8 @@ def run(selection: Selection, *, as_json: bool) -> Exit:
             warming.run()
             status = Exit.INTERRUPTED if warming.summary.interrupted else Exit.DONE
             found = warming.summary.keys or warming.summary.suppressions
-            if selection.user_id is not None and not found and status is Exit.DONE:
+            unknown_user = selection.user_id is not None and not found and status is Exit.DONE
+            if unknown_user:
                 status = complain("nothing is stored of a user with this id: no API key, no suppression", Exit.FAILED)
     except Unavailable as unavailable:
         status = complain(f"Postgres failed (DATABASE_URL): {postgres_cause(unavailable.__cause__)}", Exit.FAILED)
@@ -135,7 +136,7 @@ def run(selection: Selection, *, as_json: bool) -> Exit:
         status = complain(f"Redis failed (REDIS_URL): {failed}", Exit.FAILED)
     finally:
         cache.close()
-    if warming is not None:
+    if warming is not None and (as_json or not unknown_user):
         tell(warming.summary, status, dry_run=selection.dry_run, as_json=as_json)
     return status
 

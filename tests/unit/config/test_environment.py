@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import psycopg2.extensions
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -200,6 +201,9 @@ def test_a_wrong_secret_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, 
         ("DATABASE_URL", "postgres://user:secret@db:99999/x", "port 99999 is out of range; should be"),
         ("DATABASE_URL", "postgres://user:secret@db:0/x", "port 0 is out of range; should be"),
         ("DATABASE_URL", "postgres://user:secret@db/x?nonsense=1", "libpq can't read it"),
+        ("DATABASE_URL", "postgres://user:sec%ret@db/x", "% is written as %25"),
+        ("DATABASE_URL", "postgres://user:sec@se/cret@db/x", "percent-encoded"),
+        ("DATABASE_URL", "postgres://user:5432/secret@db/x", "percent-encoded"),
         ("DATABASE_URL", "secret", "it has no scheme"),
         ("DATABASE_URL", "postgres://user:sec ret@se cret@db/x", "percent-encoded"),
         ("REDIS_URL", "http://:secret@cache", "scheme 'http' is not supported"),
@@ -207,7 +211,7 @@ def test_a_wrong_secret_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, 
         ("REDIS_URL", "redis://:secret@cache:port", "its port is not a number"),
         ("REDIS_URL", "redis://:secret@", "it names no host"),
         ("REDIS_URL", "redis://:secret@cache/zero", "number of a database"),
-        ("SMTP_RELAY_PROXY_PROTOCOL", "10.0.0.1/8", "host bits are set; did you mean 10.0.0.0/8?; should be"),
+        ("SMTP_RELAY_PROXY_PROTOCOL", "10.0.0.1/8", "host bits are set; did you mean 10.0.0.0/8?"),
     ],
 )
 def test_what_is_wrong_with_a_value_is_named(
@@ -232,6 +236,19 @@ def test_no_part_of_a_url_is_shown_whatever_is_wrong_with_it(text: str, variable
             said = str(refused)
     assert "Xq7" not in said
     assert "Zw9" not in said
+
+
+@given(st.text(alphabet="ab:/@?#[]% \\'\"&.1", min_size=1, max_size=24))
+def test_a_password_as_it_is_never_makes_another_host_of_the_url(text: str) -> None:
+    """Whatever is not percent-encoded: libpq reads the password and the host that were meant, or the URL is refused."""
+    url = f"postgres://u:{text}@db.example/1"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("DATABASE_URL", url)
+        try:
+            environment.load()
+        except environment.WrongSettings:
+            return
+    assert psycopg2.extensions.parse_dsn(url)["host"] == "db.example"
 
 
 @pytest.mark.parametrize(
