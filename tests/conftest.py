@@ -6,8 +6,10 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import hypothesis
+import psycopg2.extensions
 import pytest
 import redis
+from psycogreen.gevent import patch_psycopg
 
 from scripts.database import NewApiKey, apply_schema, create_api_key, create_database, drop_database
 from scripts.services import Postgres, Sqs, Valkey
@@ -43,6 +45,14 @@ def schema_template(postgres_server: Postgres) -> str:
     """Name of a database with the contract's tables and no rows, to be copied."""
     apply_schema(create_database(postgres_server.url(), "schema_template"))
     return "schema_template"
+
+
+@pytest.fixture
+def green_psycopg() -> Iterator[None]:
+    """psycopg2 waits in gevent's way, as it does in the processes."""
+    patch_psycopg()
+    yield
+    psycopg2.extensions.set_wait_callback(None)
 
 
 @pytest.fixture

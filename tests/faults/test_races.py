@@ -10,10 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
-import psycopg2.extensions
 import pytest
 import redis
-from psycogreen.gevent import patch_psycopg
 
 from config.settings import RecipientRule
 from relay.core.api_keys import KeyRecord
@@ -30,14 +28,9 @@ from relay.smtp.submission import Login, Submission, Verdict
 from scripts.database import NewApiKey, execute, query
 from tests.support.proxy import Proxy
 
+pytestmark = pytest.mark.usefixtures("green_psycopg")
+
 RAW = b"From: ann@example.com\r\nTo: a@x.example\r\nMessage-ID: <once@example.com>\r\nSubject: s\r\n\r\nHi\r\n"
-
-
-@pytest.fixture(autouse=True)
-def _green() -> Iterator[None]:
-    patch_psycopg()
-    yield
-    psycopg2.extensions.set_wait_callback(None)
 
 
 @pytest.fixture

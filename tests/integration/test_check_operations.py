@@ -12,10 +12,8 @@ from typing import Any
 import gevent
 import limits
 import psycopg2
-import psycopg2.extensions
 import pytest
 import redis
-from psycogreen.gevent import patch_psycopg
 
 from config.settings import Settings
 from relay.operator import delivery_redis_probe, postgres_probe, web_redis_probe
@@ -167,14 +165,7 @@ def test_a_full_server_is_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def _green() -> Iterator[None]:
-    patch_psycopg()
-    yield
-    psycopg2.extensions.set_wait_callback(None)
-
-
-@pytest.fixture
-def role(postgres_url: str, _green: None) -> Iterator[tuple[str, str]]:
+def role(postgres_url: str, green_psycopg: None) -> Iterator[tuple[str, str]]:
     """A role with all rights on the contract's tables, and the URL as which it logs in."""
     name = f"weak_{uuid.uuid4().hex}"
     execute(postgres_url, f"CREATE ROLE {name} LOGIN PASSWORD '{name}'")
@@ -189,7 +180,7 @@ def postgres_findings(url: str) -> list[Finding]:
     return gevent.spawn(lambda: list(postgres_probe.findings(Settings(database_url=url), seconds=20.0))).get()
 
 
-@pytest.mark.usefixtures("_green")
+@pytest.mark.usefixtures("green_psycopg")
 def test_nothing_stays_in_postgres(postgres_url: str, make_api_key: Callable[..., Any]) -> None:
     make_api_key()
     execute(

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gevent
 import psycopg2
-import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 
 from config import environment
 from config.settings import Settings
@@ -22,6 +20,8 @@ from relay.operator import postgres_probe
 from relay.operator.redis_probe import RedisProbe
 from relay.postgres.causes import postgres_cause
 from scripts.services import free_port
+
+pytestmark = pytest.mark.usefixtures("green_psycopg")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,13 +35,6 @@ SECRET = [f"{LEFT}{odd}{RIGHT}" for odd in ODD]
 def hidden(text: str, *, but: str = "") -> bool:
     shown = text.replace(but, "") if but else text
     return LEFT.lower() not in shown.lower() and RIGHT.lower() not in shown.lower()
-
-
-@pytest.fixture(autouse=True)
-def _green() -> Iterator[None]:
-    patch_psycopg()
-    yield
-    psycopg2.extensions.set_wait_callback(None)
 
 
 def malformed(scheme: str, secret: str, port: int, path: str) -> list[str]:

@@ -19,9 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import gevent
-import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 
 from relay.operator import outgoing_probe, postgres_probe, web_probe
 from relay.operator.postgres_probe import RolledBack, refusals
@@ -60,13 +58,6 @@ def ses_server(tmp_path: Path) -> Iterator[Ses]:
         yield server
 
 
-@pytest.fixture
-def _green() -> Iterator[None]:
-    patch_psycopg()
-    yield
-    psycopg2.extensions.set_wait_callback(None)
-
-
 def granted(tables: Tables) -> Iterator[tuple[str, str, str]]:
     """Table, privilege and column."""
     for table, columns in tables.items():
@@ -85,7 +76,7 @@ def test_the_page_grants_what_the_check_asks_for() -> None:
         assert found == set(granted(tables)), role
 
 
-@pytest.mark.usefixtures("_green")
+@pytest.mark.usefixtures("green_psycopg")
 @pytest.mark.parametrize("role", ROLES)
 def test_no_right_may_be_missing(roles: dict[str, str], postgres_url: str, role: str) -> None:
     """By the statements alone, not by what the catalogue says of the role."""

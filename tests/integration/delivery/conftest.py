@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
@@ -45,12 +43,10 @@ def ses(ses_server: Ses, monkeypatch: pytest.MonkeyPatch) -> Ses:
 
 
 @pytest.fixture
-def database(postgres_url: str) -> Iterator[Database]:
-    patch_psycopg()
+def database(postgres_url: str, green_psycopg: None) -> Iterator[Database]:
     database = Database(postgres_url, statement_seconds=4.5, idle_limit=4)
     yield database
     database.close()
-    psycopg2.extensions.set_wait_callback(None)
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ from typing import Any
 
 import gevent
 import psycopg2
-import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 
 from relay.core.errors import PostgresRefused
 from relay.postgres.closed_rows import BouncedRow, ClosedRow, UnsentRow
@@ -25,12 +23,10 @@ KINDS = ("bounced", "suppressed", "simulated")
 
 
 @pytest.fixture
-def counted(postgres_url: str) -> Iterator[Counted]:
-    patch_psycopg()
+def counted(postgres_url: str, green_psycopg: None) -> Iterator[Counted]:
     database = Counted(postgres_url, switched_off=PLANNER, lock_seconds=0.05)
     yield database
     database.close()
-    psycopg2.extensions.set_wait_callback(None)
 
 
 @pytest.fixture

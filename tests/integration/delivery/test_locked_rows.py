@@ -8,9 +8,7 @@ from typing import Any
 
 import gevent
 import psycopg2
-import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 
 from relay.core.errors import PostgresUnavailable
 from relay.postgres.database import Database
@@ -25,13 +23,11 @@ PATIENCE = 50.0
 
 
 @pytest.fixture
-def database(postgres_url: str) -> Iterator[Database]:
+def database(postgres_url: str, green_psycopg: None) -> Iterator[Database]:
     """As the worker has it, with a connection for every third place."""
-    patch_psycopg()
     database = Database(postgres_url, statement_seconds=PATIENCE, idle_limit=3, switched_off=PLANNER, lock_seconds=0.05)
     yield database
     database.close()
-    psycopg2.extensions.set_wait_callback(None)
 
 
 def test_jobs_of_locked_rows_take_neither_all_places_nor_all_connections(

@@ -13,9 +13,7 @@ from typing import Any
 
 import gevent
 import psycopg2
-import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 from structlog.testing import capture_logs
 
 from relay.core import metrics
@@ -54,12 +52,10 @@ def trigger(query: Query, what: str, condition: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def counted(postgres_url: str) -> Iterator[Counted]:
-    patch_psycopg()
+def counted(postgres_url: str, green_psycopg: None) -> Iterator[Counted]:
     database = Counted(postgres_url, switched_off=PLANNER, lock_seconds=0.05)
     yield database
     database.close()
-    psycopg2.extensions.set_wait_callback(None)
 
 
 @pytest.fixture

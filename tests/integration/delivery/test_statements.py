@@ -17,7 +17,6 @@ import gevent
 import psycopg2
 import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 
 from relay.aws.sqs_receiver import QueueReceiver, Received
 from relay.core.errors import PostgresUnavailable
@@ -71,12 +70,10 @@ class Counted(Database):
 
 
 @pytest.fixture
-def counted(postgres_url: str) -> Iterator[Counted]:
-    patch_psycopg()
+def counted(postgres_url: str, green_psycopg: None) -> Iterator[Counted]:
     database = Counted(postgres_url, switched_off=PLANNER)
     yield database
     database.close()
-    psycopg2.extensions.set_wait_callback(None)
 
 
 @pytest.fixture

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import gevent
-import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 
 from config.settings import Settings
 from relay.operator import events_probe, webhook_probe
@@ -15,14 +11,9 @@ from relay.operator.finding import FAIL, OK, WARN, Finding
 from scripts.database import create_webhook, execute
 from tests.support.webhook_rows import MATERIAL, SECRET, add_webhook, encrypted
 
+pytestmark = pytest.mark.usefixtures("green_psycopg")
+
 OTHER = "another key of sixteen"
-
-
-@pytest.fixture(autouse=True)
-def _green() -> Iterator[None]:
-    patch_psycopg()
-    yield
-    psycopg2.extensions.set_wait_callback(None)
 
 
 def found(url: str, key: str | None, **more: bool) -> list[Finding]:

@@ -6,9 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psycopg2.extensions
 import pytest
-from psycogreen.gevent import patch_psycopg
 
 from relay.core.records import EmailRow
 from relay.postgres.store import Store
@@ -16,10 +14,8 @@ from relay.redis.cache import Cache
 
 
 @pytest.fixture(autouse=True)
-def _green() -> Iterator[None]:
-    patch_psycopg()
-    yield
-    psycopg2.extensions.set_wait_callback(None)
+def _green(green_psycopg: None) -> None:
+    """For each test of the folder."""
 
 
 @pytest.fixture
