@@ -67,6 +67,8 @@ _COUNT: Final = """
 SELECT count(*), split_part(trim(min(at)::text, '()'), ',', 1)::bigint,
        pg_relation_size('webhook_deliveries') / current_setting('block_size')::int
   FROM (SELECT ctid AS at FROM webhook_deliveries WHERE status = 'pending' LIMIT %(counted)s) AS pending"""
+#: Whether the role may read where rows are: rights on columns leave that out unless they name it.
+_MAY_READ_PLACES: Final = "SELECT has_column_privilege('webhook_deliveries', 'ctid', 'SELECT')"
 _BLOCKS: Final = "SELECT pg_relation_size('webhook_deliveries') / current_setting('block_size')::int"
 #: The largest number of a block; no table has it.
 _NO_BLOCK: Final = 2**32 - 2
@@ -177,13 +179,22 @@ class WebhookDeliveries:
     def __init__(self, database: Database, *, deadline: float = 5.0) -> None:
         self._database = database
         self._deadline = deadline
+        #: Asked once.
+        self._may_read_places: bool | None = None
 
     def look(self, most: int) -> list[Due]:
         """What is due, so many at most; the webhooks in turn."""
         return [Due(*row) for row in self._rows(_LOOK, {"most": most})]
 
     def backlog(self) -> int | None:
-        """The first block of the table that has a pending delivery, where more are pending than a look reads."""
+        """The first block of the table that has a pending delivery, where more are pending than a look reads.
+
+        None also for a role that may not read where rows are; it looks at all.
+        """
+        if self._may_read_places is None:
+            ((self._may_read_places,),) = self._rows(_MAY_READ_PLACES, {})
+        if not self._may_read_places:
+            return None
         ((count, first, blocks),) = self._rows(_COUNT, {"counted": READ_MOST + 1})
         # A partitioned table has no blocks, its partitions have them; all of it is looked at.
         return int(first) if count > READ_MOST and blocks else None
