@@ -68,6 +68,8 @@ class _Reduction:
         self._text: list[str] = []
         self._in_head = False
         self._preformatted = 0
+        #: Templates that are open: nothing in them is shown.
+        self._templates = 0
         #: The link that is open, and where its text begins.
         self._url = ""
         self._link_text = 0
@@ -101,6 +103,8 @@ class _Reduction:
             self._text.append(" ")
         elif name == "head":
             self._in_head = True
+        elif plain_name == "template":
+            self._templates = max(0, self._templates + (1 if name == "template" else -1))
         elif plain_name == "a":
             self._close_link()
             if name == "a" and attributes:
@@ -121,8 +125,10 @@ class _Reduction:
             self._url = ""
 
     def _add(self, text: str) -> None:
-        if self._in_head:
+        if self._templates or (self._in_head and text.isspace()):
             return
+        # Text ends a head.
+        self._in_head = False
         text = _unescaped(text)
         if self._preformatted:
             text = text.replace("\r\n", "\n").replace("\t", _TAB).replace(" ", "\xa0")
