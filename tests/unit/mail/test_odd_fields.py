@@ -91,6 +91,23 @@ def test_a_byte_order_mark_before_any_field_changes_nothing(fields: list[str], m
         assert getattr(plain, name) == getattr(message, name)
 
 
+@pytest.mark.parametrize(
+    "html", ["<p>Note:one</p>", "<p>a: b</p>\r\n<p>c: d</p>", "<a:b>", '<html><body style="x:y">\r\nText: more']
+)
+@pytest.mark.parametrize("before", ["", "Subject: s\r\n"])
+def test_html_without_an_empty_line_before_it_is_no_header_field(html: str, before: str) -> None:
+    message = parse(f"{before}From: a@b.example\r\nContent-Type: text/html\r\n{html}".encode())
+    assert (message.html, message.headers) == (html.replace("\r\n", "\n"), {})
+    part = f"Content-Type: text/html\r\n{html}"
+    mixed = f"From: a@b.example\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n{part}\r\n--b--\r\n"
+    assert parse(mixed.encode()).html == html.replace("\r\n", "\n")
+
+
+def test_a_line_of_html_among_header_fields_is_skipped() -> None:
+    message = parse(b"From: a@b.example\r\n<br>Warning: x\r\nSubject: s\r\n\r\ntext")
+    assert (message.subject, message.text, message.headers) == ("s", "text", {})
+
+
 def test_a_byte_order_mark_before_the_first_delimiter_hides_no_part() -> None:
     body = "\ufeff--b\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\n".encode()
     assert _message("Content-Type: multipart/mixed; boundary=b", body).text == "one\ntwo"
