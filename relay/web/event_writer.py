@@ -152,9 +152,10 @@ class EventWriter(Generic[_R]):
             self._lost_postgres()
             self._keep(batch)
         except Exception as error:  # noqa: BLE001 - a writer that one event ends takes all others with it
-            if len(batch) > 1:  # one of them is the cause
-                for waiting in batch:
-                    self._write_all([waiting])
+            if len(batch) > 1:  # one of them is the cause, which halving finds
+                half = len(batch) // 2
+                self._write_all(batch[:half])
+                self._write_all(batch[half:])
             elif self._is_of_the_event(error):
                 self._settle(batch, Fate.UNSTORABLE)
             else:

@@ -24,8 +24,10 @@ class Postgres:
         self.away = False
         self.written: list[bytes] = []
         self.poison: dict[bytes, Exception] = {}
+        self.statements = 0
 
     def write(self, events: Sequence[bytes]) -> list[bool]:
+        self.statements += 1
         if self.away:
             raise PostgresUnavailable
         for event in events:
@@ -84,6 +86,15 @@ def test_what_waits_is_written_in_order(make: Callable[..., Made]) -> None:
     events = [b"%d" % number for number in range(1000)]
     assert put(writer, *events) == [True] * 1000
     assert postgres.written == events
+
+
+def test_of_two_hundred_events_one_that_is_refused_is_found_by_few_statements(make: Callable[..., Made]) -> None:
+    writer, postgres, _ = make()
+    events = [b"event %d" % number for number in range(200)]
+    postgres.poison[events[77]] = Rejected("22P02")
+    assert put(writer, *events) == [Fate.UNSTORABLE if event is events[77] else True for event in events]
+    assert postgres.written == events[:77] + events[78:]
+    assert postgres.statements <= 20
 
 
 def test_an_event_that_is_refused_delays_no_other(make: Callable[..., Made]) -> None:
