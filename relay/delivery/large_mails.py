@@ -25,7 +25,7 @@ from relay.delivery.outbound_http import Outbound, UnavailableError
 from relay.delivery.parts import Bodies, Enclosure
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.delivery.transfer import Base64Decoder, NotBase64
-from relay.postgres.row_contents import MAX_ATTACHMENTS, RowContents, StoredEntry, TooManyAttachments
+from relay.postgres.row_contents import MAX_ATTACHMENTS, RowContents, RowGone, StoredEntry, TooManyAttachments
 
 _T = TypeVar("_T")
 
@@ -74,7 +74,10 @@ class LargeMails:
             html: Content = Held(email.html.encode("utf-8", "replace"))
             if email.large:
                 reading = _RowReader(spool, entries)
-                self._contents.read(email.id, reading)
+                try:
+                    self._contents.read(email.id, reading)
+                except RowGone:
+                    raise UnavailableError("RowGone") from None
                 text, html = reading.texts["text"], reading.texts["html"]
                 found |= {place: reading.of(entry) for place, entry in enumerate(entries) if entry.octets is not None}
             enclosures = [

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,7 +24,7 @@ from relay.postgres.driver import Cursor
 from relay.postgres.failed_rows import FailedRow
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
-from relay.postgres.row_contents import RowContents
+from relay.postgres.row_contents import RowContents, RowGone
 from relay.postgres.schema_check import DELIVERY_TABLES, DELIVERY_UNIQUE
 from relay.postgres.sending_facts import MailAsked
 from relay.postgres.sent_rows import Event
@@ -94,6 +95,11 @@ def _unknown_result(delivery_id: str) -> WebhookResult:
     )
 
 
+def _read(contents: RowContents, email_id: str) -> None:
+    with suppress(RowGone):  # there is none of this id
+        contents.read(email_id, _Unread())
+
+
 class _Unread:
     """Takes what a row holds, and keeps nothing of it; see `relay.postgres.row_contents.Reader`."""
 
@@ -138,7 +144,7 @@ def operations(database: Database, *, seconds: float) -> Sequence[tuple[str, Cal
         ("releasing held mails", lambda: (left.held(1, email_id=email_id), left.release(email_id))),
         ("failing held mails", lambda: outgoing.fail_held(email_id, "Check", "check", event)),
         ("looking at large mails", lambda: contents.entries(email_id)),
-        ("reading large mails", lambda: contents.read(email_id, _Unread())),
+        ("reading large mails", lambda: _read(contents, email_id)),
         ("looking up domains and suppressions", lambda: outgoing.facts(asked)),
         ("recording that a mail is sent", lambda: outgoing.sent(email_id, event)),
         ("recording that recipients are refused", lambda: outgoing.ended(BouncedRow(email_id, [event]))),

@@ -78,6 +78,10 @@ class StoredEntry:
     octets: int | None
 
 
+class RowGone(Exception):
+    """There is no such row any more: it was deleted since it was claimed."""
+
+
 class TooManyAttachments(Exception):
     """A row has more than MAX_ATTACHMENTS, or more than MAX_ABOUT is said of them."""
 
@@ -110,7 +114,10 @@ class RowContents:
         return self._database.use(deadlines.after(_SECONDS), work)
 
     def read(self, email_id: str, reader: Reader) -> None:
-        """Gives a row to `reader`. What that raises goes through, and ends the reading."""
+        """Gives a row to `reader`. What that raises goes through, and ends the reading. Raises RowGone.
+
+        A row that is gone must not look like one whose texts are empty.
+        """
 
         def given(cursor: Cursor) -> None:
             reader.begin()
@@ -118,6 +125,9 @@ class RowContents:
                 statement = _TEXT.format(column=column)
                 reader.text(column, (octets for _, octets in _pieces(cursor, statement, email_id)))
             reader.contents(_pieces(cursor, _CONTENTS, email_id))
+            cursor.execute("SELECT FROM emails WHERE id = %s", (email_id,))
+            if cursor.rowcount == 0:
+                raise RowGone
 
         def work(cursor: Cursor) -> None:
             in_transaction(cursor, lambda: given(cursor), begin=_BEGIN)

@@ -27,7 +27,7 @@ from relay.delivery.unclear import LeftBehind
 from relay.postgres import halving
 from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
-from relay.postgres.outgoing import Outgoing
+from relay.postgres.outgoing import HELD_OCTETS, Outgoing
 from relay.postgres.sent_rows import Event
 from relay.postgres.waiting import PLANNER, WaitingRows
 from relay.redis.claim_states import ClaimStates
@@ -285,6 +285,27 @@ def test_a_mail_whose_row_is_deleted_on_its_way_ends(
     assert not handovers._refused
     assert len(outgoing._leases) == 0
     assert query("SELECT count(*) FROM email_events") == [(0,)]
+
+
+@pytest.mark.parametrize("column", ["text", "html", "attachments"])
+def test_a_large_mail_whose_row_is_deleted_before_it_is_read_is_not_sent_empty(
+    add_email: Callable[..., str],
+    outgoing: Outgoing,
+    new_deliverer: Callable[..., Deliverer],
+    handovers: Handovers,
+    query: Query,
+    column: str,
+) -> None:
+    """Its texts are not in memory, as those of a small one are."""
+    provider, large = Scripted(), "x" * 2 * HELD_OCTETS
+    contents: dict[str, Any] = {column: [{"filename": "a", "content": large}] if column == "attachments" else large}
+    query("ALTER TABLE emails ALTER attachments SET STORAGE EXTERNAL")
+    (row,) = outgoing.claim([add_email(**contents)])
+    query("DELETE FROM emails")
+    new_deliverer(provider).deliver(email_of(row))
+    assert email_of(row).large
+    assert provider.calls == []
+    assert not handovers._claims
 
 
 @pytest.mark.usefixtures("impatient")
