@@ -403,8 +403,13 @@ def test_no_sequence_of_triggers_locks_and_deletions_sends_a_mail_twice_or_leave
                 look()
                 holder.rollback()
             (deleted,) = chance.sample(ids, 1)
-            query("DELETE FROM email_events WHERE email_id = %s", deleted)
-            gone |= {email_id for (email_id,) in query("DELETE FROM emails WHERE id = %s RETURNING id::text", deleted)}
+            # Locked first, so that no event of it comes between.
+            found = query(
+                "SELECT FROM emails WHERE id = %s FOR UPDATE; DELETE FROM email_events WHERE email_id = %s;"
+                " DELETE FROM emails WHERE id = %s RETURNING id::text",
+                *([deleted] * 3),
+            )
+            gone |= {email_id for (email_id,) in found}
     holder.close()
 
     def over() -> bool:
