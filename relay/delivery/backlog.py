@@ -17,6 +17,8 @@ from relay.postgres.waiting import Waiting
 #: Rows that are kept: those of one user, those of all, and those that are due within SOON seconds.
 OF_ONE: Final = 500
 OF_ALL: Final = 5000
+#: A user that had as many as are kept gets newer ones only when it has fewer than so many.
+ENOUGH: Final = 200
 LATER: Final = 10_000
 SOON: Final = 900.0
 
@@ -27,6 +29,8 @@ class Backlog:
     def __init__(self) -> None:
         #: Each user's rows as a heap of (created, id, row). The next user in turn comes first.
         self._users: OrderedDict[str | None, list[tuple[float, str, Waiting]]] = OrderedDict()
+        #: Of users that have had all of their room: their newest row as (created, id). Newer ones are not taken in.
+        self._newest: dict[str | None, tuple[float, str]] = {}
         self._known: set[str] = set()
         #: A heap of (when due by the monotonic clock, id, row).
         self._later: list[tuple[float, str, Waiting]] = []
@@ -86,6 +90,7 @@ class Backlog:
             self._users.move_to_end(user)
             if not heap:
                 del self._users[user]
+                self._newest.pop(user, None)
             self._known.discard(row.email_id)
             counts[user] = counts.get(user, 0) + 1
             octets -= row.octets
@@ -94,18 +99,31 @@ class Backlog:
         return taken
 
     def _add(self, row: Waiting) -> None:
-        heap = self._users.get(row.user_id)
+        user = row.user_id
+        heap = self._users.get(user)
+        # perf: of a long backlog each look and each search see all rows again that there is no room for. To take them
+        # in and to forget them again took 3 % of a worker's CPU: 0.8 µs for each, and 0.2 µs now.
+        # python -m timeit -s 'from relay.delivery.backlog import Backlog, Waiting as W; b = Backlog()' \
+        # -s 'r = [W(str(n), "u", n, 0, 0, 0, 0) for n in range(2000)]; b.add(r)' 'b.add(r[-200:])'
+        newest = self._newest.get(user)
+        if heap is not None and newest is not None:
+            if len(heap) < ENOUGH:
+                del self._newest[user]
+            elif (row.created, row.email_id) > newest:
+                return
         if heap is None:
             if len(self) >= OF_ALL and not self._make_room():
                 return
-            heap = self._users[row.user_id] = []
+            heap = self._users[user] = []
         elif len(self) >= OF_ALL and len(heap) > 1:
             # No room: the user's newest makes way for an older one, or nothing changes.
-            self._drop_newest(row.user_id, heap)
+            self._drop_newest(user, heap)
         self._known.add(row.email_id)
         heapq.heappush(heap, (row.created, row.email_id, row))
         if len(heap) > OF_ONE:
-            self._drop_newest(row.user_id, heap)
+            self._drop_newest(user, heap)
+        elif len(heap) == OF_ONE:
+            self._newest[user] = max(heap)[:2]
 
     def _make_room(self) -> bool:
         """Takes a row from the user with the most, for a user that has none; whether there was one with two."""
@@ -121,6 +139,7 @@ class Backlog:
         self._known.difference_update(email_id for _, email_id, _ in heap)
         self._known.update(email_id for _, email_id, _ in kept)
         heap[:] = kept  # sorted, so a heap
+        self._newest[user] = kept[-1][:2]
 
     def _keep_soonest(self) -> None:
         kept = heapq.nsmallest(LATER // 2, self._later)

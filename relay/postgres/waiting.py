@@ -20,6 +20,7 @@ import structlog
 
 from relay.core import deadlines
 from relay.core.errors import PostgresUnavailable
+from relay.core.frozen import new_tuple
 from relay.postgres.database import ConnectionLost, Database, Rejected
 from relay.postgres.driver import Connection, Cursor, Row
 
@@ -120,17 +121,17 @@ class WaitingRows:
         """The newest queued rows, the newest first. `seconds`: only those that were made within the last so many."""
         since = "'-infinity'" if seconds is None else "now() - make_interval(secs => %(seconds)s)"
         statement = _NEWEST.format(columns=_WAITING, since=since) + " LIMIT %(most)s"
-        return [Waiting(*row) for row in self._select(statement, "queued", most=most, seconds=seconds)]
+        return [new_tuple(Waiting, row) for row in self._select(statement, "queued", most=most, seconds=seconds)]
 
     def oldest(self, status: str, most: int) -> list[Waiting]:
         """The oldest rows of a status, `queued` or `scheduled`."""
         statement = _OLDEST.format(columns=_WAITING, since="'-infinity'") + " LIMIT %(most)s"
-        return [Waiting(*row) for row in self._select(statement, status, most=most)]
+        return [new_tuple(Waiting, row) for row in self._select(statement, status, most=most)]
 
     def processing(self, most: int) -> list[Processing]:
         """The oldest rows that have been claimed."""
         statement = _OLDEST.format(columns=_PROCESSING, since="'-infinity'") + " LIMIT %(most)s"
-        return [Processing(*row) for row in self._select(statement, "processing", most=most)]
+        return [new_tuple(Processing, row) for row in self._select(statement, "processing", most=most)]
 
     def walk(self, status: str) -> Walk[Waiting]:
         """A walk through all rows of a status, `queued` or `scheduled`."""
@@ -168,7 +169,7 @@ class Walk(Generic[Found]):
 
     def read(self, most: int) -> tuple[list[Found], bool]:
         """The next rows, and whether they are the last ones. Raises PostgresUnavailable."""
-        rows = [self._kind(*row) for row in self._fetch(most)]
+        rows = [new_tuple(self._kind, row) for row in self._fetch(most)]
         if rows:
             self._last = rows[-1].created
         ended = len(rows) < most

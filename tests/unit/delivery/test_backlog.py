@@ -124,3 +124,50 @@ def test_large_rows_are_not_claimed_together() -> None:
         sizes.append([each.octets for each in taken])
     assert sum(map(len, sizes)) == 6
     assert all(sum(claim) <= 4_000_000 or len(claim) == 1 for claim in sizes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_without_room_are_not_taken_in_each_time_they_are_seen(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All leave, each user's oldest first, however often and in which order they are seen."""
+    monkeypatch.setattr(backlog_module, "OF_ONE", 50)
+    monkeypatch.setattr(backlog_module, "ENOUGH", 20)
+    pushes = 0
+    push = heapq.heappush
+
+    def counted(heap: list[tuple[float, str, Waiting]], entry: tuple[float, str, Waiting]) -> None:
+        nonlocal pushes
+        pushes += 1
+        push(heap, entry)
+
+    monkeypatch.setattr(backlog_module.heapq, "heappush", counted)
+    generator = random.Random(seed)
+    rows = [row(number, generator.choice(["many", "many", "many", "few"])) for number in range(1_000)]
+    waiting = {each.email_id: each for each in rows}
+    backlog = Backlog()
+    left: dict[str | None, list[float]] = {"many": [], "few": []}
+    while waiting:
+        # A search from the oldest on, and a look at the newest.
+        backlog.add(waiting.values())
+        backlog.add(list(waiting.values())[-30:][::-1])
+        taken = take(backlog, generator.randrange(1, 12))
+        assert taken
+        for each in taken:
+            del waiting[each.email_id]
+            left[each.user_id].append(each.created)
+    assert all(numbers == sorted(numbers) for numbers in left.values())
+    assert sum(map(len, left.values())) == len(rows)
+    assert pushes <= 2 * len(rows)
+
+
+def test_without_room_older_rows_come_in_and_newer_ones_when_few_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "OF_ONE", 50)
+    monkeypatch.setattr(backlog_module, "ENOUGH", 20)
+    backlog = Backlog()
+    backlog.add(row(number) for number in range(100, 150))
+    backlog.add([row(200)])
+    assert len(backlog) == 50
+    backlog.add([row(1)])
+    assert [each.created for each in take(backlog, 1)] == [1.0]
+    take(backlog, len(backlog) - 19)
+    backlog.add(row(number) for number in range(200, 260))
+    assert len(backlog) == 50
