@@ -1,5 +1,8 @@
 """How fast mail leaves: each waits for a permit of its account, the users of a process in a circle.
 
+A user that has had nothing to send comes next, with every second permit at most. A single permit is given to a mail
+when its moment comes: one that has come meanwhile need not wait for a further permit.
+
 The permits of an account are those of all processes of all machines, by way of Redis (`relay.redis.shared_allowance`);
 without Redis each process takes its share. `relay.core.allowance` says when permits are. One request asks for all mails
 that wait, and where there is room for some that will come, so that most mails of a busy process cost no call.
@@ -176,6 +179,8 @@ class _Paced:
         self._is_alone = shared is None
         #: The mails that wait, by user. The next user in turn comes first.
         self._users: OrderedDict[str | None, deque[_Mail]] = OrderedDict()
+        #: How many permits go to the users as they stand before one that had nothing to send may come next again.
+        self._kept_turns = 0
         self._serving = False
         #: Permits for one recipient each that are not asked for yet, and how many are wanted.
         self._spare: deque[Permit] = deque()
@@ -241,6 +246,7 @@ class _Paced:
 
     def release(self, rest: Rest) -> None:
         """No mail waits any more."""
+        self._kept_turns = 0
         while self._users:
             for mail in self._users.popitem(last=False)[1]:
                 mail.done.set(rest)
@@ -269,7 +275,14 @@ class _Paced:
         if self._closing.is_set():
             return Rest(0.0, FAR)
         mail = _Mail(user_id, recipients)
-        self._users.setdefault(user_id, deque()).append(mail)
+        queue = self._users.get(user_id)
+        if queue is None:
+            queue = self._users[user_id] = deque()
+            # A user that has had nothing to send comes next, with every second permit at most.
+            if len(self._users) > 1 and not self._kept_turns:
+                self._users.move_to_end(user_id, last=False)
+                self._kept_turns = 2
+        queue.append(mail)
         if not self._serving:
             self._serving = True
             run_once("delivery_pace", self._serve)
@@ -312,6 +325,8 @@ class _Paced:
                 self.release(rest)
             return
         permits = self._permits(now, grant, weights)
+        if len(permits) == 1:
+            mails = [self._next_at(permits[0], mails[0])]
         for mail, permit in zip(mails, permits, strict=False):
             self._leaves(mail, permit)
         self._spare.extend(permits[len(mails) :])
@@ -330,6 +345,14 @@ class _Paced:
             if not grant.rate:
                 learning.join(ANSWER_SECONDS)
                 self._again = 0.0
+
+    def _next_at(self, permit: Permit, mail: _Mail) -> _Mail:
+        """The mail that a permit is for, once its moment has come: another user's may come before `mail` by then."""
+        if self._until(permit.moment - self._lag.seconds) is None:
+            for queue in self._users.values():
+                if queue[0].recipients == mail.recipients:
+                    return queue[0]
+        return mail
 
     def _permits(self, asked: float, grant: Grant, weights: Sequence[int]) -> list[Permit]:
         """The permits of a grant, for a request that was sent at the moment `asked`."""
@@ -367,6 +390,7 @@ class _Paced:
             self._users.move_to_end(mail.user_id)
         else:
             del self._users[mail.user_id]
+        self._kept_turns = max(0, self._kept_turns - 1)
         mail.done.set(answer)
 
     # The allowance.

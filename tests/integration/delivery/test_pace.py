@@ -83,6 +83,49 @@ def test_a_newsletter_does_not_hold_up_another_users_receipt(make: MakePace, ask
     assert pace.full()
 
 
+def test_a_mail_of_a_user_that_had_none_gets_the_next_permit_although_it_was_asked_for_another(
+    make: MakePace, asked: Asked
+) -> None:
+    """At a slow account's rate a further one would take as long again."""
+    asked.says = Account(rate=1.0, left=-1, off="")
+    pace, other = make(), make()
+    order: list[str] = []
+
+    def send(user: str) -> None:
+        assert isinstance(pace.wait("r", user, 1, 1000), Permit)
+        order.append(user)
+
+    newsletter = [gevent.spawn(send, "newsletter") for _ in range(2)]
+    while not order:
+        gevent.sleep(0.001)
+    # By the time of the other process's permit, the one behind it has been asked for.
+    other.wait("r", "user", 1, 1000)
+    receipt = gevent.spawn(send, "receipt")
+    receipt.join()
+    assert order == ["newsletter", "receipt"]
+    pace.close()
+    gevent.killall(newsletter)
+
+
+def test_users_that_had_none_do_not_keep_the_turn_from_one_that_has_many(make: MakePace, asked: Asked) -> None:
+    asked.says = Account(rate=50.0, left=-1, off="")
+    pace = make()
+    order: list[str] = []
+
+    def send(user: str) -> None:
+        assert isinstance(pace.wait("r", user, 1, 1000), Permit)
+        order.append(user)
+
+    waits = [gevent.spawn(send, "newsletter") for _ in range(10)]
+    number = 0
+    while order.count("newsletter") < 10:
+        if number - len(order) < 3:
+            waits.append(gevent.spawn(send, f"user {number}"))
+            number += 1
+        gevent.sleep(0.001)
+    gevent.joinall(waits)
+
+
 def test_most_mails_of_a_busy_process_cost_no_request(make: MakePace, asked: Asked, redis_url: str) -> None:
     asked.says = Account(rate=50_000.0, left=-1, off="")
     pace = make()
