@@ -39,9 +39,11 @@ def test_a_clean_header_block_is_what_the_walk_finds(block: bytes, rest: bytes, 
 
 _BASE64_LINES = st.builds(
     lambda octets, width, end, last: (
-        end.join([b64encode(octets)[at : at + width] for at in range(0, len(octets) * 4 // 3 + 4, width)]) + last
+        end.join([encoded[at : at + width] for encoded in (b64encode(octets),) for at in range(0, len(encoded), width)])
+        + last
     ),
-    st.binary(max_size=400),
+    # What is longer than a step is made as often as what is not.
+    st.binary(max_size=100) | st.integers(0, 400).map(lambda size: bytes(range(256))[:size] * 2),
     st.sampled_from([4, 14, 20, 60, 76]),
     st.sampled_from([b"\r\n", b"\r\n", b"\n"]),
     st.sampled_from([b"", b"\r\n", b"\r\n\r\n"]),
@@ -52,12 +54,15 @@ _DAMAGE = st.lists(
 )
 
 
-@pytest.mark.parametrize("step", [100_000, 100])
-def test_base64_is_kept_or_read_to_the_same_end(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("step", "many"), [(100_000, 1_000_000), (100, 1_000_000), (100_000, 20)])
+def test_base64_is_kept_or_read_to_the_same_end(step: int, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_encoding, "_STEP", step)
-    monkeypatch.setattr(transfer_encoding, "_MAX_WIDTH", min(step, 1024))
+    # What has more octets than `many` is read in long steps.
+    monkeypatch.setattr(transfer_encoding, "_MANY", many)
+    monkeypatch.setattr(transfer_encoding, "_LONG_STEP", 60)
+    monkeypatch.setattr(transfer_encoding, "_MAX_WIDTH", min(step, 60 if many < step else 1024))
 
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=300, deadline=None)
     @given(_BASE64_LINES, _DAMAGE)
     def same(octets: bytes, damage: list[tuple[int, int, bytes]]) -> None:
         for place, removed, added in damage:

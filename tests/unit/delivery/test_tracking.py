@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from relay.core.tracking_token import LONGEST_PAYLOAD, LONGEST_TOKEN
+from relay.delivery import tracking as tracking_module
 from relay.delivery.html_links import BodyEnd, Link, links
 from relay.delivery.row import OutgoingEmail
 from relay.delivery.tracking import Tracking, base_of
@@ -75,6 +76,15 @@ def test_a_link_is_tracked_and_all_else_stays(html: str) -> None:
     result = tracked(html)
     assert len(LINK.findall(result)) == 1
     assert restored(result) == html
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_nothing_is_lost_where_a_piece_ends(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_module, "PIECE", piece)
+    for size in range(70):
+        html = f'<p>{"a" * size}</p><a href="https://x.example/{"b" * size}">go</a>{"c" * size}</body>{"d" * size}'
+        for domain in (DOMAIN, OPENS):
+            assert restored(tracked(html, domain)) == html, (size, domain)
 
 
 def test_references_in_a_link_are_decoded() -> None:

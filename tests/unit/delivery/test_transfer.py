@@ -92,6 +92,20 @@ def test_a_text_is_read_as_itself_whatever_its_lines_are() -> None:
     assert names == {"7bit", "quoted-printable", "base64"}
 
 
+def test_no_octet_is_lost_where_a_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Steps so short that each text has many.
+    monkeypatch.setattr(transfer, "_STEP", 57)
+    monkeypatch.setattr(transfer, "_SHORT_STEP", 20)
+    chance = random.Random(18)
+    for _ in range(1_000):
+        octets = texts(chance).encode()
+        for content in (Held(octets), cut(octets, chance)):
+            quoted = b"".join(transfer._quoted(transfer._with_lf(content.pieces())))
+            assert max(map(len, quoted.split(b"\r\n"))) <= 76
+            assert quopri.decodestring(quoted.replace(b"\r\n", b"\n")) == octets
+            assert base64.b64decode(b"".join(transfer.base64_lines(content.pieces()))) == octets
+
+
 def test_lines_that_are_cut_together_are_cut_as_each_by_itself() -> None:
     chance = random.Random(17)
     for number in range(300):
