@@ -156,7 +156,7 @@ def _entries(cursor: Cursor, email_id: str) -> list[StoredEntry]:
             )
         if len(entries) > MAX_ATTACHMENTS or said > MAX_ABOUT:
             raise TooManyAttachments
-        if len(rows) <= _ENTRIES_AT_A_TIME:
+        if len(rows) < _ENTRIES_AT_A_TIME:
             return entries
 
 

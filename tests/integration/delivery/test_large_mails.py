@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from relay.delivery.large_mails import Busy, LargeMails
 from relay.delivery.row import email_of
 from relay.delivery.tracking import Tracking
 from relay.mail import parse
+from relay.postgres import row_contents
 from relay.postgres.database import Database
 from relay.postgres.outgoing import HELD_OCTETS, Outgoing
 from relay.postgres.row_contents import RowContents
@@ -271,3 +273,40 @@ def test_nothing_is_left_in_the_folder(
     assert len(ses.taken()) == 1
     assert os.listdir(tmp_path) == []
     assert row().large is False
+
+
+class Collected:
+    """What a row holds, put together again."""
+
+    def begin(self) -> None:
+        self.columns: dict[str, bytes] = {}
+        self.attachments: dict[int, bytes] = {}
+
+    def text(self, column: str, pieces: Iterator[bytes]) -> None:
+        self.columns[column] = b"".join(pieces)
+
+    def contents(self, pieces: Iterator[tuple[int, bytes]]) -> None:
+        for number, octets in pieces:
+            self.attachments[number] = self.attachments.get(number, b"") + octets
+
+
+def test_no_octet_is_lost_where_a_piece_ends(add_email: Callable[..., str], database: Database) -> None:
+    sizes = [row_contents._PIECE * count + more for count in (1, 2) for more in (-1, 0, 1)]
+    texts = ["a" * (size - 1) + "b" for size in (1, *sizes)]
+    for text, html in itertools.pairwise(texts):
+        attachments = [{"filename": "x", "content": each} for each in texts] if text == texts[0] else []
+        email_id = add_email(text=text, html=html, attachments=attachments)
+        RowContents(database).read(email_id, read := Collected())
+        assert read.columns == {"text": text.encode(), "html": html.encode()}, (len(text), len(html))
+        assert [read.attachments[n].decode() for n in sorted(read.attachments)] == (texts if attachments else [])
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_no_attachment_is_lost_where_a_part_of_them_ends(
+    add_email: Callable[..., str], database: Database, more: int
+) -> None:
+    for count in (1, 2):
+        number = count * row_contents._ENTRIES_AT_A_TIME + more
+        email_id = add_email(attachments=[{"filename": str(each), "content": "QQ=="} for each in range(number)])
+        entries = RowContents(database).entries(email_id)
+        assert [entry.filename for entry in entries] == [str(each) for each in range(number)]
