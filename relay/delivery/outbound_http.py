@@ -24,6 +24,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from relay.core.address import normalise_domain
 from relay.core.supervision import NativeThread
 from relay.core.tls_client import client_context
+from relay.delivery.bounded_tls import BoundedTls
 
 _PORTS: Final = {"http": 80, "https": 443}
 _PRIVATE_SUFFIXES: Final = (".internal", ".local", ".localhost", ".cluster.local")
@@ -128,7 +129,7 @@ class Outbound:
         finally:
             sock.close()
 
-    def _connect(self, parts: SplitResult, deadline: float) -> socket.socket:
+    def _connect(self, parts: SplitResult, deadline: float) -> socket.socket | BoundedTls:
         host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         addresses = list(dict.fromkeys(self._resolve(host, port)))
         if not addresses or not all(map(self._is_routable, addresses)):
@@ -149,7 +150,7 @@ class Outbound:
             if parts.scheme == "https":
                 if self._context is None:
                     self._context = client_context()
-                sock = self._context.wrap_socket(sock, server_hostname=host)
+                return BoundedTls(sock, self._context, host, deadline)
         except BaseException:
             sock.close()
             raise
@@ -166,7 +167,7 @@ class _BoundedResponse:
         self._octets = self._content = 0
         self._pieces: list[bytes] = []
 
-    def read(self, sock: socket.socket, deadline: float) -> int:
+    def read(self, sock: socket.socket | BoundedTls, deadline: float) -> int:
         """The status, when the content has ended or no more of it is wanted."""
         while True:
             # Anew for each piece: a server that sends an octet now and then, or without a pause, is not in time by it.
