@@ -22,10 +22,11 @@ _NEAR = 32_768
 #: The latin-1 view of a byte order mark.
 _MARK_VIEW = BYTE_ORDER_MARK.decode("latin-1")
 
-#: A name that begins with `<` would be one (RFC 5322 section 3.6.8), but is HTML that no empty line stands before.
+#: A name that begins with `<` would be one (RFC 5322 section 3.6.8), but is HTML that no empty line stands before, and
+#: one with `://` behind it is a URL.
 _NAME = re.compile(r"(?!<)[!-9;-~]+\Z")
-_FIELD_LINE = re.compile(r"(?!<)([!-9;-~]+)[ \t]*:(.*)\Z", re.DOTALL)
-_DOUBTFUL_LINE = re.compile(r"(?!<)[^:\x00-\x1f\x7f]{0,200}:")
+_FIELD_LINE = re.compile(r"(?!<)([!-9;-~]+)[ \t]*:(?!//)(.*)\Z", re.DOTALL)
+_DOUBTFUL_LINE = re.compile(r"(?!<)[^:\x00-\x1f\x7f]{0,200}:(?!//)")
 #: A parameter at the start of a line: its header was folded without the blank that folding takes.
 _PARAMETER_LINE = re.compile(
     r"(?:boundary|charset|name|filename|format|type|report-type|protocol)(?:\*[0-9*]*)?[ \t]*=", re.I
@@ -232,7 +233,7 @@ def _fields(lines: list[str]) -> list[Field] | None:
             name, colon, value = line.partition(":")
             key = _NAMES.get(name)
             if key is None or not colon:
-                if not colon or not _NAME.match(name):
+                if not colon or not _NAME.match(name) or value.startswith("//"):
                     return None
                 key = name.lower()
             field = new_tuple(Field, (key, name, value.strip(" \t")))

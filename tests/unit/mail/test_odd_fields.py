@@ -103,6 +103,13 @@ def test_html_without_an_empty_line_before_it_is_no_header_field(html: str, befo
     assert parse(mixed.encode()).html == html.replace("\r\n", "\n")
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r\n\r\nmore", ""])
+def test_a_url_without_an_empty_line_before_it_is_no_header_field(end: str) -> None:
+    message = parse(f"From: a@b.example\r\nSubject: s\r\nhttps://x.example/y{end}".encode())
+    assert message.text == f"https://x.example/y{end}".replace("\r\n", "\n")
+    assert (message.subject, message.headers) == ("s", {})
+
+
 def test_a_line_of_html_among_header_fields_is_skipped() -> None:
     message = parse(b"From: a@b.example\r\n<br>Warning: x\r\nSubject: s\r\n\r\ntext")
     assert (message.subject, message.text, message.headers) == ("s", "text", {})
