@@ -163,12 +163,14 @@ def _value(key: str, view: str) -> str:
         return view
     view = view.replace("\0", "")
     text = encoded_word.decode(view)
-    if view.isascii() and not _CONTROLS.search(text):
-        return _CONTROLS.sub(" ", view).strip()
-    if "@" in text:
+    as_it_stands = view.isascii() and not _CONTROLS.search(text)
+    # An address is found in no encoded word, whoever put all of a field into some (docs/mime.md, rule 15).
+    if "@" in text and not (as_it_stands and "@" in view):
         mailboxes = _mailboxes(view)
         if mailboxes:
             return mailboxes
+    if as_it_stands:
+        return _CONTROLS.sub(" ", view).strip()
     return _encoded(_CONTROLS.sub(" ", text).strip())
 
 

@@ -137,6 +137,23 @@ def test_urls_of_a_list_are_readable(value: str, stored: str) -> None:
     assert _message(f"List-Unsubscribe: {value}").headers["List-Unsubscribe"] == stored
 
 
+@pytest.mark.parametrize("name", ["Sender", "Errors-To", "Disposition-Notification-To", "Resent-From", "X-Owner"])
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("=?utf-8?b?SsO2cmcgPGpAeC5leGFtcGxlPg==?=", "=?utf-8?B?SsO2cmc=?= <j@x.example>"),
+        ("=?utf-8?q?J=C3=B6rg?=\r\n =?utf-8?q?_=3Cj=40x=2Eexample=3E?=", "=?utf-8?B?SsO2cmc=?= <j@x.example>"),
+        ("=?utf-8?q?J=C3=B6rg?= <j@x.example>", "=?utf-8?q?J=C3=B6rg?= <j@x.example>"),
+        ("=?utf-8?q?J=C3=B6rg_=40_home?=", "=?utf-8?q?J=C3=B6rg_=40_home?="),
+        ("=?utf-8?q?J=C3=B6rg_=3Cj=40x=2Eexample=3E=0D=0AX=3A_y?=", None),
+    ],
+)
+def test_an_address_in_encoded_words_is_stored_outside_of_them(name: str, value: str, stored: str | None) -> None:
+    found = _message(f"{name}: {value}").headers[name]
+    assert "\n" not in found
+    assert stored is None or found == stored
+
+
 @pytest.mark.parametrize("key", ["References", "In-Reply-To"])
 @pytest.mark.parametrize(
     ("value", "stored"),
