@@ -7,6 +7,9 @@ the record that it was sent, by Postgres's clock.
 
 from __future__ import annotations
 
+if not __package__:
+    raise SystemExit("Run ./scripts/launch benchmark.fairness instead.")
+
 import argparse
 import os
 import random

@@ -54,6 +54,7 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", sorted(files() - BY_PATH))
 def test_a_program_says_in_one_line_what_to_run(name: str, copy: Path) -> None:
+    assert "\nif not __package__:\n    raise SystemExit(" in (SCRIPTS / name).read_text("utf-8"), "see CONTRIBUTING.md"
     ended = run(copy / name)
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()
