@@ -77,11 +77,13 @@ class Rest:
 class _Mail:
     """A mail that waits for its permit."""
 
-    __slots__ = ("done", "recipients", "user_id")
+    __slots__ = ("done", "ready", "recipients", "user_id")
 
-    def __init__(self, user_id: str | None, recipients: int) -> None:
+    def __init__(self, user_id: str | None, recipients: int, *, ready: bool) -> None:
         self.user_id = user_id
         self.recipients = recipients
+        #: Whether it leaves as soon as it has its permit: its connection is open, and waits.
+        self.ready = ready
         self.done: Handoff[Permit | Rest] = Handoff()
 
 
@@ -222,7 +224,7 @@ class _Paced:
     def renewed(self, user_id: str | None, recipients: int) -> Permit:
         """Another permit for a mail that was late for its own. Raises TooLate."""
         self.void += recipients
-        permit = self._asked(user_id, recipients)
+        permit = self._asked(user_id, recipients, ready=True)
         if isinstance(permit, Rest):
             raise TooLate(permit.seconds)
         return permit
@@ -270,11 +272,11 @@ class _Paced:
             self._wanted = 0  # more than what comes
         return None
 
-    def _asked(self, user_id: str | None, recipients: int) -> Permit | Rest:
+    def _asked(self, user_id: str | None, recipients: int, *, ready: bool = False) -> Permit | Rest:
         """A permit, in the user's turn."""
         if self._closing.is_set():
             return Rest(0.0, FAR)
-        mail = _Mail(user_id, recipients)
+        mail = _Mail(user_id, recipients, ready=ready)
         queue = self._users.get(user_id)
         if queue is None:
             queue = self._users[user_id] = deque()
@@ -282,7 +284,10 @@ class _Paced:
             if len(self._users) > 1 and not self._kept_turns:
                 self._users.move_to_end(user_id, last=False)
                 self._kept_turns = 2
-        queue.append(mail)
+        if ready:
+            queue.appendleft(mail)
+        else:
+            queue.append(mail)
         if not self._serving:
             self._serving = True
             run_once("delivery_pace", self._serve)
@@ -308,7 +313,9 @@ class _Paced:
         spare = 0 if self._spare or len(mails) > 1 else self._wanted
         weights = [mail.recipients for mail in mails] + [1] * spare
         now = time.monotonic()
-        lead = self._lag.seconds + (0.0 if self._is_alone else self._trip.seconds)
+        lead = 0.0 if self._is_alone else self._trip.seconds
+        if not any(mail.ready for mail in mails):
+            lead += self._lag.seconds
         grant = self._reserve(now, weights, lead)
         self._gauge.value = grant.rate
         self._rate = grant.rate or self._rate
@@ -385,7 +392,7 @@ class _Paced:
         queue = self._users.get(mail.user_id)
         if mail.done.settled or queue is None:
             return  # the process ends
-        queue.popleft()
+        queue.remove(mail)  # the first one as a rule
         if queue:
             self._users.move_to_end(mail.user_id)
         else:

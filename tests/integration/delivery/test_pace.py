@@ -126,6 +126,37 @@ def test_users_that_had_none_do_not_keep_the_turn_from_one_that_has_many(make: M
     gevent.joinall(waits)
 
 
+def test_a_mail_whose_connection_waits_gets_its_further_permit_at_once(make: MakePace) -> None:
+    """However long others take until they leave: where connections are few, each waits for one."""
+    pace = make()
+    pace.wait("r", "user", 1, 1000)
+    account = pace._of("r")
+    for _ in range(100):
+        account._lag.add(1.0)
+    leads: list[float] = []
+    reserve = account._reserve
+    account._reserve = lambda now, weights, lead: leads.append(lead) or reserve(now, weights, lead)  # type: ignore[method-assign]
+    waits = [gevent.spawn(account.renewed, "user", 1), *(gevent.spawn(pace.wait, "r", "user", 2, 1) for _ in range(3))]
+    gevent.joinall(waits)
+    assert leads[0] < 0.5 < leads[-1] or len(leads) == 1
+    assert all(isinstance(wait.value, Permit) for wait in waits)
+
+
+def test_a_mail_that_comes_back_while_permits_are_asked_for_is_not_forgotten(make: MakePace, asked: Asked) -> None:
+    asked.says = Account(rate=100.0, left=-1, off="")
+    pace = make()
+    pace.wait("r", "user", 1, 1000)
+    account = pace._of("r")
+    waits = []
+    for _ in range(10):
+        waits += [gevent.spawn(pace.wait, "r", "user", 1, 1000) for _ in range(3)]
+        gevent.sleep(0)
+        waits.append(gevent.spawn(account.renewed, "user", 1))
+        gevent.sleep(0.001)
+    gevent.joinall(waits, timeout=30)
+    assert all(isinstance(wait.value, Permit) for wait in waits)
+
+
 def test_most_mails_of_a_busy_process_cost_no_request(make: MakePace, asked: Asked, redis_url: str) -> None:
     asked.says = Account(rate=50_000.0, left=-1, off="")
     pace = make()
