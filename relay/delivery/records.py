@@ -145,10 +145,16 @@ class Records:
             pause = min(5.0, pause * 2)
 
     def _prove(self, row: EndedRow) -> None:
-        """The row can't say that the provider has the mail. The event can: it is looked for with the next claim."""
-        event = row.events[0] if isinstance(row, BouncedRow) else row.event if isinstance(row, SentRow) else None
-        if event is not None:
-            with suppress(PostgresUnavailable, Unstorable):
+        """The row can't say that the provider has the mail. Its events can, which are looked for with the next claim;
+        they name the recipients that do not get it, too.
+        """
+        events: Sequence[Event] = ()
+        if isinstance(row, BouncedRow):
+            events = row.events
+        elif isinstance(row, SentRow) and row.event is not None:
+            events = (row.event,)
+        with suppress(PostgresUnavailable, Unstorable):
+            for event in events:
                 self._outgoing.record(row.email_id, event)
 
     def put_back(self, email: OutgoingEmail, seconds: float, *, unclear: bool = False) -> str:

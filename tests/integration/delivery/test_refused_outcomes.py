@@ -97,7 +97,8 @@ def test_an_answer_that_is_refused_is_kept_and_recorded_when_it_may_be(
                 look(handovers)
         assert query("SELECT status FROM emails") == [("processing",)]
         # What the row can't say, an event does: for who claims it next.
-        assert query("SELECT type FROM email_events") == [("sent",)] * ("sent" in events)
+        known = events if "sent" in events else []
+        assert query("SELECT type FROM email_events ORDER BY 1") == [(event,) for event in known]
     look(handovers)
     assert query("SELECT status FROM emails") == [(status,)]
     assert query("SELECT type FROM email_events ORDER BY 1") == [(event,) for event in events]
