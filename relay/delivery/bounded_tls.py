@@ -93,7 +93,7 @@ class BoundedTls:
             self._sock.sendall(octets)
 
     def _send_alert(self) -> None:
-        """Tells the server what was wrong with its handshake, if it still listens."""
+        """Sends the alert about a wrong handshake, as long as the server reads."""
         try:
             self._flush()
         except OSError:

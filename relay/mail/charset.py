@@ -75,7 +75,7 @@ _ENCODED_WORD = re.compile(r"(=\?[^?\s]{1,60}\?[bBqQ]\?[^?]*+\?=)")
 _PYTHON_NAMES = frozenset((*aliases, *(module.name for module in pkgutil.iter_modules(encodings.__path__))))
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-#: Octets from which on text of ASCII can be told from the few letters of two octets that look like it.
+#: Octets from which on text of ASCII can be distinguished from the few letters of two octets that look like it.
 _MANY_OCTETS = 8
 _BLANK_OCTET = re.compile(rb"[\n ]")
 

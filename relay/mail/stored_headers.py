@@ -164,7 +164,7 @@ def _value(key: str, view: str) -> str:
     view = view.replace("\0", "")
     text = encoded_word.decode(view)
     as_it_stands = view.isascii() and not _CONTROLS.search(text)
-    # An address is found in no encoded word, whoever put all of a field into some (docs/mime.md, rule 15).
+    # Readers find no address in an encoded word, even if all of a field is in some (docs/mime.md, rule 15).
     if "@" in text and not (as_it_stands and "@" in view):
         mailboxes = _mailboxes(view)
         if mailboxes:

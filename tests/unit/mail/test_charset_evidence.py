@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relay.mail import charset
 
 JAPANESE = "こんにちは、世界。表示テスト「ソース」"
-#: Charsets in which a lead octet of UTF-8 is a letter of its own, and two that have no text of one octet a character.
+#: Charsets in which a lead octet of UTF-8 is a whole letter, and two that have no text of one octet a character.
 LABELS = ("iso-8859-1", "windows-1252", "koi8-r", "iso-8859-15", "gb2312", "shift_jis", "euc-kr", "utf-16", "utf-16le")
 
 
