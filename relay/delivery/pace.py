@@ -60,6 +60,8 @@ _SCARCE: Final = 1000
 _TRIES: Final = 3
 #: Seconds for which mail is put back that holds up no other: the end of the process, an error.
 _SOON: Final = 1.0
+#: By so much the permits of an answer are past after the clock of Redis was put forward or back.
+_STEPPED_SECONDS: Final = 3600.0
 #: A permit with a moment so close (seconds) is one that nothing had to wait for.
 _AT_ONCE: Final = 0.001
 #: Seconds for which a process that had to hand out permits one by one counts as one that mail waits in.
@@ -369,6 +371,9 @@ class _Paced:
             answered = time.monotonic()
             self._trip.add(answered - asked)
             now = self._clock.moment(grant.now, asked, answered)
+            if self._clock.stepped:
+                # The server takes permits for past that processes still hold: those of this answer are void instead.
+                now -= _STEPPED_SECONDS
         return [
             Permit(moment=now + wait, latest=now + wait + lateness(grant.rate, weight), lag=self._lag)
             for wait, weight in zip(grant.moments, weights, strict=False)

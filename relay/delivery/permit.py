@@ -23,8 +23,10 @@ _PUT_BACK_SECONDS: Final = 1.0
 #: The weight of the latest of a Lag's values, and seconds below which it is none: timers cost more than it is worth.
 _WEIGHT: Final = 0.125
 _NONE: Final = 0.005
-#: What clocks gain or lose in a second (RFC 5905, appendix A.5.2: the frequency tolerance is 15e-6), with a margin.
-_DRIFT: Final = 1e-4
+#: What clocks gain or lose in a second while one of them is slewed to the right time, with a margin.
+_DRIFT: Final = 1e-3
+#: A clock that is off by so many seconds more than that was put forward or back.
+_STEP: Final = 0.1
 #: A single value counts as no more (seconds): a process that stood still is not one that always does.
 _MOST: Final = 1.0
 
@@ -56,15 +58,17 @@ class ServerClock:
     _offset: float = 0.0
     _error: float = math.inf
     _found: float = 0.0
+    #: Whether one of the clocks was put forward or back before the last answer.
+    stepped: bool = False
 
     def moment(self, said: float, asked: float, answered: float) -> float:
         """The moment at which the server's clock said this."""
         half = (answered - asked) / 2
         offset = said - asked - half
         error = self._error + _DRIFT * (answered - self._found)
-        # Else one of the clocks was put forward or back.
-        fits = abs(offset - self._offset) <= error + half
-        if not fits or half <= error:
+        beyond = abs(offset - self._offset) - error - half
+        self.stepped = beyond > _STEP
+        if beyond > 0.0 or half <= error:
             self._offset, self._error, self._found = offset, half, answered
         return said - self._offset
 

@@ -142,6 +142,21 @@ def test_a_mail_whose_connection_waits_gets_its_further_permit_at_once(make: Mak
     assert all(isinstance(wait.value, Permit) for wait in waits)
 
 
+def test_the_first_permits_after_redis_clock_was_put_forward_are_void(make: MakePace) -> None:
+    """The server takes the permits that others hold for past ones."""
+    pace = make()
+    pace.wait("r", "user", 1, 1000)
+    account = pace._of("r")
+    account._spare.clear()
+    permits: list[list[Permit]] = []
+    given = account._permits
+    account._permits = lambda *arguments: permits.append(given(*arguments)) or permits[-1]  # type: ignore[method-assign, func-returns-value]
+    account._clock._offset -= 7200.0
+    assert isinstance(pace.wait("r", "user", 2, 1000), Permit)
+    assert all(permit.latest < time.monotonic() - 60 for permit in permits[0])
+    assert len(permits) > 1
+
+
 def test_a_mail_that_comes_back_while_permits_are_asked_for_is_not_forgotten(make: MakePace, asked: Asked) -> None:
     asked.says = Account(rate=100.0, left=-1, off="")
     pace = make()

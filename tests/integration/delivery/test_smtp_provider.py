@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 import ssl
 import tempfile
 import uuid
@@ -28,6 +29,7 @@ from relay.delivery.permit import Lag, Permit
 from relay.delivery.provider import Handover
 from relay.delivery.smart_host import SmartHost
 from relay.delivery.smtp_provider import SmtpProvider
+from tests.support import smtp_double
 from tests.support.certificates import write_pair
 from tests.support.smtp_double import (
     CLOSE,
@@ -267,7 +269,6 @@ def test_a_host_that_asks_for_the_text_although_it_refused_all_gets_none(
     certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RFC 2920 section 3.1. The double refuses DATA itself, so this one is made to go on."""
-    from tests.support import smtp_double
 
     def do_data(session: Any, command: str) -> None:
         session.say("354 Go on")
@@ -285,6 +286,50 @@ def test_a_host_that_asks_for_the_text_although_it_refused_all_gets_none(
         assert texts == [b""]
         provider.send(handover())
         assert double.connections == 1
+
+
+def test_replies_in_as_many_packets_as_octets_are_the_same_replies(
+    context: ssl.SSLContext, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act = smtp_double._Session.act
+
+    class Piecemeal:
+        """A socket that sends each octet by itself: Nagle's algorithm is switched off, so each is a packet."""
+
+        def __init__(self, sock: Any) -> None:
+            self._sock = sock
+
+        def sendall(self, octets: bytes) -> None:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for octet in octets:
+                self._sock.sendall(bytes((octet,)))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sock, name)
+
+    def piecemeal(session: Any, answer: str) -> None:
+        whole, session.sock = session.sock, Piecemeal(session.sock)
+        try:
+            act(session, answer)
+        finally:
+            session.sock = whole
+
+    monkeypatch.setattr(smtp_double._Session, "act", piecemeal)
+    answers = {"a@x.example": ["550 5.1.1 nobody"], "b@x.example": ["450-4.2.2 full\r\n450 4.2.2 really"]}
+    for offers in (("PIPELINING", "SIZE 50000000", "SMTPUTF8"), ()):
+        replies = {address: list(each) for address, each in answers.items()}
+        with SmtpDouble(context=context, offers=offers, answers=replies) as double:
+            provider = provider_of(double, certificate)
+            outcome = provider.send(handover("a@x.example", "b@x.example", "c@x.example"))
+            assert isinstance(outcome, Sent)
+            assert [(each.address, each.passing) for each in outcome.refused] == [
+                ("a@x.example", False),
+                ("b@x.example", True),
+            ]
+            assert [taken.recipients for taken in double.taken] == [("c@x.example",)]
+            assert isinstance(provider.send(handover()), Sent)
+            assert double.connections == 1
+            provider.close()
 
 
 # Who we speak to.

@@ -234,3 +234,21 @@ def test_who_needs_time_until_a_mail_leaves_gets_later_permits_and_uses_the_rate
         moments += [now + moment for moment in grant.moments]
         now += max(0.001, grant.again)
     assert len([moment for moment in moments if 1.2 <= moment < 11.2]) >= 950
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_account_whose_rate_changes_gets_no_more_than_it_takes_by_then(seed: int) -> None:
+    """From 14 a second to 500, to nothing said, and back: as soon as it is known, and what is on its way has left."""
+    chance = random.Random(seed)
+    allowance, now, calls, changes = known(14.0), 1.0, [], [(1.0, 14.0)]
+    while now < 40.0:
+        if now > changes[-1][0] + 4.0:
+            changes.append((now, chance.choice((1.0, 14.0, 500.0))))
+            allowance.learn(changes[-1][1], -1, "")
+        grant = allowance.reserve(now, [1] * 20)
+        calls += [now + moment for moment in grant.moments]
+        now += max(0.001, grant.again)
+    for (since, rate), (until, _) in zip(changes, [*changes[1:], (now, 0.0)], strict=True):
+        within = [call for call in calls if since + 2 * HORIZON < call < until]
+        for position, call in enumerate(within):
+            assert len([later for later in within[position:] if later < call + 1.0]) <= rate * TOLERANCE

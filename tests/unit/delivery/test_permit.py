@@ -105,7 +105,7 @@ def test_the_servers_clock_is_known_however_late_answers_are_read(seed: int) -> 
         if chance.random() < 0.5:
             back += chance.expovariate(20.0)
         moment, answered = asked + there, asked + there + back
-        quickest = min(quickest + 1e-4 * (answered - now + 1.0), (answered - asked) / 2)
+        quickest = min(quickest + 1e-3 * (answered - now + 1.0), (answered - asked) / 2)
         found = clock.moment(moment + offset, asked, answered)
         assert abs(found - moment) <= quickest + 1e-4
         now = answered + chance.uniform(0.0, 1.0)
@@ -114,5 +114,18 @@ def test_the_servers_clock_is_known_however_late_answers_are_read(seed: int) -> 
 def test_a_clock_that_was_put_forward_or_back_is_followed_at_once() -> None:
     clock = ServerClock()
     assert clock.moment(5000.0, 100.0, 100.002) == pytest.approx(100.001)
+    assert not clock.stepped
     for offset in (-3600.0, 0.0, 7200.0, -0.5):
         assert clock.moment(5001.0 + offset, 101.0, 101.1) == pytest.approx(101.05)
+        assert clock.stepped
+    clock.moment(5001.6 - 0.5, 101.6, 101.7)
+    assert not clock.stepped
+
+
+def test_a_clock_that_is_slewed_was_not_put_forward() -> None:
+    clock = ServerClock()
+    for second in range(100):
+        asked = 100.0 + second
+        found = clock.moment(5000.0 + second * 1.0005, asked, asked + 0.001)
+        assert abs(found - asked) <= 0.002
+        assert not clock.stepped
