@@ -278,11 +278,11 @@ def _end_of_angle(text: str, position: int) -> int:
 
 def _in_angles(text: str) -> list[AddrSpec]:
     """The address between angle brackets, or all that are listed there; empty where any of it is none."""
-    text = _without_comments(text)
+    text = _without_comments(text).rstrip(",; ")
     spec = address_spec.read(text)
     if spec is not None:
         return [spec]
-    if "@" not in text or not _SEPARATOR.search(text):
+    if text.count("@") < 2 or not _SEPARATOR.search(text):
         return []
     specs = [address_spec.read(each) for each in _SEPARATOR.split(text) if each.strip()]
     return [spec for spec in specs if spec] if all(specs) else []

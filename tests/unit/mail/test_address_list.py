@@ -77,7 +77,7 @@ def _sender(value: str) -> str | None:
         ("amy @ corp . example, <ben@(x)mail.(y)example>", [A, B], 0),
         ("amy%corp.example@relay.example", ["amy%corp.example@relay.example"], 0),
         (f"[u'{A}', b'{B}'], u'{C}'", [A, B, C], 0),
-        (f"<{A};>, <,{B}>", [A, B], 0),
+        (f"<{A};>, <,{B}>", [A], 1),
         (f"\0{A}\0, {B}\x1f", [A, B], 0),
         (f"\u2022 {A}, {B}\u2026", [A, B], 0),
         # Not whole
