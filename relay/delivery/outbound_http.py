@@ -62,6 +62,8 @@ _MOST_FRAMING: Final = 8
 #: Threads that look names up, and as many for names whose last look-up took more than so many seconds: a name whose
 #: servers do not answer keeps a thread for longer than the request waits for it. So many such names are remembered.
 _LOOK_UPS: Final = 64
+#: Addresses of a name that are connected to, one after the other: a name may have thousands.
+_MOST_TRIED: Final = 8
 _SLOW_SECONDS: Final = 2.0
 _REMEMBERED: Final = 10_000
 
@@ -134,10 +136,11 @@ class Outbound:
         addresses = list(dict.fromkeys(self._resolve(host, port)))
         if not addresses or not all(map(self._is_routable, addresses)):
             raise RefusedUrlError("an address that is not globally routable")
-        for place, address in enumerate(addresses):
+        tried = addresses[:_MOST_TRIED]
+        for place, address in enumerate(tried):
             left = _seconds_left(deadline)
             # The last one may take all that is left, the others leave some of it to those after them.
-            last = place == len(addresses) - 1
+            last = place == len(tried) - 1
             try:
                 sock = socket.create_connection((address, port), timeout=left if last else left / 2)
                 break

@@ -149,7 +149,9 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     if webhooks is not None:
         webhooks.start()
         if settings.redis_url is not None:
-            listener = WakeListener(settings.redis_url, verify_tls=settings.redis_tls_verify, wake=webhooks.wake)
+            listener = WakeListener(
+                settings.redis_url, verify_tls=settings.redis_tls_verify, wake=webhooks.wake, name=webhooks.name
+            )
             supervise("webhook_wakes", listener.listen)
     if settings.delivery_metrics_port is not None and assignment.index == 0:
         supervise("delivery_waiting_age", waiting_age.watch, rows)

@@ -75,7 +75,7 @@ class WebParts:
 
     def _say_due(self, delivery_ids: Sequence[str]) -> None:
         """To the delivery worker by Redis, and to whichever worker by a job where there is a queue."""
-        webhook_wakes.post(self.cache.link)
+        webhook_wakes.post(self.cache.link, delivery_ids)
         if self._dispatches is not None:
             self._dispatches.publish(delivery_ids)
 

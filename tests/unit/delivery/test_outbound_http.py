@@ -204,7 +204,13 @@ def test_what_is_refused_for_its_text_is_not_even_looked_up(url: str, reason: st
     "others", [["10.0.0.1"], ["::1"], ["::ffff:10.0.0.1"], ["64:ff9b::a00:1"], ["169.254.169.254"]]
 )
 def test_one_private_address_of_several_is_enough(others: list[str]) -> None:
-    for found in (["93.184.216.34", *others], [*others, "93.184.216.34"], ["2606:2800:220:1::1", *others]):
+    many = [f"93.184.216.{last}" for last in range(200)]
+    for found in (
+        ["93.184.216.34", *others],
+        [*others, "93.184.216.34"],
+        ["2606:2800:220:1::1", *others],
+        many + others,
+    ):
         with pytest.raises(RefusedUrlError):
             ask(Outbound(resolve=lambda _host, _port, found=found: found), "http://x.example/a")  # type: ignore[misc]
 
@@ -382,6 +388,21 @@ def test_another_address_of_the_name_is_tried(serve: Callable[..., Server]) -> N
     server = serve()
     outbound = Outbound(is_routable=lambda _: True, resolve=lambda _host, _port: ["127.0.0.9", "127.0.0.1"])
     assert ask(outbound, f"http://x.example:{server.port}/")[0] == 200
+
+
+def test_a_name_of_many_addresses_is_not_tried_at_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are looked at: see test_one_private_address_of_several_is_enough."""
+    tried: list[str] = []
+
+    def refuse(address: tuple[str, int], **_: Any) -> socket.socket:
+        tried.append(address[0])
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    found = [f"93.184.{third}.{fourth}" for third in range(10) for fourth in range(100)]
+    with pytest.raises(UnavailableError):
+        ask(Outbound(resolve=lambda _host, _port: found), "http://x.example/a")
+    assert tried == found[:8]
 
 
 def test_tls_names_the_host_and_verifies_it(serve: Callable[..., Server], tmp_path: Path) -> None:
