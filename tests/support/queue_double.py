@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from gevent.event import Event
@@ -37,11 +38,11 @@ class QueueDouble:
         if answer is None or getattr(answer, "unclear", False):
             self.taken.update(each for each in ids if each not in self.refuses)
         if answer is not None:
-            raise answer
+            raise copy(answer)  # the sender sets what it knows of it, and other calls have the same answer
         return {entry["Id"]: "InternalError" for entry in entries if entry["Id"].partition("_")[2] in self.refuses}
 
     def await_answer(self) -> None:
         self.calls.append("probe")
         answer = self.probe_answers.pop(0) if self.probe_answers else None
         if answer is not None:
-            raise answer
+            raise copy(answer)

@@ -99,7 +99,7 @@ def test_pauses_double_up_to_a_bound_and_begin_anew(world: World, answer: QueueU
 def test_one_waiting_job_whose_answers_are_lost_is_sent_twice_and_no_more(world: World) -> None:
     """The queue takes it each time. While no answer comes to a call without jobs, it is not sent."""
     world.queue.answers = [LOST]
-    world.queue.probe_answers = [QueueUnavailable("timed out")] * 9
+    world.queue.probe_answers = [LOST] * 9
     assert world.send("a") == "unclear"
     for _ in range(9):
         assert world.send("a") == "not taken", "nothing was asked of it that could be unclear"
@@ -108,6 +108,7 @@ def test_one_waiting_job_whose_answers_are_lost_is_sent_twice_and_no_more(world:
     assert world.queue.taken == {"a": 2}
     assert world.send("b") == "taken"
     assert world.queue.calls[-1] == ("b",), "no further probes once it is well"
+    assert LOST.unclear, "what the sender notes on an error would be the answer of the tests that follow"
 
 
 def test_a_failure_without_a_doubt_needs_no_probe(world: World) -> None:
