@@ -29,6 +29,7 @@ from relay.core.api_keys import NO_DOMAIN
 from relay.core.errors import Unavailable
 from relay.intake.lookups import Lookups
 from relay.postgres.store import Store
+from relay.redis import link as link_module
 from relay.redis.cache import Cache
 from relay.redis.claims import Claim, Holder, key_of
 from scripts.database import NewApiKey
@@ -543,6 +544,25 @@ def test_a_command_that_cant_be_packed_fails_alone(own_valkey: Valkey) -> None:
     gevent.joinall(asked, timeout=10.0)
     assert [type(each.exception) for each in asked] == [type(None), UnicodeEncodeError, type(None)]
     cache.close()
+
+
+def test_what_waits_for_redis_is_bounded_and_what_was_sent_makes_room(
+    cache: Cache, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "_MAX_POSTED", 10)
+    assert cache.ping()
+    faults = metrics.FAULTS.labels("redis")
+    sent: list[bytes] = []
+    for number in range(12):
+        # In turns no more than there is room for, and more.
+        before, count = faults.value, 10 + number % 2 * 7
+        posted = [b"%d-%d" % (number, each) for each in range(count)]
+        for value in posted:
+            cache.link.post([("RPUSH", "posted", value)])
+        assert faults.value - before == count - 10
+        sent += posted[:10]
+        assert cache.ping(), "its reply comes behind theirs"
+        assert client.lrange("posted", 0, -1) == sent
 
 
 def comes_back(cache: Cache, seconds: float = 10.0) -> bool:

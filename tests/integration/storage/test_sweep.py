@@ -12,6 +12,7 @@ import redis
 from relay.aws.sqs import Queue
 from relay.core.errors import QueueUnavailable
 from relay.core.records import EmailRow
+from relay.jobs import sweep as sweep_module
 from relay.jobs.intents import Intents
 from relay.jobs.sender import JobSender
 from relay.jobs.sweep import Sweep
@@ -53,7 +54,11 @@ def world(store: Store, cache: Cache, make_row: Callable[..., EmailRow], query: 
     return World(store, cache, make_row, query, rows=30)
 
 
-def test_a_row_whose_job_the_queue_did_not_take_was_not_reminded_of(world: World) -> None:
+@pytest.mark.parametrize("page", [200, 8])
+def test_a_row_whose_job_the_queue_did_not_take_was_not_reminded_of(
+    world: World, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "_PAGE", page)
     world.queue.answers = [REFUSED] * 3
     assert world.try_to(world.sweep.remind, 5) == [REFUSED.code] * 3 + [30, 0]
     assert world.queue.taken == dict.fromkeys(world.ids, 1)

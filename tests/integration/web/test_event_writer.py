@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from relay.core.errors import PostgresUnavailable
 from relay.postgres.database import Rejected
@@ -25,9 +26,12 @@ class Postgres:
         self.written: list[bytes] = []
         self.poison: dict[bytes, Exception] = {}
         self.statements = 0
+        self.answers = Event()
+        self.answers.set()
 
     def write(self, events: Sequence[bytes]) -> list[bool]:
         self.statements += 1
+        self.answers.wait()
         if self.away:
             raise PostgresUnavailable
         for event in events:
@@ -162,3 +166,40 @@ def test_the_end_keeps_what_is_not_written(make: Callable[..., Made]) -> None:
         assert [each.get() for each in pending] == [Fate.KEPT, Fate.KEPT]
     assert put(writer, b"5") == [Fate.LOST]
     assert sorted(kept.first(10)) == [b"3", b"4"]
+
+
+def test_the_end_keeps_what_is_being_written(make: Callable[..., Made]) -> None:
+    writer, postgres, kept = make()
+    postgres.answers.clear()
+    first = writer.put(b"1")
+    until(lambda: postgres.statements == 1)
+    second = writer.put(b"2")
+    writer.close(0.1)
+    with gevent.Timeout(PATIENCE):
+        assert [first.get(), second.get()] == [Fate.KEPT, Fate.KEPT]
+    assert sorted(kept.first(10)) == [b"1", b"2"]
+
+
+def test_an_unforeseen_error_loses_no_event(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, postgres, kept = make()
+    postgres.away = True
+    keep = kept.keep
+
+    def bug(_: Sequence[bytes]) -> bool:
+        postgres.away = False
+        monkeypatch.setattr(kept, "keep", keep)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(kept, "keep", bug)
+    assert put(writer, b"1", b"2", b"3") == [True] * 3
+    assert postgres.written == [b"1", b"2", b"3"]
+
+
+def test_what_two_processes_have_written_takes_none_along_that_is_not(link: RedisLink) -> None:
+    one, two = (KeptEvents(link, b"smtp-relay:web:test", 100) for _ in range(2))
+    assert one.keep([b"a", b"b", b"c", b"d"])
+    first = one.first(2)
+    assert first == two.first(2) == [b"a", b"b"]
+    two.remove(first)
+    one.remove(first)
+    assert one.first(10) == [b"c", b"d"]
