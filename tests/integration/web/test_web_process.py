@@ -210,9 +210,12 @@ def test_the_end_waits_for_what_is_being_answered(sns: SnsDouble, tmp_path: Path
         own = Stage(web, stage.postgres_url, sns)
         email_id = own.add_email()
         body = json.dumps(sns.notification(ses_message("Delivery", email_id, [TO]))).encode()
-        head = "POST /events/ses HTTP/1.1\r\nx-amz-sns-message-type: Notification\r\n"
+        head = "POST /events/ses HTTP/1.1\r\nx-amz-sns-message-type: Notification\r\nExpect: 100-continue\r\n"
         with raw(own) as client:
-            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:100])
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+            # Only then it is being answered: a connection on which nothing has been read is closed.
+            assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
+            client.sendall(body[:100])
             os.kill(web.pid, signal.SIGTERM)
             eventually("draining", lambda: '"draining"' in web.log)
             client.sendall(body[100:])
