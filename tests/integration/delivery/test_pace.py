@@ -87,7 +87,7 @@ def test_a_mail_of_a_user_that_had_none_gets_the_next_permit_although_it_was_ask
     make: MakePace, asked: Asked
 ) -> None:
     """At a slow account's rate a further one would take as long again."""
-    asked.says = Account(rate=1.0, left=-1, off="")
+    asked.says = Account(rate=0.5, left=-1, off="")
     pace, other = make(), make()
     order: list[str] = []
 

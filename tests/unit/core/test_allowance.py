@@ -73,8 +73,7 @@ class Insistent(Allowance):
         super().learn(100.0, left, off)
 
 
-@pytest.mark.parametrize("limit", [15.0, 40.0, 90.0])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("limit", "seed"), [(15.0, 0), (40.0, 1), (90.0, 2)])
 def test_an_account_that_takes_less_than_it_says_is_found_out_and_recovers(limit: float, seed: int) -> None:
     ledger = Ledger(rate=limit)
     simulation = Simulation([Insistent(fallback=1.0)] * 3, ledger, seed=seed)
