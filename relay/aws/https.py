@@ -7,6 +7,7 @@ paid for every ten messages that the relay accepts.
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 import time
@@ -86,9 +87,9 @@ class HttpsClient:
     ) -> Answer:
         """The response. `headers` are all but Content-Length; `more_seconds` are added to those of a call.
 
-        `ready` is called when there is a connection, right before the first octet. Where it raises TooLate nothing is
-        sent, and the error goes through. Raises any of CALL_ERRORS besides: NotSentError where the other side can't
-        have got the request.
+        `ready` is called when there is a connection, right before the first octet, and may wait. Where it raises
+        TooLate nothing is sent, and the error goes through. Raises any of CALL_ERRORS besides: NotSentError where the
+        other side can't have got the request.
         """
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         size = len(body) if isinstance(body, bytes) else body.size
@@ -96,24 +97,34 @@ class HttpsClient:
         seconds = self._call_seconds + more_seconds
         deadline = time.monotonic() + seconds
         connection: _HttpsConnection | None = None
+        taken = math.inf
+        begun = False
         # A BaseException, so that nothing on the way takes it for an error that it knows.
         with gevent.Timeout(seconds) as limit:
             try:
                 connection = self._take()
+                taken = time.monotonic()
                 if ready is not None:
                     ready()
+                    if not _silent(connection.sock):  # closed meanwhile
+                        connection.sock.close()
+                        connection = self._connect()
+                begun = True
                 answer = connection.exchange(head, body, deadline)
             except TooLate:
-                if connection is not None:
+                if connection is not None and time.monotonic() - taken < _IDLE_SECONDS:
                     self._idle.append((time.monotonic(), connection))
+                elif connection is not None:
+                    connection.sock.close()
                 raise
             except BaseException as error:
                 late = error is limit
-                if connection is None:
+                if connection is not None:
+                    connection.sock.close()
+                if not begun:
                     if late or isinstance(error, OSError):
                         raise NotSentError("TimeoutError" if late else type(error).__name__) from error
                     raise
-                connection.sock.close()
                 if late:
                     raise TimeoutError("no whole answer in time") from None
                 raise

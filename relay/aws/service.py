@@ -222,10 +222,10 @@ class _ProxiedClient:
         sent: bytes | Iterator[bytes] = body if isinstance(body, bytes) else body.pieces()
         if not isinstance(body, bytes):
             headers = {**headers, "Content-Length": str(body.size)}
+        if ready is not None:
+            ready()
         with gevent.Timeout(self._call_seconds + more_seconds) as limit:
             try:
-                if ready is not None:
-                    ready()
                 response = self._session.send(AWSRequest("POST", self._url, headers, sent).prepare())
                 return Answer(response.status_code, response.content, response.headers.get("x-amzn-errortype", ""))
             except (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError) as error:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+import gevent
 import structlog
 from gevent.event import Event
 
@@ -223,12 +224,21 @@ class _Paced:
                 return permit
             self.void += recipients
 
-    def renewed(self, user_id: str | None, recipients: int) -> Permit:
-        """Another permit for a mail that was late for its own. Raises TooLate."""
+    def renewed(self, user_id: str | None, recipients: int, until: float) -> Permit:
+        """Another permit for a mail that was late for its own, with a moment before `until`. Raises TooLate."""
         self.void += recipients
-        permit = self._asked(user_id, recipients, ready=True)
+        with gevent.Timeout(max(0.0, until - time.monotonic())) as limit:
+            try:
+                permit = self._asked(user_id, recipients, ready=True)
+            except gevent.Timeout as late:
+                if late is not limit:
+                    raise
+                raise TooLate(_SOON) from None
         if isinstance(permit, Rest):
             raise TooLate(permit.seconds)
+        if permit.moment > until:
+            self.void += recipients
+            raise TooLate(_SOON)
         return permit
 
     def rest(self, kind: str, first: float, longest: float) -> float | None:
@@ -293,7 +303,21 @@ class _Paced:
         if not self._serving:
             self._serving = True
             run_once("delivery_pace", self._serve)
-        return mail.done.get()
+        try:
+            return mail.done.get()
+        except BaseException:
+            self._forget(mail)
+            raise
+
+    def _forget(self, mail: _Mail) -> None:
+        """A mail waits no more."""
+        if mail.done.settled:
+            return
+        mail.done.settled = True
+        queue = self._users[mail.user_id]
+        queue.remove(mail)
+        if not queue:
+            del self._users[mail.user_id]
 
     def _serve(self) -> None:
         try:
@@ -396,7 +420,7 @@ class _Paced:
     def _leaves(self, mail: _Mail, answer: Permit | Rest) -> None:
         queue = self._users.get(mail.user_id)
         if mail.done.settled or queue is None:
-            return  # the process ends
+            return  # the process ends, or the mail waits no more
         queue.remove(mail)  # the first one as a rule
         if queue:
             self._users.move_to_end(mail.user_id)

@@ -2,7 +2,8 @@
 
 What counts for the rate is when a mail comes to its provider. So the last look at its permit is taken when it is
 composed and signed, and its connection open, right before its first octet leaves. A mail that is too late for its
-permit gets another one there, so that what held it up on its way, such as the digest of a large mail, is over by then.
+permit gets another one there, so that what held it up on its way, such as the digest of a large mail, is over by then;
+unless it would have to wait for long: its connection does not stay open for ever, and its claim does not last.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from relay.core.errors import TooLate
 #: Permits that a mail gets right before it leaves; a process that is late for all of them puts it back.
 _TRIES: Final = 5
 _PUT_BACK_SECONDS: Final = 1.0
+#: Seconds for all of these, with their waits: a part of what a call to a provider may take.
+_LONGEST: Final = 10.0
 #: The weight of the latest of a Lag's values, and seconds below which it is none: timers cost more than it is worth.
 _WEIGHT: Final = 0.125
 _NONE: Final = 0.005
@@ -80,14 +83,16 @@ class Permit:
     moment: float
     latest: float
     lag: Lag
-    #: When its mail began to be handed over, and what gets it another permit; raises TooLate where there is none soon.
+    #: When its mail began to be handed over, and what gets it another permit, whose moment is before a given one of
+    #: time.monotonic(); raises TooLate where there is none.
     begun: float = 0.0
-    renew: Callable[[], Permit] | None = None
+    renew: Callable[[float], Permit] | None = None
 
     def use(self) -> None:
         """To be called right before the first octet leaves; waits for the moment. Raises TooLate."""
         now = time.monotonic()
         self.lag.add(now - self.begun)
+        until = now + _LONGEST
         permit = self
         for _ in range(_TRIES):
             if now < permit.moment:
@@ -97,7 +102,7 @@ class Permit:
                 return
             if self.renew is None:
                 break
-            permit = self.renew()
+            permit = self.renew(until)
             now = time.monotonic()
         if now > permit.latest:
             raise TooLate(_PUT_BACK_SECONDS)

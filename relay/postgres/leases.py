@@ -16,7 +16,8 @@ from relay.core.frozen import frozen
 #: A claim that is older has been left behind by a worker that ended: it is given up, and the row is sent by another.
 LEASE: Final = timedelta(minutes=15)
 #: Seconds from a claim within which the provider must have been called. What may follow ends within the lease: the
-#: call itself (65 s, 120 s for 40 MB), and the time for which it is tried to record what it said (570 s).
+#: wait for a further permit (10 s), the call itself (65 s, 120 s for 40 MB), and the time for which it is tried to
+#: record what it said (570 s).
 HANDOVER_SECONDS: Final = 180.0
 #: Claims that nothing was recorded of are of no use when they are older than so many leases.
 _KEPT_LEASES: Final = 2

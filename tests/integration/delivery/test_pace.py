@@ -5,6 +5,7 @@ What is looked at are orders and counts, never times.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,10 +15,11 @@ import redis
 
 from relay.core import metrics
 from relay.core.allowance import FAR, LATEST, MARGIN
+from relay.core.errors import TooLate
 from relay.delivery import pace as module
 from relay.delivery.account import UNTOLD, Account
 from relay.delivery.pace import Pace, Rest
-from relay.delivery.permit import Permit
+from relay.delivery.permit import Lag, Permit
 from relay.redis.link import RedisLink
 from scripts.services import free_port
 
@@ -136,7 +138,8 @@ def test_a_mail_whose_connection_waits_gets_its_further_permit_at_once(make: Mak
     leads: list[float] = []
     reserve = account._reserve
     account._reserve = lambda now, weights, lead: leads.append(lead) or reserve(now, weights, lead)  # type: ignore[method-assign]
-    waits = [gevent.spawn(account.renewed, "user", 1), *(gevent.spawn(pace.wait, "r", "user", 2, 1) for _ in range(3))]
+    late = gevent.spawn(account.renewed, "user", 1, time.monotonic() + 60)
+    waits = [late, *(gevent.spawn(pace.wait, "r", "user", 2, 1) for _ in range(3))]
     gevent.joinall(waits)
     assert leads[0] < 0.5 < leads[-1] or len(leads) == 1
     assert all(isinstance(wait.value, Permit) for wait in waits)
@@ -157,6 +160,21 @@ def test_the_first_permits_after_redis_clock_was_put_forward_are_void(make: Make
     assert len(permits) > 1
 
 
+def test_a_mail_that_is_late_does_not_wait_for_a_further_permit_for_long(make: MakePace, asked: Asked) -> None:
+    """Its connection would be closed meanwhile, its call over, or its claim: the mail is put back, and asks no more."""
+    asked.says = Account(rate=0.1, left=-1, off="")
+    pace = make()
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
+    account = pace._of("r")
+    with pytest.raises(TooLate):
+        account.renewed("user", 1, time.monotonic() + 0.1)
+    assert not account._users
+    # One that it gets at once, and whose moment is later.
+    account._asked = lambda *_, **__: Permit(time.monotonic() + 9.0, math.inf, Lag())  # type: ignore[method-assign]
+    with pytest.raises(TooLate):
+        account.renewed("user", 1, time.monotonic() + 0.1)
+
+
 def test_a_mail_that_comes_back_while_permits_are_asked_for_is_not_forgotten(make: MakePace, asked: Asked) -> None:
     asked.says = Account(rate=100.0, left=-1, off="")
     pace = make()
@@ -166,7 +184,7 @@ def test_a_mail_that_comes_back_while_permits_are_asked_for_is_not_forgotten(mak
     for _ in range(10):
         waits += [gevent.spawn(pace.wait, "r", "user", 1, 1000) for _ in range(3)]
         gevent.sleep(0)
-        waits.append(gevent.spawn(account.renewed, "user", 1))
+        waits.append(gevent.spawn(account.renewed, "user", 1, time.monotonic() + 60))
         gevent.sleep(0.001)
     gevent.joinall(waits, timeout=30)
     assert all(isinstance(wait.value, Permit) for wait in waits)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import pytest
 
 from relay.aws.https import CALL_ERRORS, HttpsClient, NotSentError, host_field
@@ -277,3 +278,33 @@ def test_who_is_too_late_sends_nothing_and_keeps_the_connection(endpoint: Endpoi
     assert client.post(b"x", {}, ready=lambda: None).status == 200
     assert (len(endpoint.requests), endpoint.connections) == (1, 1)
     client.close()
+
+
+def test_what_ends_while_a_call_waits_to_be_ready_is_not_sent(endpoint: Endpoint) -> None:
+    """Whatever limit ends the wait: the other side has nothing of the request, and it is not unclear whether it has."""
+    client = calls(endpoint.url, call_seconds=0.2)
+    with pytest.raises(NotSentError):
+        client.post(b"x", {}, ready=lambda: gevent.sleep(60))
+    client.close()
+    assert endpoint.requests == []
+
+
+def test_a_connection_that_is_closed_while_a_call_waits_to_be_ready_is_replaced() -> None:
+    def answer(sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        sock.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = calls(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        threads: list[threading.Thread] = []
+
+        def ready() -> None:
+            accepted, _ = server.accept()
+            accepted.close()
+            threads.append(threading.Thread(target=lambda: answer(server.accept()[0]), daemon=True))
+            threads[0].start()
+
+        assert client.post(b"x", {}, ready=ready).status == 200
+        client.close()
+        threads[0].join()

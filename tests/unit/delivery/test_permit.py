@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def permit(moment: float, latest: float, renew: Callable[[], Permit] | None = None) -> Permit:
+def permit(moment: float, latest: float, renew: Callable[[float], Permit] | None = None) -> Permit:
     return Permit(moment, latest, Lag(), begun=100.0, renew=renew)
 
 
@@ -43,7 +43,7 @@ def test_a_mail_that_is_early_waits_for_its_moment(clock: Clock) -> None:
 
 
 def test_a_mail_that_is_late_gets_another_permit_where_it_is(clock: Clock) -> None:
-    def renew() -> Permit:
+    def renew(_: float) -> Permit:
         clock.now += 0.001
         return permit(clock.now + 0.2, clock.now + 0.22)
 
@@ -55,7 +55,7 @@ def test_a_mail_that_is_late_gets_another_permit_where_it_is(clock: Clock) -> No
 def test_a_process_that_is_late_for_each_permit_puts_its_mail_back(clock: Clock) -> None:
     renewed = []
 
-    def renew() -> Permit:
+    def renew(_: float) -> Permit:
         given = permit(clock.now, clock.now + 0.02)
         renewed.append(given)
         clock.now += 0.1
@@ -67,8 +67,24 @@ def test_a_process_that_is_late_for_each_permit_puts_its_mail_back(clock: Clock)
     assert 1 < len(renewed) < 10
 
 
+def test_all_further_permits_together_have_one_limit(clock: Clock) -> None:
+    """A connection does not stay open for ever, nor does a claim."""
+    limits: list[float] = []
+
+    def renew(until: float) -> Permit:
+        limits.append(until)
+        clock.now += 3.0
+        return permit(clock.now - 1.0, clock.now - 0.98)
+
+    clock.now = 100.6
+    with pytest.raises(TooLate):
+        permit(100.5, 100.52, renew).use()
+    assert len(limits) > 1
+    assert limits == [pytest.approx(110.6)] * len(limits)
+
+
 def test_where_there_is_no_other_permit_the_mail_is_put_back(clock: Clock) -> None:
-    def renew() -> Permit:
+    def renew(_: float) -> Permit:
         raise TooLate(30.0)
 
     clock.now = 100.6
