@@ -62,7 +62,7 @@ def test_a_word_names_the_deliveries_unless_they_are_many(redis_url: str, count:
     ids=lambda word: word[:8].hex(),
 )
 def test_a_word_that_names_no_deliveries_is_one_all_the_same(redis_url: str, word: bytes) -> None:
-    """Of another version of the relay, or of whoever else writes there: no statement is made of it."""
+    """Of another version of the relay, or of another program: no statement is made of it."""
     with redis.Redis.from_url(redis_url) as client:
         client.rpush(keys.WEBHOOK_WAKES_KEY.decode(), word)
     with pytest.raises(Heard) as heard:
