@@ -203,3 +203,15 @@ def test_what_two_processes_have_written_takes_none_along_that_is_not(link: Redi
     two.remove(first)
     one.remove(first)
     assert one.first(10) == [b"c", b"d"]
+
+
+def test_what_is_larger_than_a_statement_is_written_by_itself(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_writer, "_MOST_OCTETS", 10)
+    writer, postgres, _ = make()
+    events = [b"a", b"b" * 11, b"c", b"d" * 9, b"e" * 10, b"f" * 100, b"g"]
+    assert put(writer, *events) == [True] * len(events)
+    assert postgres.written == events
+    # a, b, c and d, e, f, g.
+    assert postgres.statements == 6

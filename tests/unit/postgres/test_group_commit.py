@@ -76,6 +76,15 @@ def test_a_writer_that_takes_long_gets_help_for_those_who_came_behind_it(commit:
     waiting.kill()
 
 
+def test_what_is_larger_than_a_batch_is_one_by_itself(commit: GroupCommit) -> None:
+    messages = [_message() for _ in range(5)]
+    size = len(messages[0].payload)
+    commit._max_bytes = 2 * size + 1
+    messages[1].payload = messages[4].payload = bytes(3 * size)
+    commit._waiting.extend(messages)
+    assert [commit._take() for _ in range(5)] == [messages[:1], messages[1:2], messages[2:4], messages[4:], []]
+
+
 class _SilentServer:
     """In place of a writer's connection: each step takes all of the time that it is given, and then fails."""
 
