@@ -27,8 +27,10 @@ class Explained(Database):
         super().__init__(url, statement_seconds=60.0, idle_limit=2, switched_off=PLANNER)
         self.plans: list[dict[str, Any]] = []
 
-    def use(self, deadline: float, work: Callable[[Any], Any], *, owner: str = "") -> Any:
-        """As Database's; what an explained statement returns is lost, so it runs twice, once rolled back."""
+    def use_shared(self, deadline: float, work: Callable[[Any], Any], *, owner: str = "") -> Any:
+        """As Database's, which `use` calls; what an explained statement returns is lost, so it runs twice, once rolled
+        back.
+        """
 
         def explained(cursor: Any) -> Any:
             statements: list[tuple[str, Any]] = []
@@ -42,7 +44,7 @@ class Explained(Database):
                 cursor.execute("ROLLBACK")
             return work(cursor)
 
-        return super().use(deadline, explained, owner=owner)
+        return super().use_shared(deadline, explained, owner=owner)
 
 
 class _Noting:
@@ -153,7 +155,8 @@ def test_no_statement_reads_the_backlog(
     waiting.oldest("scheduled", most)
     waiting.processing(most)
     Outgoing(explained).claim([row.email_id for row in found[:20]], skip_locked=True)
-    assert len(explained.plans) == 6
+    # There is nothing to claim where nothing waits.
+    assert len(explained.plans) == (6 if found else 5)
     for plan in explained.plans:
         assert rows_read(plan) <= most, plan
         # A row that is claimed has a new version, and a new entry in each of seven indexes.
@@ -188,7 +191,7 @@ def walk_plan(database: Database, status: str) -> str:
         plan = cursor.fetchone()[0][0]["Plan"]
         return f"{plan['Node Type']} {plan.get('Index Name')}"
 
-    return str(Database.use(database, _soon(), explain))
+    return str(Database.use_shared(database, _soon(), explain))
 
 
 def _soon() -> float:
