@@ -253,7 +253,11 @@ class _LookUps:
             threads.free.acquire()
             running = self._running.get(host)
             if running is None:
-                running = self._begin(host, threads)
+                try:
+                    running = self._begin(host, threads)
+                except BaseException:
+                    threads.free.release()
+                    raise
             else:  # by another one that waited as well
                 threads.free.release()
         return [str(info[4][0]) for info in running()]

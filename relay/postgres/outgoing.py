@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from relay.core import deadlines, metrics
-from relay.core.errors import PostgresRefused, PostgresUnavailable
+from relay.core.errors import PostgresRefused, PostgresUnavailable, Unstorable
 from relay.postgres import sending_facts
 from relay.postgres.batches import Batches
 from relay.postgres.closed_rows import UnsentRow
@@ -157,7 +157,10 @@ class Outgoing:
             if away and not rows:
                 raise away[0]
         else:
-            update(list(ids))
+            try:
+                update(list(ids))
+            except Unstorable:  # a trigger's own word, or texts of the row that UTF-8 does not have
+                raise PostgresRefused() from None
         return rows
 
     def claim_one(

@@ -37,12 +37,14 @@ from tests.support.scripted_provider import Scripted
 Query = Callable[..., list[tuple[Any, ...]]]
 #: What a trigger does with a row: refuses its statement, or passes over it.
 TRIGGERS = {"refused": "RAISE 'refused'", "passed over": "RETURN NULL"}
+#: As where the row has characters that UTF-8 does not have.
+_UNSTORABLE = "RAISE 'refused' USING ERRCODE = 'untranslatable_character'"
 
 
 @contextmanager
 def trigger(query: Query, what: str, condition: str) -> Iterator[None]:
     query(
-        f"CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {TRIGGERS[what]}; END $$;"
+        f"CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {TRIGGERS.get(what, what)}; END $$;"
         f" CREATE TRIGGER trouble BEFORE UPDATE ON emails FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION trouble()"
     )
     try:
@@ -145,7 +147,7 @@ def test_a_job_says_whether_its_row_is_locked_refused_or_passed_over(
         with pytest.raises(PostgresLocked):
             outgoing.claim_one(email_id)
     holder.close()
-    for what in TRIGGERS:
+    for what in (*TRIGGERS, _UNSTORABLE):
         with trigger(query, what, "NEW.status = 'processing'"), pytest.raises(PostgresRefused):
             outgoing.claim_one(email_id)
     assert len(outgoing.claim_one(email_id)) == 1

@@ -286,6 +286,21 @@ def test_names_whose_servers_do_not_answer_keep_no_other_waiting(monkeypatch: py
     assert twice == []
 
 
+def test_a_look_up_that_does_not_begin_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_ups = outbound_http._LookUps()
+
+    def begin(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(look_ups._threads.native, "begin", begin)
+        for _ in range(2 * outbound_http._LOOK_UPS):
+            with gevent.Timeout(30), pytest.raises(RuntimeError):
+                look_ups.addresses("127.0.0.1", 80)
+    with gevent.Timeout(30):
+        assert look_ups.addresses("127.0.0.1", 80) == ["127.0.0.1"]
+
+
 _AUTHORITIES = st.text(st.sampled_from("ab.:[]@%0179xX-_,; \\\t\u3002\uff11\u00fc\u00ad"), max_size=20)
 
 
