@@ -358,7 +358,10 @@ class _Paced:
                 self.release(rest)
             return
         permits = self._permits(now, grant, weights)
+        learning = run_once("delivery_account", self._learn) if grant.ask else None
         if len(permits) == 1:
+            if len(mails) > 1:
+                self.full_until = max(self.full_until, permits[0].moment)
             mails = [self._next_at(permits[0], mails[0])]
         for mail, permit in zip(mails, permits, strict=False):
             self._leaves(mail, permit)
@@ -372,12 +375,10 @@ class _Paced:
         self._wanted = min(_MOST - 1, alike, 2 * spare + 1) if at_once and not scarce else 0
         self._again = now + min(grant.again, FARTHEST)
         if self._users and grant.rate:
-            self.full_until = now + _FULL_SECONDS
-        if grant.ask:
-            learning = run_once("delivery_account", self._learn)
-            if not grant.rate:
-                learning.join(ANSWER_SECONDS)
-                self._again = 0.0
+            self.full_until = max(time.monotonic(), self._again) + _FULL_SECONDS
+        if learning is not None and not grant.rate:
+            learning.join(ANSWER_SECONDS)
+            self._again = 0.0
 
     def _next_at(self, permit: Permit, mail: _Mail) -> _Mail:
         """The mail that a permit is for, once its moment has come: another user's may come before `mail` by then."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import gevent
 import pytest
 import redis
 
 from relay.core import metrics
-from relay.core.allowance import FAR, LATEST, MARGIN
+from relay.core.allowance import FAR, LATEST, MARGIN, Grant
 from relay.core.errors import TooLate
 from relay.delivery import pace as module
 from relay.delivery.account import UNTOLD, Account
@@ -207,6 +208,23 @@ def test_one_process_of_all_asks_the_account(make: MakePace, asked: Asked) -> No
     paces = [make() for _ in range(3)]
     gevent.joinall([gevent.spawn(pace.wait, "r", "user", 1, 1000) for pace in paces for _ in range(5)])
     assert asked.times == 1
+
+
+def test_while_the_moment_of_a_permit_is_waited_for_the_account_is_asked_and_mail_counts_as_waiting(
+    make: MakePace, asked: Asked
+) -> None:
+    pace = make()
+    account = pace._of("r")
+    far = Grant(0.0, (20.0,), again=20.0, ask=True, rate=1.0, lowered=False, left=-1)
+    account._reserve = lambda *_: replace(far, now=time.monotonic())  # type: ignore[method-assign]
+    waits = [gevent.spawn(pace.wait, "r", "user", 1, 1000) for _ in range(2)]
+    with gevent.Timeout(10):
+        while not asked.times:
+            gevent.sleep(0.01)
+    assert pace.full()
+    pace.close()
+    gevent.joinall(waits, timeout=10)
+    assert all(isinstance(wait.value, Rest) for wait in waits)
 
 
 def test_an_account_that_may_not_be_asked_has_the_rate_of_the_setting(make: MakePace, asked: Asked) -> None:
