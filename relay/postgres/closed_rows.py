@@ -20,9 +20,10 @@ said AS (
              AS said (id, source_id, type, payload)),
 free AS (
   SELECT e.id FROM emails e JOIN given ON given.id = e.id WHERE {condition} FOR UPDATE OF e {locked}),
-changed AS (
+updated AS (
   UPDATE emails e SET {assignments}
-    FROM free JOIN given ON given.id = free.id WHERE e.id = free.id RETURNING e.id, e.user_id),"""
+    FROM free JOIN given ON given.id = free.id WHERE e.id = free.id RETURNING e.id, e.user_id, e.status),
+changed AS (SELECT id, user_id FROM updated WHERE status NOT IN ('processing', 'queued')),"""
 
 #: The provider has these mails, also where their rows have been claimed anew meanwhile, as in `sent_rows`.
 _HAS_LEFT: Final = "e.status IN ('processing', 'queued', 'sent', 'delivered', 'bounced', 'complained')"

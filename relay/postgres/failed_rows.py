@@ -22,11 +22,12 @@ WITH given AS (
 free AS (
   SELECT e.id FROM emails e JOIN given ON given.id = e.id
    WHERE e.status = 'processing' AND e.provider_last_attempted_at = given.mark FOR UPDATE OF e {locked}),
-changed AS (
+updated AS (
   UPDATE emails e
      SET {assignments}, provider_retry_count = given.attempt, provider_last_attempted_at = now(),
          provider_last_error_code = given.code, provider_last_error_message = given.message
-    FROM free JOIN given ON given.id = free.id WHERE e.id = free.id RETURNING e.id, e.user_id),"""
+    FROM free JOIN given ON given.id = free.id WHERE e.id = free.id RETURNING e.id, e.user_id, e.status),
+changed AS (SELECT id, user_id FROM updated WHERE status <> 'processing'),"""
 _LATER: Final = "status = 'queued', provider_next_retry_at = now() + make_interval(secs => given.seconds)"
 _FAILED: Final = "status = 'failed', provider_next_retry_at = NULL, provider_dead_lettered_at = now()"
 #: Characters that the columns of code and message have room for.

@@ -53,11 +53,11 @@ WITH left_behind AS (
 _PUT_BACK: Final = f"""{_SEEN}
 UPDATE emails e SET status = 'queued', provider_next_retry_at = clock_timestamp(),
        provider_last_error_code = %(code)s, provider_last_error_message = %(text)s
-  FROM left_behind WHERE e.id = left_behind.id RETURNING e.id::text"""  # noqa: S608 - fixed texts
+  FROM left_behind WHERE e.id = left_behind.id RETURNING e.id::text, e.status"""  # noqa: S608 - fixed texts
 _SETTLE: Final = f"""{_SEEN}
 UPDATE emails e SET status = 'sent', sent_at = coalesce(e.sent_at, now()), provider_next_retry_at = NULL,
        provider_dead_lettered_at = NULL, provider_last_error_code = NULL, provider_last_error_message = NULL
-  FROM left_behind WHERE e.id = left_behind.id RETURNING e.id::text"""  # noqa: S608 - fixed texts
+  FROM left_behind WHERE e.id = left_behind.id RETURNING e.id::text, e.status"""  # noqa: S608 - fixed texts
 
 #: What no worker takes up by itself: old, and no process can be working on it.
 HELD: Final = """
@@ -190,7 +190,7 @@ class LeftRows:
         def update(some: Sequence[Processing]) -> Sequence[Processing]:
             def run(cursor: Cursor) -> set[str]:
                 cursor.execute(statement, {**values, **_versions(some)})
-                return {email_id for (email_id,) in cursor.fetchall()}
+                return {email_id for email_id, status in cursor if status != "processing"}
 
             try:
                 changed.update(self._database.use_shared(deadlines.after(self._deadline), run))

@@ -61,6 +61,7 @@ _COLUMNS: Final = f"""
  {_TEXTS}, coalesce(pg_column_size(e.attachments), 0),
  coalesce(e.provider_last_error_code = '{UNCLEAR}', false)"""
 
+#: A row that a trigger has kept as it was (RETURN OLD) comes back, too: its status says so.
 #: The lock holds what was looked at until it is changed. `clock_timestamp`: two claims of one row never have the same
 #: mark.
 _CLAIM: Final = f"""
@@ -68,7 +69,7 @@ WITH free AS (
   SELECT e.id FROM emails e WHERE e.id = ANY (%(ids)s::uuid[]) AND {_DUE} FOR UPDATE {{locked}})
 UPDATE emails e SET status = 'processing', provider_last_attempted_at = clock_timestamp()
   FROM free WHERE e.id = free.id
-RETURNING {_COLUMNS}, e.provider_last_attempted_at"""  # noqa: S608 - fixed texts
+RETURNING {_COLUMNS}, e.provider_last_attempted_at, e.status = 'processing'"""  # noqa: S608 - fixed texts
 
 #: Rows of one statement that claims for jobs of the queue: each may have HELD_OCTETS twice. And rows of the others.
 _CLAIMS: Final = 10
@@ -142,7 +143,9 @@ class Outgoing:
             except PostgresUnavailable as error:
                 away.append(error)
                 raise
-            for *row, mark in claimed:
+            for *row, mark, done in claimed:
+                if not done:
+                    continue  # a trigger has kept the row as it was
                 self._leases.note(str(row[0]), mark, began)
                 rows.append(tuple(row))
             metrics.DELIVERY_CLAIM_SECONDS.observe(time.monotonic() - began[0])

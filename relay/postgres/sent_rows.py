@@ -12,6 +12,7 @@ from relay.core.json_document import without_nul
 from relay.postgres.driver import Cursor
 from relay.postgres.events import DELIVERIES
 
+#: `changed`: a row that a trigger has kept as it was (RETURN OLD) counts as updated, and has not changed.
 #: A status that an event of SES has moved on stays. `queued`: the claim was given up meanwhile; it is not to be sent
 #: once more. The event's source id is unique, so that what is said twice is recorded once.
 _RECORD: Final = """
@@ -21,12 +22,13 @@ WITH given AS (
 free AS (
   SELECT e.id FROM emails e JOIN given ON given.id = e.id
    WHERE e.status IN ('processing', 'queued', 'delivered', 'bounced', 'complained') FOR UPDATE OF e {locked}),
-changed AS (
+updated AS (
   UPDATE emails e
      SET status = CASE WHEN e.status IN ('processing', 'queued') THEN 'sent' ELSE e.status END, sent_at = now(),
          provider_next_retry_at = NULL, provider_dead_lettered_at = NULL,
          provider_last_error_code = NULL, provider_last_error_message = NULL
-    FROM free WHERE e.id = free.id RETURNING e.id, e.user_id),"""
+    FROM free WHERE e.id = free.id RETURNING e.id, e.user_id, e.status),
+changed AS (SELECT id, user_id FROM updated WHERE status NOT IN ('processing', 'queued')),"""
 
 
 def events_of(given: str) -> str:
@@ -74,7 +76,7 @@ class SentRow:
 
 
 #: Rows that were to be changed: whether webhook deliveries have been made with any of them; None for a row that has
-#: not changed, since a trigger has passed over it.
+#: not changed, since a trigger has passed over it or kept it as it was.
 Found = dict[str, bool | None]
 
 

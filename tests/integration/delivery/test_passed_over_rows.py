@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from relay.core import metrics
 from relay.core.errors import PostgresLocked, PostgresRefused, PostgresUnavailable
-from relay.delivery import passed_over
+from relay.delivery import passed_over, row_source
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
 from relay.delivery.outcome import of_silence
@@ -35,8 +35,8 @@ from tests.integration.delivery.test_statements import Counted, Jobs, Provider, 
 from tests.support.scripted_provider import Scripted
 
 Query = Callable[..., list[tuple[Any, ...]]]
-#: What a trigger does with a row: refuses its statement, or passes over it.
-TRIGGERS = {"refused": "RAISE 'refused'", "passed over": "RETURN NULL"}
+#: What a trigger does with a row: refuses its statement, passes over it, or keeps it as it was, which is an update.
+TRIGGERS = {"refused": "RAISE 'refused'", "passed over": "RETURN NULL", "kept": "RETURN OLD"}
 #: As where the row has characters that UTF-8 does not have.
 _UNSTORABLE = "RAISE 'refused' USING ERRCODE = 'untranslatable_character'"
 
@@ -117,9 +117,10 @@ def test_a_row_that_cannot_be_claimed_is_said_once_and_keeps_no_other_from_leavi
 
 @pytest.mark.usefixtures("impatient")
 def test_the_job_of_a_row_that_stays_locked_is_done_with_and_the_row_leaves_later(
-    counted: Counted, query: Query, postgres_url: str, tmp_path: Path
+    counted: Counted, query: Query, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message that went back again and again would end in the dead-letter queue, and stop a FIFO queue meanwhile."""
+    monkeypatch.setattr(row_source, "LATE_SECONDS", 900.0)  # no look finds it before
     (locked,) = add(query, 1)
     others = add(query, 5)
     provider, jobs = Provider(), Jobs([locked.upper(), *others])
@@ -197,17 +198,19 @@ def look(handovers: Handovers) -> None:
     handovers.look()
 
 
+@pytest.mark.parametrize("what", ["passed over", "kept"])
 def test_a_mail_whose_row_is_passed_over_is_sent_once_and_recorded_when_it_may_be(
     add_email: Callable[..., str],
     outgoing: Outgoing,
     new_deliverer: Callable[..., Deliverer],
     handovers: Handovers,
     query: Query,
+    what: str,
 ) -> None:
     provider = Scripted()
     deliverer = new_deliverer(provider)
     email_id, other = add_email(), add_email()
-    with trigger(query, "passed over", f"NEW.id = '{email_id}' AND NEW.status = 'sent'"), capture_logs() as lines:
+    with trigger(query, what, f"NEW.id = '{email_id}' AND NEW.status = 'sent'"), capture_logs() as lines:
         deliver(deliverer, outgoing, email_id)
         for _ in range(3):
             with pytest.raises(PostgresUnavailable):
