@@ -48,8 +48,8 @@ class Counting(Database):
         super().__init__(*arguments, **options)
         self.read: list[int] = []
 
-    def use(self, deadline: float, work: Callable[[Any], Any], *, owner: str = "") -> Any:
-        return super().use(deadline, lambda cursor: work(_Explained(cursor, self.read)), owner=owner)
+    def use_shared(self, deadline: float, work: Callable[[Any], Any], *, owner: str = "") -> Any:
+        return super().use_shared(deadline, lambda cursor: work(_Explained(cursor, self.read)), owner=owner)
 
 
 class _Explained:
