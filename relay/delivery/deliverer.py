@@ -233,6 +233,9 @@ class Deliverer:
             self._regions.withdraw(handover)
             self._handovers.answered(email.id, None)
             return late.seconds
+        except (Busy, NoRoom):
+            self._regions.withdraw(handover)
+            raise
 
     def _put_off(self, email: OutgoingEmail, handover: Handover, *, records_sent: bool) -> float | None:
         """Returns None when the mail is to be handed over now, else the seconds for which it is put back."""

@@ -15,8 +15,10 @@ from relay.delivery import pace as module
 from relay.delivery.account import UNTOLD
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
+from relay.delivery.large_mails import Busy
 from relay.delivery.pace import Pace, Rest
 from relay.delivery.permit import Permit
+from relay.delivery.regions import Regions
 from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
 from relay.postgres.outgoing import Outgoing
@@ -174,6 +176,30 @@ def test_a_mail_that_is_late_for_its_permits_waits_and_leaves_nothing_behind(
     deliver(ids[1])
     assert {taken.email_id for taken in ses.taken()} == set(ids)
     assert len(ses.taken()) == 3
+
+
+def test_a_mail_that_finds_no_connection_after_a_rest_keeps_no_other_from_being_tried(
+    worker: Callable[[], Deliver], ses: Ses, add_email: AddEmail, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Regions] = []
+    begin = Regions.__init__
+    monkeypatch.setattr(Regions, "__init__", lambda self, *given: made.append(self) or begin(self, *given))
+    deliver = worker()
+    first, second = add_email(), add_email()
+    deliver(add_email())
+
+    def busy(_: Permit) -> None:
+        raise Busy
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Permit, "use", busy)
+        for region in {key[0] for key in made[-1]._states}:
+            made[-1].rest_with_others(region, "paused", 0.0)
+            made[-1]._states[(region,)].rest = 1.0
+        deliver(first)
+    assert query("SELECT status FROM emails WHERE id = %s", first) == [("queued",)]
+    deliver(second)
+    assert ses.ledger()["calls"] == 2
 
 
 def test_the_last_look_at_a_permit_is_taken_before_the_mail_leaves(
