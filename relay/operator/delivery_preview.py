@@ -21,10 +21,10 @@ from contextlib import ExitStack
 import structlog
 from psycogreen.gevent import patch_psycopg
 
-from relay.core.tls_errors import isolate_tls_errors
+from relay.core.tls_memory import put_tls_into_memory
 
 patch_psycopg()
-isolate_tls_errors()
+put_tls_into_memory()
 
 from config import environment
 from config.settings import Settings

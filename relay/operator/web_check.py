@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 from psycogreen.gevent import patch_psycopg
 
-from relay.core.tls_errors import isolate_tls_errors
+from relay.core.tls_memory import put_tls_into_memory
 
 patch_psycopg()
-isolate_tls_errors()
+put_tls_into_memory()
 
 from config.settings import Settings
 from relay.aws.causes import call_cause

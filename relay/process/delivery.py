@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from psycogreen.gevent import patch_psycopg
 
-from relay.core.tls_errors import isolate_tls_errors
+from relay.core.tls_memory import put_tls_into_memory
 
 patch_psycopg()
-isolate_tls_errors()
+put_tls_into_memory()
 
 import gevent
 import structlog

@@ -1,0 +1,164 @@
+"""TLS through memory: OpenSSL has no socket, so that no client decides how long it works or what it leaves behind.
+
+With a socket OpenSSL reads on by itself as long as what comes is no content (SSL_MODE_AUTO_RETRY, which `ssl` sets).
+A client that sends KeyUpdate messages (RFC 8446 section 4.6.3) without a pause keeps the thread, and with it all
+greenlets, for as long as it sends. Measured with 8 MB of them, before a login: 9 s. Here OpenSSL gets a piece at a
+time, and after two of them without content the others have their turn.
+
+And with a socket OpenSSL leaves an error behind when the connection is reset. Errors are in one queue for each thread,
+and `ssl` asks the queue how an operation ended (SSL_get_error(3)). It empties the queue with each SSLError, but, in
+releases since 2025 (python/cpython#127361), not where it raises another OSError: then one connection that breaks breaks
+others of the thread (python/cpython#148594). In memory there is no such error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from typing import Any, Final
+
+from gevent.ssl import SSLContext
+
+#: Octets that OpenSSL gets at a time: a record of the largest size, nearly always.
+_PIECE: Final = 16_896
+#: Octets that it may get before the others have their turn.
+_MOST: Final = 2 * _PIECE
+#: Octets that it encrypts at a time: what is due to a client that does not read is held in memory.
+_WRITTEN: Final = 65_536
+
+
+def put_tls_into_memory() -> None:
+    """From now on all sockets under TLS of this process work so. For a process that gevent has patched."""
+    SSLContext._wrap_socket = _wrap_socket  # type: ignore[attr-defined]
+
+
+def _wrap_socket(
+    context: Any,
+    sock: socket.socket,
+    server_side: bool,
+    server_hostname: str | None = None,
+    *,
+    owner: object = None,
+    session: ssl.SSLSession | None = None,
+) -> TlsInMemory:
+    """What takes the place of `ssl`'s own object for a connection, under its own methods' names."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context._wrap_bio(incoming, outgoing, server_side, server_hostname, owner=owner, session=session)
+    return TlsInMemory(sock, tls, incoming, outgoing)
+
+
+class TlsInMemory:
+    """The state of a connection under TLS, as `_ssl._SSLSocket` is one, for a socket that doesn't block.
+
+    Methods raise SSLWantReadError or SSLWantWriteError when the socket has to be waited for, SSLError, and OSError.
+    """
+
+    __slots__ = ("_incoming", "_outgoing", "_since_pause", "_sock", "_tls", "_unsent", "_written")
+
+    def __init__(self, sock: socket.socket, tls: Any, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+        self._sock = sock
+        self._tls = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        #: What is encrypted and not sent, and what of the caller's is in it, with its length.
+        self._unsent = b""
+        self._written: tuple[object, int] | None = None
+        self._since_pause = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything that sends and receives nothing: version, cipher, certificates."""
+        return getattr(self._tls, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The context, which a function for names (SNI) may replace, and a session are set here too.
+        if name in TlsInMemory.__slots__:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._tls, name, value)
+
+    def read(self, size: int, *buffer: memoryview) -> Any:
+        """As `_ssl._SSLSocket.read`."""
+        while True:
+            try:
+                return self._tls.read(size, *buffer)
+            except ssl.SSLWantReadError:
+                self._receive()
+            except ssl.SSLError:
+                self._send_alert()
+                raise
+
+    def write(self, octets: bytes | memoryview) -> int:
+        """As `_ssl._SSLSocket.write`. After SSLWantWriteError it is called again with the same object."""
+        if self._unsent:
+            self._flush()
+        if self._written is not None:
+            (earlier, written), self._written = self._written, None
+            if earlier is octets:
+                return written
+        written = int(self._tls.write(octets if len(octets) <= _WRITTEN else memoryview(octets)[:_WRITTEN]))
+        self._written = octets, written
+        self._flush()
+        self._written = None
+        return written
+
+    def do_handshake(self) -> None:
+        """As `_ssl._SSLSocket.do_handshake`."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._receive()
+            except ssl.SSLError:
+                self._send_alert()
+                raise
+            else:
+                self._flush()
+                return
+
+    def shutdown(self) -> socket.socket:
+        """As `_ssl._SSLSocket.shutdown`."""
+        while True:
+            try:
+                self._tls.shutdown()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._receive()
+            else:
+                self._flush()
+                return self._sock
+
+    def _receive(self) -> None:
+        """Gives OpenSSL a piece of what has come."""
+        if self._since_pause >= _MOST:
+            # The caller waits for the socket, which is ready if more has come: the others have their turn before.
+            self._since_pause = 0
+            raise ssl.SSLWantReadError
+        try:
+            octets = self._sock.recv(_PIECE)
+        except BlockingIOError:
+            self._since_pause = 0
+            raise ssl.SSLWantReadError from None
+        self._since_pause += len(octets)
+        if octets:
+            self._incoming.write(octets)
+        else:
+            self._incoming.write_eof()
+
+    def _flush(self) -> None:
+        """Sends what is encrypted."""
+        octets = self._unsent + self._outgoing.read() if self._unsent else self._outgoing.read()
+        while octets:
+            self._unsent = octets
+            try:
+                sent = self._sock.send(octets)
+            except BlockingIOError:
+                raise ssl.SSLWantWriteError from None
+            octets = octets[sent:]
+        self._unsent = b""
+
+    def _send_alert(self) -> None:
+        """Tells the other side what was wrong, if it still listens."""
+        with contextlib.suppress(OSError):
+            self._flush()
