@@ -83,6 +83,8 @@ class TlsInMemory:
             try:
                 return self._tls.read(size, *buffer)
             except ssl.SSLWantReadError:
+                if self._outgoing.pending:
+                    self._answer()
                 self._receive()
             except ssl.SSLError:
                 self._send_alert()
@@ -128,6 +130,14 @@ class TlsInMemory:
             else:
                 self._flush()
                 return self._sock
+
+    def _answer(self) -> None:
+        """Sends what OpenSSL says by itself, such as a refusal to negotiate anew, to a client that may not read it."""
+        try:
+            self._flush()
+        except ssl.SSLWantWriteError:
+            if len(self._unsent) > _WRITTEN:
+                raise
 
     def _receive(self) -> None:
         """Gives OpenSSL a piece of what has come."""

@@ -180,6 +180,36 @@ def test_what_waits_is_sent_before_anything_else(connect: Callable[[], tuple[ssl
     assert max(lengths) <= 16_384 + 17
 
 
+class Talking:
+    """In the place of OpenSSL's state, which answers something to each piece: OpenSSL itself does so under TLS 1.2."""
+
+    def __init__(self, outgoing: ssl.MemoryBIO) -> None:
+        self._outgoing = outgoing
+
+    def read(self, _size: int) -> bytes:
+        self._outgoing.write(bytes(1_000))
+        raise ssl.SSLWantReadError
+
+
+def test_answers_to_a_client_that_reads_none_have_a_bound() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = TlsInMemory(near, Talking(outgoing), incoming, outgoing)
+        for _ in range(10_000):
+            far.send(b"x")
+            try:
+                tls.read(100)
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLWantWriteError:
+                break
+        else:
+            pytest.fail("there is no bound")
+        assert len(tls._unsent) <= 65_536 + 1_000
+
+
 def test_a_client_learns_what_was_wrong_with_the_handshake(server_context: ssl.SSLContext) -> None:
     context = ssl.create_default_context()
     near, far = socket.socketpair()
