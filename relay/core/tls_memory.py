@@ -21,9 +21,9 @@ from typing import Any, Final
 from gevent.ssl import SSLContext
 
 #: Octets that OpenSSL gets at a time: a record of the largest size, nearly always.
-_PIECE: Final = 16_896
+PIECE: Final = 16_896
 #: Octets that it may get before the others have their turn.
-_MOST: Final = 2 * _PIECE
+_MOST: Final = 2 * PIECE
 #: Octets that it encrypts at a time: what is due to a client that does not read is held in memory.
 _WRITTEN: Final = 65_536
 
@@ -31,6 +31,14 @@ _WRITTEN: Final = 65_536
 def put_tls_into_memory() -> None:
     """From now on all sockets under TLS of this process work so. For a process that gevent has patched."""
     SSLContext._wrap_socket = _wrap_socket  # type: ignore[attr-defined]
+
+
+def tls_of(sock: socket.socket) -> TlsInMemory:
+    """The state of a socket under TLS, for those who send and receive what is encrypted by themselves."""
+    tls: object = getattr(sock, "_sslobj", None)
+    if not isinstance(tls, TlsInMemory):
+        raise TypeError("this process has not put TLS into memory")
+    return tls
 
 
 def _wrap_socket(
@@ -54,17 +62,18 @@ class TlsInMemory:
     Methods raise SSLWantReadError or SSLWantWriteError when the socket has to be waited for, SSLError, and OSError.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_since_pause", "_sock", "_tls", "_unsent", "_written")
+    __slots__ = ("_ended", "_incoming", "_outgoing", "_since_pause", "_sock", "_tls", "_written", "unsent")
 
     def __init__(self, sock: socket.socket, tls: Any, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
         self._sock = sock
         self._tls = tls
         self._incoming = incoming
         self._outgoing = outgoing
-        #: What is encrypted and not sent, and what of the caller's is in it, with its length.
-        self._unsent = b""
+        #: What is encrypted and not sent. And what of the caller's is in it, with its length.
+        self.unsent = b""
         self._written: tuple[object, int] | None = None
         self._since_pause = 0
+        self._ended = False
 
     def __getattr__(self, name: str) -> Any:
         """Everything that sends and receives nothing: version, cipher, certificates."""
@@ -80,19 +89,19 @@ class TlsInMemory:
     def read(self, size: int, *buffer: memoryview) -> Any:
         """As `_ssl._SSLSocket.read`."""
         while True:
-            try:
-                return self._tls.read(size, *buffer)
-            except ssl.SSLWantReadError:
-                if self._outgoing.pending:
+            if self.holds_more() or self._ended:
+                try:
+                    return self._tls.read(size, *buffer)
+                except ssl.SSLWantReadError:
                     self._answer()
-                self._receive()
-            except ssl.SSLError:
-                self._send_alert()
-                raise
+                except ssl.SSLError:
+                    self._send_alert()
+                    raise
+            self._receive()
 
     def write(self, octets: bytes | memoryview) -> int:
         """As `_ssl._SSLSocket.write`. After SSLWantWriteError it is called again with the same object."""
-        if self._unsent:
+        if self.unsent:
             self._flush()
         if self._written is not None:
             (earlier, written), self._written = self._written, None
@@ -131,13 +140,51 @@ class TlsInMemory:
                 self._flush()
                 return self._sock
 
-    def _answer(self) -> None:
-        """Sends what OpenSSL says by itself, such as a refusal to negotiate anew, to a client that may not read it."""
+    # For those who send and receive by themselves
+
+    def holds_more(self) -> bool:
+        """Whether something has come that is not decrypted, or not taken."""
+        return bool(self._incoming.pending or self._tls.pending())
+
+    def give(self, octets: bytes) -> None:
+        """Takes in what has come, not the end of it."""
+        self._incoming.write(octets)
+
+    def decrypt(self, size: int) -> bytes | None:
+        """Up to so many octets of what has come; none at the end that the other side announced; None: more must come.
+
+        Raises SSLWantWriteError where the other side does not read what OpenSSL answers.
+        """
+        try:
+            octets: bytes = self._tls.read(size)
+        except ssl.SSLWantReadError:
+            self._answer()
+            return None
+        except ssl.SSLError:
+            self._send_alert()
+            raise
+        return octets
+
+    def encrypt(self, octets: bytes) -> bytes:
+        """What is to be sent now. What of it can't be sent becomes `unsent`."""
+        self._tls.write(octets)
+        unsent, self.unsent = self.unsent, b""
+        return unsent + self._outgoing.read() if unsent else self._outgoing.read()
+
+    def flushed(self) -> bool:
+        """Sends what is unsent, as far as it is taken, and says whether that was all."""
         try:
             self._flush()
         except ssl.SSLWantWriteError:
-            if len(self._unsent) > _WRITTEN:
-                raise
+            return False
+        return True
+
+    # What is sent and received
+
+    def _answer(self) -> None:
+        """Sends what OpenSSL says by itself, such as a refusal to negotiate anew, to a client that may not read it."""
+        if self._outgoing.pending and not self.flushed() and len(self.unsent) > _WRITTEN:
+            raise ssl.SSLWantWriteError
 
     def _receive(self) -> None:
         """Gives OpenSSL a piece of what has come."""
@@ -146,7 +193,7 @@ class TlsInMemory:
             self._since_pause = 0
             raise ssl.SSLWantReadError
         try:
-            octets = self._sock.recv(_PIECE)
+            octets = self._sock.recv(PIECE)
         except BlockingIOError:
             self._since_pause = 0
             raise ssl.SSLWantReadError from None
@@ -155,18 +202,19 @@ class TlsInMemory:
             self._incoming.write(octets)
         else:
             self._incoming.write_eof()
+            self._ended = True
 
     def _flush(self) -> None:
         """Sends what is encrypted."""
-        octets = self._unsent + self._outgoing.read() if self._unsent else self._outgoing.read()
+        octets = self.unsent + self._outgoing.read() if self.unsent else self._outgoing.read()
         while octets:
-            self._unsent = octets
+            self.unsent = octets
             try:
                 sent = self._sock.send(octets)
             except BlockingIOError:
                 raise ssl.SSLWantWriteError from None
             octets = octets[sent:]
-        self._unsent = b""
+        self.unsent = b""
 
     def _send_alert(self) -> None:
         """Tells the other side what was wrong, if it still listens."""

@@ -11,6 +11,7 @@ from typing import Final
 import gevent
 import gevent.socket
 
+from relay.core.tls_memory import PIECE, tls_of
 from relay.smtp.timeouts import NEVER, WAITS, Waiter
 
 #: Octets asked of the kernel at once. Larger costs memory per connection that sends, smaller costs calls.
@@ -93,29 +94,6 @@ class Wire(Waiter, ABC):
             self.until = NEVER
 
 
-class TlsWire(Wire):
-    """A connection under TLS, which holds octets that are decrypted already: gevent's socket alone knows when there are
-    some.
-    """
-
-    __slots__ = ()
-
-    def send(self, octets: bytes, seconds: float) -> None:
-        """As Wire."""
-        self._unacknowledged = False
-        self._send_all(octets, seconds)
-
-    def _read(self, size: int, until: float) -> bytes:
-        self.until = until
-        self.reading = True
-        try:
-            octets: bytes = self._socket.recv(size)
-            return octets
-        finally:
-            self.reading = False
-            self.until = NEVER
-
-
 class PlainWire(Wire):
     """A connection in the clear: no detour through gevent's sockets, for a tenth of the CPU of a small mail.
 
@@ -186,3 +164,50 @@ class PlainWire(Wire):
         else:
             self._watcher.stop()
             self._started = False
+
+
+class TlsWire(PlainWire):
+    """A connection under TLS, which is in memory (`relay.core.tls_memory`): what is encrypted comes and goes as octets
+    in the clear do.
+    """
+
+    __slots__ = ("_tls",)
+
+    def __init__(self, sock: gevent.socket.socket) -> None:
+        """`sock`: one under TLS, after its handshake."""
+        super().__init__(sock)
+        self._tls = tls_of(sock)
+
+    def send(self, octets: bytes, seconds: float) -> None:
+        """As Wire."""
+        encrypted = self._tls.encrypt(octets)
+        try:
+            sent = os.write(self._descriptor, encrypted)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(encrypted):
+            self._tls.unsent = encrypted[sent:]
+            self._send_rest(seconds)
+        self._unacknowledged = False
+
+    def _send_rest(self, seconds: float) -> None:
+        self.until = time.monotonic() + seconds
+        try:
+            while not self._tls.flushed():
+                gevent.socket.wait_write(self._descriptor)
+        finally:
+            self.until = NEVER
+
+    def _read(self, size: int, until: float) -> bytes:
+        tls = self._tls
+        while True:
+            if tls.holds_more():
+                octets = tls.decrypt(size)
+                if octets is not None:
+                    return octets
+                # Messages without content, or a part of one: the others have their turn before the next piece.
+                self._unread = False
+            piece = super()._read(PIECE, until)
+            if not piece:
+                return b""
+            tls.give(piece)

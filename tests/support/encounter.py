@@ -15,6 +15,7 @@ import gevent.socket
 from config.settings import RecipientRule
 from relay.core.outcomes import LoginFailure
 from relay.core.records import ApiKey
+from relay.core.tls_memory import put_tls_into_memory
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Pace
 from relay.smtp.options import Options
@@ -23,6 +24,9 @@ from relay.smtp.session import Session
 from relay.smtp.submission import Limits, Login, Submission, Verdict
 from relay.smtp.transport import PlainWire, Wire
 from tests.support.unlimited import Unlimited
+
+# As in the processes of the relay.
+put_tls_into_memory()
 
 OPTIONS = Options("relay.test", max_message_size=2000, max_recipients=3, spool_threshold=1000)
 
