@@ -34,6 +34,7 @@ import config.logging
 from config.settings import Settings
 from relay.core.outcomes import LoginFailure
 from relay.core.records import ApiKey
+from relay.core.tls_memory import put_tls_into_memory
 from relay.limits.client import ProcessLimits
 from relay.redis.link import RedisLink
 from relay.server.certificate import CertificateStore
@@ -42,6 +43,9 @@ from relay.server.sockets import Listener
 from relay.smtp import replies
 from relay.smtp.connection import Connection, Pace
 from relay.smtp.submission import Login, Submission, Verdict
+
+# As in the processes of the relay.
+put_tls_into_memory()
 
 REFUSALS = {
     "refuse-451": replies.TRY_LATER,
