@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from typing import Any, Final
+from typing import Final, Protocol, cast
 
 from gevent.ssl import SSLContext
 
@@ -28,13 +28,23 @@ _MOST: Final = 2 * PIECE
 _WRITTEN: Final = 65_536
 
 
+class _State(Protocol):
+    """What is used of `_ssl._SSLSocket`."""
+
+    def do_handshake(self) -> None: ...
+    def read(self, size: int, /, *buffer: memoryview) -> bytes | int: ...
+    def write(self, octets: bytes | memoryview, /) -> int: ...
+    def pending(self) -> int: ...
+    def shutdown(self) -> object: ...
+
+
 def put_tls_into_memory() -> None:
     """From now on all sockets under TLS of this process work so. For a process that gevent has patched."""
     SSLContext._wrap_socket = _wrap_socket  # type: ignore[attr-defined]
 
 
 def tls_of(sock: socket.socket) -> TlsInMemory:
-    """The state of a socket under TLS, for those who send and receive what is encrypted by themselves."""
+    """The state of a socket under TLS, for code that sends and receives what is encrypted by itself."""
     tls: object = getattr(sock, "_sslobj", None)
     if not isinstance(tls, TlsInMemory):
         raise TypeError("this process has not put TLS into memory")
@@ -42,7 +52,7 @@ def tls_of(sock: socket.socket) -> TlsInMemory:
 
 
 def _wrap_socket(
-    context: Any,
+    context: ssl.SSLContext,
     sock: socket.socket,
     server_side: bool,
     server_hostname: str | None = None,
@@ -52,7 +62,9 @@ def _wrap_socket(
 ) -> TlsInMemory:
     """What takes the place of `ssl`'s own object for a connection, under its own methods' names."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context._wrap_bio(incoming, outgoing, server_side, server_hostname, owner=owner, session=session)
+    tls = context._wrap_bio(  # type: ignore[attr-defined] # as ssl.SSLObject calls it
+        incoming, outgoing, server_side, server_hostname, owner=owner, session=session
+    )
     return TlsInMemory(sock, tls, incoming, outgoing)
 
 
@@ -64,7 +76,7 @@ class TlsInMemory:
 
     __slots__ = ("_ended", "_incoming", "_outgoing", "_since_pause", "_sock", "_tls", "_written", "unsent")
 
-    def __init__(self, sock: socket.socket, tls: Any, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+    def __init__(self, sock: socket.socket, tls: _State, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
         self._sock = sock
         self._tls = tls
         self._incoming = incoming
@@ -75,18 +87,11 @@ class TlsInMemory:
         self._since_pause = 0
         self._ended = False
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """Everything that sends and receives nothing: version, cipher, certificates."""
         return getattr(self._tls, name)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        # The context, which a function for names (SNI) may replace, and a session are set here too.
-        if name in TlsInMemory.__slots__:
-            object.__setattr__(self, name, value)
-        else:
-            setattr(self._tls, name, value)
-
-    def read(self, size: int, *buffer: memoryview) -> Any:
+    def read(self, size: int, *buffer: memoryview) -> bytes | int:
         """As `_ssl._SSLSocket.read`."""
         while True:
             if self.holds_more() or self._ended:
@@ -140,7 +145,7 @@ class TlsInMemory:
                 self._flush()
                 return self._sock
 
-    # For those who send and receive by themselves
+    # For code that sends and receives by itself
 
     def holds_more(self) -> bool:
         """Whether something has come that is not decrypted, or not taken."""
@@ -156,14 +161,14 @@ class TlsInMemory:
         Raises SSLWantWriteError where the other side does not read what OpenSSL answers.
         """
         try:
-            octets: bytes = self._tls.read(size)
+            octets = self._tls.read(size)
         except ssl.SSLWantReadError:
             self._answer()
             return None
         except ssl.SSLError:
             self._send_alert()
             raise
-        return octets
+        return cast("bytes", octets)
 
     def encrypt(self, octets: bytes) -> bytes:
         """What is to be sent now. What of it can't be sent becomes `unsent`."""
@@ -182,7 +187,7 @@ class TlsInMemory:
     # What is sent and received
 
     def _answer(self) -> None:
-        """Sends what OpenSSL says by itself, such as a refusal to negotiate anew, to a client that may not read it."""
+        """Sends what OpenSSL replies by itself, such as a refusal to renegotiate, to a client that may not read it."""
         if self._outgoing.pending and not self.flushed() and len(self.unsent) > _WRITTEN:
             raise ssl.SSLWantWriteError
 
@@ -217,6 +222,6 @@ class TlsInMemory:
         self.unsent = b""
 
     def _send_alert(self) -> None:
-        """Tells the other side what was wrong, if it still listens."""
+        """Sends the alert about what was wrong, if the other side still reads."""
         with contextlib.suppress(OSError):
             self._flush()

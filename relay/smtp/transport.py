@@ -86,12 +86,16 @@ class Wire(Waiter, ABC):
         """As `receive`."""
 
     def _send_all(self, octets: bytes, seconds: float) -> None:
-        """As `send`, by gevent's socket."""
+        """As `send`, where the client doesn't take all of it at once."""
         self.until = time.monotonic() + seconds
         try:
-            self._socket.sendall(octets)
+            self._send_rest(octets)
         finally:
             self.until = NEVER
+
+    def _send_rest(self, octets: bytes) -> None:
+        """Sends all of it, as it is."""
+        self._socket.sendall(octets)
 
 
 class PlainWire(Wire):
@@ -180,23 +184,12 @@ class TlsWire(PlainWire):
 
     def send(self, octets: bytes, seconds: float) -> None:
         """As Wire."""
-        encrypted = self._tls.encrypt(octets)
-        try:
-            sent = os.write(self._descriptor, encrypted)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(encrypted):
-            self._tls.unsent = encrypted[sent:]
-            self._send_rest(seconds)
-        self._unacknowledged = False
+        super().send(self._tls.encrypt(octets), seconds)
 
-    def _send_rest(self, seconds: float) -> None:
-        self.until = time.monotonic() + seconds
-        try:
-            while not self._tls.flushed():
-                gevent.socket.wait_write(self._descriptor)
-        finally:
-            self.until = NEVER
+    def _send_rest(self, octets: bytes) -> None:
+        self._tls.unsent = octets
+        while not self._tls.flushed():
+            gevent.socket.wait_write(self._descriptor)
 
     def _read(self, size: int, until: float) -> bytes:
         tls = self._tls

@@ -95,7 +95,7 @@ def after_updates(context: ssl.SSLContext, count: int) -> Iterator[ssl.SSLSocket
 
 
 def waiting(server: ssl.SSLSocket) -> int:
-    """Octets that have come and that nobody has read."""
+    """Octets that have come and that are not read."""
     found = array.array("i", [0])
     fcntl.ioctl(server.fileno(), termios.FIONREAD, found)
     return found[0]
