@@ -203,4 +203,6 @@ class TlsWire(PlainWire):
             piece = super()._read(PIECE, until)
             if not piece:
                 return b""
+            # `receive` counts the content, which may be an octet.
+            self._since_pause += len(piece)
             tls.give(piece)
