@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import orjson
+from pybase64 import b64encode
 
 from relay.aws.https import RequestBody
 from relay.aws.service import AwsService, CallError
@@ -76,6 +76,8 @@ class Ses:
         after = b'"}},' + orjson.dumps(rest)[1:]
         body: bytes | _LargeRequest
         if isinstance(content, bytes):
+            # perf: 2 µs for 43 KB of raw content, and 45 µs with the standard library, which has no SIMD:
+            # python -m timeit -s 'from pybase64 import b64encode; m = bytes(43000)' 'b64encode(m)'
             body, more_seconds = b"".join((_BEFORE, b64encode(content), after)), 0.0
         else:
             body = _LargeRequest(content, after)

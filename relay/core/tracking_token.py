@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
+from pybase64 import b64encode
 
 from relay.core import json_document
 from relay.core.frozen import frozen
@@ -34,7 +35,6 @@ _TAG_OCTETS: Final = 16
 _SIGNATURE_CHARACTERS: Final = 43
 #: Octets of a payload whose token has no more than LONGEST_TOKEN characters.
 LONGEST_PAYLOAD: Final = (LONGEST_TOKEN - _SIGNATURE_CHARACTERS - 1) * 3 // 4 - _IV_OCTETS - _TAG_OCTETS
-_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 @frozen
@@ -135,4 +135,6 @@ def _tracked(payload: object) -> Tracked | None:
 
 
 def _base64url(octets: bytes) -> bytes:
-    return binascii.b2a_base64(octets, newline=False).translate(_URL_SAFE).rstrip(b"=")
+    # perf: 0.3 µs for a token of 290 octets, and 0.8 µs with the standard library, which has no such alphabet in C:
+    # python -m timeit -s 'from relay.core.tracking_token import _base64url; o = bytes(290)' '_base64url(o)'
+    return b64encode(octets, b"-_").rstrip(b"=")

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from pybase64 import b64encode
+
 from relay.delivery.content import Content, Encoded, Held
 
 #: Octets of a line of encoded text (RFC 2045 section 6.7 and 6.8), and of any line (RFC 5322 section 2.1.1).
@@ -250,7 +252,7 @@ def base64_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(octets: bytes) -> bytes:
-    return _wrapped(binascii.b2a_base64(octets, newline=False))
+    return _wrapped(b64encode(octets))
 
 
 def _wrapped(characters: bytes) -> bytes:
