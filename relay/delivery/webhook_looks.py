@@ -7,8 +7,13 @@ With each part the end of the table is looked at, where new deliveries come as a
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from relay.postgres.webhook_deliveries import Due, WebhookDeliveries
+
+#: What is pending is counted before every thirtieth look at all, and after one that found as many as it may: a machine
+#: without work asks little of Postgres.
+_COUNTED_EACH: Final = 30
 
 
 class WebhookLooks:
@@ -18,6 +23,8 @@ class WebhookLooks:
         self._deliveries = deliveries
         #: The block with which the next part begins; None: the next look is at all.
         self._next: int | None = None
+        #: Looks at all until what is pending is counted again.
+        self._uncounted = 0
 
     @property
     def in_parts(self) -> bool:
@@ -29,9 +36,14 @@ class WebhookLooks:
 
         `but`: webhooks that a look at a part leaves out.
         """
-        if self._next is None:
+        if self._next is None and self._uncounted == 0:
             self._next = self._deliveries.backlog()
+            self._uncounted = _COUNTED_EACH
         if self._next is None:
-            return self._deliveries.look(most), True
+            due = self._deliveries.look(most)
+            self._uncounted = self._uncounted - 1 if len(due) < most else 0
+            return due, True
         due, self._next = self._deliveries.look_at_part(self._next, most, but)
+        if self._next is None:
+            self._uncounted = 0
         return due, False

@@ -53,7 +53,6 @@ IN_HEADER = [
     "=?utf-8?q?gone?= <gone+news@xn--bcher-kva.example>",
     "=?utf-8?q?other=40x.example?= <gone+news@xn--bcher-kva.example>",
     "=?utf-8?q?a,_b?= <other@x.example>, gone+news@xn--bcher-kva.example",
-    "gone+news\0@xn--bcher-kva.example",
     "gone+news@xn--bcher-kva.example\0",
     "\u00a0gone+news@xn--bcher-kva.example\u00a0",
     "gone+news@b\u00fccher.example\u3002",
@@ -94,9 +93,10 @@ def test_a_spelling_in_the_header_is_the_mailbox(value: str, field: str) -> None
     assert GONE in recipients(message)
 
 
-def test_an_address_with_an_invisible_character_in_its_domain_is_none() -> None:
+@pytest.mark.parametrize("value", ["gone+news@xn--bcher-kva.exam\u00adple", "gone+news\0@xn--bcher-kva.example"])
+def test_an_address_with_an_invisible_or_a_control_character_inside_is_none(value: str) -> None:
     """It is left out and counted: it may be two words that were put together."""
-    assert recipients("From: ann@example.com\r\nTo: gone+news@xn--bcher-kva.exam\u00adple\r\n\r\nx") == ()
+    assert recipients(f"From: ann@example.com\r\nTo: {value}\r\n\r\nx") == ()
 
 
 @pytest.mark.parametrize("line", ["TO: {}", "tO:\t{}", "To : {}", "X-Own: y\nTo: {}", "Cc: a@x.example\r\nCC: {}"])
