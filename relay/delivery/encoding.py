@@ -18,7 +18,8 @@ _MAX_LINE: Final = 998
 _LONG_WORD: Final = _MAX_LINE - 130
 #: What can't be in a header field: a line end would begin another one.
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+\Z")
+#: A token without the characters that RFC 2231 gives a meaning: Python's library reads no further than `*`.
+_TOKEN: Final = re.compile(r"[!#$&+.^_`{|}~0-9A-Za-z-]+\Z")
 _ATTRIBUTE_CHAR: Final = frozenset(b"!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 #: Octets of one piece of a parameter (RFC 2231 section 3), its name and punctuation left out.
 _PIECE: Final = 48
