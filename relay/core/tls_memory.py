@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from gevent.ssl import SSLContext
 
@@ -95,13 +95,9 @@ class TlsInMemory:
         """As `_ssl._SSLSocket.read`."""
         while True:
             if self.holds_more() or self._ended:
-                try:
-                    return self._tls.read(size, *buffer)
-                except ssl.SSLWantReadError:
-                    self._answer()
-                except ssl.SSLError:
-                    self._send_alert()
-                    raise
+                read = self.decrypt(size, *buffer)
+                if read is not None:
+                    return read
             self._receive()
 
     def write(self, octets: bytes | memoryview) -> int:
@@ -155,26 +151,25 @@ class TlsInMemory:
         """Takes in what has come, not the end of it."""
         self._incoming.write(octets)
 
-    def decrypt(self, size: int) -> bytes | None:
-        """Up to so many octets of what has come; none at the end that the other side announced; None: more must come.
+    def decrypt(self, size: int, *buffer: memoryview) -> bytes | int | None:
+        """As `read`, of what has come; None: more must come.
 
         Raises SSLWantWriteError where the other side does not read what OpenSSL answers.
         """
         try:
-            octets = self._tls.read(size)
+            return self._tls.read(size, *buffer)
         except ssl.SSLWantReadError:
             self._answer()
             return None
         except ssl.SSLError:
             self._send_alert()
             raise
-        return cast("bytes", octets)
 
     def encrypt(self, octets: bytes) -> bytes:
         """What is to be sent now. What of it can't be sent becomes `unsent`."""
         self._tls.write(octets)
-        unsent, self.unsent = self.unsent, b""
-        return unsent + self._outgoing.read() if unsent else self._outgoing.read()
+        due, self.unsent = self._due(), b""
+        return due
 
     def flushed(self) -> bool:
         """Sends what is unsent, as far as it is taken, and says whether that was all."""
@@ -209,9 +204,14 @@ class TlsInMemory:
             self._incoming.write_eof()
             self._ended = True
 
+    def _due(self) -> bytes:
+        """What is encrypted, and not sent."""
+        encrypted = self._outgoing.read()
+        return self.unsent + encrypted if self.unsent else encrypted
+
     def _flush(self) -> None:
         """Sends what is encrypted."""
-        octets = self.unsent + self._outgoing.read() if self.unsent else self._outgoing.read()
+        octets = self._due()
         while octets:
             self.unsent = octets
             try:

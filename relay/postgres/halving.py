@@ -45,24 +45,21 @@ def in_halves(
         some = parts[begin:end]
         try:
             results[begin:end] = [result for _, result in zip(some, together(some), strict=True)]
-        except (Rejected, PostgresRefused, Unstorable) as error:
-            refusals += 1
-            _halve(waiting, begin, end)
-            if len(some) == 1:
-                refused(some[0], error)
-        except (ConnectionLost, PostgresUnavailable):
-            break
-        except Exception as error:  # one that can't be written, or a bug
-            if not refusals:
+        except Exception as error:
+            refusal = isinstance(error, (Rejected, PostgresRefused, Unstorable))
+            if not refusal and isinstance(error, (ConnectionLost, PostgresUnavailable)):
+                break
+            if not refusal and not refusals:  # one that can't be written, or a bug
                 log.exception("unexpected_error")
             refusals += 1
-            _halve(waiting, begin, end)
             if len(some) == 1:
                 refused(some[0], error)
+            else:
+                middle = (begin + end) // 2
+                waiting.extend(((begin, middle), (middle, end)))
     return results
 
 
-def _halve(waiting: deque[tuple[int, int]], begin: int, end: int) -> None:
-    if end - begin > 1:
-        middle = (begin + end) // 2
-        waiting.extend(((begin, middle), (middle, end)))
+def cause_of(error: Exception) -> str:
+    """Why something is refused: an SQLSTATE, or the name of the error."""
+    return error.sqlstate if isinstance(error, Rejected) else type(error).__name__

@@ -17,7 +17,7 @@ from relay.core.errors import PostgresRefused, PostgresUnavailable
 from relay.core.frozen import frozen
 from relay.postgres.database import ConnectionLost, Database, Overran, Rejected
 from relay.postgres.driver import Cursor
-from relay.postgres.halving import in_halves
+from relay.postgres.halving import cause_of, in_halves
 from relay.postgres.waiting import Processing
 
 log = structlog.get_logger(__name__)
@@ -200,12 +200,12 @@ class LeftRows:
             return some
 
         def note(row: Processing, error: Exception) -> None:
-            sqlstate = error.sqlstate if isinstance(error, Rejected) else type(error).__name__
+            cause = cause_of(error)
             if refused is None:
-                log.error("query_rejected", sqlstate=sqlstate)
+                log.error("query_rejected", sqlstate=cause)
                 failed.append(PostgresRefused())
             else:
-                refused[row.email_id] = sqlstate
+                refused[row.email_id] = cause
 
         in_halves(rows, update, refused=note)
         if failed:

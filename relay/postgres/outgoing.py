@@ -13,11 +13,11 @@ from relay.core.errors import PostgresRefused, PostgresUnavailable, Unstorable
 from relay.postgres import sending_facts
 from relay.postgres.batches import Batches
 from relay.postgres.closed_rows import UnsentRow
-from relay.postgres.database import Database, Rejected
+from relay.postgres.database import Database
 from relay.postgres.driver import Cursor, Row
 from relay.postgres.ended_rows import EndedRow, EndedRows, NotedRow
 from relay.postgres.events import DELIVERIES
-from relay.postgres.halving import in_halves
+from relay.postgres.halving import cause_of, in_halves
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
 from relay.postgres.sending_facts import Facts, MailAsked
@@ -153,7 +153,7 @@ class Outgoing:
 
         def note(email_id: str, error: Exception) -> None:
             if refused is not None:
-                refused[email_id] = error.sqlstate if isinstance(error, Rejected) else type(error).__name__
+                refused[email_id] = cause_of(error)
 
         if skip_locked:
             in_halves(list(ids), update, refused=note)

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from typing import Final
+from typing import Final, cast
 
 import gevent
 import gevent.socket
@@ -197,7 +197,7 @@ class TlsWire(PlainWire):
             if tls.holds_more():
                 octets = tls.decrypt(size)
                 if octets is not None:
-                    return octets
+                    return cast("bytes", octets)
                 # Messages without content, or a part of one: the others have their turn before the next piece.
                 self._unread = False
             piece = super()._read(PIECE, until)

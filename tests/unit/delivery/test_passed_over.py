@@ -7,21 +7,7 @@ from structlog.testing import capture_logs
 
 from relay.delivery import passed_over
 from relay.delivery.passed_over import PassedOver
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(passed_over, "time", clock)
-    return clock
+from tests.support.clock import Clock
 
 
 def test_each_try_is_later_than_the_one_before(clock: Clock) -> None:

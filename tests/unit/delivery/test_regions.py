@@ -7,11 +7,11 @@ import random
 import pytest
 
 from relay.core import metrics
-from relay.delivery import regions as module
 from relay.delivery.content import Held
 from relay.delivery.outcome import Failed, Outcome, Scope, Sent, Verdict, of_ses_error, of_silence
 from relay.delivery.provider import Handover
 from relay.delivery.regions import LONGEST_PAUSE, LONGEST_REST, Regions
+from tests.support.clock import Clock
 
 SENT = Sent("id")
 SERVER_ERROR = of_ses_error(500, "InternalFailure", "")
@@ -21,23 +21,6 @@ THROTTLED = of_ses_error(429, "TooManyRequestsException", "")
 REJECTED = of_ses_error(400, "MessageRejected", "Email address is not verified.")
 DENIED = of_ses_error(403, "AccessDeniedException", "not authorized to perform: ses:SendRawEmail")
 NO_SET = of_ses_error(404, "NotFoundException", "no such set")
-
-
-class Clock:
-    """time.monotonic() of the module under test."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 @pytest.fixture
