@@ -226,6 +226,7 @@ class Deliverer:
             handover = replace(handover, permit=permit)
         put_off = self._put_off(email, handover, records_sent=records_sent)
         if put_off is not None:
+            self._give_back_permit(handover)
             return put_off
         try:
             return self._send(handover)
@@ -233,9 +234,16 @@ class Deliverer:
             self._regions.withdraw(handover)
             self._handovers.answered(email.id, None)
             return late.seconds
-        except (Busy, NoRoom):
+        except BaseException as error:
+            # Whatever it was: others would wait for minutes for what becomes of the mail that is tried after a rest.
             self._regions.withdraw(handover)
+            if isinstance(error, Busy | NoRoom):
+                self._give_back_permit(handover)
             raise
+
+    def _give_back_permit(self, handover: Handover) -> None:
+        if self._pace is not None:
+            self._pace.unused(handover.region, len(handover.recipients))
 
     def _put_off(self, email: OutgoingEmail, handover: Handover, *, records_sent: bool) -> float | None:
         """Returns None when the mail is to be handed over now, else the seconds for which it is put back."""

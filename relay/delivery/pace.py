@@ -21,6 +21,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Final
 
 import gevent
@@ -59,7 +60,7 @@ _MOST: Final = 50
 _SCARCE: Final = 1000
 #: A permit that came too late is asked for anew so often before its mail begins to be handed over.
 _TRIES: Final = 3
-#: Seconds for which mail is put back that holds up no other: the end of the process, an error.
+#: Seconds for which mail is put back that holds up no other: the end of the process, an error, a long wait.
 _SOON: Final = 1.0
 #: By so much the permits of an answer are past after the clock of Redis was put forward or back.
 _STEPPED_SECONDS: Final = 3600.0
@@ -80,13 +81,14 @@ class Rest:
 class _Mail:
     """A mail that waits for its permit."""
 
-    __slots__ = ("done", "ready", "recipients", "user_id")
+    __slots__ = ("done", "ready", "recipients", "since", "user_id")
 
     def __init__(self, user_id: str | None, recipients: int, *, ready: bool) -> None:
         self.user_id = user_id
         self.recipients = recipients
         #: Whether it leaves as soon as it has its permit: its connection is open, and waits.
         self.ready = ready
+        self.since = time.monotonic()
         self.done: Handoff[Permit | Rest] = Handoff()
 
 
@@ -131,6 +133,10 @@ class Pace:
             self._of(region).passed += 1
         elif outcome.kind == "throttled":
             self._of(region).throttled += 1
+
+    def unused(self, region: str, recipients: int) -> None:
+        """Nothing was sent by a permit for so many recipients, although it was in time."""
+        self._of(region).void += recipients
 
     def rest(self, region: str, kind: str, first: float, longest: float) -> float | None:
         """Has all processes leave an account alone; for how many seconds. None: each finds out for itself."""
@@ -203,7 +209,7 @@ class _Paced:
         #: What became of calls since the last request.
         self.passed = 0
         self.throttled = 0
-        #: Recipients of permits since then that came too late.
+        #: Recipients of permits since then that nothing was sent by.
         self.void = 0
         self.full_until = 0.0
 
@@ -326,12 +332,27 @@ class _Paced:
                 pause = self._again - time.monotonic()
                 if pause > 0:
                     self._closing.wait(pause)
+                self._put_back_late(time.monotonic() - FARTHEST)
                 if self._users:
                     self._hand_out()
         finally:
             self._serving = False
             # After an error: no mail may wait for ever.
             self.release(Rest(_SOON, FAR))
+
+    def _put_back_late(self, since: float) -> None:
+        """Mails that have waited since before then, behind others, wait in Postgres: their claims grow old here, and
+        all would be too old in the end for the permits that they get.
+        """
+        late = [
+            mail
+            for queue in self._users.values()
+            for mail in takewhile(lambda mail: mail.ready or mail.since < since, queue)
+            if not mail.ready
+        ]
+        for mail in late:
+            self._forget(mail)
+            mail.done.set(Rest(_SOON, FAR))
 
     def _hand_out(self) -> None:
         mails = self._in_turn()

@@ -129,6 +129,30 @@ def test_users_that_had_none_do_not_keep_the_turn_from_one_that_has_many(make: M
     gevent.joinall(waits)
 
 
+def test_mails_that_wait_behind_many_others_are_put_back_before_their_claims_are_too_old_for_a_permit(
+    make: MakePace, asked: Asked
+) -> None:
+    """Where all wait for longer than a claim lasts, no permit would be of use, and none of them would ever leave."""
+    asked.says = Account(rate=10.0, left=-1, off="")
+    pace = make()
+    assert isinstance(pace.wait("r", "user", 1, 1000), Permit)
+    account = pace._of("r")
+    account._spare.clear()
+    account._serving = True  # until all of them wait
+    waits = [gevent.spawn(pace.wait, "r", user, 1, 1000) for user in ("many", "many", "many", "one", "one")]
+    gevent.sleep(0)
+    for mail in (*list(account._users["many"])[:2], account._users["one"][0]):
+        mail.since -= module.FARTHEST + 1.0
+    gevent.spawn(account._serve)
+    gevent.joinall(waits)
+    assert [wait.value if isinstance(wait.value, Rest) else type(wait.value) for wait in waits] == [
+        *([Rest(module._SOON, FAR)] * 2),
+        Permit,
+        Rest(module._SOON, FAR),
+        Permit,
+    ]
+
+
 def test_a_mail_whose_connection_waits_gets_its_further_permit_at_once(make: MakePace) -> None:
     """However long others take until they leave: where connections are few, each waits for one."""
     pace = make()

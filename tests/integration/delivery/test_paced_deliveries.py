@@ -12,7 +12,7 @@ from relay.aws.ses import SesError
 from relay.aws.ses_account import SesAccount
 from relay.core.errors import TooLate
 from relay.delivery import pace as module
-from relay.delivery.account import UNTOLD
+from relay.delivery.account import UNTOLD, Account
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import Busy
@@ -25,6 +25,7 @@ from relay.postgres.outgoing import Outgoing
 from relay.redis.claim_states import HANDING_OVER
 from relay.redis.link import RedisLink
 from scripts.services import Ses
+from tests.support.scripted_provider import Scripted
 
 Query = Callable[..., list[tuple[Any, ...]]]
 AddEmail = Callable[..., str]
@@ -247,3 +248,33 @@ def test_without_an_answer_the_account_is_unknown(monkeypatch: pytest.MonkeyPatc
         SesAccount("us-east-1").ask()
     assert error.value.status == 0
     assert SesProvider().account("not a region") is None
+
+
+@pytest.mark.parametrize("cause", ["claim", "region", "connection"])
+def test_a_permit_that_a_mail_does_not_use_uses_up_nothing_of_the_days_quota(
+    new_deliverer: Callable[..., Deliverer],
+    outgoing: Outgoing,
+    add_email: AddEmail,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: str,
+) -> None:
+    provider = Scripted()
+    link = RedisLink(redis_url, verify_tls=True, timeout=1.0, pause=0.1)
+    pace = Pace(link, "ses", lambda _: Account(rate=1000.0, left=100, off=""), fallback=200.0, shares=1)
+    deliverer = new_deliverer(provider, pace=pace)
+
+    def busy(_: object) -> None:
+        raise Busy
+
+    if cause == "claim":
+        monkeypatch.setattr(Handovers, "may_hand_over", lambda *_, **__: False)
+    elif cause == "region":
+        monkeypatch.setattr(Regions, "admit", lambda *_: 1.0)
+    else:
+        monkeypatch.setattr(provider, "send", busy)
+    for row in outgoing.claim([add_email(to=["a@x.example", "b@x.example"])]):
+        deliverer.deliver(email_of(row))
+    grant = pace._of("us-east-1")._reserve(0.0, [], 0.0)
+    assert (provider.calls, grant.left) == ([], 100)
+    link.close()

@@ -107,3 +107,28 @@ def test_twenty_at_once_lose_nothing_and_one_is_tried_at_a_time(
     deliver_all(ids)
     assert query("SELECT DISTINCT status, provider_retry_count FROM emails") == [("sent", 0)]
     assert query("SELECT count(*) FROM email_events") == [(0,)]
+
+
+def test_an_unexpected_error_in_the_mail_that_is_tried_after_a_rest_does_not_keep_the_others_waiting(
+    add_email: Callable[..., str], outgoing: Outgoing, new_deliverer: Callable[..., Deliverer], query: Query
+) -> None:
+    provider = Scripted()
+    deliverer = new_deliverer(provider, records_sent=lambda _: False)
+    first, tried, other = add_email(), add_email(), add_email()
+
+    def deliver(email_id: str) -> None:
+        for row in outgoing.claim([email_id]):
+            deliverer.deliver(email_of(row))
+
+    provider.answer = of_ses_error(400, "SendingPausedException", "")
+    deliver(first)
+    deliverer._regions._states[("us-east-1",)].rests_until = 0.0  # the rest is over
+    provider.answer = Sent("id")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(provider, "send", {}.pop)
+        deliver(tried)
+    deliver(other)
+    assert query("SELECT status FROM emails WHERE id IN (%s, %s) ORDER BY status", tried, other) == [
+        ("queued",),
+        ("sent",),
+    ]
