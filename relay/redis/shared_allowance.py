@@ -117,19 +117,43 @@ else
   local whole = rate > 0 and rate or fallback
   if mixed > now then whole = whole / shares end
   used = whole * factor * MARGIN
-  local cap, window, first = math.max(1, math.floor(whole * CAP)), {}, 1
-  for moment, weight in string.gmatch(points, '(%S+) (%d+);') do
-    window[#window + 1] = {tonumber(moment), tonumber(weight)}
+  local cap, grain = math.max(1, math.floor(whole * CAP)), whole >= MANY and GRAIN or 0
+  -- "moment recipients;" for each point of the window, then "=" and the sum.
+  -- perf: of a hundred points the first ones alone are read and the last ones written: a request takes 0.11 ms of Redis
+  -- at 500 a second instead of 0.33 (python -m scripts.benchmark.pace --simulated 60).
+  local body, sum, sum_at = points, 0, string.find(points, '=', 1, true)
+  if sum_at then
+    body, sum = string.sub(points, 1, sum_at - 1), tonumber(string.sub(points, sum_at + 1))
+  else
+    for weight in string.gmatch(points, ' (%d+);') do sum = sum + tonumber(weight) end
+  end
+  -- The last point of the text may get more: it is the first of those that are written anew.
+  local last_moment, last_weight = string.match(string.sub(body, -64), '([^; ]+) (%d+);$')
+  local fresh, first, place, stop = {}, 1, 1, #body
+  if last_moment then
+    fresh[1] = {tonumber(last_moment), tonumber(last_weight)}
+    stop = stop - #last_moment - #last_weight - 2
+  end
+  -- The point at a place of the text, or behind it the n-th that is written anew, and where the next one is.
+  local function point(at, n)
+    if at <= stop then
+      local moment, weight, behind = string.match(body, '^(%S+) (%d+);()', at)
+      return tonumber(moment), tonumber(weight), behind, n
+    end
+    if fresh[n] then return fresh[n][1], fresh[n][2], at, n + 1 end
   end
   for position = 1, most do
     local weight = tonumber(ARGV[9 + position])
     local moment = math.max(now + lead, turn)
-    while window[first] and window[first][1] <= moment - WINDOW do first = first + 1 end
-    local sum, passing = 0, first
-    for point = first, #window do sum = sum + window[point][2] end
-    while sum + weight > cap and passing <= #window do
-      moment = window[passing][1] + WINDOW
-      sum, passing = sum - window[passing][2], passing + 1
+    local earliest, recipients, at, n = point(place, first)
+    while earliest and earliest <= moment - WINDOW do
+      sum, place, first = sum - recipients, at, n
+      earliest, recipients, at, n = point(place, first)
+    end
+    local others = sum
+    while others + weight > cap and earliest do
+      moment, others = earliest + WINDOW, others - recipients
+      earliest, recipients, at, n = point(at, n)
     end
     if #moments > 0 and moment > now + 2 * lead + HORIZON then break end
     if moment > now + FARTHEST then
@@ -142,17 +166,18 @@ else
     end
     if left > 0 then left = left - weight end
     turn = moment + weight / used
-    local last = window[#window]
-    if #window >= first and moment - last[1] < (whole >= MANY and GRAIN or 0) then
+    local last = fresh[#fresh]
+    if #fresh >= first and moment - last[1] < grain then
       last[2] = last[2] + weight
     else
-      window[#window + 1] = {moment, weight}
+      fresh[#fresh + 1] = {moment, weight}
     end
+    sum = sum + weight
     moments[#moments + 1] = text(moment - now)
   end
-  local kept = {}
-  for point = first, #window do kept[#kept + 1] = text(window[point][1]) .. ' ' .. window[point][2] .. ';' end
-  points = table.concat(kept)
+  local kept = {string.sub(body, place, stop)}
+  for n = first, #fresh do kept[#kept + 1] = text(fresh[n][1]) .. ' ' .. fresh[n][2] .. ';' end
+  points = table.concat(kept) .. '=' .. sum
   again = math.max(0, turn - now - NEAR - lead)
 end
 if rest > 0 then again = reason == 'short' and 0 or rest end
