@@ -2,7 +2,8 @@
 
 The strict double (scripts.services.ses_double), which the tests talk to, parses each mail, writes it to a file, and
 needs more CPU for it than the worker. This one reads each call, has a look at its signature, its Base64 and its tag,
-counts what it is given, and answers as SES does; it keeps the ids alone. Run as a separate process:
+counts what it is given, and answers as SES does; it keeps the ids alone. An account's rate and its refusals at random
+are those of the strict one (scripts.services.ses_ledger). Run as a separate process:
 
     python -m scripts.benchmark.swiftses HOST PORT MILLISECONDS
 """
@@ -13,6 +14,7 @@ if not __package__:
     raise SystemExit("Run ./scripts/launch benchmark.swiftses instead.")
 
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Final
@@ -23,11 +25,15 @@ from gevent.server import StreamServer
 from orjson import JSONDecodeError, dumps, loads
 
 from scripts.services import Server
+from scripts.services.ses_ledger import Ledger
+from scripts.services.ses_request import Figures
 
 _ANSWER: Final = (
     b"HTTP/1.1 %s\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
     b"x-amzn-RequestId: 9f2d3c1e-5a4b-5f6d-8e7c-0b1a2c3d4e5f\r\nconnection: keep-alive\r\n\r\n%s"
 )
+
+_THROTTLED: Final = b"429 Too Many Requests\r\nx-amzn-ErrorType: ThrottlingException"
 
 
 class SwiftSes(Server):
@@ -71,17 +77,29 @@ class SwiftSes(Server):
             mails, different = loads(answer.read())
         return mails, different
 
+    def has(self, **ledger: float) -> None:
+        """Begins a ledger (`ses_ledger.Ledger`) with these fields; there is none before."""
+        urllib.request.urlopen(f"http://{self.host}:{self.port}/ledger", dumps(ledger), timeout=10).close()
+
+    def ledger(self) -> Figures:
+        """What the ledger has counted."""
+        with urllib.request.urlopen(f"http://{self.host}:{self.port}/ledger", timeout=10) as answer:
+            figures: Figures = loads(answer.read())
+            return figures
+
 
 class _Service:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._mails = 0
         self._ids: set[str] = set()
+        self._ledger: Ledger | None = None
 
     def serve(self, sock: gevent.socket.socket, _address: object) -> None:
         """One connection: a request after the other."""
         with sock.makefile("rb") as stream:
             while line := stream.readline():
+                came = time.monotonic()
                 length, signed = 0, False
                 while (field := stream.readline()) not in (b"\r\n", b""):
                     name, _, value = field.partition(b":")
@@ -91,25 +109,33 @@ class _Service:
                         signed = value.strip().startswith(b"AWS4-HMAC-SHA256 Credential=")
                 if line.startswith(b"GET / "):
                     sock.sendall(_answer(b"200 OK", dumps([self._mails, len(self._ids)])))
+                elif line.startswith(b"GET /ledger "):
+                    sock.sendall(_answer(b"200 OK", dumps((self._ledger or Ledger()).figures() | {"asked": 0})))
+                elif line.startswith(b"POST /ledger "):
+                    self._ledger = Ledger(**loads(stream.read(length)))
+                    sock.sendall(_answer(b"200 OK", b"{}"))
                 elif line.startswith(b"GET "):
-                    quota = {"MaxSendRate": 1e6, "Max24HourSend": -1.0, "SentLast24Hours": 0.0}
+                    quota = (self._ledger or Ledger()).quota(1e6)
                     account = {"SendQuota": quota, "SendingEnabled": True, "EnforcementStatus": "HEALTHY"}
                     sock.sendall(_answer(b"200 OK", dumps(account | {"ProductionAccessEnabled": True})))
                 else:
                     content = stream.read(length)
                     if self._seconds:
                         gevent.sleep(self._seconds)
-                    sock.sendall(self._take(content, signed=signed))
+                    sock.sendall(self._take(content, came, signed=signed))
 
-    def _take(self, call: bytes, *, signed: bool) -> bytes:
+    def _take(self, call: bytes, came: float, *, signed: bool) -> bytes:
         try:
             document = loads(call)
             data, tag = document["Content"]["Raw"]["Data"], document["EmailTags"][0]["Value"]
-            whole = len(data) % 4 == 0 and len(data) > 0 and any(document["Destination"].values())
+            recipients = sum(map(len, document["Destination"].values()))
+            whole = len(data) % 4 == 0 and len(data) > 0 and recipients > 0
         except (JSONDecodeError, KeyError, IndexError, TypeError):
             whole = False
         if not (whole and signed):
             return _answer(b"400 Bad Request", b'{"message":"not a mail"}')
+        if self._ledger is not None and (refused := self._ledger.take(came, recipients)):
+            return _answer(_THROTTLED, dumps({"message": refused}))
         self._mails += 1
         self._ids.add(tag)
         return _answer(b"200 OK", dumps({"MessageId": f"{self._mails:016x}-00000000-0000-4000-8000-000000000000"}))
