@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from scripts.services import ServiceFailed
+from tests.faults.delivery_kills import Outcome as Deliveries
 from tests.faults.delivery_kills import kill_at_random as kill_deliveries
-from tests.faults.delivery_stage import DeliveryStage
+from tests.faults.delivery_stage import ROOT, DeliveryStage
+from tests.faults.delivery_versions import LAST_RELEASE, leave_behind
 from tests.faults.kills import kill_at_random
 from tests.faults.ledger import Books
 from tests.faults.neighbours import OTHERS
@@ -38,10 +40,16 @@ from tests.faults.web_kills import kill_at_random as kill_web
 from tests.faults.web_stage import WebStage
 from tests.faults.webhook_leases import kill_during_calls
 from tests.security.auth_times import DELAY_SECONDS, measure
+from tests.support.releases import NoSuchCommit, unpack
 from tests.support.user_troubles import TROUBLES
 
-PARTS: Final = ("kills", "servers", "outages", "siege", "auth", "neighbours", "delivery-kills", "web-kills", "leases")
+PARTS: Final = (
+    *("kills", "servers", "outages", "siege", "auth", "neighbours"),
+    *("delivery-kills", "versions", "web-kills", "leases"),
+)
 
+#: How mails come to a delivery worker, and whether by a queue.
+_WAYS: Final = (("rows that wait", False), ("jobs of the queue", True))
 #: How long web and worker are killed, in seconds.
 _WEB_SECONDS: Final = 400.0
 
@@ -57,6 +65,7 @@ def main(arguments: list[str]) -> int:
         "auth": _auth,
         "neighbours": _neighbours,
         "delivery-kills": _delivery_kills,
+        "versions": _versions,
         "web-kills": _web_kills,
         "leases": _leases,
     }
@@ -121,22 +130,51 @@ def _kills(options: argparse.Namespace, directory: Path) -> None:
 
 def _delivery_kills(options: argparse.Namespace, directory: Path) -> None:
     """Half of the kills without a queue, half with one."""
-    for name, queue in (("rows that wait", False), ("jobs of the queue", True)):
+    for name, queue in _WAYS:
         with DeliveryStage(directory / name.replace(" ", "-"), queue=queue) as stage:
             outcome = kill_deliveries(
                 stage, options.kills // 2, seed=options.seed, faults=True, seconds=options.seconds / 2
             )
-        ledger = outcome.ledger
-        print(f"\n| kill -9 of delivery processes: {name} | {outcome.seconds:.0f} s |\n|---|---|")
-        print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")
-        print(f"| faults | {outcome.faults.total()}: {_counts(outcome.faults)} |")
-        print(f"| mails, by their end | {ledger.mails}: {_counts(ledger.statuses)} |")
-        print(f"| lost | {len(ledger.lost)} |")
-        print(f"| unclear, by what was decided | {ledger.unclear.total()}: {_counts(ledger.unclear)} |")
-        print(f"| copies | {ledger.copies}, of mails that were not called unclear: {len(ledger.unexplained)} |")
-        print(f"| failed, though the provider had them | {ledger.failed_and_taken} |")
-        print(f"| waited for the end of their lease | {outcome.needed_lease} |", flush=True)
-        ledger.check()
+        _print_deliveries(f"kill -9 of delivery processes: {name}", outcome)
+        outcome.ledger.check()
+
+
+def _print_deliveries(title: str, outcome: Deliveries) -> None:
+    ledger = outcome.ledger
+    print(f"\n| {title} | {outcome.seconds:.0f} s |\n|---|---|")
+    print(f"| kills | {outcome.kills.total()}: {_counts(outcome.kills)} |")
+    print(f"| faults | {outcome.faults.total()}: {_counts(outcome.faults)} |")
+    print(f"| mails, by their end | {ledger.mails}: {_counts(ledger.statuses)} |")
+    print(f"| lost | {len(ledger.lost)} |")
+    print(f"| unclear, by what was decided | {ledger.unclear.total()}: {_counts(ledger.unclear)} |")
+    print(f"| copies | {ledger.copies}, of mails that were not called unclear: {len(ledger.unexplained)} |")
+    print(f"| failed, though the provider had them | {ledger.failed_and_taken} |")
+    print(f"| waited for the end of their lease | {outcome.needed_lease} |", flush=True)
+
+
+def _versions(options: argparse.Namespace, directory: Path) -> None:
+    """The last release and this one: each settles what the other one leaves, then both are killed at random."""
+    try:
+        tree = unpack(LAST_RELEASE, directory / "last-release")
+    except NoSuchCommit as error:
+        print(f"\nNOT TRIED: versions: {error}", flush=True)
+        return
+    services = (tree, ROOT)
+    with DeliveryStage(directory / "left", checkouts=services) as stage:
+        last, this = stage.services
+        print("\n| killed for good | left, by its state in Redis and its status later | settled after |\n|---|---|---|")
+        for name, leaving, staying in (("the last release", last, this), ("this one", this, last)):
+            left = leave_behind(stage, leaving, staying)
+            states = ", ".join(f"{state} {status} {count}" for (state, status), count in sorted(left.became.items()))
+            print(f"| {name} | {states} | {left.seconds:.0f} s |", flush=True)
+            left.check()
+    for name, queue in _WAYS:
+        with DeliveryStage(directory / name.replace(" ", "-"), queue=queue, checkouts=services) as stage:
+            outcome = kill_deliveries(
+                stage, options.kills // 2, seed=options.seed, faults=True, seconds=options.seconds / 2
+            )
+        _print_deliveries(f"kill -9 of either of two versions: {name}", outcome)
+        outcome.ledger.check()
 
 
 def _web_kills(options: argparse.Namespace, directory: Path) -> None:

@@ -90,10 +90,11 @@ class Delivery(Server):
 
     name = "The delivery worker"
 
-    def __init__(self, directory: Path, settings: Mapping[str, str | None]) -> None:
-        """`settings` as for `Relay`."""
+    def __init__(self, directory: Path, settings: Mapping[str, str | None], *, checkout: Path = ROOT) -> None:
+        """`settings` and `checkout` as for `Relay`."""
         super().__init__(directory)
         self._given = dict(settings)
+        self._checkout = checkout
 
     def command(self) -> list[str]:
         """See Server."""
@@ -101,11 +102,16 @@ class Delivery(Server):
 
     def working_directory(self) -> Path:
         """See Server."""
-        return ROOT
+        return self._checkout
 
     def environment(self) -> dict[str, str]:
         """See Server."""
-        wanted = {**super().environment(), "SMTP_RELAY_LOG_FORMAT": "json", **self._given}
+        wanted: dict[str, str | None] = {
+            **super().environment(),
+            "PYTHONPATH": str(self._checkout),
+            "SMTP_RELAY_LOG_FORMAT": "json",
+            **self._given,
+        }
         return {name: value for name, value in wanted.items() if value is not None}
 
     def answers(self) -> bool:

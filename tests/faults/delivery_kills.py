@@ -109,14 +109,15 @@ def _answer_too_late(stage: DeliveryStage) -> int:
 
 def _kill(stage: DeliveryStage, chance: random.Random, victim: str) -> bool:
     """Whether there was a process to kill."""
+    service = chance.choice(stage.services)
     if victim == "everything":
-        stage.kill_all()
+        stage.kill_all(service)
         return True
     if victim == "the master":
-        if stage.worker.running:
-            stage.kill_master()
+        if service.running:
+            stage.kill_master(service)
         return True
-    workers = stage.workers()
+    workers = stage.workers(service)
     targets = workers if victim == "all processes" else chance.sample(workers, min(1, len(workers)))
     processes.kill(targets)
     return bool(targets)
@@ -126,7 +127,8 @@ def _fault(stage: DeliveryStage, chance: random.Random) -> str:
     """Lets one server, or one process, be in trouble for a while; its name."""
     name = chance.choice([*stage.proxies, "a process stands still"])
     if name not in stage.proxies:
-        stopped = chance.sample(stage.workers(), min(1, len(stage.workers())))
+        workers = stage.workers(chance.choice(stage.services))
+        stopped = chance.sample(workers, min(1, len(workers)))
         processes.send(stopped, signal.SIGSTOP)
         time.sleep(chance.choice([2.0, 5.0, 30.0]))
         processes.send(stopped, signal.SIGCONT)

@@ -8,6 +8,7 @@ import os
 import signal
 import uuid
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,9 @@ from scripts.database import apply_schema, create_database, execute, query
 from scripts.services import Delivery, Postgres, Ses, Sqs, Valkey, processes, start_together
 from tests.faults.stage import wait_until
 from tests.support.proxy import Proxy
+
+#: The folder of the code that is tested.
+ROOT = Path(__file__).resolve().parents[2]
 
 _INSERT = """
 INSERT INTO emails (id, "from", "to", subject, html, text, user_id)
@@ -54,14 +58,27 @@ class Ledger:
 
 
 class DeliveryStage:
-    """The worker knows the proxies alone. `queue`: jobs come by SQS."""
+    """The workers know the proxies alone."""
 
-    def __init__(self, directory: Path, *, queue: bool = False, processes: int = 2) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        queue: bool = False,
+        processes: int = 2,
+        checkouts: Sequence[Path] = (ROOT,),
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`queue`: jobs come by SQS. `checkouts`: for each of these folders a service that runs the code in it, with so
+        many delivery `processes`. `settings`: further ones.
+        """
         self.postgres = Postgres(directory / "postgres", durable=False)
         self.valkey = Valkey(directory / "valkey")
         self.sqs = Sqs(directory / "sqs") if queue else None
         self.ses = Ses(directory / "ses")
         self._processes = processes
+        self._checkouts = checkouts
+        self._settings = settings or {}
         self._directory = directory
         self._closing = contextlib.ExitStack()
         #: Ids of all mails.
@@ -93,9 +110,14 @@ class DeliveryStage:
                     "AWS_REGION": self.sqs.region,
                     "BACKGROUND_JOBS_QUEUE_URL": self.queue_url,
                 }
-            self.worker = Delivery(self._directory / "worker", environment)
-            closing.callback(self.worker.stop)
-            self.worker.start()
+            environment |= self._settings
+            self.services = [
+                Delivery(self._directory / f"worker-{number}", environment, checkout=checkout)
+                for number, checkout in enumerate(self._checkouts)
+            ]
+            for service in self.services:
+                closing.callback(service.stop)
+            start_together(*self.services)
             self._closing = closing.pop_all()
         return self
 
@@ -132,32 +154,27 @@ class DeliveryStage:
 
     # What is broken.
 
-    def family(self) -> list[psutil.Process]:
-        """The master's children: delivery processes, and the template that they are forked from."""
-        return processes.children(self.worker.pid)
+    def workers(self, service: Delivery) -> list[psutil.Process]:
+        """The delivery processes of a service."""
+        return processes.serving(service.pid) if service.running else []
 
-    def workers(self) -> list[psutil.Process]:
-        """The delivery processes."""
-        return processes.serving(self.worker.pid)
-
-    def kill_master(self) -> None:
+    def kill_master(self, service: Delivery) -> None:
         """SIGKILL for the master alone: its processes end by themselves. And a new start."""
-        family = self.family()
-        os.kill(self.worker.pid, signal.SIGKILL)
+        family = processes.children(service.pid)
+        os.kill(service.pid, signal.SIGKILL)
         psutil.wait_procs(family, timeout=20)
-        self.worker.kill()
-        self.worker.start()
+        self.kill_all(service)
 
-    def kill_all(self) -> None:
+    def kill_all(self, service: Delivery) -> None:
         """SIGKILL for the master and all below it, and a new start."""
-        self.worker.kill()
-        self.worker.start()
+        service.kill()
+        service.start()
 
     def revive(self) -> None:
-        """Starts the service again where it has ended by itself."""
-        if not self.worker.running:
-            self.worker.kill()
-            self.worker.start()
+        """Starts again each service that has ended by itself."""
+        for service in self.services:
+            if not service.running:
+                self.kill_all(service)
 
     # What came of it.
 
@@ -209,16 +226,21 @@ class DeliveryStage:
         return ledger
 
     def log(self) -> list[dict[str, Any]]:
-        """What the service wrote, but for lines that were cut off by a kill."""
-        lines = []
-        for line in self.worker.log_path.read_text(errors="replace").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(line))
-        return lines
+        """What the services wrote, but for lines that were cut off by a kill."""
+        return [line for service in self.services for line in log_of(service)]
 
     def decisions(self) -> list[tuple[str, str]]:
         """What was decided on mails that the provider may have had."""
         return [(line["email_id"], line["decision"]) for line in self.log() if line.get("event") == "delivery_unclear"]
+
+
+def log_of(service: Delivery) -> list[dict[str, Any]]:
+    """What one service wrote, but for lines that were cut off by a kill."""
+    lines = []
+    for line in service.log_path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
 
 
 def through(url: str, proxy: Proxy) -> str:

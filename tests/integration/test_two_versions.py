@@ -6,7 +6,6 @@ import itertools
 import random
 import smtplib
 import socket
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,8 @@ import pytest
 
 from scripts.database import NewApiKey
 from tests.support.relay_process import Relay
+from tests.support.releases import NoSuchCommit, unpack
 
-ROOT = Path(__file__).resolve().parents[2]
 #: The commit that the last release was made of.
 LAST_RELEASE = "c6302a8"
 #: Messages a pattern of sending, and clients at a time.
@@ -41,13 +40,10 @@ class OtherRelease(Relay):
 @pytest.fixture(scope="module")
 def last_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree of the last release."""
-    archive = subprocess.run(["git", "archive", LAST_RELEASE], cwd=ROOT, capture_output=True, check=False)
-    if archive.returncode:
-        pytest.skip(f"NOT TESTED: commit {LAST_RELEASE} is not in this clone (git fetch --unshallow)")
-    tree = tmp_path_factory.mktemp("last-release")
-    # The library's own filter of entries came with Python 3.11.4.
-    subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, check=True)
-    return tree
+    try:
+        return unpack(LAST_RELEASE, tmp_path_factory.mktemp("last-release"))
+    except NoSuchCommit as error:
+        pytest.skip(f"NOT TESTED: {error}")
 
 
 @pytest.fixture
