@@ -54,6 +54,7 @@ class Left:
 def leave_behind(stage: DeliveryStage, leaving: Delivery, staying: Delivery) -> Left:
     """Kills one service for good with claims in each state. Nothing else may be waiting."""
     left = Left()
+    before = stage.count("processing")
     with redis.Redis.from_url(stage.valkey.url) as client:
         with _standing_still(staying):
             _slow_down(stage, client)
@@ -61,7 +62,7 @@ def leave_behind(stage: DeliveryStage, leaving: Delivery, staying: Delivery) -> 
             first = len(stage.mails)
             stage.add(_MAILS)
             mails = stage.mails[first:]
-            wait_until(lambda: stage.count("processing") >= _MAILS, "all are claimed", seconds=20.0)
+            wait_until(lambda: stage.count("processing") >= before + _MAILS, "all are claimed", seconds=20.0)
             stage.proxies[stage.postgres.name].refuse()
             wait_until(lambda: SENT in _states(client, mails).values(), "an answer is in Redis", seconds=20.0)
             leaving.kill()
@@ -79,7 +80,7 @@ def leave_behind(stage: DeliveryStage, leaving: Delivery, staying: Delivery) -> 
         client.delete(_PACE)
     left.states = Counter(states.values())
     wait_until(lambda: stage.count("queued") == 0, "what was not handed over leaves", seconds=60.0)
-    wait_until(lambda: stage.count("processing") == left.states[HANDING_OVER], "and is recorded")
+    wait_until(lambda: stage.count("processing") == before + left.states[HANDING_OVER], "and is recorded")
     rows = query(stage.database_url, "SELECT id::text, status FROM emails")
     became = {str(email_id): str(status) for email_id, status in rows}
     left.became = Counter((state, became[email_id]) for email_id, state in states.items())
