@@ -29,6 +29,9 @@ _PORTS: Final = {"http": 80, "https": 443}
 _READ: Final = 65_536
 _MAX_CONTENT: Final = 4 * 1024 * 1024
 _MAX_RESPONSE: Final = 2 * _MAX_CONTENT
+#: Seconds for an answer that has come by the end of a call and is not read: this process may have stood still, by
+#: SIGSTOP or with its machine.
+_AT_HAND_SECONDS: Final = 0.1
 #: Interim responses (RFC 9110 section 15.2) to one request. A server has a reason to send one or two.
 _MAX_INTERIM: Final = 8
 
@@ -110,7 +113,7 @@ class HttpsClient:
                         connection.sock.close()
                         connection = self._connect()
                 begun = True
-                answer = connection.exchange(head, body, deadline)
+                answer = connection.exchange(head, body, deadline, limit)
             except TooLate:
                 if connection is not None and time.monotonic() - taken < _IDLE_SECONDS:
                     self._idle.append((time.monotonic(), connection))
@@ -174,12 +177,14 @@ class _HttpsConnection:
     def _begin(self) -> None:
         """Nothing of the next response is there yet."""
         self._content: list[bytes] = []
-        self._length = self._interim = 0
+        self._length = self._interim = self._received = 0
         self._answered = self._headers_complete = self._measured = False
         self.error_type = ""
 
-    def exchange(self, head: bytes, body: bytes | RequestBody, deadline: float) -> tuple[int, bytes]:
-        """Status and content of the response to a request, by a moment of time.monotonic().
+    def exchange(
+        self, head: bytes, body: bytes | RequestBody, deadline: float, limit: gevent.Timeout
+    ) -> tuple[int, bytes]:
+        """Status and content of the response to a request, by a moment of time.monotonic(), and as `limit` lets it.
 
         Raises any of CALL_ERRORS, and is of no more use then.
         """
@@ -192,13 +197,21 @@ class _HttpsConnection:
             for piece in body.pieces():
                 self._limit(deadline)
                 self.sock.sendall(piece)
-        received = 0
+        try:
+            return self._answer(deadline)
+        except (TimeoutError, gevent.Timeout) as late:
+            if isinstance(late, gevent.Timeout) and late is not limit:
+                raise
+            limit.cancel()
+            return self._answer(time.monotonic() + _AT_HAND_SECONDS)
+
+    def _answer(self, deadline: float) -> tuple[int, bytes]:
         while not self._answered:
             # Anew for each piece: a server that sends an octet now and then is not in time for that.
             self._limit(deadline)
             octets = self.sock.recv(_READ)
-            received += len(octets)
-            if received > _MAX_RESPONSE:
+            self._received += len(octets)
+            if self._received > _MAX_RESPONSE:
                 raise ConnectionAbortedError("a response without end")
             if octets:
                 self._parser.feed_data(octets)

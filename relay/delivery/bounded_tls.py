@@ -66,8 +66,8 @@ class BoundedTls:
                 return octets
 
     def settimeout(self, seconds: float) -> None:
-        """Of the socket."""
-        self._sock.settimeout(seconds)
+        """So many seconds from now is the deadline."""
+        self._deadline = time.monotonic() + seconds
 
     def close(self) -> None:
         """Closes the socket. What is under way is cut off."""

@@ -59,6 +59,9 @@ _NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)")
 _READ: Final = 16_384
 _MOST_HEAD: Final = 65_536
 _MOST_FRAMING: Final = 8
+#: Seconds for a response that has come by the end of its time and is not read: this process may have stood still, by
+#: SIGSTOP or with its machine.
+_AT_HAND_SECONDS: Final = 0.1
 #: Threads that look names up, and as many for names whose last look-up took more than so many seconds: a name whose
 #: servers do not answer keeps a thread for longer than the request waits for it. So many such names are remembered.
 _LOOK_UPS: Final = 64
@@ -109,9 +112,8 @@ class Outbound:
         deadline = time.monotonic() + seconds
         with gevent.Timeout(seconds) as limit:
             try:
-                return self._request(
-                    parts, _head(method, parts, fields, body), body, receive=receive, deadline=deadline
-                )
+                request = _head(method, parts, fields, body) + (body or b"")
+                return self._request(parts, request, receive=receive, deadline=deadline, limit=limit)
             except TimeoutError:
                 raise UnavailableError(_late(seconds)) from None
             except (OSError, HttpParserError, HttpParserUpgrade, UnicodeError) as error:
@@ -122,12 +124,19 @@ class Outbound:
                 raise UnavailableError(_late(seconds)) from None
 
     def _request(
-        self, parts: SplitResult, head: bytes, body: bytes | None, *, receive: Receive, deadline: float
+        self, parts: SplitResult, request: bytes, *, receive: Receive, deadline: float, limit: gevent.Timeout
     ) -> int:
         sock = self._connect(parts, deadline)
         try:
-            sock.sendall(head + (body or b""))
-            return _BoundedResponse(receive).read(sock, deadline)
+            sock.sendall(request)
+            response = _BoundedResponse(receive)
+            try:
+                return response.read(sock, deadline)
+            except (TimeoutError, gevent.Timeout) as late:
+                if isinstance(late, gevent.Timeout) and late is not limit:
+                    raise
+                limit.cancel()
+                return response.read(sock, time.monotonic() + _AT_HAND_SECONDS)
         finally:
             sock.close()
 

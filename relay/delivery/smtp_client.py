@@ -21,6 +21,9 @@ _READ: Final = 16_384
 #: Bounds of one reply: octets of a line, and lines. RFC 5321 section 4.5.3.1.5 allows 512 octets to a line.
 _MAX_LINE: Final = 4096
 _MAX_LINES: Final = 256
+#: Seconds for a reply that has come by the end of its time and is not read: this process may have stood still, by
+#: SIGSTOP or with its machine.
+_AT_HAND_SECONDS: Final = 0.1
 #: Seconds for the answer to QUIT.
 _QUIT_SECONDS: Final = 1.0
 #: A server says this where it closes the connection (RFC 5321 section 3.8).
@@ -101,8 +104,16 @@ class SmtpConnection:
         """The next reply, whole. What is no reply, or one without end, breaks the connection."""
         lines: list[str] = []
         code = b""
+        late = False
         while len(lines) < _MAX_LINES:
-            match = _LINE.match(self._line(until))
+            try:
+                line = self._line(until)
+            except TimeoutError as error:
+                if late:
+                    raise ConnectionBroken(word_of(error)) from None
+                late, until = True, time.monotonic() + _AT_HAND_SECONDS
+                continue
+            match = _LINE.match(line)
             if match is None or (lines and match[1] != code):
                 raise ConnectionBroken("NotSmtp")
             code = match[1]
@@ -166,7 +177,7 @@ class SmtpConnection:
             self._socket.close()
 
     def _line(self, until: float) -> bytes:
-        """The next line, without its LF."""
+        """The next line, without its LF. Raises TimeoutError besides; what has come of it is kept."""
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > _MAX_LINE:
                 raise ConnectionBroken("EndlessReply")
@@ -174,6 +185,8 @@ class SmtpConnection:
                 # Anew for each piece: a server that sends an octet now and then is not in time for that.
                 self._limit(until)
                 octets = self._socket.recv(_READ)
+            except TimeoutError:
+                raise
             except OSError as error:
                 raise ConnectionBroken(word_of(error)) from None
             if not octets:

@@ -112,11 +112,22 @@ def test_octets_now_and_then_are_not_in_time(pair: tuple[SmtpConnection, socket.
     assert broken.value.code == "TimeoutError"
 
 
-def test_no_time_is_left(pair: tuple[SmtpConnection, socket.socket]) -> None:
+def test_a_reply_that_has_come_is_read_although_its_time_is_over(pair: tuple[SmtpConnection, socket.socket]) -> None:
     connection, theirs = pair
-    theirs.sendall(b"250 Ok\r\n")
-    with pytest.raises(ConnectionBroken):
+    theirs.sendall(b"250-Ok\r\n250 Ok\r\n")
+    assert connection.reply(time.monotonic() - 1).code == 250
+    theirs.sendall(b"250-Ok\r\n25")
+    with pytest.raises(ConnectionBroken, match="TimeoutError"):
         connection.reply(time.monotonic() - 1)
+
+
+def test_no_command_is_sent_when_its_time_is_over(pair: tuple[SmtpConnection, socket.socket]) -> None:
+    connection, theirs = pair
+    with pytest.raises(ConnectionBroken, match="TimeoutError"):
+        connection.ask("NOOP", time.monotonic() - 1)
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
 
 
 @pytest.mark.parametrize("command", ["RCPT TO:<a@b>\r\nRCPT TO:<c@d>", "MAIL\n", "NOOP\x00", "NOOP \x7f"])
