@@ -37,6 +37,8 @@ _PROBE_SECONDS: Final = 180.0
 _BEHIND_PROBE: Final = 2.0
 #: A region to which nothing went for so long (seconds) is not asked whether it rests.
 _USED_SECONDS: Final = 600.0
+#: Regions and parts of them that are remembered: a customer may write any number of domains into From.
+_MOST: Final = 1000
 #: No worker waits for longer before it looks for mail to other regions (seconds).
 LONGEST_PAUSE: Final = 15.0
 
@@ -69,6 +71,8 @@ class _State:
     doubtful: bool = False
     #: Two at most of the mails that failed in a way that may be the region's since one passed: one may be to blame.
     failed: set[str] = field(default_factory=set)
+    #: Of a region: the domain whose mail was the first since one passed that may not be sent; empty: none has been.
+    denied: str = ""
     #: The mail that is tried after a rest, and since when.
     probe: str | None = None
     probe_since: float = 0.0
@@ -135,8 +139,12 @@ class Regions:
         key = keys[0]
         if outcome.scope is Scope.CONFIGURATION_SET and handover.configuration_set:
             key = _set_key(handover.region, handover.configuration_set)
-        elif outcome.scope is Scope.SENDER and witnessed:
-            key = _sender_key(handover.region, handover.sender)
+        elif outcome.scope is Scope.SENDER:
+            # A right may be missing for one sender: anybody may write a domain into From that is not the account's.
+            sender_key = _sender_key(handover.region, handover.sender)
+            region.denied = region.denied or sender_key[-1]
+            if witnessed or region.denied == sender_key[-1]:
+                key = sender_key
         seconds = self._rest(key, handover.email_id, outcome, now)
         self._end_probe(keys, handover.email_id)
         return replace(outcome, pause=seconds)
@@ -175,6 +183,8 @@ class Regions:
 
     def _rest(self, key: Key, email_id: str, failed: Failed, now: float) -> float:
         """Lets a region or a part of it rest; for how many seconds."""
+        if key not in self._states and len(self._states) >= _MOST:
+            self._forget_part()
         state = self._states.setdefault(key, _State())
         doubtful = failed.verdict is not Verdict.NOT_THIS_MAIL
         if now < state.rests_until and state.probe != email_id:
@@ -202,11 +212,18 @@ class Regions:
         )
         return state.rest
 
+    def _forget_part(self) -> None:
+        """Makes room: the part that is known for longest is tried again, if a mail of it comes."""
+        oldest = next((key for key in self._states if len(key) > 1), None)
+        if oldest is not None:
+            del self._states[oldest]
+
     def _passed(self, key: Key, email_id: str, now: float, *, witness: bool) -> None:
         state = self._states[key]
         if witness:
             state.passed = now
             state.failed.clear()
+            state.denied = ""
         else:
             state.failed.discard(email_id)
         tried = state.probe == email_id
@@ -224,8 +241,9 @@ class Regions:
 
     def _end_probe(self, keys: list[Key], email_id: str) -> None:
         for key in keys:
-            if self._states[key].probe == email_id:
-                self._states[key].probe = None
+            state = self._states.get(key)  # its part may have been forgotten
+            if state is not None and state.probe == email_id:
+                state.probe = None
 
     def _count(self) -> None:
         metrics.DELIVERY_PAUSED_REGIONS.value = sum(1 for state in self._states.values() if state.rest)

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from relay.core import metrics
+from relay.delivery import regions as module
 from relay.delivery.content import Held
 from relay.delivery.outcome import Failed, Outcome, Scope, Sent, Verdict, of_ses_error, of_silence
 from relay.delivery.provider import Handover
@@ -164,9 +165,23 @@ def test_those_on_their_way_neither_prolong_a_rest_nor_end_it(regions: Regions) 
     assert regions.wait("new", "r", None, "a@a.example") > 0
 
 
-def test_a_missing_right_stops_the_region_or_one_domain_where_others_pass(regions: Regions, clock: Clock) -> None:
+def test_a_missing_right_stops_one_domain_first_and_the_region_where_a_second_one_lacks_it(
+    regions: Regions, clock: Clock
+) -> None:
+    """Whoever may send by the relay may write a domain into From that the account may not send for."""
     send(regions, mail("1"), DENIED)
-    assert regions.wait("2", "r", None, "b@b.example") > 0
+    assert regions.wait("2", "r", None, "x@a.example") > 0
+    assert regions.wait("2", "r", None, "b@b.example") == 0.0
+    clock.now += 300
+    send(regions, mail("1"), DENIED)
+    assert regions.wait("2", "r", None, "b@b.example") == 0.0
+    send(regions, mail("2", sender="b@b.example"), DENIED)
+    assert regions.wait("2", "r", None, "c@c.example") > 0
+
+
+def test_a_missing_right_stops_one_domain_where_others_pass(regions: Regions, clock: Clock) -> None:
+    send(regions, mail("1"), DENIED)
+    send(regions, mail("2", sender="b@b.example"), DENIED)
     clock.now += 60
     send(regions, mail("3", sender="b@b.example"), SENT)
     send(regions, mail("4", sender="a@A.example"), DENIED)
@@ -176,6 +191,23 @@ def test_a_missing_right_stops_the_region_or_one_domain_where_others_pass(region
     clock.now += 300
     assert send(regions, mail("7", sender="x@a.example"), SENT) == SENT
     assert regions.wait("8", "r", None, "x@a.example") == 0.0
+
+
+def test_parts_of_a_region_are_forgotten_where_they_are_many(
+    regions: Regions, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs memory, and time with each rest; a customer has any number of domains to write into From."""
+    monkeypatch.setattr(module, "_MOST", 10)
+    send(regions, mail("1"), SENT)
+    for number in range(50):
+        sender = f"a@a{number}.example"
+        send(regions, mail(f"mail {number}", configuration_set=f"set {number}", sender=sender), DENIED)
+        send(regions, mail(f"other {number}", configuration_set=f"set {number}"), NO_SET)
+        send(regions, mail("1"), SENT)
+    assert len(regions._states) == 10
+    assert regions.wait("2", "r", "set 49", "b@b.example") > 0
+    assert regions.wait("2", "r", None, "b@a49.example") > 0
+    assert regions.wait("2", "r", "set 1", "b@b.example") == 0.0
 
 
 def test_a_configuration_set_that_is_missing_stops_its_own_mail_alone(regions: Regions) -> None:
