@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import gevent
 from gevent.lock import BoundedSemaphore
 
+from relay.core import deadlines
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.core.supervision import NativeThread
 from relay.delivery.compose import Unsendable, content_of
@@ -25,6 +26,7 @@ from relay.delivery.outbound_http import Outbound, UnavailableError
 from relay.delivery.parts import Bodies, Enclosure
 from relay.delivery.row import OutgoingAttachment, OutgoingEmail
 from relay.delivery.transfer import Base64Decoder, NotBase64
+from relay.postgres.owner_limit import OwnerLimit
 from relay.postgres.row_contents import MAX_ATTACHMENTS, RowContents, RowGone, StoredEntry, TooManyAttachments
 
 _T = TypeVar("_T")
@@ -36,18 +38,28 @@ _TURN_SECONDS: Final = 45.0
 _MOST_WAITING: Final = 2
 #: Seconds in which all attachments of one mail must have begun to be fetched: no claim may grow old by that.
 FETCHING_SECONDS: Final = 60.0
+#: Attachments of one mail that are fetched at most: each is a request to whatever server a customer names.
+MOST_FETCHED: Final = 100
+#: Seconds for which a mail keeps its place where others fetch, so that those that take moments are not put back.
+_FETCH_TURN_SECONDS: Final = 1.0
 
 
 class Busy(Exception):
-    """Other large mails are before this one."""
+    """Other large mails are before this one, or others whose attachments are fetched."""
 
 
 class LargeMails:
-    """Brings what mails carry into files. `directory`: where; None is the system's temporary folder."""
+    """Brings what mails carry into files. `directory`: where; None is the system's temporary folder.
 
-    def __init__(self, contents: RowContents, directory: str | None) -> None:
+    `fetches`: mails at a time whose attachments are fetched, half of them of one user at most. How long that takes
+    other people's servers decide, and somebody with several accounts must not take all places of a process by it.
+    """
+
+    def __init__(self, contents: RowContents, directory: str | None, *, fetches: int) -> None:
         self._contents = contents
         self._directory = directory
+        self._fetches = BoundedSemaphore(fetches)
+        self._fetches_of_one = OwnerLimit(max(1, fetches // 2))
         self._alone = BoundedSemaphore(1)
         self._waiting = 0
         self._thread = NativeThread()
@@ -66,7 +78,7 @@ class LargeMails:
             spool = stack.enter_context(Spool(self._directory))
             entries = self._entries(email) if email.large else []
             attachments = [_about(entry) for entry in entries] if email.large else email.attachments
-            found = _fetched(attachments, spool, self._outbound)
+            found = self._fetched(email.user_id, attachments, spool)
             octets = spool.size + max(email.stored_octets, sum(entry.octets or 0 for entry in entries))
             if not alone and octets > ALONE_OCTETS:
                 stack.enter_context(self._turn())
@@ -89,6 +101,24 @@ class LargeMails:
     def in_thread(self, work: Callable[[], _T]) -> _T:
         """What `work()` returns or raises. It runs in a thread, and may use nothing but files and memory."""
         return self._thread.run(work)
+
+    def _fetched(
+        self, user_id: str | None, attachments: Sequence[OutgoingAttachment], spool: Spool
+    ) -> dict[int, Content]:
+        """The contents that paths name, by the attachments' places. As `opened`."""
+        named = sum(attachment.content is None and attachment.path is not None for attachment in attachments)
+        if not named:
+            return {}
+        if named > MOST_FETCHED:
+            raise Unsendable("TooManyAttachments", f"more than {MOST_FETCHED} attachments would have to be fetched")
+        until = deadlines.after(_FETCH_TURN_SECONDS)
+        with self._fetches_of_one.place(user_id, until) as granted:
+            if not granted or not self._fetches.acquire(timeout=deadlines.seconds_left(until)):
+                raise Busy
+            try:
+                return _fetched(attachments, spool, self._outbound)
+            finally:
+                self._fetches.release()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

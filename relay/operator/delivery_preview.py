@@ -77,7 +77,7 @@ def _show(settings: Settings, email_id: str) -> int:
         max_attempts=1,
         records_sent=lambda _: False,
         tracking=tracking_of(settings),
-        large_mails=LargeMails(RowContents(database), settings.spool_dir),
+        large_mails=LargeMails(RowContents(database), settings.spool_dir, fetches=1),
         handovers=Handovers(nowhere, outgoing, left, service="", index=0, provider="ses"),
         unclear=Unclear(left, settings.unclear),
         pause=lambda _: None,

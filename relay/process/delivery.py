@@ -124,7 +124,9 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         max_attempts=settings.email_provider_max_attempts,
         records_sent=lambda domain: _records_sent(settings, domain),
         tracking=tracking_of(settings),
-        large_mails=LargeMails(RowContents(database), settings.spool_dir),
+        large_mails=LargeMails(
+            RowContents(database), settings.spool_dir, fetches=max(1, settings.delivery_concurrency // 2)
+        ),
         handovers=handovers,
         unclear=Unclear(left, settings.unclear),
         pause=lambda seconds: dispatcher.pause(seconds),  # noqa: PLW0108 - it is made below

@@ -77,7 +77,7 @@ def unclear(left: LeftRows) -> Unclear:
 
 @pytest.fixture
 def large_mails(database: Database, tmp_path: Path) -> LargeMails:
-    return LargeMails(RowContents(database), str(tmp_path))
+    return LargeMails(RowContents(database), str(tmp_path), fetches=4)
 
 
 @pytest.fixture

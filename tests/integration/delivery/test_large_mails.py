@@ -222,7 +222,7 @@ def test_what_is_over_4_mb_waits_for_its_turn(
     add_email: Callable[..., str], database: Database, outgoing: Outgoing, tmp_path: Path
 ) -> None:
     """One at a time; two wait; the others are put back. Those below 4 MB do not wait."""
-    mails = LargeMails(RowContents(database), str(tmp_path))
+    mails = LargeMails(RowContents(database), str(tmp_path), fetches=1)
     text = "x" * (large_mails.ALONE_OCTETS + 1)
     large = [email_of(found) for found in outgoing.claim([add_email(text=text) for _ in range(4)])]
     (middle,) = [email_of(found) for found in outgoing.claim([add_email(text="x" * 2 * HELD_OCTETS)])]
@@ -247,6 +247,65 @@ def test_what_is_over_4_mb_waits_for_its_turn(
     go_on.set()
     gevent.joinall(running, raise_error=True)
     assert order == ["0 in", "0 out", "1 in", "1 out", "2 in", "2 out"]
+
+
+def test_attachments_that_take_long_to_fetch_leave_places_for_other_mail(
+    add_email: Callable[..., str],
+    database: Database,
+    outgoing: Outgoing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one user half of what all have, and of all together no more than the process lets them."""
+    mails = LargeMails(RowContents(database), str(tmp_path), fetches=4)
+    attachments = [{"filename": "a", "path": "https://slow.example/a"}]
+    go_on = gevent.event.Event()
+    fetching: list[str] = []
+
+    def slow(*_: object) -> None:
+        fetching.append("one")
+        go_on.wait()
+
+    def handle(email: Any) -> str:
+        try:
+            with mails.opened(email):
+                return "opened"
+        except Busy:
+            return "busy"
+
+    monkeypatch.setattr(large_mails, "fetch", slow)
+    monkeypatch.setattr(large_mails, "_FETCH_TURN_SECONDS", 0.05)
+    users = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    rows = [
+        email_of(found)
+        for user in users
+        for found in outgoing.claim([add_email(attachments=attachments, user_id=user)])
+    ]
+    (plain,) = [email_of(found) for found in outgoing.claim([add_email(text="x" * 2 * HELD_OCTETS)])]
+    running = [gevent.spawn(handle, email) for email in rows]
+    gevent.joinall(running, count=8)
+    assert len(fetching) == 4
+    assert handle(plain) == "opened"
+    go_on.set()
+    gevent.joinall(running, raise_error=True)
+    assert [greenlet.value for greenlet in running] == (["opened"] * 2 + ["busy"] * 2) * 2 + ["busy"] * 4
+
+
+def test_no_row_has_more_than_a_hundred_attachments_fetched(
+    add_email: Callable[..., str], deliver: Callable[..., None], query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row has room for thousands: each is a request to a server of somebody else."""
+    fetched: list[object] = []
+    monkeypatch.setattr(large_mails, "fetch", lambda *_: fetched.append(1))
+    few, many = ([{"filename": "a", "path": "https://x.example/a"}] * count for count in (100, 101))
+    deliver(add_email(attachments=few))
+    assert len(fetched) == 100
+    deliver(add_email(attachments=many))
+    assert len(fetched) == 100
+    assert query("SELECT status, provider_last_error_code FROM emails ORDER BY status") == [
+        ("failed", "TooManyAttachments"),
+        ("sent", None),
+    ]
 
 
 def test_what_is_small_enough_comes_with_its_row(add_email: Callable[..., str], outgoing: Outgoing) -> None:

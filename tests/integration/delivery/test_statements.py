@@ -158,7 +158,7 @@ def dispatcher_of(
         max_attempts=3,
         records_sent=lambda _: True,
         tracking=None,
-        large_mails=LargeMails(RowContents(database), str(folder)),
+        large_mails=LargeMails(RowContents(database), str(folder), fetches=4),
         handovers=Handovers(states, outgoing, left, service="test", index=0, provider="ses"),
         unclear=Unclear(left, "again"),
         pause=lambda _: None,
