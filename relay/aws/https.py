@@ -172,6 +172,8 @@ class _HttpsConnection:
         self._parser = HttpResponseParser(self)
         #: Whether it can't be used any more.
         self.last = False
+        #: The last response: status, content, and the server's name of the request (X-Amzn-RequestId).
+        self._before: tuple[int, bytes, bytes] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -180,6 +182,7 @@ class _HttpsConnection:
         self._length = self._interim = self._received = 0
         self._answered = self._headers_complete = self._measured = False
         self.error_type = ""
+        self._request_id = b""
 
     def exchange(
         self, head: bytes, body: bytes | RequestBody, deadline: float, limit: gevent.Timeout
@@ -219,7 +222,13 @@ class _HttpsConnection:
                 self._answered = self.last = True
             else:
                 raise ConnectionResetError("closed before its answer was complete")
-        return self._parser.get_status_code(), b"".join(self._content)
+        status, content = self._parser.get_status_code(), b"".join(self._content)
+        response = status, content, self._request_id
+        if self._request_id and response == self._before:
+            # Said twice, too late to be seen ahead of this request (`_silent`), whose answer would go to the next one.
+            raise ConnectionAbortedError("the response to an earlier request")
+        self._before = response
+        return status, content
 
     def _limit(self, deadline: float) -> None:
         seconds = deadline - time.monotonic()
@@ -234,9 +243,12 @@ class _HttpsConnection:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
-        if name.lower() == b"x-amzn-errortype":
+        key = name.lower()
+        if key == b"x-amzn-errortype":
             self.error_type = value.decode("latin-1")[:200]
-        self._measured = self._measured or name.lower() in {b"content-length", b"transfer-encoding"}
+        elif key == b"x-amzn-requestid":
+            self._request_id = value
+        self._measured = self._measured or key in {b"content-length", b"transfer-encoding"}
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""

@@ -105,6 +105,35 @@ def test_what_comes_unasked_is_never_the_answer_to_the_next_call(endpoint: Endpo
     made.close()
 
 
+def test_a_response_that_is_repeated_while_the_next_request_goes_out_is_not_the_answer_to_that() -> None:
+    """It comes when the connection has been looked at; servers that name each request are found out all the same."""
+    response = b"HTTP/1.1 200 OK\r\nX-Amzn-RequestId: %d\r\nContent-Length: 2\r\n\r\n{}"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve(responses: list[bytes]) -> None:
+            with server.accept()[0] as client:
+                for each in responses:
+                    head = b""
+                    while not head.endswith(b"\r\n\r\nx"):
+                        head += client.recv(1000)
+                    client.sendall(each)
+                client.recv(1)
+
+        made = calls(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        for responses, answered in (
+            ([response % 1, response % 2, response % 2], 2),  # the third is the second once more
+            ([response % 4, response % 5], 2),
+        ):
+            thread = threading.Thread(target=serve, args=(responses,), daemon=True)
+            thread.start()
+            assert [made.post(b"x", {})[:2] for _ in range(answered)] == [(200, b"{}")] * answered
+            if len(responses) > answered:
+                with pytest.raises(ConnectionAbortedError):
+                    made.post(b"x", {})
+            made.close()
+            thread.join()
+
+
 def test_a_connection_that_the_server_left_is_not_used_again(endpoint: Endpoint) -> None:
     made = calls(endpoint.url)
     made.post(b"x", {})
