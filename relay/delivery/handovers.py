@@ -204,6 +204,7 @@ class Handovers:
         until = time.monotonic() + BEAT_SECONDS
         silent = self._say_alive()
         failed: Unavailable | None = self._settle()
+        failed = self._give_back_lost() or failed
         if silent is None:
             if failed is not None:
                 raise failed
@@ -231,6 +232,7 @@ class Handovers:
 
     def close(self) -> None:
         """The process ends: what it has not finished is for others to take at once."""
+        self._give_back_lost()
         try:
             self._states.retire(self._owner)
         except RedisUnavailable:
@@ -250,6 +252,17 @@ class Handovers:
             return None
         self._beat, self._named = began, True
         return silent
+
+    def _give_back_lost(self) -> PostgresUnavailable | None:
+        """Claims that this process does not know to have; an error where some of them can't be given back now."""
+        try:
+            count = self._outgoing.give_back_lost()
+        except PostgresUnavailable as error:
+            return error
+        if count:
+            log.warning("lost_claims_put_back", count=count)
+            metrics.DELIVERIES.labels("abandoned").inc(count)
+        return None
 
     def _settle(self) -> PostgresUnavailable | None:
         """Records what could not be recorded; an error where something still can't be."""

@@ -20,6 +20,7 @@ from relay.postgres.events import DELIVERIES
 from relay.postgres.halving import cause_of, in_halves
 from relay.postgres.leases import Leases, clocks
 from relay.postgres.left_rows import HELD, UNCLEAR, Left, LeftRows
+from relay.postgres.lost_claims import MARK, LostClaims
 from relay.postgres.sending_facts import Facts, MailAsked
 from relay.postgres.sent_rows import Event, SentRow
 from relay.postgres.waiting import HEADER_SIZE
@@ -62,12 +63,12 @@ _COLUMNS: Final = f"""
  coalesce(e.provider_last_error_code = '{UNCLEAR}', false)"""
 
 #: A row that a trigger has kept as it was (RETURN OLD) comes back, too: its status says so.
-#: The lock holds what was looked at until it is changed. `clock_timestamp`: two claims of one row never have the same
-#: mark.
+#: The lock holds what was looked at until it is changed. The mark: two claims of one row never have the same one.
+#: `provider_next_retry_at`: one that is later than the mark says that the claim is not ours (`relay.postgres.waiting`).
 _CLAIM: Final = f"""
 WITH free AS (
   SELECT e.id FROM emails e WHERE e.id = ANY (%(ids)s::uuid[]) AND {_DUE} FOR UPDATE {{locked}})
-UPDATE emails e SET status = 'processing', provider_last_attempted_at = clock_timestamp()
+UPDATE emails e SET status = 'processing', provider_last_attempted_at = {MARK}, provider_next_retry_at = NULL
   FROM free WHERE e.id = free.id
 RETURNING {_COLUMNS}, e.provider_last_attempted_at, e.status = 'processing'"""  # noqa: S608 - fixed texts
 
@@ -104,6 +105,7 @@ class Outgoing:
         self._deadline = deadline
         self._deliveries_due = deliveries_due
         self._leases = Leases()
+        self._lost_claims = LostClaims(database, deadline=deadline)
         self._left = LeftRows(database, deadline=deadline)
         self._ended_rows = EndedRows(database, deadline=deadline, deliveries_due=deliveries_due)
         self._claims = Batches("claims_together", self._claim_together, self._claim_alone, most=_CLAIMS)
@@ -132,17 +134,17 @@ class Outgoing:
         away: list[PostgresUnavailable] = []
 
         def update(some: Sequence[str]) -> Sequence[str]:
-            def run(cursor: Cursor) -> list[Row]:
-                cursor.execute(statement, {"ids": list(some)})
-                return cursor.fetchall()
-
-            deadline = deadlines.after(self._deadline)
+            use = self._database.use_shared if skip_locked else self._database.use
+            attempt = self._lost_claims.attempt(some)
             began = clocks()
+            claimed: list[Row] = []
             try:
-                claimed = self._database.use_shared(deadline, run) if skip_locked else self._database.use(deadline, run)
+                claimed = use(deadlines.after(self._deadline), lambda cursor: attempt.execute(cursor, statement))
             except PostgresUnavailable as error:
                 away.append(error)
                 raise
+            finally:
+                attempt.end({str(row[0]) for row in claimed})
             for *row, mark, done in claimed:
                 if not done:
                     continue  # a trigger has kept the row as it was
@@ -194,6 +196,10 @@ class Outgoing:
         if not rows and self.due([email_id]):
             raise PostgresRefused
         return rows
+
+    def give_back_lost(self) -> int:
+        """Makes rows `queued` again whose claim this process has sent and got no answer to; how many were."""
+        return self._lost_claims.give_back()
 
     def due(self, ids: Collection[str]) -> dict[str, str | None]:
         """Those of these rows that may leave now, and whose each is."""

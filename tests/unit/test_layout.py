@@ -74,6 +74,7 @@ ELSEWHERE = {
     "relay/postgres/events.py": "tests/integration/web/test_ses_events.py",
     "relay/postgres/leases.py": "tests/integration/delivery/test_leases.py",
     "relay/postgres/left_rows.py": "tests/integration/delivery/test_claimed_rows.py",
+    "relay/postgres/lost_claims.py": "tests/integration/delivery/test_lost_claims.py",
     "relay/postgres/outgoing.py": _DELIVERY,
     "relay/postgres/own_transaction.py": "tests/integration/storage/test_lock_waits.py",
     "relay/redis/webhook_wakes.py": "tests/integration/delivery/test_webhook_wakes.py",
