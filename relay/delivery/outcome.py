@@ -160,6 +160,10 @@ _REJECTING_CODES: Final = frozenset(
 
 #: Bad Gateway, Gateway Timeout (RFC 9110).
 _GATEWAYS: Final = (502, 504)
+#: Content Too Large: the mail's own size, whatever says so. And what may be about one request alone: Bad Request,
+#: Unprocessable Content, Unavailable For Legal Reasons.
+_TOO_LARGE: Final = 413
+_OF_REQUESTS: Final = (400, 422, 451)
 
 #: Where the words of SES's own text end: what follows may quote the mail, whose sender would choose the verdict on all.
 _QUOTED: Final = re.compile(r"[.:;<\"'`(]")
@@ -197,14 +201,15 @@ def of_ses_error(status: int, code: str, message: str) -> Failed:
         # Of a gateway it is no answer of SES's: what stands before it got none in time, or lost it.
         verdict = Verdict.UNCLEAR if status in _GATEWAYS else Verdict.EITHER
         return Failed(verdict, code, message, _AWAY, "server_error")
-    if code in _REJECTING_CODES:
+    if code in _REJECTING_CODES or status == _TOO_LARGE:
         return Failed(Verdict.PERMANENT, code, message, kind="rejected")
     if 200 <= status < 300:
         # A success without a name for the mail: cut off on the way, or from another server.
         return Failed(Verdict.UNCLEAR, code, message or "a success without a MessageId", _UNCLEAR, kind="unanswered")
     if code.startswith("HTTP"):
         # No error of SES's: a proxy's, or of another server at the endpoint.
-        return _account(code, message or "no answer of SES", _AWAY, kind="unreachable")
+        verdict = Verdict.EITHER if status in _OF_REQUESTS else Verdict.NOT_THIS_MAIL
+        return Failed(verdict, code, message or "no answer of SES", _AWAY, kind="unreachable")
     return Failed(Verdict.PASSING, code, message, kind="unknown")
 
 

@@ -64,6 +64,13 @@ ABOUT_MAIL, PASSING, OTHERS, EITHER, UNCLEAR = (
         (301, "HTTP301", "", OTHERS, "unreachable"),
         (404, "HTTP404", "", OTHERS, "unreachable"),
         (407, "HTTP407", "", OTHERS, "unreachable"),
+        # What a server in between says of a request is about this mail where others pass.
+        (400, "HTTP400", "", EITHER, "unreachable"),
+        (422, "HTTP422", "", EITHER, "unreachable"),
+        (451, "HTTP451", "", EITHER, "unreachable"),
+        # The size is the mail's own: a customer's large mail stops no other.
+        (413, "HTTP413", "", ABOUT_MAIL, "rejected"),
+        (413, "RequestEntityTooLarge", "", ABOUT_MAIL, "rejected"),
         (400, "ANewException", "nobody knows it", PASSING, "unknown"),
     ],
 )
