@@ -10,6 +10,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Final
 
 from relay.postgres.waiting import Waiting
@@ -21,6 +22,8 @@ OF_ALL: Final = 5000
 ENOUGH: Final = 200
 LATER: Final = 10_000
 SOON: Final = 900.0
+#: Users that make way together where there is no room.
+_TAKEN_FROM: Final = 64
 
 
 class Backlog:
@@ -126,11 +129,16 @@ class Backlog:
             self._newest[user] = max(heap)[:2]
 
     def _make_room(self) -> bool:
-        """Takes a row from the user with the most, for a user that has none; whether there was one with two."""
+        """Takes rows from the users with the most, for a user that has none; whether there was one with two.
+
+        From some of them at once: to find them takes a look at all users.
+        """
         if len(self) == len(self._users):
             return False
-        user, heap = max(self._users.items(), key=lambda entry: len(entry[1]))
-        self._drop_newest(user, heap)
+        most = max(map(len, self._users.values()))
+        large = ((user, heap) for user, heap in self._users.items() if len(heap) > most // 2)
+        for user, heap in islice(large, _TAKEN_FROM):
+            self._drop_newest(user, heap)
         return True
 
     def _drop_newest(self, user: str | None, heap: list[tuple[float, str, Waiting]]) -> None:

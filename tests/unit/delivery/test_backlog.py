@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -96,6 +97,24 @@ def test_a_user_who_comes_finds_room_where_another_has_it_all(monkeypatch: pytes
     backlog.add(row(number, "many") for number in range(100))
     backlog.add([row(1000, "few")])
     assert "few" in {each.user_id for each in take(backlog, 2)}
+
+
+def test_users_without_number_are_looked_through_seldom_to_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look through thousands of them for each row that comes would take a process most of its time."""
+    monkeypatch.setattr(backlog_module, "OF_ALL", 1000)
+    backlog = Backlog()
+    backlog.add(row(number, f"user {number // 2}") for number in range(1000))
+    looks = 0
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return max(*arguments, **named)
+
+    monkeypatch.setattr(backlog_module, "max", counted, raising=False)
+    backlog.add(row(number, f"new {number}") for number in range(1000, 1400))
+    assert looks < 20
+    assert len({each.user_id for each in take(backlog, 1000)}) == 900
 
 
 def test_what_is_due_later_comes_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
