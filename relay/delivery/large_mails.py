@@ -52,7 +52,7 @@ class LargeMails:
     """Brings what mails carry into files. `directory`: where; None is the system's temporary folder.
 
     `fetches`: mails at a time whose attachments are fetched, half of them of one user at most. How long that takes
-    other people's servers decide, and somebody with several accounts must not take all places of a process by it.
+    the servers of others decide, and a customer with several accounts must not take all places of a process by it.
     """
 
     def __init__(self, contents: RowContents, directory: str | None, *, fetches: int) -> None:

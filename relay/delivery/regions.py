@@ -140,7 +140,7 @@ class Regions:
         if outcome.scope is Scope.CONFIGURATION_SET and handover.configuration_set:
             key = _set_key(handover.region, handover.configuration_set)
         elif outcome.scope is Scope.SENDER:
-            # A right may be missing for one sender: anybody may write a domain into From that is not the account's.
+            # A right may be missing for one sender: a customer may write any domain into From.
             sender_key = _sender_key(handover.region, handover.sender)
             region.denied = region.denied or sender_key[-1]
             if witnessed or region.denied == sender_key[-1]:

@@ -294,7 +294,7 @@ def test_attachments_that_take_long_to_fetch_leave_places_for_other_mail(
 def test_no_row_has_more_than_a_hundred_attachments_fetched(
     add_email: Callable[..., str], deliver: Callable[..., None], query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row has room for thousands: each is a request to a server of somebody else."""
+    """A row has room for thousands: each is a request to a server of others."""
     fetched: list[object] = []
     monkeypatch.setattr(large_mails, "fetch", lambda *_: fetched.append(1))
     few, many = ([{"filename": "a", "path": "https://x.example/a"}] * count for count in (100, 101))

@@ -75,7 +75,7 @@ def test_a_row_whose_claim_is_not_answered_goes_back_and_counts_as_not_sent(
     assert query(
         "SELECT provider_last_error_code, provider_next_retry_at IS NULL FROM emails WHERE id = %s", email_id
     ) == [(None, False)]
-    # What is claimed from then on is nobody else's to give back, whoever has it.
+    # What is claimed from then on is not given back, whichever process has it.
     assert claimed(behind_proxy, [email_id], way) == [email_id]
     assert outgoing.claim([other])
     handovers.look()
@@ -99,7 +99,7 @@ def test_a_claim_that_another_process_made_meanwhile_stays(
 def test_what_postgres_carries_out_late_is_given_back_too(
     behind_proxy: Outgoing, proxy: Proxy, add_email: AddEmail, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that stood still carries out what it was sent although nobody waits for it: it is looked for."""
+    """A server that stood still carries out what it was sent although no client waits for it: it is looked for."""
     email_id = add_email()
     behind_proxy.due([email_id])
     proxy.trip = Trip(CLAIM, deliver=True, times=2)

@@ -168,7 +168,7 @@ def test_those_on_their_way_neither_prolong_a_rest_nor_end_it(regions: Regions) 
 def test_a_missing_right_stops_one_domain_first_and_the_region_where_a_second_one_lacks_it(
     regions: Regions, clock: Clock
 ) -> None:
-    """Whoever may send by the relay may write a domain into From that the account may not send for."""
+    """A customer may write a domain into From that the account may not send for."""
     send(regions, mail("1"), DENIED)
     assert regions.wait("2", "r", None, "x@a.example") > 0
     assert regions.wait("2", "r", None, "b@b.example") == 0.0
