@@ -78,6 +78,20 @@ def test_three_processes_keep_one_rate_and_use_it_while_calls_are_refused_at_ran
         assert simulation.requests < ledger.calls / 3  # one request brings permits for several mails
 
 
+@pytest.mark.parametrize("rate", [14.0, 500.0])
+def test_processes_that_are_killed_again_and_again_pass_no_rate_and_lose_little_of_it(
+    link: RedisLink, rate: float
+) -> None:
+    """All at once: whatever permits they hold are not used."""
+    ledger = Ledger(rate=rate, seed=7)
+    simulation = Simulation([Timed(link, "ses:r") for _ in range(3)], ledger)
+    simulation.run(3.0)
+    used = [simulation.run(2.0) for _ in range(10)]
+    assert ledger.most <= rate * TOLERANCE
+    assert min(used) >= 0.75
+    assert sum(used) / len(used) >= 0.8
+
+
 def test_one_of_all_processes_asks_the_account(link: RedisLink) -> None:
     processes = [SharedAllowance(link, "ses:r", fallback=2.0, shares=3) for _ in range(3)]
     grants = [ask(process, 100.0) for process in processes]
