@@ -30,6 +30,7 @@ from tests.faults.ledger import Books
 from tests.faults.neighbours import OTHERS
 from tests.faults.neighbours import measure as measure_neighbours
 from tests.faults.outages import Ground, Seen
+from tests.faults.paced_kills import RATE, kill_paced, send_large
 from tests.faults.postgres_table import POSTGRES
 from tests.faults.queue_table import QUEUE
 from tests.faults.redis_table import REDIS
@@ -45,7 +46,7 @@ from tests.support.user_troubles import TROUBLES
 
 PARTS: Final = (
     *("kills", "servers", "outages", "siege", "auth", "neighbours"),
-    *("delivery-kills", "versions", "web-kills", "leases"),
+    *("delivery-kills", "versions", "paced-kills", "web-kills", "leases"),
 )
 
 #: How mails come to a delivery worker, and whether by a queue.
@@ -66,6 +67,7 @@ def main(arguments: list[str]) -> int:
         "neighbours": _neighbours,
         "delivery-kills": _delivery_kills,
         "versions": _versions,
+        "paced-kills": _paced_kills,
         "web-kills": _web_kills,
         "leases": _leases,
     }
@@ -175,6 +177,24 @@ def _versions(options: argparse.Namespace, directory: Path) -> None:
             )
         _print_deliveries(f"kill -9 of either of two versions: {name}", outcome)
         outcome.ledger.check()
+
+
+def _paced_kills(options: argparse.Namespace, directory: Path) -> None:
+    """A tenth of the kills, since each is followed by seconds that are looked at; then some large mails."""
+    count = max(1, options.kills // 10)
+    killed = kill_paced(directory / "kills", count, seed=options.seed, seconds=options.seconds / 2)
+    print(f"\n| kill -9 of processes that hold permits of {RATE:g} a second | {killed.kills} kills |\n|---|---|")
+    print(f"| the most in a second | {killed.most} |")
+    print(f"| used | {killed.used:.0%} |")
+    for name, parts in (("one process", killed.after_one), ("all processes", killed.after_all)):
+        figures = ", ".join(f"{part:.0%}" for part in sorted(parts)[:5])
+        print(f"| used in the 2 s after a kill of {name} | least {figures} of {len(parts)} |", flush=True)
+    killed.check()
+    large = send_large(directory / "large", min(count, 9))
+    print(f"\n| mails of 12 MB from three processes, 2 MB a second | {large.mails} |\n|---|---|")
+    print(f"| octets, and seconds from the first to the last | {large.octets / 1e6:.0f} MB, {large.seconds:.1f} s |")
+    print(f"| the most of mails that began within a second | {large.most / 1e6:.0f} MB |", flush=True)
+    large.check()
 
 
 def _web_kills(options: argparse.Namespace, directory: Path) -> None:

@@ -24,6 +24,7 @@ import gevent.socket
 from gevent.server import StreamServer
 from orjson import JSONDecodeError, dumps, loads
 
+from relay.core.allowance import LARGE
 from scripts.services import Server
 from scripts.services.ses_ledger import Ledger
 from scripts.services.ses_request import Figures
@@ -83,7 +84,14 @@ class SwiftSes(Server):
 
     def ledger(self) -> Figures:
         """What the ledger has counted."""
-        with urllib.request.urlopen(f"http://{self.host}:{self.port}/ledger", timeout=10) as answer:
+        return self._figures("ledger")
+
+    def octets(self) -> Figures:
+        """The same of mails above LARGE octets, for which `recipients` and `most` are octets."""
+        return self._figures("octets")
+
+    def _figures(self, name: str) -> Figures:
+        with urllib.request.urlopen(f"http://{self.host}:{self.port}/{name}", timeout=10) as answer:
             figures: Figures = loads(answer.read())
             return figures
 
@@ -94,6 +102,7 @@ class _Service:
         self._mails = 0
         self._ids: set[str] = set()
         self._ledger: Ledger | None = None
+        self._octets = Ledger()
 
     def serve(self, sock: gevent.socket.socket, _address: object) -> None:
         """One connection: a request after the other."""
@@ -111,6 +120,8 @@ class _Service:
                     sock.sendall(_answer(b"200 OK", dumps([self._mails, len(self._ids)])))
                 elif line.startswith(b"GET /ledger "):
                     sock.sendall(_answer(b"200 OK", dumps((self._ledger or Ledger()).figures() | {"asked": 0})))
+                elif line.startswith(b"GET /octets "):
+                    sock.sendall(_answer(b"200 OK", dumps(self._octets.figures() | {"asked": 0})))
                 elif line.startswith(b"POST /ledger "):
                     self._ledger = Ledger(**loads(stream.read(length)))
                     sock.sendall(_answer(b"200 OK", b"{}"))
@@ -136,6 +147,8 @@ class _Service:
             return _answer(b"400 Bad Request", b'{"message":"not a mail"}')
         if self._ledger is not None and (refused := self._ledger.take(came, recipients)):
             return _answer(_THROTTLED, dumps({"message": refused}))
+        if len(data) * 3 // 4 > LARGE:
+            self._octets.take(came, len(data) * 3 // 4)
         self._mails += 1
         self._ids.add(tag)
         return _answer(b"200 OK", dumps({"MessageId": f"{self._mails:016x}-00000000-0000-4000-8000-000000000000"}))
