@@ -137,8 +137,10 @@ class Handovers:
         try:
             allowed = self._states.hand_over(claim.owner, _note(email_id, claim))
         except RedisUnavailable:
-            # Redis may go on saying that the row was not handed over.
+            # Redis may go on saying that the row was not handed over. It may be full, and take nothing for long: the
+            # next claims are not written there, until it has taken a beat.
             allowed = not told
+            self._beat = float("-inf")
         else:
             if not allowed:
                 self._say_alive()

@@ -100,6 +100,31 @@ def test_what_no_process_has_written_keeps_nothing_from_others(
         assert server.zscore(keys.DELIVERY_OWNERS_KEY, owner) is None
 
 
+def test_a_redis_that_takes_nothing_more_puts_a_mail_back_once(
+    add_email: Callable[..., str], make: Make, redis_url: str
+) -> None:
+    """It is full, and answers all the same. What it took before may say that the mail was not handed over."""
+    email_id = add_email()
+    handovers, outgoing, _ = make("full")
+    with redis.Redis.from_url(redis_url) as server:
+        server.config_set("maxmemory", 1)
+        try:
+            allowed = []
+            for _ in range(2):
+                assert outgoing.claim([email_id])
+                handovers.begin(email_id)
+                allowed.append(handovers.may_hand_over(email_id, records_sent=True))
+                outgoing.put_back([email_id], 0.0)
+                handovers.end(email_id)
+            assert allowed == [False, True]
+        finally:
+            server.config_set("maxmemory", 0)
+    look(handovers)
+    assert outgoing.claim([email_id])
+    handovers.begin(email_id)
+    assert handovers._claims[email_id].owner
+
+
 @pytest.mark.parametrize("trouble", ["lock", "trigger"])
 @pytest.mark.parametrize("whose", ["its own", "a dead process's"])
 def test_a_row_that_cannot_be_recorded_keeps_no_other_from_it(
