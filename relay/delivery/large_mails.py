@@ -1,4 +1,5 @@
-"""Mails that are too large to be held: read in pieces, composed in a file, and sent from there.
+"""Mails that are too large to be held, or whose attachments have to be fetched: read in pieces, composed in a file, and
+sent from there.
 
     up to 4 MB       several at a time: a few hundred KB of memory each
     over that        one at a time in a process, since their HTML is held while links are looked for

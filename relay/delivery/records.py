@@ -30,7 +30,7 @@ from relay.postgres.sent_rows import Event, SentRow
 log = structlog.get_logger(__name__)
 
 #: Seconds for which it is tried to record that a provider has a mail. Below the age at which a claim is given up.
-RECORDING_SECONDS: Final = 570.0
+RECORDING_SECONDS: Final = 555.0
 #: Seconds for which a mail that is put back waits for others, so that one statement does for all of them.
 _TOGETHER_SECONDS: Final = 0.02
 _MOST_TOGETHER: Final = 1_000

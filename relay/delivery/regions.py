@@ -1,9 +1,9 @@
 """Which regions of a provider take mail now, and what caused a failure that may be the mail's or the region's.
 
 SES's answer 5xx, or none, can be about one mail or about all. It counts as the mail's (an attempt is used up) only
-where another mail of the same region has passed within WITNESS_SECONDS and no other mail has failed since. Otherwise it
-the region is the cause: the region rests, and no mail pays for it. After a rest one mail is tried, and the others
-follow if it passes; if not, the next rest is twice as long. A single mail that keeps failing does not hold up its
+where another mail of the same region has passed within WITNESS_SECONDS and no other mail has failed since. Otherwise
+the region is the cause: it rests, and no mail pays for it. After a rest one mail is tried, and the others follow if it
+passes; if not, the next rest is twice as long. A single mail that keeps failing does not hold up its
 region: as long as all such failures are its own, another mail may be tried at once.
 
 What is wrong with the account itself (ACCOUNT_KINDS) one process finds out for all, where they share a pace by way of

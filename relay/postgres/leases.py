@@ -16,8 +16,9 @@ from relay.core.frozen import frozen
 #: A claim that is older has been left behind by a worker that ended: it is given up, and the row is sent by another.
 LEASE: Final = timedelta(minutes=15)
 #: Seconds from a claim within which the provider must have been called. What may follow ends within the lease: the
-#: wait for a further permit (10 s), the call itself (65 s, 120 s for 40 MB), and the time for which it is tried to
-#: record what it said (570 s).
+#: wait for credentials and for a further permit (15 s and 10 s), the call itself (60 s, 116 s for 40 MB; with a smart
+#: host 145 s for all of that), and the time for which it is tried to record what it said (555 s, and 6 s for the last
+#: try).
 HANDOVER_SECONDS: Final = 180.0
 #: Claims that nothing was recorded of are of no use when they are older than so many leases.
 _KEPT_LEASES: Final = 2
