@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import idna
@@ -223,6 +224,7 @@ class Deliverer:
                 if permit.kind not in (FAR, SHORT):
                     self._regions.rest_with_others(handover.region, permit.kind, permit.seconds)
                 return permit.seconds
+            permit.claim_lasts = partial(self._outgoing.may_leave, email.id)
             handover = replace(handover, permit=permit)
         put_off = self._put_off(email, handover, records_sent=records_sent)
         if put_off is not None:

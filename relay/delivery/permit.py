@@ -87,6 +87,8 @@ class Permit:
     #: time.monotonic(); raises TooLate where there is none.
     begun: float = 0.0
     renew: Callable[[float], Permit] | None = None
+    #: Whether no other process has taken its mail up by now, for all that this one knows.
+    claim_lasts: Callable[[], bool] | None = None
 
     def use(self) -> None:
         """To be called right before the first octet leaves; waits for the moment. Raises TooLate."""
@@ -99,10 +101,10 @@ class Permit:
                 gevent.sleep(permit.moment - now)
                 now = time.monotonic()
             if now <= permit.latest:
-                return
+                break
             if self.renew is None:
                 break
             permit = self.renew(until)
             now = time.monotonic()
-        if now > permit.latest:
+        if now > permit.latest or not (self.claim_lasts is None or self.claim_lasts()):
             raise TooLate(_PUT_BACK_SECONDS)

@@ -20,6 +20,9 @@ LEASE: Final = timedelta(minutes=15)
 #: host 145 s for all of that), and the time for which it is tried to record what it said (555 s, and 6 s for the last
 #: try).
 HANDOVER_SECONDS: Final = 180.0
+#: Seconds from a claim within which the first octet must leave: what that may wait for, a connection above all, takes
+#: 85 s at most. A process, or a machine, that stood still in between finds it out.
+LEAVING_SECONDS: Final = 270.0
 #: Claims that nothing was recorded of are of no use when they are older than so many leases.
 _KEPT_LEASES: Final = 2
 
@@ -64,6 +67,11 @@ class Leases:
         """Whether the provider may still be called: later another worker may have the row before this one is done."""
         lease = self._leases.get(email_id)
         return lease is not None and lease.age() < HANDOVER_SECONDS
+
+    def allows_leaving(self, email_id: str) -> bool:
+        """The same right before the first octet leaves."""
+        lease = self._leases.get(email_id)
+        return lease is not None and lease.age() < LEAVING_SECONDS
 
     def __len__(self) -> int:
         return len(self._leases)

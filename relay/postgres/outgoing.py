@@ -226,6 +226,10 @@ class Outgoing:
         """Whether the claim of this row is young enough for a call to the provider, to be asked right before it."""
         return self._leases.allows_handover(email_id)
 
+    def may_leave(self, email_id: str) -> bool:
+        """The same, to be asked right before the first octet leaves."""
+        return self._leases.allows_leaving(email_id)
+
     def mark(self, email_id: str) -> datetime | None:
         """What this process's claim of the row wrote; None where there is none."""
         return self._leases.mark(email_id)

@@ -21,6 +21,7 @@ from relay.delivery.permit import Permit
 from relay.delivery.regions import Regions
 from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
+from relay.postgres import leases
 from relay.postgres.outgoing import Outgoing
 from relay.redis.claim_states import HANDING_OVER
 from relay.redis.link import RedisLink
@@ -248,6 +249,42 @@ def test_without_an_answer_the_account_is_unknown(monkeypatch: pytest.MonkeyPatc
         SesAccount("us-east-1").ask()
     assert error.value.status == 0
     assert SesProvider().account("not a region") is None
+
+
+def test_a_machine_that_stood_still_right_before_a_mail_leaves_does_not_send_it(
+    new_deliverer: Callable[..., Deliverer],
+    outgoing: Outgoing,
+    add_email: AddEmail,
+    ses: Ses,
+    redis_url: str,
+    query: Query,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind the word to Redis: its monotonic clock stood still, too, and the permit is in time by it."""
+    provider = SesProvider()
+    link = RedisLink(redis_url, verify_tls=True, timeout=1.0, pause=0.1)
+    pace = Pace(link, "ses", provider.account, fallback=200.0, shares=1)
+    deliverer = new_deliverer(provider, pace=pace)
+    email_id = add_email()
+    admit, now = Regions.admit, leases.time.time
+
+    def stands_still(*arguments: Any) -> float:
+        monkeypatch.setattr(leases.time, "time", lambda: now() + 1000.0)
+        return admit(*arguments)
+
+    (row,) = outgoing.claim([email_id])
+    with monkeypatch.context() as patched:
+        patched.setattr(Regions, "admit", stands_still)
+        deliverer.deliver(email_of(row))
+    monkeypatch.setattr(leases.time, "time", now)
+    assert ses.taken() == []
+    assert query("SELECT status, provider_retry_count, provider_last_error_code FROM emails") == [("queued", 0, None)]
+    query("UPDATE emails SET provider_next_retry_at = NULL")
+    (row,) = outgoing.claim([email_id])
+    deliverer.deliver(email_of(row))
+    assert len(ses.taken()) == 1
+    provider.close()
+    link.close()
 
 
 @pytest.mark.parametrize("cause", ["claim", "region", "connection"])
