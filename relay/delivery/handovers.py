@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Final
 
 import gevent
@@ -211,6 +212,7 @@ class Handovers:
             if failed is not None:
                 raise failed
             return
+        self._write_again()
         dead = [(owner, False) for owner in silent if owner != self._owner]
         if not self._succeeded:
             before = [name for name in self._states.owners() if name.startswith(self._place) and name != self._owner]
@@ -265,6 +267,21 @@ class Handovers:
             log.warning("lost_claims_put_back", count=count)
             metrics.DELIVERIES.labels("abandoned").inc(count)
         return None
+
+    def _write_again(self) -> None:
+        """Writes claims that Redis may not have: it was away or not asked yet, or has lost what was posted.
+
+        Of a claim under an earlier name others may have the row: only what the provider has said of it is written.
+        """
+        for email_id, claim in self._claims.items():
+            if claim.owner in ("", self._owner) or claim.state == SENT:
+                claim.owner = self._owner
+                self._post(email_id, claim)
+        kept = ((email_id, refused.claim) for email_id, refused in self._refused.items())
+        for email_id, claim in chain(self._left_over.items(), kept):
+            if not claim.owner or (claim.state == SENT and claim.owner != self._owner):
+                claim.owner = self._owner
+                self._post(email_id, claim)
 
     def _settle(self) -> PostgresUnavailable | None:
         """Records what could not be recorded; an error where something still can't be."""

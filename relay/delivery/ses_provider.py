@@ -60,7 +60,12 @@ class SesProvider:
         if asked is None:
             asked = self._accounts[region] = SesAccount(region)
         try:
-            return account_of(asked.ask())
+            account = account_of(asked.ask())
+            if account.rate or account.off:
+                return account
+            # A gateway's page, half an answer, or one of another service: the rate that was known last stays.
+            log.warning("account_unknown", region=region, code="NoRate")
+            return None
         except SesError as error:
             said = of_ses_error(error.status, error.code, error.message) if error.status else None
             log.warning("account_unknown", region=region, code=error.code)

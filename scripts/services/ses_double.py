@@ -17,7 +17,8 @@ recipients of the mailbox simulator as to all others: see `scripts.services.sns_
 `port` of the host of SNS that it imitates.
 
 {"ledger": {…}} begins a new `ses_ledger.Ledger` with these fields: rate, quota, refusals at random. {"account": {…}}
-changes what GetAccount says, or with {"status": 403, "code": "…"} refuses it. GET /ledger has the ledger's figures.
+changes what GetAccount says, or with {"status": 403, "code": "…"} refuses it. {"seconds": 7} answers late, {"raw":
+"HTTP/1.1 …", "pause": 0.5} with these octets, one each half second if wanted. GET /ledger has the ledger's figures.
 {"forget": true}: calls that have come, and are not answered yet, leave no mail. {} changes nothing. The answer to all
 of these has `unused`: how many of the answers no call has come for yet.
 """
@@ -28,6 +29,7 @@ if not __package__:
     raise SystemExit("Run ./scripts/launch services.ses_double instead.")
 
 import binascii
+import contextlib
 import email
 import email.policy
 import json
@@ -197,6 +199,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == ACCOUNT:
             self.mailbox.asked += 1
             said = self.mailbox.account
+            time.sleep(said.get("seconds", 0.0))
+            if "raw" in said:
+                self._write(said["raw"].encode("latin-1"), said.get("pause", 0.0))
+                return
             if "status" in said:
                 self._answer(said["status"], {"message": ""}, said["code"])
                 return
@@ -249,6 +255,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(how["raw"].encode("latin-1"))
             return
         self._answer(200, {"MessageId": message_id})
+
+    def _write(self, octets: bytes, pause: float) -> None:
+        """Writes octets, one after the other where there is a pause (seconds), and closes."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for piece in [octets[at : at + 1] for at in range(len(octets))] if pause else [octets]:
+                self.wfile.write(piece)
+                time.sleep(pause)
 
     def _answer(self, status: int, document: Mapping[str, object], code: str = "") -> None:
         body = json.dumps(document).encode()

@@ -47,10 +47,13 @@ class Answer(TypedDict, total=False):
 
 
 class Account(TypedDict, total=False):
-    """What GetAccount says otherwise than as usual, or how it is refused: `status` and `code`."""
+    """What GetAccount says otherwise than as usual, or how it is answered: see `scripts.services.ses_double`."""
 
     status: int
     code: str
+    seconds: float
+    raw: str
+    pause: float
     SendQuota: dict[str, float]
     SendingEnabled: bool
     EnforcementStatus: str

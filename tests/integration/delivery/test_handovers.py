@@ -24,6 +24,7 @@ from relay.delivery.unclear import LeftBehind
 from relay.postgres.database import Database
 from relay.postgres.left_rows import LeftRows
 from relay.postgres.outgoing import Outgoing
+from relay.postgres.sent_rows import SentRow
 from relay.postgres.waiting import PLANNER, WaitingRows
 from relay.redis import keys
 from relay.redis.claim_states import ClaimStates
@@ -202,6 +203,50 @@ def test_a_process_that_has_written_a_claim_to_redis_hands_nothing_over_without_
     process.outgoing.put_back([email_id], 0.0)
     process.claim([email_id])  # Redis is told nothing of this one
     assert process.hand_over(email_id)
+
+
+def test_what_redis_does_not_have_is_written_again_with_the_next_beat(
+    add_email: Callable[..., str], make: Make, server: Any, query: Query
+) -> None:
+    """A process that dies then has left nothing that would wait for the end of its lease."""
+    unwritten, lost, answered, kept = (add_email() for _ in range(4))
+    process = make()
+    process.handovers._beat = float("-inf")  # as before the first beat, or while Redis is away
+    process.claim([unwritten])
+    process.handovers._say_alive()
+    process.claim([lost, answered, kept])
+    for email_id in (answered, kept):
+        assert process.hand_over(email_id)
+        process.handovers.answered(email_id, "message-id")
+    process.flush()
+    assert process.handovers.keep(SentRow(kept, None))
+    (name,) = server.keys(keys.DELIVERY_CLAIMS_PREFIX + b"*")
+    assert unwritten.encode() not in server.hkeys(name)
+    server.hdel(name, lost, answered)
+    process.handovers.look()
+    process.die()
+    make()
+    assert [state(query, each) for each in (unwritten, lost)] == [("queued", False)] * 2
+    assert [state(query, each) for each in (answered, kept)] == [("sent", False)] * 2
+
+
+def test_under_a_new_name_answers_of_the_provider_are_written_and_open_claims_are_not(
+    add_email: Callable[..., str], make: Make, server: Any, query: Query
+) -> None:
+    """Others may have a row that was claimed under the earlier name, which Redis has forgotten."""
+    waiting, answered, kept = (add_email() for _ in range(3))
+    process = make()
+    process.claim([waiting, answered, kept])
+    for email_id in (answered, kept):
+        assert process.hand_over(email_id)
+        process.handovers.answered(email_id, "message-id")
+    assert process.handovers.keep(SentRow(kept, None))
+    server.flushall()
+    process.handovers.look()
+    assert not process.hand_over(waiting)
+    process.die()
+    make()
+    assert [state(query, each)[0] for each in (waiting, answered, kept)] == ["processing", "sent", "sent"]
 
 
 def test_where_an_event_is_to_come_it_is_waited_for(add_email: Callable[..., str], make: Make, query: Query) -> None:
