@@ -15,7 +15,7 @@ import gevent
 
 from config.settings import Settings
 from relay.core.tls_client import client_context
-from relay.delivery.smtp_client import ConnectionBroken, Reply, SmtpConnection, word_of
+from relay.delivery.smtp_client import NOT_PRINTABLE, ConnectionBroken, Reply, SmtpConnection, word_of
 
 #: Ports of submission (RFC 6409), of submission over TLS (RFC 8314), and of SMTP.
 _PORTS: Final = {"starttls": 587, "implicit": 465, "none": 25}
@@ -58,7 +58,9 @@ class SmartHost:
 
     def may_show(self, text: str) -> bool:
         """Whether a text of the host's repeats no secret of ours."""
-        secrets = [self._password, *map(_base64, (self._password or "", _plain(self._user, self._password)))]
+        # As a reply shows what is not printable ASCII.
+        shown = NOT_PRINTABLE.sub("?", (self._password or "").encode("utf-8").decode("latin-1"))
+        secrets = [shown, *map(_base64, (self._password or "", _plain(self._user, self._password)))]
         return not any(secret and secret in text for secret in secrets)
 
     def _open(self, until: float) -> SmtpConnection:

@@ -16,22 +16,26 @@ import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from relay.delivery.bounded_tls import BoundedTls, send_whole
+
 #: Octets that are asked for at a time.
 _READ: Final = 16_384
-#: Bounds of one reply: octets of a line, and lines. RFC 5321 section 4.5.3.1.5 allows 512 octets to a line.
+#: Bounds of one reply: octets of a line, lines, and octets of all. RFC 5321 section 4.5.3.1.5 allows 512 to a line.
 _MAX_LINE: Final = 4096
 _MAX_LINES: Final = 256
+_MAX_REPLY: Final = 65_536
 #: Seconds for a reply that has come by the end of its time and is not read: this process may have stood still, by
 #: SIGSTOP or with its machine.
 _AT_HAND_SECONDS: Final = 0.1
-#: Seconds for the answer to QUIT.
-_QUIT_SECONDS: Final = 1.0
 #: A server says this where it closes the connection (RFC 5321 section 3.8).
 CLOSING: Final = 421
 
 _LINE: Final = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\n]*))?\r?\Z")
 _STATUS: Final = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?= |\Z)")
-_NOT_PRINTABLE: Final = re.compile(r"[^ -~]+")
+#: RFC 1870 section 3 allows 20 digits. Of thousands Python makes no number.
+_SIZE: Final = re.compile(r"[0-9]{1,20}\Z")
+#: What a reply's text shows a question mark for, each run of it.
+NOT_PRINTABLE: Final = re.compile(r"[^ -~]+")
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
 
@@ -74,11 +78,17 @@ class ConnectionBroken(Exception):
 
 
 class SmtpConnection:
-    """A connection to a server. Methods raise ConnectionBroken; `until` is a moment of time.monotonic()."""
+    """A connection to a server. Methods raise ConnectionBroken; `until` is a moment of time.monotonic().
+
+    A server that has said more than it was asked for is not understood any more: its next reply would be taken for the
+    one to a command that it has not read. So nothing is sent to it that wants a reply.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+        self._socket: socket.socket | BoundedTls = sock
         self._buffer = b""
+        #: Replies that are to come. The first is the greeting.
+        self._awaited = 1
         #: What EHLO offered: keyword in upper case → its parameters.
         self.extensions: dict[str, str] = {}
         #: Transactions so far, and the end of the last one.
@@ -90,22 +100,40 @@ class SmtpConnection:
     @property
     def tls_version(self) -> str:
         """Such as `TLSv1.3`; empty in the clear."""
-        return (self._socket.version() or "") if isinstance(self._socket, ssl.SSLSocket) else ""
+        return self._socket.version if isinstance(self._socket, BoundedTls) else ""
+
+    @property
+    def babbled(self) -> bool:
+        """Whether the server is known to have said more than it was asked for, but that it closes the connection."""
+        return not self._awaited and self._buffer[:3] not in (b"", b"421")
 
     def send(self, octets: bytes, until: float) -> None:
-        """Sends all of it."""
+        """Sends all of it: what the server does not reply to."""
         try:
-            self._limit(until)
-            self._socket.sendall(octets)
+            if isinstance(self._socket, BoundedTls):
+                self._limit(until)
+                self._socket.sendall(octets)
+            else:
+                send_whole(self._socket, octets, until)
         except OSError as error:
             raise ConnectionBroken(word_of(error)) from None
 
+    def demand(self, octets: bytes, replies: int, until: float) -> None:
+        """Sends what the server gives so many replies to. It must not have said anything beside those before."""
+        if not self._awaited and not self.silent():
+            raise ConnectionBroken("SaidUnasked" if self._buffer else "ConnectionClosed")
+        self.send(octets, until)
+        self._awaited += replies
+
     def reply(self, until: float) -> Reply:
         """The next reply, whole. What is no reply, or one without end, breaks the connection."""
+        if isinstance(self._socket, BoundedTls):
+            self._socket.renew()
+        self._awaited = max(0, self._awaited - 1)
         lines: list[str] = []
-        code = b""
+        code, size = b"", 0
         late = False
-        while len(lines) < _MAX_LINES:
+        while len(lines) < _MAX_LINES and size <= _MAX_REPLY:
             try:
                 line = self._line(until)
             except TimeoutError as error:
@@ -113,23 +141,30 @@ class SmtpConnection:
                     raise ConnectionBroken(word_of(error)) from None
                 late, until = True, time.monotonic() + _AT_HAND_SECONDS
                 continue
+            size += len(line)
             match = _LINE.match(line)
             if match is None or (lines and match[1] != code):
                 raise ConnectionBroken("NotSmtp")
             code = match[1]
-            lines.append(_NOT_PRINTABLE.sub("?", (match[3] or b"").decode("latin-1").rstrip("\r")).strip())
+            lines.append(NOT_PRINTABLE.sub("?", (match[3] or b"").decode("latin-1").rstrip("\r")).strip())
             if match[2] != b"-":
                 return Reply(int(code), tuple(lines))
         raise ConnectionBroken("EndlessReply")
 
     def ask(self, command: str, until: float) -> Reply:
         """Sends a command, given without its line end, and returns the reply."""
-        self.send(_octets(command), until)
+        self.put([command], until)
         return self.reply(until)
 
     def put(self, commands: Sequence[str], until: float) -> None:
         """Sends commands at once (RFC 2920): the server must offer PIPELINING, and answers each."""
-        self.send(b"".join(map(_octets, commands)), until)
+        self.demand(b"".join(map(_octets, commands)), len(commands), until)
+
+    @property
+    def size_limit(self) -> int:
+        """Octets of the largest mail, as SIZE says (RFC 1870 section 4); 0: it does not say so."""
+        limit = self.extensions.get("SIZE", "")
+        return int(limit) if _SIZE.match(limit) else 0
 
     def greet(self, hostname: str, until: float) -> Reply:
         """EHLO; what it offers is in `extensions` then."""
@@ -146,9 +181,10 @@ class SmtpConnection:
         """Begins TLS. What was said ahead of it is no part of what follows (RFC 3207 section 4.2)."""
         if self._buffer:
             raise ConnectionBroken("TextBeforeTls")
+        if isinstance(self._socket, BoundedTls):
+            raise TypeError("TLS is there")
         try:
-            self._limit(until)
-            self._socket = context.wrap_socket(self._socket, server_hostname=host)
+            self._socket = BoundedTls(self._socket, context, host, until)
         except (OSError, ValueError) as error:  # ValueError: a host that no certificate can name
             raise ConnectionBroken(word_of(error)) from None
 
@@ -157,18 +193,21 @@ class SmtpConnection:
         if self._buffer:
             return False
         try:
-            self._socket.settimeout(0.0)
-            self._socket.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
+            if isinstance(self._socket, BoundedTls):
+                self._buffer = self._socket.recv_now(_READ)
+            else:
+                self._socket.settimeout(0.0)
+                self._buffer = self._socket.recv(_READ)
+        except BlockingIOError:
             return True
         except OSError:
             return False
         return False
 
-    def quit(self) -> None:
+    def quit(self, until: float) -> None:
         """Ends the session in order, and closes."""
         with contextlib.suppress(ConnectionBroken):
-            self.ask("QUIT", time.monotonic() + _QUIT_SECONDS)
+            self.ask("QUIT", until)
         self.close()
 
     def close(self) -> None:
@@ -192,6 +231,8 @@ class SmtpConnection:
             if not octets:
                 raise ConnectionBroken("ConnectionClosed")
             self._buffer += octets
+        if end > _MAX_LINE:
+            raise ConnectionBroken("EndlessReply")
         found, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
         return found
 

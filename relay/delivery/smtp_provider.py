@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 from gevent.lock import BoundedSemaphore
 
+from relay.core import metrics
 from relay.core.errors import TooLate
 from relay.core.frozen import frozen
 from relay.core.supervision import run_once
@@ -33,7 +34,7 @@ from relay.delivery.provider import Handover
 from relay.delivery.smart_host import NotOpened, SmartHost
 from relay.delivery.smtp_client import CLOSING, ConnectionBroken, Reply, SmtpConnection
 from relay.delivery.smtp_text import END, stuffed
-from relay.delivery.smtp_verdict import Phase, is_too_many, of_reply
+from relay.delivery.smtp_verdict import Phase, is_answer, is_too_many, of_reply
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,8 @@ CALL_SECONDS: Final = 145.0
 IDLE_SECONDS: Final = 30.0
 #: Mails after which a connection is closed, so that hosts behind one name share the load.
 MOST_MAILS: Final = 100
+#: Seconds for the answer to QUIT.
+QUIT_SECONDS: Final = 1.0
 #: Seconds for what a host has said before it closed in the midst of a mail.
 _LAST_WORD_SECONDS: Final = 1.0
 
@@ -58,6 +61,8 @@ _MESSAGE_IDS: Final = (
     re.compile(r"<([A-Za-z0-9._@-]{1,120})>"),
 )
 _MAX_TEXT: Final = 500
+#: Octets of a text that are sent together with its end.
+_AT_ONCE: Final = 65_536
 
 
 class _Stale(Exception):
@@ -73,13 +78,18 @@ class _Step:
 
 
 class SmtpProvider:
-    """Hands mails to one smart host. `connections`: at most so many are open."""
+    """Hands mails to one smart host. `connections`: at most so many are open.
+
+    `repeats_unclear`: where the host has a mail for some recipients, and may have it for others, these are tried again;
+    else they count as refused.
+    """
 
     name = "smtp"
     region: str | None = "smtp"
 
-    def __init__(self, host: SmartHost, *, connections: int) -> None:
+    def __init__(self, host: SmartHost, *, connections: int, repeats_unclear: bool = True) -> None:
         self._host = host
+        self._repeats_unclear = repeats_unclear
         self._places = BoundedSemaphore(connections)
         #: The latest used at the end.
         self._idle: deque[SmtpConnection] = deque()
@@ -96,9 +106,10 @@ class SmtpProvider:
             self._places.release()
 
     def close(self) -> None:
-        """Closes the connections that are idle."""
+        """Closes the connections that are idle. All of them together wait for the host as long as one would."""
+        until = time.monotonic() + QUIT_SECONDS
         while self._idle:
-            self._idle.pop().quit()
+            self._idle.pop().quit(until)
 
     def _sent(self, handover: Handover, began: float) -> Outcome:
         connection = self._kept()
@@ -120,7 +131,9 @@ class SmtpProvider:
 
     def _over(self, connection: SmtpConnection, handover: Handover, began: float, *, kept: bool) -> Outcome:
         """Hands a mail over on a connection, which is kept or closed then. Raises _Stale and TooLate."""
-        transaction = _MailTransfer(connection, self._host, handover, began, kept=kept)
+        transaction = _MailTransfer(
+            connection, self._host, handover, began, kept=kept, repeats_unclear=self._repeats_unclear
+        )
         try:
             outcome = transaction.run()
         except TooLate:
@@ -132,7 +145,7 @@ class SmtpProvider:
         if not transaction.usable:
             connection.close()
         elif connection.mails >= MOST_MAILS:
-            connection.quit()
+            connection.quit(time.monotonic() + QUIT_SECONDS)
         else:
             self._keep(connection)
         return outcome
@@ -161,7 +174,7 @@ class SmtpProvider:
         self._closing_planned = False
         until = time.monotonic() - IDLE_SECONDS
         while self._idle and self._idle[0].used <= until:
-            self._idle.popleft().quit()
+            self._idle.popleft().quit(time.monotonic() + QUIT_SECONDS)
         self._plan_closing()
 
 
@@ -169,7 +182,14 @@ class _MailTransfer:
     """One mail on one connection. `usable`: whether the connection can carry another one then."""
 
     def __init__(
-        self, connection: SmtpConnection, host: SmartHost, handover: Handover, began: float, *, kept: bool
+        self,
+        connection: SmtpConnection,
+        host: SmartHost,
+        handover: Handover,
+        began: float,
+        *,
+        kept: bool,
+        repeats_unclear: bool,
     ) -> None:
         self._connection = connection
         self._host = host
@@ -178,6 +198,7 @@ class _MailTransfer:
         self._answer_until = began + CALL_SECONDS
         #: A connection that was kept may have been closed since.
         self._kept = kept
+        self._repeats_unclear = repeats_unclear
         self.usable = True
 
     def run(self) -> Outcome:
@@ -195,8 +216,12 @@ class _MailTransfer:
                 if not message_id:
                     return step.outcome
                 # The others have the mail by now; these are tried again by themselves.
-                failed = step.outcome
-                refused += [_refused(address, failed.code, failed.message, passing=True) for address in left]
+                failed, passing = step.outcome, True
+                if failed.verdict is Verdict.UNCLEAR:
+                    passing = self._repeats_unclear
+                    metrics.DELIVERY_UNCLEAR.labels("found").inc()
+                    metrics.DELIVERY_UNCLEAR.labels("again" if passing else "failed").inc()
+                refused += [_refused(address, failed.code, failed.message, passing=passing) for address in left]
                 break
             message_id = message_id or step.outcome.message_id
             refused += step.outcome.refused
@@ -205,8 +230,8 @@ class _MailTransfer:
 
     def _unfit(self) -> Failed | None:
         """Why this host can't take the mail, by what it offers."""
-        size, limit = self._handover.content.size, self._connection.extensions.get("SIZE", "")
-        if limit.isdecimal() and 0 < int(limit) < size:
+        limit = self._connection.size_limit
+        if 0 < limit < self._handover.content.size:
             return Failed(Verdict.PERMANENT, "MessageTooLarge", f"the smart host takes {limit} octets", kind="rejected")
         return None
 
@@ -271,9 +296,13 @@ class _MailTransfer:
                     return
                 connection.put([command], until)
             reply = connection.reply(until)
+            if not is_answer(reply, "DATA" if number == len(commands) else "RCPT"):
+                raise ConnectionBroken("NotExpected")
             replies.append(reply)
             if reply.code == CLOSING or (not pipelining and replies[0].kind != 2):
                 return
+        if connection.babbled:  # one of them may be no answer
+            raise ConnectionBroken("SaidUnasked")
 
     def _text(self) -> Outcome:
         """The mail itself, to the answer to its end."""
@@ -284,7 +313,10 @@ class _MailTransfer:
                 if last:
                     connection.send(last, self._data_until)
                 last = piece
-            connection.send(last + END, self._data_until)
+            if len(last) > _AT_ONCE:  # it takes time, in which the host may speak
+                connection.send(last, self._data_until)
+                last = b""
+            connection.demand(last + END, 1, self._data_until)
         except ConnectionBroken as broken:
             # Without the last octet the host does not have the mail.
             self.usable = False
@@ -296,15 +328,15 @@ class _MailTransfer:
             return of_silence(broken.code, "the smart host did not answer to the end of data", began=True)
         connection.dirty = False
         self.usable = reply.code != CLOSING
-        if reply.kind == 2:
-            return Sent(self._message_id(reply))
-        if reply.kind == 3:
+        if not is_answer(reply, "text"):
             self.usable = False
             return of_silence(reply.codes, "the smart host gave no answer to the end of data", began=True)
+        if reply.kind == 2:
+            return Sent(self._message_id(reply))
         return self._failed(reply, "text")
 
     def _cut_off(self, broken: ConnectionBroken) -> Outcome:
-        """The host went away in the midst of the text; it may have said why."""
+        """The host went away or spoke in the midst of the text; it may have said why."""
         until = min(time.monotonic() + _LAST_WORD_SECONDS, self._answer_until)
         try:
             reply = self._connection.reply(until)
@@ -312,18 +344,20 @@ class _MailTransfer:
             return _broken(broken.code)
         if reply.kind in (4, 5):
             return self._failed(reply, "text")
+        if reply.kind == 3:
+            return _broken("NotExpected")
         return of_silence(reply.codes, "the smart host answered ahead of the end of data", began=True)
 
     def _end_empty(self) -> None:
         """Ends the text that the host asks for although it has refused all recipients (RFC 2920 section 3.1)."""
         try:
-            self._connection.send(END, self._data_until)
+            self._connection.demand(END, 1, self._data_until)
             reply = self._connection.reply(self._data_until)
         except ConnectionBroken:
             self.usable = False
         else:
             self._connection.dirty = False
-            self.usable = reply.code != CLOSING
+            self.usable = reply.code != CLOSING and is_answer(reply, "text")
 
     def _all_refused(self, replies: Sequence[Reply]) -> Failed:
         """The mail was refused for each of its recipients: the reply that leaves most hope decides."""
@@ -331,9 +365,6 @@ class _MailTransfer:
         return min(found, key=lambda failed: _HOPE.index(failed.verdict))
 
     def _failed(self, reply: Reply, phase: Phase) -> Failed:
-        if reply.kind not in (4, 5):  # an answer to something else: what comes next would be one, too
-            self.usable = False
-            return _broken("NotExpected")
         return of_reply(reply, phase, f"{phase}: {self._shown(reply)}")
 
     def _named(self, address: str, reply: Reply) -> RefusedRecipient:
@@ -349,7 +380,7 @@ class _MailTransfer:
         """The name by which the host knows the mail; else its Message-ID."""
         for pattern in _MESSAGE_IDS:
             found = pattern.search(reply.text)
-            if found:
+            if found and found[1] not in self._handover.recipients:
                 return found[1]
         return f"{self._handover.email_id}@{self._handover.sender.rpartition('@')[2]}"
 

@@ -33,6 +33,14 @@ _PROTOCOL_CODES: Final = frozenset((500, 502, 503, 504))
 _TOO_MANY_CODES: Final = frozenset((452, 552))
 _LOCAL_CODES: Final = frozenset((451, 452))
 _SYSTEM_STATUS: Final = ("4.3.", "4.4.3", "4.4.5")
+#: What other commands are answered with (RFC 5321 section 4.2.3, RFC 4954): HELP, the greeting, QUIT, AUTH. To a
+#: mail they are answers to something else.
+_OF_OTHERS: Final = frozenset((211, 214, 220, 221, 235, 334))
+
+
+def is_answer(reply: Reply, phase: Phase) -> bool:
+    """Whether it can be the answer to that command, or to the end of the text; else what follows is none, too."""
+    return reply.kind in ((3, 4, 5) if phase == "DATA" else (2, 4, 5)) and reply.code not in _OF_OTHERS
 
 
 def is_too_many(reply: Reply) -> bool:

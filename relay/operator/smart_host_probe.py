@@ -17,6 +17,8 @@ from relay.delivery.smtp_client import ConnectionBroken, SmtpConnection
 from relay.operator.finding import FAIL, OK, WARN, Finding
 from relay.operator.preflight import is_loopback
 
+#: Seconds for the answer to QUIT.
+_QUIT_SECONDS: Final = 1.0
 #: What is named of what a host offers: what is used.
 _EXTENSIONS: Final = ("PIPELINING", "SIZE")
 #: Codes of relay.delivery.smart_host -> what we say. Digits are the host's own reply.
@@ -26,13 +28,13 @@ _CAUSES: Final[Mapping[str, str]] = {
     "SSLCertVerificationError": (
         "its TLS certificate can't be verified; for a private certificate authority, set SMTP_RELAY_SMARTHOST_CA_PATH"
     ),
-    "SSL.*|ValueError": "TLS could not be established",
+    "SSL.*|ValueError|ConnectionAbortedError": "TLS could not be established",
     "ConnectionRefusedError": "the connection was refused",
     "gaierror|UnicodeError": "its host name can't be resolved",
     "ENETUNREACH|EHOSTUNREACH": "there is no route to its address",
     "TimeoutError": "it did not answer in time",
     "ConnectionResetError|ConnectionClosed|BrokenPipeError": "it closed the connection",
-    "NotSmtp|EndlessReply|TextBeforeTls": "the server there does not speak SMTP",
+    "NotSmtp|EndlessReply|TextBeforeTls|SaidUnasked": "the server there does not speak SMTP",
 }
 
 
@@ -52,7 +54,7 @@ def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
         refused = "" if reply.kind == 2 else f"it answers {reply.codes} to NOOP"
     except ConnectionBroken as broken:
         refused = _cause(broken.code)
-    connection.quit()
+    connection.quit(min(until, time.monotonic() + _QUIT_SECONDS))
     if refused:
         yield Finding(FAIL, "smtp", f"{place}: {refused}")
         return
@@ -64,8 +66,8 @@ def findings(settings: Settings, *, seconds: float) -> Iterator[Finding]:
 def _doubts(settings: Settings, connection: SmtpConnection, place: str) -> Iterator[Finding]:
     if settings.smarthost_tls == "none" and not is_loopback(settings.smarthost_host or ""):
         yield Finding(WARN, "smtp", f"{place}: mails travel in the clear (SMTP_RELAY_SMARTHOST_TLS)")
-    size = connection.extensions.get("SIZE", "")
-    if size.isdecimal() and 0 < int(size) < MAX_COMPOSED_OCTETS:
+    size = connection.size_limit
+    if 0 < size < MAX_COMPOSED_OCTETS:
         yield Finding(WARN, "smtp", f"{place}: takes {size} octets at most: larger mails fail")
 
 

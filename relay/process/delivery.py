@@ -190,7 +190,11 @@ def _provider(settings: Settings, link: RedisLink) -> tuple[Provider, Pace | Non
     if settings.provider == "maildir":
         return MaildirProvider(settings.maildir or "maildir"), None
     if settings.provider == "smtp":
-        smart_host = SmtpProvider(SmartHost(settings), connections=settings.smarthost_connections)
+        smart_host = SmtpProvider(
+            SmartHost(settings),
+            connections=settings.smarthost_connections,
+            repeats_unclear=settings.unclear == "again",
+        )
         if settings.smarthost_rate is None:
             return smart_host, None
         fixed = Account(rate=settings.smarthost_rate, left=-1, off="")

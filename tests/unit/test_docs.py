@@ -39,6 +39,7 @@ SHORT = {
     "refused": "tests/integration/delivery/test_refused_recipients.py",
     "text": "tests/unit/delivery/test_smtp_text.py",
     "client": "tests/unit/delivery/test_smtp_client.py",
+    "hostile": "tests/integration/delivery/test_hostile_host.py",
 }
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from relay.delivery import bounded_tls
-from relay.delivery.bounded_tls import BoundedTls
+from relay.delivery.bounded_tls import BoundedTls, send_whole
 from tests.support.certificates import write_pair
+from tests.support.clock import Clock
 
 Serve = Callable[[Callable[[socket.socket], None]], socket.socket]
 PATIENCE = 30.0
@@ -176,3 +177,51 @@ def test_messages_without_content_come_to_an_end(serve: Serve, content: bytes) -
     tls.close()
     # What the kernel holds of a connection was sent and not read.
     assert sum(sent) < bounded_tls._MOST_BESIDE + 2_000_000
+
+
+def test_what_is_there_is_read_without_waiting(serve: Serve, pair: tuple[str, str], trusting: ssl.SSLContext) -> None:
+    told, ended = threading.Event(), threading.Event()
+
+    def talk(sock: ssl.SSLSocket) -> None:
+        told.wait(PATIENCE)
+        sock.sendall(b"hello")
+        ended.wait(PATIENCE)
+
+    tls = BoundedTls(serve(under_tls(pair, talk)), trusting, "x.example", time.monotonic() + PATIENCE)
+    with pytest.raises(BlockingIOError):
+        tls.recv_now(100)
+    told.set()
+    assert tls.recv(2) == b"he"
+    assert tls.recv_now(100) == b"llo"
+    with pytest.raises(BlockingIOError):
+        tls.recv_now(100)
+    tls.settimeout(-1)
+    with pytest.raises(TimeoutError):
+        tls.recv(100)
+    ended.set()
+    tls.close()
+
+
+class _Reluctant:
+    """A socket that takes an octet a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.sent = b""
+
+    def settimeout(self, seconds: float) -> None:
+        assert 0 < seconds <= 10
+
+    def send(self, octets: memoryview) -> int:
+        self._clock.now += 1
+        self.sent += octets[:1]
+        return 1
+
+
+def test_who_takes_a_little_now_and_then_has_until_the_deadline(clock: Clock) -> None:
+    sock = _Reluctant(clock)
+    send_whole(sock, b"0123456789", clock.now + 10)  # type: ignore[arg-type]
+    assert sock.sent == b"0123456789"
+    with pytest.raises(TimeoutError):
+        send_whole(sock, b"x" * 11, clock.now + 10)  # type: ignore[arg-type]
+    assert len(sock.sent) == 20

@@ -61,6 +61,10 @@ def read(octets: bytes) -> Reply | str:
         (b"", "ConnectionClosed"),
         (b"250 " + b"x" * 100_000, "EndlessReply"),
         (b"250-x\r\n" * 1000 + b"250 x\r\n", "EndlessReply"),
+        # One piece, and under the bound of what is read ahead.
+        (b"250 " + b"x" * 4093 + b"\r\n", "EndlessReply"),
+        (b"250 " + b"x" * 4091 + b"\r\n", Reply(250, ("x" * 4091,))),
+        ((b"250-" + b"x" * 1000 + b"\r\n") * 100 + b"250 x\r\n", "EndlessReply"),
     ],
 )
 def test_replies(octets: bytes, reply: Reply | str) -> None:
@@ -152,3 +156,40 @@ def test_a_connection_on_which_something_was_said_is_not_silent(pair: tuple[Smtp
     assert connection.silent()
     theirs.sendall(b"421 closing\r\n")
     assert not connection.silent()
+
+
+@pytest.mark.parametrize("command", ["NOOP", "EHLO client.example"])
+def test_to_a_server_that_said_more_than_it_was_asked_for_nothing_is_sent(
+    pair: tuple[SmtpConnection, socket.socket], command: str
+) -> None:
+    connection, theirs = pair
+    theirs.sendall(b"220 x\r\n")
+    connection.reply(soon())
+    theirs.sendall(b"250 early\r\n")
+    with pytest.raises(ConnectionBroken) as broken:
+        connection.ask(command, soon())
+    assert broken.value.code == "SaidUnasked"
+    assert connection.babbled
+    connection.close()
+    assert theirs.recv(100) == b""
+
+
+def test_replies_that_are_due_are_not_unasked(pair: tuple[SmtpConnection, socket.socket]) -> None:
+    connection, theirs = pair
+    theirs.sendall(b"220 x\r\n250 a\r\n250 b\r\n")
+    connection.put(["MAIL", "RCPT"], soon())  # before the greeting is read, so that three are due
+    assert [connection.reply(soon()).text for _ in range(3)] == ["x", "a", "b"]
+    assert not connection.babbled
+    theirs.sendall(b"421 closing\r\n")
+    assert not connection.silent()
+    assert not connection.babbled
+
+
+@pytest.mark.parametrize(
+    ("size", "limit"),
+    [("1000", 1000), ("0", 0), ("", 0), ("x", 0), ("-1", 0), ("1 2", 0), ("9" * 20, 10**20 - 1), ("9" * 5000, 0)],
+)
+def test_the_limit_of_size(pair: tuple[SmtpConnection, socket.socket], size: str, limit: int) -> None:
+    connection, _ = pair
+    connection.extensions["SIZE"] = size
+    assert connection.size_limit == limit

@@ -8,7 +8,7 @@ import pytest
 
 from relay.delivery.outcome import KINDS, Scope, Verdict
 from relay.delivery.smtp_client import Reply
-from relay.delivery.smtp_verdict import Phase, is_too_many, of_reply
+from relay.delivery.smtp_verdict import Phase, is_answer, is_too_many, of_reply
 
 PHASES: tuple[Phase, ...] = ("MAIL", "RCPT", "DATA", "text")
 
@@ -84,3 +84,11 @@ def test_a_sender_who_may_not_send_holds_up_no_other_domain() -> None:
 )
 def test_too_many_recipients(codes: str, too_many: bool) -> None:
     assert is_too_many(reply(codes)) is too_many
+
+
+def test_what_can_be_the_answer_to_a_mail_and_to_nothing_else() -> None:
+    for code, phase in itertools.product(range(200, 600), PHASES):
+        expected = code >= 400 or (code // 100 == (3 if phase == "DATA" else 2))
+        if code in (211, 214, 220, 221, 235, 334):
+            expected = False
+        assert is_answer(reply(str(code)), phase) is expected
