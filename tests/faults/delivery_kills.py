@@ -30,6 +30,8 @@ ANSWERS: tuple[Answer, ...] = (
     {"status": 504, "code": "", "message": ""},
     {"status": 429, "code": "TooManyRequestsException", "message": "slower"},
 )
+#: Calls from one kill to the next that are answered late.
+_ANSWERS = 60
 #: Seconds after which the provider takes a mail and answers: a worker gives a call up after 60 (relay/aws/ses.py).
 TOO_LATE_SECONDS = 65.0
 #: Mails of which that is so, at the end of a run with faults.
@@ -53,8 +55,9 @@ def kill_at_random(
 ) -> Outcome:
     """Kills so many times, but not after `seconds`, while mail leaves; then lets all of it come to its end.
 
-    `faults`: servers fail as well, answers are late, lost, half and double, and processes stand still. `patience`:
-    seconds for which claims may come back by themselves at the end.
+    `faults`: servers fail as well, answers are late, lost, half and double, and processes stand still; without them
+    each kill comes while the provider is being called. `patience`: seconds for which claims may come back by themselves
+    at the end.
     """
     chance = random.Random(seed)
     began = time.monotonic()
@@ -65,6 +68,8 @@ def kill_at_random(
         stage.ses.answer(*_answers(chance, faults=faults))
         if faults and chance.random() < 0.3:
             outcome.faults[_fault(stage, chance)] += 1
+        if not faults:
+            _wait_for_calls(stage)
         time.sleep(chance.uniform(0.1, 1.0))
         victim = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
         if _kill(stage, chance, victim):
@@ -85,11 +90,18 @@ def kill_at_random(
 
 
 def _answers(chance: random.Random, *, faults: bool) -> list[Answer]:
-    late: list[Answer] = [{"seconds": chance.uniform(0.0, 0.1)} for _ in range(60)]
+    late: list[Answer] = [{"seconds": chance.uniform(0.0, 0.1 if faults else 3.0)} for _ in range(_ANSWERS)]
     if faults:
-        for place in chance.sample(range(60), 2):
+        for place in chance.sample(range(_ANSWERS), 2):
             late[place] = chance.choice(ANSWERS)
     return late
+
+
+def _wait_for_calls(stage: DeliveryStage) -> None:
+    """Returns when mails are on their way to the provider; some seconds later at the latest."""
+    until = time.monotonic() + 5.0
+    while stage.ses.unused_answers() == _ANSWERS and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _answer_too_late(stage: DeliveryStage) -> int:

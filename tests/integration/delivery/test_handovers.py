@@ -17,6 +17,7 @@ import gevent
 import pytest
 import redis
 
+from relay.core import metrics
 from relay.core.errors import PostgresUnavailable, RedisUnavailable
 from relay.delivery import handovers as handovers_module
 from relay.delivery.handovers import EVENT_SECONDS, Handovers
@@ -130,7 +131,9 @@ def test_what_a_dead_process_had_not_handed_over_comes_back_at_once_to_its_succe
     assert dead.hand_over(ids[2])
     dead.handovers.answered(ids[2], "message-id")
     dead.die()
+    found = metrics.DELIVERY_UNCLEAR.labels("found").value
     make()
+    assert metrics.DELIVERY_UNCLEAR.labels("found").value == found + 1
     assert state(query, ids[0]) == ("queued", False)
     assert state(query, ids[1]) == ("queued", True)
     assert state(query, ids[2]) == ("sent", False)

@@ -113,17 +113,24 @@ def test_jobs_of_the_queue_are_done_once_and_deleted(
 def test_a_crash_of_the_worker_loses_no_mail(
     start: Start, add_email: Callable[..., str], ses: Ses, query: Query
 ) -> None:
-    """Killed with SIGKILL again and again: what it had claimed comes back when its claim is old."""
-    ids = {add_email() for _ in range(40)}
-    ses.answer(*[{"seconds": 0.3}] * 40)
-    for number in range(3):
-        process = start()
-        until(lambda wanted=10 * (number + 1): len(ses.taken()) >= wanted)  # type: ignore[misc]
+    """Killed with SIGKILL again and again, while it sends: what it had claimed comes back when its claim is old."""
+    places, quick, crashes = 3, 6, 3  # one place more is kept from a user that has all others
+    ids = {add_email() for _ in range(crashes * (quick + places) + 3)}
+    ses.answer(*[*[{}] * quick, *[{"seconds": 60.0}] * places] * crashes)
+    for number in range(crashes):
+        process = start(SMTP_RELAY_DELIVERY_CONCURRENCY=str(places + 1))
+        wanted = (crashes - 1 - number) * (quick + places)
+        until(lambda wanted=wanted: ses.unused_answers() == wanted)  # type: ignore[misc]
         process.kill()
         process.wait()
+    assert query("SELECT status, count(*) FROM emails GROUP BY 1 ORDER BY 1") == [
+        ("processing", crashes * places),
+        ("queued", 3),
+        ("sent", crashes * quick),
+    ]
     query("UPDATE emails SET provider_last_attempted_at = now() - interval '1 hour' WHERE status = 'processing'")
     start()
-    until(lambda: query("SELECT count(*) FROM emails WHERE status = 'sent'") == [(40,)], 90)
+    until(lambda: query("SELECT count(*) FROM emails WHERE status = 'sent'") == [(len(ids),)], 90)
     assert {taken.email_id for taken in ses.taken()} == ids
 
 

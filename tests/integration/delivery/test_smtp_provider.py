@@ -340,10 +340,10 @@ def test_a_host_with_another_certificate_gets_neither_password_nor_mail(
     certificate: tuple[str, str], tmp_path: Path, kind: str
 ) -> None:
     heard: list[str] = []
-    for pair in (write_pair(tmp_path / "other"), write_pair(tmp_path / "name", name="other.example")):
+    unknown, of_another_name = write_pair(tmp_path / "1"), write_pair(tmp_path / "2", name="other.example")
+    for pair, trusted in ((unknown, certificate), (of_another_name, of_another_name)):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*pair)
-        trusted = certificate if "other" in pair[0] else pair
         with SmtpDouble(context=context, implicit=kind == "implicit", heard=heard.append) as double:
             outcome = provider_of(double, trusted).send(handover())
             assert isinstance(outcome, Failed)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -16,6 +17,7 @@ import gevent
 import psycopg2
 import pytest
 
+from relay.core import metrics
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import EVENT_SECONDS
 from relay.delivery.outcome import of_silence
@@ -65,6 +67,12 @@ def add_event(query: Query, email_id: str, kind: str) -> None:
         str(uuid.uuid4()),
         kind,
     )
+
+
+def counts() -> Counter[str]:
+    """How many unclear mails were found, and what became of how many, so far."""
+    words = ("found", "proven", "again", "failed", "held")
+    return Counter({word: int(metrics.DELIVERY_UNCLEAR.labels(word).value) for word in words})
 
 
 PROOFS = ("sent", "delivered", "bounced", "complained", "delivery_delayed")
@@ -152,6 +160,25 @@ def test_a_lost_answer_makes_a_mail_unclear_and_an_event_that_comes_ends_it(
     assert len(provider.calls) == 1
 
 
+def test_each_is_counted_where_it_is_found_and_where_it_ends(
+    add_email: Callable[..., str], outgoing: Outgoing, made: Made, provider: Scripted, query: Query
+) -> None:
+    before, usual = counts(), provider.answer
+    provider.answer = of_silence("TimeoutError", "", began=True)
+    there, again, failed, held = ids = [add_email() for _ in range(4)]
+    for email_id in ids:
+        deliver(made(), outgoing, email_id)
+    assert counts() - before == Counter(found=4)
+    provider.answer = usual
+    query("UPDATE emails SET provider_next_retry_at = now()")
+    query("UPDATE emails SET created_at = now() - interval '25 hours' WHERE id = %s", held)
+    add_event(query, there, "delivered")
+    for email_id in (there, again, held):
+        deliver(made(), outgoing, email_id)
+    deliver(made("fail"), outgoing, failed)
+    assert counts() - before == Counter(found=4, proven=1, again=1, failed=1, held=1)
+
+
 def test_the_last_attempt_of_an_unclear_mail_ends_after_events_were_asked(
     add_email: Callable[..., str], outgoing: Outgoing, made: Made, provider: Scripted, query: Query
 ) -> None:
@@ -183,6 +210,7 @@ def test_abandoned_claims_are_unclear_and_old_ones_are_held(
         add_email(status="processing", provider_last_attempted_at=long_ago, created_at=long_ago) for _ in range(2)
     )
     add_event(query, proven, "delivered")
+    before = counts()
     database = Database(postgres_url, statement_seconds=4.5, idle_limit=1, switched_off=PLANNER)
     left_behind = LeftBehind(left, without_redis)
     for _ in range(3):
@@ -194,6 +222,7 @@ def test_abandoned_claims_are_unclear_and_old_ones_are_held(
         (UNCLEAR, UNCLEAR_TEXT)
     ]
     assert left_behind._held.keys() == {held}
+    assert counts() - before == Counter(found=2, proven=1)
 
 
 def test_what_cannot_be_sent_now_goes_back_in_one_statement(
