@@ -185,6 +185,7 @@ def test_a_missing_right_stops_one_domain_where_others_pass(regions: Regions, cl
     clock.now += 60
     send(regions, mail("3", sender="b@b.example"), SENT)
     send(regions, mail("4", sender="a@A.example"), DENIED)
+    send(regions, mail("9", sender="c@c.example"), DENIED)
     assert regions.wait("5", "r", None, "x@a.example") > 0
     assert regions.wait("6", "r", None, "b@b.example") == 0.0
     assert regions.all_rest() == 0.0
