@@ -29,6 +29,7 @@ from relay.delivery.outcome import Sent
 from relay.delivery.provider import Handover
 from relay.delivery.row_source import Turns
 from relay.delivery.unclear import LeftBehind, Unclear
+from relay.postgres import sending_facts
 from relay.postgres.database import Database
 from relay.postgres.failed_rows import FailedRow
 from relay.postgres.left_rows import LeftRows
@@ -425,6 +426,43 @@ def test_claims_for_jobs_share_a_statement_and_wait_for_their_own_locks_alone(
     assert [claimed[0], claimed[1], claimed[8], claimed[9]] == [[ids[0]], [], [], []]
     # One for all, and one more for the one that is locked; the others that it left may not leave.
     assert counted.statements["WITH free AS ( SELECT e.id"] == 2
+
+
+class Explained:
+    """A cursor that has what it is asked explained, by Postgres as it carried it out."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self.nodes: list[dict[str, Any]] = []
+
+    def execute(self, statement: str, values: dict[str, Any]) -> None:
+        self._cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values)
+        waiting = [self._cursor.fetchone()[0][0]["Plan"]]
+        while waiting:
+            node = waiting.pop()
+            self.nodes.append(node)
+            waiting += node.get("Plans", [])
+
+    def fetchall(self) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize("switched_off", [(), PLANNER])
+def test_domains_of_all_users_are_gone_through_once_for_all_mails_of_a_statement(
+    postgres_url: str, query: Query, switched_off: Sequence[str]
+) -> None:
+    """The contract names no index for them: once for each mail takes seconds where users have many."""
+    query(
+        "INSERT INTO domains (id, name, status, region, user_id, created_at)"
+        " SELECT gen_random_uuid(), 'd' || n || '.example', 'x', 'r', 'user ' || mod(n, 100), now()"
+        "   FROM generate_series(1, 3000) n"
+    )
+    asked = [MailAsked(f"user {n % 100}", names=[f"d{n}.example"], mailboxes=[f"{n}@x.example"]) for n in range(50)]
+    with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
+        for name in switched_off:
+            cursor.execute(f"SET {name} = off")
+        sending_facts.find(explained := Explained(cursor), asked)  # type: ignore[arg-type]  # what it needs of one
+    assert [node["Actual Loops"] for node in explained.nodes if node.get("Relation Name") == "domains"] == [1]
 
 
 @pytest.mark.parametrize("seed", range(3))
