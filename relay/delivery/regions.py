@@ -73,6 +73,8 @@ class _State:
     failed: set[str] = field(default_factory=set)
     #: Of a region: the domain whose mail was the first since one passed that may not be sent; empty: none has been.
     denied: str = ""
+    #: Until when that domain rests; all that is known of the region, so that work is looked for less often.
+    denied_until: float = float("-inf")
     #: The mail that is tried after a rest, and since when.
     probe: str | None = None
     probe_since: float = 0.0
@@ -146,6 +148,8 @@ class Regions:
             if witnessed or region.denied == sender_key[-1]:
                 key = sender_key
         seconds = self._rest(key, handover.email_id, outcome, now)
+        if outcome.scope is Scope.SENDER and not witnessed:
+            region.denied_until = now + seconds
         self._end_probe(keys, handover.email_id)
         return replace(outcome, pause=seconds)
 
@@ -170,7 +174,8 @@ class Regions:
         """Seconds for which no region takes mail, of those in use; LONGEST_PAUSE at most. 0.0: one does."""
         now = time.monotonic()
         used = [state for key, state in self._states.items() if len(key) == 1 and now - state.used < _USED_SECONDS]
-        return min(LONGEST_PAUSE, min((_wait(state, "", now) for state in used), default=0.0))
+        rests = (max(_wait(state, "", now), state.denied_until - now) for state in used)
+        return max(0.0, min(LONGEST_PAUSE, min(rests, default=0.0)))
 
     def _keys(self, region: str, configuration_set: str | None, sender: str) -> Iterator[Key]:
         """The region's key first, then those of parts that have rested."""
@@ -223,7 +228,7 @@ class Regions:
         if witness:
             state.passed = now
             state.failed.clear()
-            state.denied = ""
+            state.denied, state.denied_until = "", float("-inf")
         else:
             state.failed.discard(email_id)
         tried = state.probe == email_id
