@@ -26,7 +26,9 @@ MARGIN: Final = 0.97
 #: How much more than its rate a provider's account may get in any second, as the answers to calls count it.
 TOLERANCE: Final = 1.05
 #: From MANY recipients a second on, permits that are closer to each other than GRAIN seconds are one point of the
-#: window, at the moment of the first.
+#: window, at the moment of the first, and have that moment.
+#: perf: their mails leave, are answered and recorded together: at 500 a second a mail takes 1.29 ms of Postgres instead
+#: of 1.45, and 1.65 of the workers instead of 1.77 (python -m scripts.benchmark.pace --seconds 25).
 GRAIN: Final = 0.01
 MANY: Final = 50
 #: Seconds of the window, with the time that a point stands for, and how much more than the rate it may hold.
@@ -191,6 +193,7 @@ class Allowance:
                 self.left -= weight
             self.turn = moment + weight / used
             if self.points and moment - self.points[-1][0] < (GRAIN if whole >= MANY else 0.0):
+                moment = max(now + lead, self.points[-1][0])
                 self.points[-1] = (self.points[-1][0], self.points[-1][1] + weight)
             else:
                 self.points.append((moment, weight))

@@ -168,7 +168,7 @@ else
     turn = moment + weight / used
     local last = fresh[#fresh]
     if #fresh >= first and moment - last[1] < grain then
-      last[2] = last[2] + weight
+      moment, last[2] = math.max(now + lead, last[1]), last[2] + weight
     else
       fresh[#fresh + 1] = {moment, weight}
     end

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
-from relay.core.allowance import HORIZON, LARGE, MARGIN, OCTETS_A_SECOND
+from relay.core.allowance import HORIZON, LARGE, MANY, MARGIN, OCTETS_A_SECOND
 from relay.delivery.account import Account
 from relay.delivery.pace import Pace
 from relay.delivery.permit import Permit
@@ -71,7 +71,8 @@ def test_large_mails_of_three_processes_keep_one_rate_in_octets(links: Callable[
     large = [gevent.spawn(send, pace, octets) for pace in paces for _ in range(3)]
     gevent.joinall(large, raise_error=True)
     for number, moment in enumerate(sorted(left)):
-        assert moment - began >= number * octets / OCTETS_A_SECOND
+        # Half of one is for timers that are early, and the clock of Valkey, which stands still during a round of calls.
+        assert moment - began >= (number - 0.5) * octets / OCTETS_A_SECOND
     # One octet less, and only recipients count.
     link, account = links(), PACE_PREFIX + b"ses:other"
     paces[0].wait("other", "user", 1, LARGE)
@@ -99,6 +100,7 @@ def test_what_a_killed_process_holds_is_not_given_out_again_and_over_in_a_moment
     for survivor, (rate, lead), last in zip(survivors, kinds, held, strict=True):
         grant = survivor.reserve([1] * 50, passed=0, throttled=0)
         one = 1 / (rate * MARGIN)
-        assert grant.now + grant.moments[0] >= last + one - 1e-6
+        # Permits that are close to each other have one moment, those of two processes too.
+        assert grant.now + grant.moments[0] >= last + (one if rate < MANY else 0.0) - 1e-6
         # It asked twice: each time for what is as far ahead, or for one permit.
         assert grant.moments[0] <= 2 * lead + HORIZON + 2 * one

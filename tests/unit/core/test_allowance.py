@@ -8,7 +8,7 @@ import random
 import pytest
 
 from relay.core import allowance as module
-from relay.core.allowance import FAR, HORIZON, LARGE, OCTETS_A_SECOND, SHORT, WAY, Allowance, lateness
+from relay.core.allowance import FAR, GRAIN, HORIZON, LARGE, OCTETS_A_SECOND, SHORT, WAY, Allowance, lateness
 from scripts.benchmark.pace_simulation import Simulation
 from scripts.services.ses_ledger import TOLERANCE, Ledger
 
@@ -106,10 +106,26 @@ def test_a_process_that_stood_still_makes_up_for_nothing() -> None:
 
 
 def test_permits_are_spread_evenly_and_given_a_moment_ahead_alone() -> None:
-    grant = known(500.0).reserve(1.0, [1] * 50)
+    rate = module.MANY - 1
+    grant = known(rate).reserve(1.0, [1] * 50)
     gaps = [later - earlier for earlier, later in zip(grant.moments, grant.moments[1:], strict=False)]
-    assert gaps == pytest.approx([1 / (500 * module.MARGIN)] * len(gaps))
+    assert gaps == pytest.approx([1 / (rate * module.MARGIN)] * len(gaps))
     assert grant.moments[-1] <= HORIZON
+
+
+def test_permits_of_a_high_rate_that_are_close_to_each_other_have_one_moment() -> None:
+    """Never one before its request can use it, nor before that of the others that count at the same point."""
+    allowance = known(500.0)
+    moments = allowance.reserve(1.0, [1] * 50).moments
+    each = math.ceil(GRAIN * 500 * module.MARGIN)
+    assert moments == tuple(sorted(moments))
+    assert [moments.count(moment) for moment in sorted(set(moments))] == [each] * (len(moments) // each)
+    assert moments[-1] <= HORIZON
+    # A request of another process that comes in the midst of those of a point.
+    allowance = known(500.0)
+    allowance.reserve(1.0, [1])
+    assert allowance.reserve(1.004, [1]).moments == (0.0,)
+    assert [recipients for _, recipients in allowance.points] == [2]
 
 
 def test_the_account_is_asked_once_a_minute_and_mail_waits_for_the_first_answer() -> None:
