@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import gevent
 
 from relay.core.handoff import Handoff
+from relay.core.idleness import await_idle
 from relay.core.supervision import run_once
 
 _Question = TypeVar("_Question")
@@ -23,8 +24,8 @@ class Gathered(Generic[_Question, _Answer]):
     """Questions of one kind, one round of them at a time, in a greenlet that goes on when a caller is ended.
 
     `answer(questions)`: the answers in the same order; what it raises, all callers of the round get. `seconds`: for
-    which a round waits for more; None: it begins at once, and callers that ask meanwhile share the next one. `most`:
-    questions of one round; None: any number.
+    which a round waits for more; None: until those that can go on have asked as well (`relay.core.idleness`). Callers
+    that ask during a round share the next one. `most`: questions of one round; None: any number.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class Gathered(Generic[_Question, _Answer]):
         """Until nothing waits."""
         try:
             while self._waiting:
-                if self._seconds is not None:
+                if self._seconds is None:
+                    await_idle()
+                else:
                     gevent.sleep(self._seconds)
                 count = len(self._waiting) if self._most is None else min(self._most, len(self._waiting))
                 self._round([self._waiting.popleft() for _ in range(count)])

@@ -37,6 +37,8 @@ class Backlog:
         self._known: set[str] = set()
         #: A heap of (when due by the monotonic clock, id, row).
         self._later: list[tuple[float, str, Waiting]] = []
+        #: How often a user has come that had no row here that may leave.
+        self.arrivals = 0
 
     def __len__(self) -> int:
         """Rows that may leave now."""
@@ -118,6 +120,7 @@ class Backlog:
             if len(self) >= OF_ALL and not self._make_room():
                 return
             heap = self._users[user] = []
+            self.arrivals += 1
         elif len(self) >= OF_ALL and len(heap) > 1:
             # No room: the user's newest makes way for an older one, or nothing changes.
             self._drop_newest(user, heap)

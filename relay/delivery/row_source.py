@@ -27,6 +27,7 @@ from gevent.event import Event
 from relay.core import metrics
 from relay.core.errors import PostgresUnavailable
 from relay.core.frozen import frozen
+from relay.core.idleness import await_idle
 from relay.core.supervision import Supervised, run_once, supervise
 from relay.delivery.backlog import Backlog
 from relay.delivery.passed_over import PassedOver
@@ -47,6 +48,9 @@ PIECE_SECONDS: Final = 0.05
 #: The part of the time that looks may take of Postgres, and that scans of a long backlog may.
 _LOOK_SHARE: Final = 0.05
 _SCAN_SHARE: Final = 0.1
+#: Seconds between two searches for rows of other users, at most, where a backlog is short and they bring none: what is
+#: new is found by looks.
+_OTHERS_SECONDS: Final = 2.0
 #: A look that takes long reads what was made within the last so many seconds, and the rest less often.
 _RECENT_SECONDS: Final = 60.0
 #: Seconds after which a row is not left to its job: where the queue is at work, and where the job must have been lost.
@@ -55,7 +59,7 @@ LATE_SECONDS: Final = 1.0
 PACED_LATE_SECONDS: Final = 0.2
 LOST_SECONDS: Final = 900.0
 #: Rows of one claim: what it takes of Postgres grows with them.
-CLAIM_ROWS: Final = 10
+CLAIM_ROWS: Final = 20
 #: Octets of the rows of one claim, which are in memory at the same time, as far as there is more than one.
 CLAIM_OCTETS: Final = 4_000_000
 
@@ -126,6 +130,9 @@ class RowSource:
         self._next_look = turns.next(self.look_seconds)
         self._next_whole_look = 0.0
         self._next_search = 0.0
+        #: When rows of other users are searched for next, and how often that has brought none.
+        self._next_others = 0.0
+        self._no_others = 0
         #: Whether the last claim got a row: what others hold locked is not asked for again and again.
         self._fruitful = True
         #: Whether the oldest rows are worth reading once more before the next look.
@@ -214,6 +221,9 @@ class RowSource:
         """Claims what may leave now for the places that are free, until the next look."""
         while self._is_ready() and time.monotonic() < self._next_look:
             self._places.acquire()  # in one line with the jobs of the queue
+            # perf: mails that end at about the same time are followed by one claim: 0.10 instead of 0.21 of a mail,
+            # counted by `./scripts/bench --only delivery` (statements to Postgres).
+            await_idle()
             most = min(CLAIM_ROWS, 1 + self._places.counter)
             rows = self._backlog.take(most, CLAIM_OCTETS, self._shares.counts, self._shares.limit)
             if not rows:
@@ -323,12 +333,19 @@ class RowSource:
         self._left_behind.end_round()
 
     def _search(self) -> None:
-        """All queued rows, not more often than a backlog of that length allows."""
+        """All queued rows, not more often than a backlog of that length allows. Where it is for the rows of others,
+        since all users that are known have their share, also not more often than it is worth.
+        """
         began = time.monotonic()
-        if began >= self._next_search:
-            walk = self._waiting.walk("queued")
-            seconds = self._each_piece(walk, lambda: self._waiting.oldest("queued", PIECE), self._add)
-            self._next_search = time.monotonic() + seconds / _SCAN_SHARE
+        if began < (self._next_others if len(self._backlog) else self._next_search):
+            return
+        arrivals = self._backlog.arrivals
+        walk = self._waiting.walk("queued")
+        pause = self._each_piece(walk, lambda: self._waiting.oldest("queued", PIECE), self._add) / _SCAN_SHARE
+        self._no_others = self._no_others + 1 if self._backlog.arrivals == arrivals else 0
+        now = time.monotonic()
+        self._next_search = now + pause
+        self._next_others = now + max(pause, min(_OTHERS_SECONDS, pause * 2 ** min(self._no_others, 10)))
 
     def _each_piece(
         self, walk: Walk[Found], first: Callable[[], list[Found]], take: Callable[[list[Found]], None]

@@ -21,7 +21,7 @@ class Batches(Generic[_Question, _Answer]):
     `together(questions)`: answers in the same order, None for one that is to be asked alone; it must end by itself,
     soon. What it raises is taken as `in_halves` says: a question that is refused stays alone, the others go together.
     `alone(question)`: called in the greenlet that asks, where it may take its time. Both must be harmless to repeat.
-    `most`: questions of one statement. `seconds`: for which a statement waits for more; None: it begins at once.
+    `most`: questions of one statement. `seconds`: for which a statement waits for more; None: see `Gathered`.
     """
 
     def __init__(

@@ -54,6 +54,7 @@ from relay.postgres.sending_facts import SendingDomain
 from relay.postgres.webhook_deliveries import WebhookDeliveries
 from relay.process import fork_ready, signals
 from relay.process.assignment import Assignment
+from relay.process.collector import collect_seldom
 from relay.process.heartbeat import BEAT_SECONDS
 from relay.redis.claim_states import ClaimStates
 from relay.redis.link import RedisLink
@@ -144,6 +145,7 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
         webhooks=webhooks,
         paced=pace.full if pace is not None else lambda: False,
     )
+    collect_seldom()
     ending = Event()
     signals.attend(assignment.lifeline, drain=ending.set, certificate=None)
     supervise("delivery_claims", handovers.watch)

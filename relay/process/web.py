@@ -28,6 +28,7 @@ from relay.limits.origin import Origins
 from relay.operator import exposition
 from relay.process import fork_ready, signals
 from relay.process.assignment import Assignment
+from relay.process.collector import collect_seldom
 from relay.process.heartbeat import BEAT_SECONDS
 from relay.server.certificate import CertificateStore, Pair
 from relay.server.connection_table import ConnectionTable
@@ -85,6 +86,7 @@ def run(assignment: Assignment, sns_host: SnsHost | None = None) -> int:
     )
     application = Application(parts.tracking, parts.notifications, forwarded)
     server = WebServer(application, admission, None if certificate is None else lambda: certificate.context)
+    collect_seldom()
     signals.attend(assignment.lifeline, drain=server.drain, certificate=certificate, keeper=assignment.keeper)
     parts.start()
     beat = gevent.get_hub().loop.timer(0, repeat=BEAT_SECONDS, ref=False)

@@ -8,7 +8,6 @@ monkey.patch_all()
 
 import contextlib
 import encodings
-import gc
 import importlib
 import importlib.resources
 import os
@@ -42,6 +41,7 @@ from relay.operator import exposition
 from relay.postgres.store import Store
 from relay.process import bulk, fork_ready, signals
 from relay.process.assignment import Assignment
+from relay.process.collector import collect_seldom
 from relay.process.heartbeat import BEAT_SECONDS
 from relay.redis.cache import Cache
 from relay.server.certificate import CertificateStore, Pair
@@ -54,8 +54,6 @@ from relay.server.sockets import Listener
 OPEN_SECONDS = 2.0
 #: Seconds of the drain that belong to the jobs of the last messages.
 PUBLISH_SECONDS = 1.5
-#: Objects that may come into being, less those that went away, before the collector looks for cycles among them.
-COLLECT_AFTER = 10_000
 
 
 #: What other modules import when a mail first needs it.
@@ -115,7 +113,7 @@ def run(assignment: Assignment) -> int:
     services = IntakeServices(lookups, small, large, _leave_to_polling if jobs is None else jobs.publisher.publish)
     connections = ConnectionTable(assignment.table, index, settings.web_concurrency, settings.max_connections)
     server = Server(settings, services, ProcessLimits(settings, cache.link), certificate=certificate, table=connections)
-    _collect_seldom()
+    collect_seldom()
     store.watch()
     clock.start()
     signals.attend(assignment.lifeline, drain=server.drain, certificate=certificate, keeper=assignment.keeper)
@@ -131,16 +129,6 @@ def run(assignment: Assignment) -> int:
     cache.close()
     config.sentry.flush()
     return 0
-
-
-def _collect_seldom() -> None:
-    """What has been loaded stays: the collector need not look at it again and again, which is 7 % of the CPU of a mail.
-
-    Hardly anything that a message leaves behind is cyclic; what is may keep some of them in memory for a while.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
 
 
 class _Jobs:

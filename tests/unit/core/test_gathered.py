@@ -8,6 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from relay.core import idleness
 from relay.core.gathered import Gathered, NotAnswered
 
 
@@ -47,6 +48,26 @@ def test_a_round_that_waits_takes_in_who_comes_meanwhile() -> None:
     asked += ask(gathered, 2)
     assert [each.get(timeout=10) for each in asked] == [2, 4]
     assert rounds == [[1, 2]]
+
+
+def test_a_round_begins_when_all_that_can_go_on_have_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idleness, "LONGEST", 60.0)
+    rounds: list[list[int]] = []
+
+    def answer(numbers: Sequence[int]) -> list[int]:
+        rounds.append(sorted(numbers))
+        return doubled(numbers)
+
+    gathered = Gathered("test_gathered", answer)
+
+    def ask_after(turns: int) -> int:
+        for _ in range(turns):
+            gevent.sleep(0)
+        return gathered.ask(turns)
+
+    asked = [gevent.spawn(ask_after, turns) for turns in range(20)]
+    assert [each.get(timeout=10) for each in asked] == [2 * turns for turns in range(20)]
+    assert rounds == [list(range(20))]
 
 
 @pytest.mark.parametrize(
