@@ -195,6 +195,10 @@ class Handovers:
 
     # What was left behind.
 
+    def introduce(self) -> None:
+        """The first beat, to be called before anything is claimed: what is claimed ahead of it is not in Redis."""
+        self._say_alive()
+
     def watch(self) -> None:
         """Beats, and deals with what this process and ended ones have left; never returns."""
         while True:

@@ -148,6 +148,7 @@ def run(assignment: Assignment, *, outbound: Outbound | None = None) -> int:
     collect_seldom()
     ending = Event()
     signals.attend(assignment.lifeline, drain=ending.set, certificate=None)
+    handovers.introduce()
     supervise("delivery_claims", handovers.watch)
     dispatcher.start()
     if webhooks is not None:
