@@ -236,7 +236,8 @@ def test_a_mail_to_a_test_address_and_another_is_sent(
     add_email: Callable[..., str], deliver: Callable[..., None], ses: Ses
 ) -> None:
     deliver(add_email(to=["delivered@resend.dev", "to@x.example"]))
-    assert len(ses.taken()) == 1
+    deliver(add_email(to=["delivered@resend.dev", "bounced@resend.dev"]))
+    assert len(ses.taken()) == 2
 
 
 def test_a_row_is_claimed_once(
