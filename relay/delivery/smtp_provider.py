@@ -46,6 +46,8 @@ CALL_SECONDS: Final = 145.0
 IDLE_SECONDS: Final = 30.0
 #: Mails after which a connection is closed, so that hosts behind one name share the load.
 MOST_MAILS: Final = 100
+#: Seconds for which a connection fewer is opened that the host has refused while it took mails on others.
+FEWER_SECONDS: Final = 60.0
 #: Seconds for the answer to QUIT.
 QUIT_SECONDS: Final = 1.0
 #: Seconds for what a host has said before it closed in the midst of a mail.
@@ -67,6 +69,10 @@ _AT_ONCE: Final = 65_536
 
 class _Stale(Exception):
     """A kept connection turned out to be closed before the mail was begun: a new one is to be tried."""
+
+
+class _Full(Exception):
+    """The host takes no further connection, and mails are on their way on others."""
 
 
 @frozen
@@ -94,16 +100,27 @@ class SmtpProvider:
         #: The latest used at the end.
         self._idle: deque[SmtpConnection] = deque()
         self._closing_planned = False
+        #: Mails that have a place.
+        self._placed = 0
 
     def send(self, handover: Handover) -> Outcome:
         """As `relay.delivery.provider.Provider` says. Raises Busy where no connection becomes free, and TooLate."""
         began = time.monotonic()
-        if not self._places.acquire(timeout=DATA_SECONDS - OPENING_SECONDS):
-            raise Busy
-        try:
-            return self._sent(handover, began)
-        finally:
-            self._places.release()
+        while True:
+            if not self._places.acquire(timeout=max(0.0, began + DATA_SECONDS - OPENING_SECONDS - time.monotonic())):
+                raise Busy
+            self._placed += 1
+            full = False
+            try:
+                return self._sent(handover, began)
+            except _Full:
+                full = True
+            finally:
+                self._placed -= 1
+                if full:
+                    run_once("smtp_connections", self._places.release, after=FEWER_SECONDS)
+                else:
+                    self._places.release()
 
     def close(self) -> None:
         """Closes the connections that are idle. All of them together wait for the host as long as one would."""
@@ -121,6 +138,10 @@ class SmtpProvider:
         try:
             connection = self._host.open(min(time.monotonic() + OPENING_SECONDS, began + DATA_SECONDS))
         except NotOpened as unopened:
+            # A limit of the host is no fault: the mail waits for one of the connections that it has taken. Where TLS is
+            # there from the start a reply without it is an SSLError.
+            if (unopened.code.startswith("4") or unopened.code == "SSLError") and self._placed > 1:
+                raise _Full from None
             rest = _RESTS.get(unopened.kind, _AWAY)
             message = f"no connection to the smart host: {unopened.code}"
             return Failed(Verdict.NOT_THIS_MAIL, unopened.code, message, rest, unopened.kind)

@@ -63,12 +63,15 @@ class SmtpDouble:
     mechanisms: str = "PLAIN LOGIN"
     answers: Mapping[str, list[str]] = field(default_factory=dict)
     most_recipients: int = 100
+    #: At the same time; a further one is refused.
+    most_connections: int = 1000
     #: Called with each command, for tests that look at the dialogue.
     heard: Callable[[str], None] = lambda _: None
     odd: Odd | None = None
     taken: list[Taken] = field(default_factory=list)
     connections: int = 0
     open: int = 0
+    served: int = 0
     most_open: int = 0
 
     def __enter__(self) -> SmtpDouble:
@@ -118,11 +121,18 @@ class SmtpDouble:
 
     def _serve(self, sock: socket.socket) -> None:
         session = _Session(self, sock)
+        with self._lock:
+            full = self.served >= self.most_connections
+            self.served += not full
         with contextlib.suppress(OSError, Ended):
-            session.run()
+            if full:
+                sock.sendall(b"421 4.7.0 Too many connections\r\n")
+            else:
+                session.run()
         with contextlib.suppress(OSError):
             session.sock.close()
         with self._lock:
+            self.served -= not full
             self.open -= 1
 
     def keep(self, taken: Taken) -> int:

@@ -121,7 +121,7 @@ ELSEWHERE = {
 }
 
 #: Commands that run what lies in tests/; whatever else is in scripts/ knows nothing of it.
-COMMANDS = {"scripts/soak.py", "scripts/fuzz.py", "scripts/try_clients.py"}
+COMMANDS = {"scripts/soak.py", "scripts/fuzz.py", "scripts/try_clients.py", "scripts/try_smart_hosts.py"}
 
 
 def imported(path: Path) -> Iterator[str]:
