@@ -156,7 +156,8 @@ class Deliverer:
         email, domain, suppressed = self._looked_up(email)
         region = self._provider.region or (domain.region if domain is not None else DEFAULT_REGION)
         configuration_set = domain.configuration_set if domain is not None else None
-        rest = self._regions.wait(email.id, region, configuration_set, address_of(email.sender))
+        sender = address_of(email.sender)
+        rest = self._regions.wait(email.id, region, configuration_set, sender, user_id=email.user_id)
         if rest:
             return self._records.put_back(email, rest)
         progress = self._progress(email)
@@ -179,6 +180,7 @@ class Deliverer:
                     content=composed.content,
                     region=region,
                     configuration_set=configuration_set,
+                    user_id=email.user_id,
                 )
                 if progress is not None:
                     handover = progress.narrowed(handover)

@@ -24,6 +24,8 @@ class Handover:
     #: The AWS region of the sender's domain, and SES's configuration set, where one is named.
     region: str
     configuration_set: str | None
+    #: Whose mail it is.
+    user_id: str | None = None
     #: To be used right before the first octet leaves; None: the mail may leave at any time.
     permit: Permit | None = None
 

@@ -6,6 +6,10 @@ the region is the cause: it rests, and no mail pays for it. After a rest one mai
 passes; if not, the next rest is twice as long. A single mail that keeps failing does not hold up its
 region: as long as all such failures are its own, another mail may be tried at once.
 
+Nor do many mails of one user, such as those that a content filter puts off: as long as no other user's mail has failed,
+mails of others may be tried at once; and where those pass, the user's mail rests alone, and an attempt is used up by
+each that fails after another user's mail has passed.
+
 What is wrong with the account itself (ACCOUNT_KINDS) one process finds out for all, where they share a pace by way of
 Redis (`relay.delivery.pace`); of everything else each process has a separate state.
 """
@@ -35,6 +39,8 @@ LONGEST_REST: Final = 300.0
 _PROBE_SECONDS: Final = 180.0
 #: Seconds for which others wait while one mail is tried.
 _BEHIND_PROBE: Final = 2.0
+#: Seconds until the next mail is tried of a user whose mails fail while those of others pass.
+_NEXT_SECONDS: Final = 1.0
 #: A region to which nothing went for so long (seconds) is not asked whether it rests.
 _USED_SECONDS: Final = 600.0
 #: Regions and parts of them that are remembered: a customer may write any number of domains into From.
@@ -71,6 +77,12 @@ class _State:
     doubtful: bool = False
     #: Two at most of the mails that failed in a way that may be the region's since one passed: one may be to blame.
     failed: set[str] = field(default_factory=set)
+    #: Two at most of the users whose mails these are; and of a region the users whose mails passed last, with the
+    #: moments, two at most.
+    failed_users: set[str] = field(default_factory=set)
+    passed_users: dict[str, float] = field(default_factory=dict)
+    #: Of a user: when a mail failed last.
+    failed_at: float = float("-inf")
     #: Of a region: the domain whose mail was the first since one passed that may not be sent; empty: none has been.
     denied: str = ""
     #: Until when that domain rests; all that is known of the region, so that work is looked for less often.
@@ -87,13 +99,16 @@ class Regions:
         self._shared = shared
         self._states: dict[Key, _State] = {}
 
-    def wait(self, email_id: str, region: str, configuration_set: str | None, sender: str) -> float:
+    def wait(
+        self, email_id: str, region: str, configuration_set: str | None, sender: str, *, user_id: str | None = None
+    ) -> float:
         """Seconds for which this mail had better wait; 0.0: it may go now. Changes nothing.
 
         `sender`: the address. Ask it before work is done for the mail, and `admit` when it is handed over.
         """
         now = time.monotonic()
-        seconds = max(_wait(self._states[key], email_id, now) for key in self._keys(region, configuration_set, sender))
+        keys = self._keys(region, configuration_set, sender, user_id)
+        seconds = max(_wait(self._states[key], email_id, now, user_id or "") for key in keys)
         # Spread, so that those that wait do not all come at once.
         return seconds * random.uniform(1.0, 1.2)  # noqa: S311 - spreads load
 
@@ -103,9 +118,9 @@ class Regions:
         `judge` or `withdraw` has to follow then.
         """
         region, configuration_set, sender = handover.region, handover.configuration_set, handover.sender
-        seconds = self.wait(handover.email_id, region, configuration_set, sender)
+        seconds = self.wait(handover.email_id, region, configuration_set, sender, user_id=handover.user_id)
         now = time.monotonic()
-        for key in self._keys(region, configuration_set, sender):
+        for key in self._keys_of(handover):
             state = self._states[key]
             state.used = now
             if not seconds and state.rest:
@@ -114,8 +129,10 @@ class Regions:
 
     def judge(self, handover: Handover, outcome: Outcome) -> Outcome:
         """The outcome, with the verdict that the other mails of the region give; notes it for those that come."""
-        keys = list(self._keys(handover.region, handover.configuration_set, handover.sender))
+        keys = list(self._keys_of(handover))
         now = time.monotonic()
+        if not isinstance(outcome, Failed):
+            _note_pass(self._states[keys[0]], handover.user_id or "", now)
         if not isinstance(outcome, Failed) or outcome.verdict in (Verdict.PERMANENT, Verdict.PASSING):
             # The region has answered, about this mail.
             for key in keys:
@@ -129,15 +146,9 @@ class Regions:
         region = self._states[keys[0]]
         witnessed = now - region.passed <= WITNESS_SECONDS
         if outcome.verdict in (Verdict.EITHER, Verdict.UNCLEAR):
-            if len(region.failed) < 2:
-                region.failed.add(handover.email_id)
-            if witnessed and region.failed == {handover.email_id}:
-                self._end_probe(keys, handover.email_id)
-                return replace(outcome, verdict=Verdict.PASSING, pause=0.0)
-            # Another mail is tried first, so that a failure of this mail is not taken for one of the region.
-            seconds = self._rest(keys[0], handover.email_id, outcome, now)
+            judged = self._judge_either(handover, outcome, now)
             self._end_probe(keys, handover.email_id)
-            return replace(outcome, verdict=Verdict.NOT_THIS_MAIL, pause=2 * seconds)
+            return judged
         key = keys[0]
         if outcome.scope is Scope.CONFIGURATION_SET and handover.configuration_set:
             key = _set_key(handover.region, handover.configuration_set)
@@ -153,11 +164,37 @@ class Regions:
         self._end_probe(keys, handover.email_id)
         return replace(outcome, pause=seconds)
 
+    def _judge_either(self, handover: Handover, outcome: Failed, now: float) -> Failed:
+        """What is the mail's failure, its user's, or the region's."""
+        region = self._states[(handover.region,)]
+        user = handover.user_id or ""
+        key = _user_key(handover.region, user)
+        others_passed = max((at for each, at in region.passed_users.items() if each != user), default=float("-inf"))
+        passing = replace(outcome, verdict=Verdict.PASSING, pause=0.0)
+        if key in self._states and now - others_passed <= WITNESS_SECONDS:
+            # Mails of this user alone have failed before. They say nothing about the mails of others.
+            state = self._states[key]
+            if others_passed > state.failed_at:
+                # The next one of this user is tried soon, one at a time, so that all of them come to an end.
+                state.failed_at, state.rest, state.rests_until = now, outcome.pause / 2, now + _NEXT_SECONDS
+                return passing
+        else:
+            if len(region.failed) < 2:
+                region.failed.add(handover.email_id)
+            if len(region.failed_users) < 2:
+                region.failed_users.add(user)
+            if now - region.passed <= WITNESS_SECONDS and region.failed == {handover.email_id}:
+                return passing
+            if now - others_passed > WITNESS_SECONDS or region.failed_users != {user}:
+                key = (handover.region,)
+        # Another mail is tried first, so that a failure of this one is not taken for the region's, or for the user's.
+        seconds = self._rest(key, handover.email_id, outcome, now)
+        self._states[key].failed_at = now
+        return replace(outcome, verdict=Verdict.NOT_THIS_MAIL, pause=2 * seconds)
+
     def withdraw(self, handover: Handover) -> None:
         """A mail that was admitted is not handed over after all: another one may be tried."""
-        self._end_probe(
-            list(self._keys(handover.region, handover.configuration_set, handover.sender)), handover.email_id
-        )
+        self._end_probe(list(self._keys_of(handover)), handover.email_id)
 
     def rest_with_others(self, region: str, kind: str, seconds: float) -> None:
         """The account rests, as another process or the account itself says."""
@@ -177,11 +214,14 @@ class Regions:
         rests = (max(_wait(state, "", now), state.denied_until - now) for state in used)
         return max(0.0, min(LONGEST_PAUSE, min(rests, default=0.0)))
 
-    def _keys(self, region: str, configuration_set: str | None, sender: str) -> Iterator[Key]:
+    def _keys_of(self, handover: Handover) -> Iterator[Key]:
+        return self._keys(handover.region, handover.configuration_set, handover.sender, handover.user_id)
+
+    def _keys(self, region: str, configuration_set: str | None, sender: str, user_id: str | None) -> Iterator[Key]:
         """The region's key first, then those of parts that have rested."""
         self._states.setdefault((region,), _State())
         yield (region,)
-        parts = [_sender_key(region, sender)]
+        parts = [_sender_key(region, sender), _user_key(region, user_id or "")]
         if configuration_set:
             parts.append(_set_key(region, configuration_set))
         yield from (key for key in parts if key in self._states)
@@ -203,7 +243,7 @@ class Regions:
         state.rest = seconds
         state.rests_until = now + seconds
         self._count()
-        alone = doubtful and len(state.failed) == 1
+        alone = doubtful and (len(state.failed) == 1 or key[1:2] == ("user",))
         level = logging.WARNING if alone or failed.kind == "throttled" else logging.ERROR
         more = {"action": failed.action} if failed.action else {}
         log.log(
@@ -228,6 +268,7 @@ class Regions:
         if witness:
             state.passed = now
             state.failed.clear()
+            state.failed_users.clear()
             state.denied, state.denied_until = "", float("-inf")
         else:
             state.failed.discard(email_id)
@@ -254,18 +295,31 @@ class Regions:
         metrics.DELIVERY_PAUSED_REGIONS.value = sum(1 for state in self._states.values() if state.rest)
 
 
-def _wait(state: _State, email_id: str, now: float) -> float:
+def _wait(state: _State, email_id: str, now: float, user: str | None = None) -> float:
     if not state.rest:
         return 0.0
     if state.probe is not None and state.probe != email_id and now - state.probe_since < _PROBE_SECONDS:
         return max(_BEHIND_PROBE, state.rests_until - now)
     if now >= state.rests_until or (state.doubtful and len(state.failed) == 1 and email_id not in state.failed):
         return 0.0
+    if user is not None and state.doubtful and len(state.failed_users) == 1 and user not in state.failed_users:
+        return 0.0
     return state.rests_until - now
 
 
 def _sender_key(region: str, sender: str) -> Key:
     return (region, "domain", sender.rpartition("@")[2].lower())
+
+
+def _user_key(region: str, user: str) -> Key:
+    return (region, "user", user)
+
+
+def _note_pass(region: _State, user: str, now: float) -> None:
+    region.passed_users.pop(user, None)
+    region.passed_users[user] = now
+    if len(region.passed_users) > 2:
+        del region.passed_users[next(iter(region.passed_users))]
 
 
 def _set_key(region: str, configuration_set: str) -> Key:

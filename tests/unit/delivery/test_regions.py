@@ -30,7 +30,11 @@ def regions(clock: Clock) -> Regions:
 
 
 def mail(
-    email_id: str, region: str = "r", configuration_set: str | None = None, sender: str = "a@a.example"
+    email_id: str,
+    region: str = "r",
+    configuration_set: str | None = None,
+    sender: str = "a@a.example",
+    user_id: str | None = None,
 ) -> Handover:
     return Handover(
         email_id=email_id,
@@ -41,6 +45,7 @@ def mail(
         content=Held(b""),
         region=region,
         configuration_set=configuration_set,
+        user_id=user_id,
     )
 
 
@@ -273,3 +278,80 @@ def test_an_outage_uses_up_no_attempt_and_a_bad_mail_ends(regions: Regions, cloc
     # Who meets the beginning of an outage may pay for it, until the next mail fails: it can't be told from poison.
     assert max(attempts.values(), default=0) <= 2
     assert len(attempts) <= len(outages)
+
+
+@pytest.mark.parametrize("passed", [0, 1])
+@pytest.mark.parametrize("failure", [SERVER_ERROR, LOST])
+def test_mails_of_one_user_that_fail_hold_up_no_other_user(
+    regions: Regions, clock: Clock, failure: Failed, passed: int
+) -> None:
+    """A content filter puts them off, however many they are; whether mails of others have passed before or not."""
+    for number in range(passed):
+        send(regions, mail(f"before {number}", user_id="good"), SENT)
+    for number in range(20):
+        send(regions, mail(f"bad {number}", user_id="bad"), failure)
+        assert regions.wait(f"good {number}", "r", None, "a@a.example", user_id="good") == 0.0
+        assert send(regions, mail(f"good {number}", user_id="good"), SENT) == SENT
+        clock.now += 0.5
+    assert regions.all_rest() == 0.0
+    # One at a time is tried, the others wait.
+    for number in range(20):
+        send(regions, mail(f"bad {number}", user_id="bad"), failure)
+    assert regions.wait("bad", "r", None, "a@a.example", user_id="bad") > 0
+    assert regions.wait("good", "r", None, "a@a.example", user_id="good") == 0.0
+
+
+def test_a_user_whose_mails_fail_is_tried_again_and_all_goes_on_when_one_passes(regions: Regions, clock: Clock) -> None:
+    send(regions, mail("good", user_id="good"), SENT)
+    for number in range(3):
+        send(regions, mail(f"bad {number}", user_id="bad"), SERVER_ERROR)
+    assert regions.wait("bad", "r", None, "a@a.example", user_id="bad") > 0
+    clock.now += 50
+    assert send(regions, mail("bad", user_id="bad"), SENT) == SENT
+    assert regions.wait("bad", "r", None, "a@a.example", user_id="bad") == 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_several_users_an_outage_uses_up_few_attempts_and_bad_mails_end(
+    regions: Regions, clock: Clock, seed: int
+) -> None:
+    """40 minutes are simulated, a mail every second. One user has mails that always fail."""
+    chance = random.Random(seed)
+    outages = [(start, start + chance.uniform(1, 300)) for start in (100.0, 800.0)]
+    users = {f"m{number}": f"user {chance.randrange(4)}" for number in range(2400)}
+    users |= {f"bad {number}": "bad" for number in range(10)} | {f"fine {number}": "bad" for number in range(5)}
+    due = {email_id: chance.uniform(0, 2400 if user != "bad" else 1300) for email_id, user in users.items()}
+    born = dict(due)
+    attempts: dict[str, int] = {}
+    done: set[str] = set()
+    late = []
+    begun = clock.now
+    while due:
+        email_id = min(due, key=lambda each: due[each])
+        clock.now = max(clock.now, begun + due[email_id])
+        moment = clock.now - begun
+        away = any(start <= moment < end for start, end in outages)
+        outcome: Outcome = SERVER_ERROR if away or email_id.startswith("bad") else SENT
+        judged = send(regions, mail(email_id, user_id=users[email_id]), outcome)
+        if isinstance(judged, float):
+            due[email_id] = moment + judged
+        elif isinstance(judged, Sent):
+            done.add(email_id)
+            del due[email_id]
+            if users[email_id] != "bad" and not any(start - 1 <= moment < end + 700 for start, end in outages):
+                late.append(moment - born[email_id])
+        elif judged.verdict is Verdict.NOT_THIS_MAIL:
+            due[email_id] = moment + judged.pause
+        else:
+            attempts[email_id] = attempts.get(email_id, 0) + 1
+            due[email_id] = moment + 2 ** min(attempts[email_id] + 1, 6)
+            if attempts[email_id] == 3:
+                del due[email_id]
+        assert moment < 50_000
+    ended = {email_id for email_id, count in attempts.items() if count == 3}
+    assert ended == {email_id for email_id in users if email_id.startswith("bad")}
+    assert len(done) == len(users) - len(ended)
+    # Two at most meet the beginning of an outage: one of them of the user whose mails had failed before.
+    assert sum(count for email_id, count in attempts.items() if email_id not in ended) <= 2 * len(outages)
+    assert late
+    assert max(late) < 1.0
