@@ -240,11 +240,9 @@ class Handovers:
 
     def close(self) -> None:
         """The process ends: what it has not finished is for others to take at once."""
-        self._give_back_lost()
-        try:
+        with suppress(RedisUnavailable):  # they take it after SILENT_MS without a beat
             self._states.retire(self._owner)
-        except RedisUnavailable:
-            return  # they take it after SILENT_MS without a beat
+        self._give_back_lost()
 
     def _say_alive(self) -> list[str] | None:
         """Beats. Returns the owners that no longer beat; None where Redis does not say."""
