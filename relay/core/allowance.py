@@ -34,6 +34,9 @@ MANY: Final = 50
 #: Seconds of the window, with the time that a point stands for, and how much more than the rate it may hold.
 WINDOW: Final = 1.03
 CAP: Final = 1.03
+#: Of fewer than MANY recipients a second lumps fit badly into a window: the permits behind one that WINDOW has held up
+#: may be closer to each other, by so many seconds of the time that it waited. No WINDOW holds more by that.
+CREDIT: Final = 1.0
 #: Permits are given so many seconds ahead, the first one of a request farther ahead than others. A caller that needs
 #: some time until it can use them gets those of as much time more, since its next request takes that, too.
 HORIZON: Final = 0.05
@@ -101,12 +104,13 @@ def lateness(rate: float, weight: int) -> float:
     """Seconds after its moment for which a permit for so many recipients is good. `rate`: a grant's.
 
     As many recipients as a second may hold are spread over more than a second: by the rest they may be late before a
-    second holds too many. What is left of it is WAY. WINDOW is longer than a second for every permit; the recipients of
-    mails that are no lumps take longer than that.
+    second holds too many. What is left of it is WAY. WINDOW is longer than a second for every permit; at MANY
+    recipients a second those of mails that are no lumps take longer than that.
     """
-    window = WINDOW if rate < MANY * MARGIN else WINDOW - GRAIN
-    spread = (rate / MARGIN * TOLERANCE - weight) / rate if rate else 0.0
-    return min(LATEST, max(window, spread) - 1.0 - WAY)
+    if rate < MANY * MARGIN:
+        return WINDOW - 1.0 - WAY
+    spread = (rate / MARGIN * TOLERANCE - weight) / rate
+    return min(LATEST, max(WINDOW - GRAIN, spread) - 1.0 - WAY)
 
 
 @dataclass(slots=True)
@@ -177,7 +181,8 @@ class Allowance:
         used = whole * self.factor * MARGIN
         moments: list[float] = []
         for weight in weights:
-            moment = self._moment(now + lead, weight, max(1, math.floor(whole * CAP)))
+            earliest = max(now + lead, self.turn)
+            moment = self._moment(earliest, weight, max(1, math.floor(whole * CAP)))
             if moments and moment > now + 2 * lead + HORIZON:
                 break
             if moment > now + FARTHEST:
@@ -191,14 +196,14 @@ class Allowance:
                 break
             if self.left > 0:
                 self.left -= weight
-            self.turn = moment + weight / used
+            self.turn = max(earliest, moment - (CREDIT if whole < MANY else 0.0)) + weight / used
             if self.points and moment - self.points[-1][0] < (GRAIN if whole >= MANY else 0.0):
                 moment = max(now + lead, self.points[-1][0])
                 self.points[-1] = (self.points[-1][0], self.points[-1][1] + weight)
             else:
                 self.points.append((moment, weight))
             moments.append(moment - now)
-        again = max(0.0, self.turn - now - NEAR - lead)
+        again = max(0.0, max(self.turn, self.points[-1][0] if self.points else self.turn) - now - NEAR - lead)
         return Grant(now, tuple(moments), again=again, ask=ask, rate=used, lowered=lowered, left=self.left)
 
     def learn(self, rate: float, left: int, off: str) -> None:
@@ -227,7 +232,7 @@ class Allowance:
 
     def _moment(self, earliest: float, weight: int, cap: int) -> float:
         """The first moment at which so many recipients fit."""
-        moment = max(earliest, self.turn)
+        moment = earliest
         while self.points and self.points[0][0] <= moment - WINDOW:
             self.points.popleft()
         held = sum(recipients for _, recipients in self.points)

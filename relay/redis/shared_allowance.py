@@ -36,7 +36,7 @@ local function text(number) return string.format('%.17g', number) end
 _CONSTANTS: Final = "\n".join(
     f"local {name} = {getattr(allowance, name)!r}"
     for name in (
-        *("MARGIN", "GRAIN", "MANY", "WINDOW", "CAP", "HORIZON", "FARTHEST", "NEAR"),
+        *("MARGIN", "GRAIN", "MANY", "WINDOW", "CAP", "CREDIT", "HORIZON", "FARTHEST", "NEAR"),
         *("ASK_SECONDS", "ASK_AGAIN_SECONDS", "ANSWER_SECONDS", "RAISE", "LEAST"),
         *("MUCH", "ENOUGH", "PERIOD", "LITTLE", "FEW_CALLS", "MOSTLY", "SPARED_SECONDS"),
     )
@@ -144,7 +144,8 @@ else
   end
   for position = 1, most do
     local weight = tonumber(ARGV[9 + position])
-    local moment = math.max(now + lead, turn)
+    local begin = math.max(now + lead, turn)
+    local moment = begin
     local earliest, recipients, at, n = point(place, first)
     while earliest and earliest <= moment - WINDOW do
       sum, place, first = sum - recipients, at, n
@@ -165,7 +166,7 @@ else
       break
     end
     if left > 0 then left = left - weight end
-    turn = moment + weight / used
+    turn = math.max(begin, moment - (whole < MANY and CREDIT or 0)) + weight / used
     local last = fresh[#fresh]
     if #fresh >= first and moment - last[1] < grain then
       moment, last[2] = math.max(now + lead, last[1]), last[2] + weight
@@ -178,7 +179,8 @@ else
   local kept = {string.sub(body, place, stop)}
   for n = first, #fresh do kept[#kept + 1] = text(fresh[n][1]) .. ' ' .. fresh[n][2] .. ';' end
   points = table.concat(kept) .. '=' .. sum
-  again = math.max(0, turn - now - NEAR - lead)
+  local last = fresh[#fresh]
+  again = math.max(0, (last and math.max(turn, last[1]) or turn) - now - NEAR - lead)
 end
 if rest > 0 then again = reason == 'short' and 0 or rest end
 redis.call('HSET', KEYS[1], 'left', left, 'asked', text(asked), 'turn', text(turn), 'points', points,

@@ -56,6 +56,17 @@ def test_mails_to_few_recipients_use_a_fast_account_all_the_same() -> None:
     assert ledger.most <= 500 * TOLERANCE
 
 
+@pytest.mark.parametrize(("rate", "least"), [(5.0, 0.8), (14.0, 0.88), (49.0, 0.95)])
+def test_mails_to_few_recipients_use_most_of_a_slow_account(rate: float, least: float) -> None:
+    """Whole mails fit badly into a second of few recipients; what one has to wait for that is made up for."""
+    ledger = Ledger(rate=rate)
+    weights = (1, 1, 1, 1, 1, 1, 1, 2, 3, 5)
+    simulation = Simulation([known(rate)] * 3, ledger, weight=lambda chance: chance.choice(weights))
+    simulation.run(10.0)
+    assert simulation.run(200.0) >= least
+    assert ledger.most <= rate * TOLERANCE
+
+
 @pytest.mark.parametrize("chance", [0.002, 0.02, 0.05])
 def test_refusals_at_random_cost_little_more_than_themselves(chance: float) -> None:
     ledger = Ledger(rate=500.0, chance=chance, seed=3)
@@ -211,8 +222,10 @@ def test_what_is_asked_for_makes_no_difference_to_the_rest() -> None:
         assert ledger.too_fast == 0
 
 
-@pytest.mark.parametrize("weights", [(1,), (1, 1, 1, 1, 1, 1, 1, 2, 3, 5)], ids=["alone", "several"])
-@pytest.mark.parametrize("rate", [1.0, 2.0, 9.0, 14.0, 20.0, 60.0, 100.0, 500.0])
+@pytest.mark.parametrize(
+    "weights", [(1,), (1, 1, 1, 1, 1, 1, 1, 2, 3, 5), (1, 1, 1, 10, 50)], ids=["alone", "several", "lumps"]
+)
+@pytest.mark.parametrize("rate", [1.0, 2.0, 9.0, 14.0, 20.0, 30.0, 49.0, 60.0, 100.0, 500.0])
 def test_permits_that_are_used_as_late_as_they_may_be_pass_no_second(rate: float, weights: tuple[int, ...]) -> None:
     """What counts is when a call comes: late for its permit and nearly WAY beyond the usual on its way, or neither."""
     seconds = 4.0 + 200.0 / rate
