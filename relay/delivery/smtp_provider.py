@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -73,6 +73,14 @@ class _Stale(Exception):
 
 class _Full(Exception):
     """The host takes no further connection, and mails are on their way on others."""
+
+
+class _Dropped(Exception):
+    """The host refused a recipient and closed the connection, before the text of the mail: the others may get it."""
+
+    def __init__(self, refused: Mapping[str, Reply]) -> None:
+        super().__init__()
+        self.refused = refused
 
 
 @frozen
@@ -161,8 +169,9 @@ class SmtpProvider:
             self._keep(connection)
             raise
         except BaseException:
-            connection.close()
+            transaction.connection.close()
             raise
+        connection = transaction.connection
         if not transaction.usable:
             connection.close()
         elif connection.mails >= MOST_MAILS:
@@ -200,7 +209,10 @@ class SmtpProvider:
 
 
 class _MailTransfer:
-    """One mail on one connection. `usable`: whether the connection can carry another one then."""
+    """One mail on one connection. `usable`: whether it can carry another one then.
+
+    `connection`: the one that it was given, or, where the host closed that behind a refusal, another one.
+    """
 
     def __init__(
         self,
@@ -212,7 +224,7 @@ class _MailTransfer:
         kept: bool,
         repeats_unclear: bool,
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._host = host
         self._handover = handover
         self._data_until = began + DATA_SECONDS
@@ -231,11 +243,22 @@ class _MailTransfer:
             self._handover.permit.use()
         left: Sequence[str] = tuple(dict.fromkeys(self._handover.recipients))
         message_id, refused = "", []
+        dropped: list[Failed] = []
         while left:
-            step = self._step(left)
+            step: _Step | None
+            try:
+                step = self._step(left)
+            except _Dropped as drop:
+                # By itself each of them will be refused again; what the host says to it counts then.
+                refused += [self._named(address, reply, passing=True) for address, reply in drop.refused.items()]
+                dropped += [self._failed(reply, "RCPT") for reply in drop.refused.values()]
+                left = tuple(address for address in left if address not in drop.refused)
+                step = self._reopened()
+                if step is None:
+                    continue
             if isinstance(step.outcome, Failed):
                 if not message_id:
-                    return step.outcome
+                    return _most_hopeful([step.outcome, *dropped])
                 # The others have the mail by now; these are tried again by themselves.
                 failed, passing = step.outcome, True
                 if failed.verdict is Verdict.UNCLEAR:
@@ -251,7 +274,7 @@ class _MailTransfer:
 
     def _unfit(self) -> Failed | None:
         """Why this host can't take the mail, by what it offers."""
-        limit = self._connection.size_limit
+        limit = self.connection.size_limit
         if 0 < limit < self._handover.content.size:
             return Failed(Verdict.PERMANENT, "MessageTooLarge", f"the smart host takes {limit} octets", kind="rejected")
         return None
@@ -266,7 +289,7 @@ class _MailTransfer:
             self.usable = False
             if self._kept and not replies:
                 raise _Stale(broken.code) from None
-            return _Step(_broken(broken.code))
+            return self._gone(recipients, replies, broken)
         mail, data = replies[0], replies[-1]
         if data.code == CLOSING:
             self.usable = False
@@ -293,14 +316,40 @@ class _MailTransfer:
         named = tuple(self._named(address, reply) for address, reply in refused.items() if address not in left)
         return _Step(Sent(outcome.message_id, named), left)
 
+    def _gone(self, recipients: Sequence[str], replies: Sequence[Reply], broken: ConnectionBroken) -> _Step:
+        """The connection ended ahead of the text: what the host had refused by then was the reason, it may be.
+
+        Raises _Dropped.
+        """
+        if broken.code not in _CLOSED or not replies or replies[-1].kind not in (4, 5):
+            return _Step(_broken(broken.code))
+        if replies[0].kind != 2:
+            return _Step(self._failed(replies[0], "MAIL"))
+        refused = {
+            address: reply for address, reply in zip(recipients, replies[1:], strict=False) if reply.kind in (4, 5)
+        }
+        if len(refused) < len(recipients):
+            raise _Dropped(refused)
+        return _Step(self._all_refused(list(refused.values())))
+
+    def _reopened(self) -> _Step | None:
+        """Goes on over a new connection; a failure where there is none."""
+        self.connection.close()
+        try:
+            self.connection = self._host.open(min(time.monotonic() + OPENING_SECONDS, self._data_until))
+        except NotOpened as unopened:
+            return _Step(_broken(unopened.code))
+        self.usable, self._kept = True, False
+        return None
+
     def _mail(self) -> str:
         # Mails are 7-bit and their addresses ASCII (relay.delivery.compose): no other extension is needed.
-        size = f" SIZE={self._handover.content.size}" if "SIZE" in self._connection.extensions else ""
+        size = f" SIZE={self._handover.content.size}" if "SIZE" in self.connection.extensions else ""
         return f"MAIL FROM:<{self._handover.sender}>{size}"
 
     def _ask(self, commands: Sequence[str], replies: list[Reply]) -> None:
         """Adds the reply to each command, as far as they make sense. Raises ConnectionBroken."""
-        connection, until = self._connection, self._data_until
+        connection, until = self.connection, self._data_until
         pipelining = "PIPELINING" in connection.extensions
         before = ["RSET"] if connection.dirty else []
         connection.dirty = True
@@ -327,7 +376,7 @@ class _MailTransfer:
 
     def _text(self) -> Outcome:
         """The mail itself, to the answer to its end."""
-        connection = self._connection
+        connection = self.connection
         last = b""
         try:
             for piece in stuffed(self._handover.content):
@@ -360,7 +409,7 @@ class _MailTransfer:
         """The host went away or spoke in the midst of the text; it may have said why."""
         until = min(time.monotonic() + _LAST_WORD_SECONDS, self._answer_until)
         try:
-            reply = self._connection.reply(until)
+            reply = self.connection.reply(until)
         except ConnectionBroken:
             return _broken(broken.code)
         if reply.kind in (4, 5):
@@ -372,25 +421,25 @@ class _MailTransfer:
     def _end_empty(self) -> None:
         """Ends the text that the host asks for although it has refused all recipients (RFC 2920 section 3.1)."""
         try:
-            self._connection.demand(END, 1, self._data_until)
-            reply = self._connection.reply(self._data_until)
+            self.connection.demand(END, 1, self._data_until)
+            reply = self.connection.reply(self._data_until)
         except ConnectionBroken:
             self.usable = False
         else:
-            self._connection.dirty = False
+            self.connection.dirty = False
             self.usable = reply.code != CLOSING and is_answer(reply, "text")
 
     def _all_refused(self, replies: Sequence[Reply]) -> Failed:
         """The mail was refused for each of its recipients: the reply that leaves most hope decides."""
-        found = [self._failed(reply, "RCPT") for reply in replies]
-        return min(found, key=lambda failed: _HOPE.index(failed.verdict))
+        return _most_hopeful([self._failed(reply, "RCPT") for reply in replies])
 
     def _failed(self, reply: Reply, phase: Phase) -> Failed:
         return of_reply(reply, phase, f"{phase}: {self._shown(reply)}")
 
-    def _named(self, address: str, reply: Reply) -> RefusedRecipient:
+    def _named(self, address: str, reply: Reply, *, passing: bool = False) -> RefusedRecipient:
         failed = self._failed(reply, "RCPT")
-        return _refused(address, failed.code, self._shown(reply), passing=failed.verdict is not Verdict.PERMANENT)
+        passing = passing or failed.verdict is not Verdict.PERMANENT
+        return _refused(address, failed.code, self._shown(reply), passing=passing)
 
     def _shown(self, reply: Reply) -> str:
         """A reply for the row: with its text, unless that repeats what is secret."""
@@ -407,7 +456,14 @@ class _MailTransfer:
 
 
 #: Verdicts on one recipient, from the one that lets a mail be tried again to the one that ends it.
-_HOPE: Final = (Verdict.NOT_THIS_MAIL, Verdict.PASSING, Verdict.EITHER, Verdict.PERMANENT)
+_HOPE: Final = (Verdict.UNCLEAR, Verdict.NOT_THIS_MAIL, Verdict.PASSING, Verdict.EITHER, Verdict.PERMANENT)
+
+#: Codes of a connection that the host has closed.
+_CLOSED: Final = frozenset(("ConnectionClosed", "ConnectionResetError", "BrokenPipeError"))
+
+
+def _most_hopeful(failures: Sequence[Failed]) -> Failed:
+    return min(failures, key=lambda failed: _HOPE.index(failed.verdict))
 
 
 def _refused(address: str, code: str, message: str, *, passing: bool) -> RefusedRecipient:

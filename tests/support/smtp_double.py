@@ -28,6 +28,8 @@ HANG, RESET, CLOSE, HALF, RUBBISH, ENDLESS_LINE, ENDLESS_REPLY = (
     "endless line",
     "endless reply",
 )
+#: What the text of a reply to RCPT ends with behind which the connection is closed, as Exim does (`drop`).
+CLOSED_BEHIND = "; closing"
 USER, PASSWORD = "ann", "the password"
 
 
@@ -225,6 +227,8 @@ class _Session:
         answer = self.host.answer_to(address, len(self.recipients) + 1)
         if self.say(answer, "RCPT") and answer.startswith("2"):
             self.recipients.append(address)
+        if answer.endswith(CLOSED_BEHIND):
+            raise Ended
 
     def do_rset(self, command: str) -> None:
         self.sender = None

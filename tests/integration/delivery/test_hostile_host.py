@@ -433,6 +433,29 @@ def test_where_some_have_a_mail_the_setting_says_what_becomes_of_those_of_whom_i
     assert after == {"found": 1, "again": int(repeats), "failed": int(not repeats)}
 
 
+@pytest.mark.parametrize("offers", [("PIPELINING",), ()])
+def test_where_a_recipient_is_refused_and_the_connection_closed_the_others_get_it(
+    offers: tuple[str, ...],
+) -> None:
+    """As Exim does (`drop`): the refusal is what counts, not that the connection is gone."""
+    drop = "550 5.7.1 not here; closing"
+    with SmtpDouble(mechanisms="", offers=offers, answers={"b@x.example": [drop] * 3, "c@x.example": [drop]}) as double:
+        provider = provider_of(double.port)
+        alone = provider.send(handover("m@a.example", "b@x.example"))
+        assert isinstance(alone, Failed)
+        assert (alone.verdict, alone.code) == (Verdict.PERMANENT, "550 5.7.1")
+        among = provider.send(handover("n@a.example", "a@x.example", "b@x.example", "c@x.example", "d@x.example"))
+        assert isinstance(among, Sent)
+        assert [(each.address, each.passing) for each in among.refused] == [
+            ("b@x.example", True),
+            ("c@x.example", True),
+        ]
+        assert [taken.recipients for taken in double.taken] == [("a@x.example", "d@x.example")]
+        both = provider.send(handover("o@a.example", "b@x.example", "d@x.example"))
+        assert isinstance(both, Sent)
+        provider.close()
+
+
 def test_a_name_for_the_mail_that_is_a_recipient_is_none() -> None:
     with SmtpDouble(mechanisms="") as double:
         double.odd = Odd("end", "250 2.0.0 <to@x.example> accepted", taken=True)
