@@ -6,7 +6,7 @@ They need root, and listen on 127.0.0.1. All take mail for `@x.example` and refu
     grey…       put off, until `open_up`     drop…       refused for good, and the connection closed
     nodata…     refused with DATA            Subject: refused, Subject: postponed     behind the end of data
 
-By Exim alone where Postfix has no word for it: `drop`, `nodata`, and what a subject refuses.
+By Exim alone where Postfix has no word for it: `grey`, `drop`, `nodata`, and what a subject refuses.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class RealHost:
         }
 
     def open_up(self) -> None:
-        """From now on it takes mail for those that it had put off."""
+        """From now on it takes mail for those that it had put off. Of `complete` ones alone."""
         raise NotImplementedError
 
     def has(self, subject: str) -> dict[str, list[bytes]]:
@@ -200,23 +200,14 @@ anvil unix - - n - 1 anvil
             "virtual_uid_maps": f"static:{user.pw_uid}",
             "virtual_gid_maps": f"static:{user.pw_gid}",
         }
-        self._put_off("later", "grey")
-        people = ["later", "grey", *(f"p{number}" for number in range(PEOPLE))]
+        (self._etc / "access").write_text("/^later@/ 450 4.2.1 put off\n")
+        people = ["later", *(f"p{number}" for number in range(PEOPLE))]
         addresses = [f"{each}@x.example {each}/\n" for each in people] + ["p0@xn--bcher-kva.example p0/\n"]
         (self._etc / "people").write_text("".join(addresses))
         (self._etc / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
         services = self._SERVICES.format(port=self.port, limited=self.limited_port, tls=self.tls_port)
         (self._etc / "master.cf").write_text(services)
         self._postfix("start")
-
-    def _put_off(self, *names: str) -> None:
-        lines = (f"/^{name}@/ 450 4.2.1 put off\n" for name in names)
-        (self._etc / "access").write_text("".join(lines))
-
-    def open_up(self) -> None:
-        """See RealHost."""
-        self._put_off("later")
-        self._postfix("reload")
 
     def _postfix(self, word: str) -> None:
         command = ["postfix", "-c", str(self._etc), word]

@@ -214,7 +214,9 @@ def test_of_fifty_recipients_each_gets_it_once_or_is_named(host: RealHost, datab
     """Five at a time: ten transactions and more, each with recipients that are refused or put off."""
     subject = uuid.uuid4().hex
     good = [f"p{number}@x.example" for number in range(38)]
-    people = [*good, *(f"bad{number}@x.example" for number in range(8)), "later@x.example", "grey@x.example"]
+    people = [*good, *(f"bad{number}@x.example" for number in range(10)), "later@x.example"]
+    if host.complete:
+        people.append("grey@x.example")
     random.Random(3).shuffle(people)
     email_id = add(database, subject=subject, to=people[:20], cc=people[20:40], bcc=people[40:])
     with worker(database, tmp_path / "worker", host.environment()):
@@ -222,15 +224,16 @@ def test_of_fifty_recipients_each_gets_it_once_or_is_named(host: RealHost, datab
         while not host.has(subject):
             assert time.monotonic() < until
             time.sleep(0.1)
-        host.open_up()
+        if host.complete:
+            host.open_up()
         end = ended(database, email_id)
     assert end[email_id][0] == "bounced"
-    wanted = {address.partition("@")[0] for address in good} | {"grey"}
+    wanted = {address.partition("@")[0] for address in good} | ({"grey"} if host.complete else set())
     arrived = host.wait_for(subject, len(wanted))
     assert {name: len(mails) for name, mails in arrived.items()} == dict.fromkeys(wanted, 1)
     assert len({octets for mails in arrived.values() for octets in mails}) == 1
     named = bounced(database, email_id)
-    assert named == {f"bad{number}@x.example": "Permanent" for number in range(8)} | {"later@x.example": "Transient"}
+    assert named == {f"bad{number}@x.example": "Permanent" for number in range(10)} | {"later@x.example": "Transient"}
 
 
 def test_recipients_that_are_put_off_for_ever_hold_up_no_other(host: RealHost, database: str, tmp_path: Path) -> None:
