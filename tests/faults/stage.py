@@ -223,12 +223,12 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30.0) -> float:
-    """Waits for something to be so; how many seconds it took. Raises AssertionError."""
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30.0, every: float = 0.02) -> float:
+    """Waits for something to be so; how many seconds it took. Looks `every` so many. Raises AssertionError."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.02)
+        time.sleep(every)
     return time.monotonic() - began
 
 
