@@ -96,6 +96,18 @@ def test_a_claim_that_another_process_made_meanwhile_stays(
     assert query(STATUSES) == [("processing", 1)]
 
 
+def test_what_the_second_try_has_claimed_stays(
+    behind_proxy: Outgoing, proxy: Proxy, add_email: AddEmail, query: Query
+) -> None:
+    """Both tries are of one claim."""
+    email_id = add_email()
+    behind_proxy.due([email_id])
+    proxy.trip = Trip(CLAIM, deliver=False, times=1)
+    assert claimed(behind_proxy, [email_id], "rows") == [email_id]
+    assert behind_proxy.give_back_lost() == 0
+    assert query(STATUSES) == [("processing", 1)]
+
+
 def test_what_postgres_carries_out_late_is_given_back_too(
     behind_proxy: Outgoing, proxy: Proxy, add_email: AddEmail, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
