@@ -21,6 +21,7 @@ import structlog
 from gevent.threadpool import ThreadPool
 
 from relay.core import metrics
+from relay.core.handoff import Handoff
 
 log = structlog.get_logger(__name__)
 
@@ -141,6 +142,70 @@ def _run_once(name: str, work: Callable[..., object], arguments: tuple[object, .
     except BaseException as error:  # as above
         metrics.GREENLET_FAILURES.labels(name).inc()
         log.error("greenlet_failed", greenlet=name, failures=1, exc_info=error)
+
+
+class Crew:
+    """Runs work as `run_once` does, by greenlets that stay for the next work: as many as there has ever been at a time.
+
+    # perf: 3.5 µs instead of 17 µs, of which the kernel has the most: Python maps each greenlet's frames by itself.
+    # python -m timeit -s 'import gevent; from relay.core.supervision import Crew; c = Crew("x"); t = lambda: None' \
+    # 'c.run(t); gevent.sleep(0)'
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._idle: list[_Member] = []
+
+    def run(self, work: Callable[..., object], *arguments: object) -> None:
+        """Has `work(*arguments)` done, from the next turn of the loop on. What it raises is logged and counted."""
+        if self._idle:
+            member = self._idle.pop()
+        else:
+            member = _Member()
+            run_once(self._name, self._serve, member)
+        member.give((work, arguments))
+
+    def _serve(self, member: _Member) -> None:
+        while True:
+            try:
+                work, arguments = member.wait()
+            except BaseException:
+                # Whatever ended it: it gets no more work, and what it has got is for another one.
+                if member.task is None:
+                    self._idle.remove(member)
+                else:
+                    run_once(self._name, self._serve, member)
+                raise
+            _run_once(self._name, work, arguments)
+            # Nothing of it stays in memory meanwhile.
+            del work, arguments
+            self._idle.append(member)
+
+
+_Task = tuple[Callable[..., object], tuple[object, ...]]
+
+
+class _Member:
+    """A greenlet of a crew: the work that it has been given and has not begun."""
+
+    __slots__ = ("_given", "task")
+
+    def __init__(self) -> None:
+        self._given: Handoff[None] = Handoff()
+        self.task: _Task | None = None
+
+    def give(self, task: _Task) -> None:
+        """Lets it go on with this."""
+        self.task = task
+        self._given.set(None)
+
+    def wait(self) -> _Task:
+        """What it is given."""
+        while self.task is None:
+            self._given.get()
+            self._given = Handoff()
+        task, self.task = self.task, None
+        return task
 
 
 class NativeThread:

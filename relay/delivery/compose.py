@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Final
 
@@ -29,6 +30,8 @@ _LEFT_OUT_PREFIXES: Final = ("content-", "x-ses-", "resent-", "arc-")
 #: Why a mail to more than one call takes is never sent: a word for the row, and a text.
 TOO_MANY_RECIPIENTS: Final = "TooManyRecipients", f"the mail has more than {MAX_RECIPIENTS} recipients"
 _FIELD_NAME: Final = re.compile(r"[!-9;-~]{1,126}\Z")
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Unsendable(Exception):
@@ -154,11 +157,24 @@ def _header(email: OutgoingEmail) -> Iterator[bytes]:
     if email.cc:
         yield encoding.mailbox_field("Cc", [mailbox.shown(address) for address in email.cc])
     yield encoding.text_field("Subject", email.subject)
-    yield encoding.field("Date", format_datetime(email.created_at))
+    yield encoding.field("Date", _date(email.created_at))
     yield encoding.field("Message-ID", f"<{email.id}@{domain}>")
     yield encoding.field("X-Entity-ID", email.id)
     yield from _further_fields(email.headers, domain)
     yield b"MIME-Version: 1.0\r\n"
+
+
+def _date(moment: datetime) -> str:
+    """As RFC 5322 section 3.3 has it."""
+    # perf: 1.5 µs, and the standard library's function, which does the same, 4 µs:
+    # python -m timeit -s 'from datetime import UTC, datetime; from relay.delivery.compose import _date' \
+    # -s 'moment = datetime.now(UTC)' '_date(moment)'
+    if moment.tzinfo is not UTC and moment.utcoffset() != timedelta(0):
+        return format_datetime(moment)
+    return (
+        f"{_DAYS[moment.weekday()]}, {moment.day:02} {_MONTHS[moment.month - 1]} {moment.year:04}"
+        f" {moment.hour:02}:{moment.minute:02}:{moment.second:02} +0000"
+    )
 
 
 def _shown(mailboxes: Sequence[str]) -> Iterator[str]:

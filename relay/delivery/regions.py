@@ -98,6 +98,8 @@ class Regions:
     def __init__(self, shared: SharedRests | None = None) -> None:
         self._shared = shared
         self._states: dict[Key, _State] = {}
+        #: How many of them rest.
+        self._resting = 0
 
     def wait(
         self, email_id: str, region: str, configuration_set: str | None, sender: str, *, user_id: str | None = None
@@ -106,6 +108,10 @@ class Regions:
 
         `sender`: the address. Ask it before work is done for the mail, and `admit` when it is handed over.
         """
+        # perf: 0.1 µs instead of 3 µs, twice for each mail:
+        # python -m timeit -s 'from relay.delivery.regions import Regions; r = Regions()' 'r.wait("", "r", None, "")'
+        if not self._resting:
+            return 0.0
         now = time.monotonic()
         keys = self._keys(region, configuration_set, sender, user_id)
         seconds = max(_wait(self._states[key], email_id, now, user_id or "") for key in keys)
@@ -177,6 +183,7 @@ class Regions:
             if others_passed > state.failed_at:
                 # The next one of this user is tried soon, one at a time, so that all of them come to an end.
                 state.failed_at, state.rest, state.rests_until = now, outcome.pause / 2, now + _NEXT_SECONDS
+                self._count()
                 return passing
         else:
             if len(region.failed) < 2:
@@ -219,8 +226,11 @@ class Regions:
 
     def _keys(self, region: str, configuration_set: str | None, sender: str, user_id: str | None) -> Iterator[Key]:
         """The region's key first, then those of parts that have rested."""
-        self._states.setdefault((region,), _State())
+        if (region,) not in self._states:
+            self._states[(region,)] = _State()
         yield (region,)
+        if len(self._states) == 1:
+            return
         parts = [_sender_key(region, sender), _user_key(region, user_id or "")]
         if configuration_set:
             parts.append(_set_key(region, configuration_set))
@@ -292,7 +302,8 @@ class Regions:
                 state.probe = None
 
     def _count(self) -> None:
-        metrics.DELIVERY_PAUSED_REGIONS.value = sum(1 for state in self._states.values() if state.rest)
+        self._resting = sum(1 for state in self._states.values() if state.rest)
+        metrics.DELIVERY_PAUSED_REGIONS.value = self._resting
 
 
 def _wait(state: _State, email_id: str, now: float, user: str | None = None) -> float:

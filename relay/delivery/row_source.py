@@ -28,7 +28,7 @@ from relay.core import metrics
 from relay.core.errors import PostgresUnavailable
 from relay.core.frozen import frozen
 from relay.core.idleness import await_idle
-from relay.core.supervision import Supervised, run_once, supervise
+from relay.core.supervision import Crew, Supervised, run_once, supervise
 from relay.delivery.backlog import Backlog
 from relay.delivery.passed_over import PassedOver
 from relay.delivery.shares import Share, Shares
@@ -117,6 +117,7 @@ class RowSource:
         self._backlog = Backlog()
         self._left_behind = left_behind
         self._passed_over = PassedOver("claim")
+        self._crew = Crew("delivery_row")
         #: The rows that are on their way from here.
         self._on_the_way: dict[str, Share] = {}
         #: Something has changed for the loop that hands out.
@@ -247,7 +248,7 @@ class RowSource:
                 email_id = str(claimed[0])
                 left.pop(email_id, None)
                 self._passed_over.forget(email_id)
-                run_once("delivery_row", self._row, claimed)
+                self._crew.run(self._row, claimed)
             if left:
                 self._put_aside(left.values(), refused)
         except PostgresUnavailable:
