@@ -46,8 +46,9 @@ def test_who_asks_at_the_same_time_or_meanwhile_shares_a_question() -> None:
     server = Server()
     server.may_answer.clear()
     first = server.ask([1, 2, 3])
-    gevent.sleep(0)
-    gevent.sleep(0)
+    with gevent.Timeout(10):
+        while not server.together:
+            gevent.sleep(0.001)
     meanwhile = server.ask([4, 5])
     gevent.sleep(0)
     server.may_answer.set()
