@@ -24,8 +24,6 @@ from relay.core.tls_client import client_context
 
 #: A connection that was idle for longer (seconds) may be one that the other side is just about to close.
 _IDLE_SECONDS: Final = 4.0
-#: Seconds for which what has just been looked at is as it was: a request takes longer on its way.
-_MOMENT: Final = 0.001
 _PORTS: Final = {"http": 80, "https": 443}
 #: Octets read at a time, the most that the content of a response may have, and the most that all of it may have.
 _READ: Final = 65_536
@@ -111,7 +109,7 @@ class HttpsClient:
                 taken = time.monotonic()
                 if ready is not None:
                     ready()
-                    if time.monotonic() - taken > _MOMENT and not _silent(connection.sock):  # closed meanwhile
+                    if not _silent(connection.sock):  # closed meanwhile
                         connection.sock.close()
                         connection = self._connect()
                 begun = True
