@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 
+import gevent
 import pytest
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from relay.delivery import row_source
@@ -122,3 +125,27 @@ def test_searches_for_other_users_come_less_often_while_they_bring_none(monkeypa
     rows.rows = [*rows.rows, waiting("b", "other")]
     found = gaps(5.0)
     assert min(found) < 0.25
+
+
+def test_a_place_is_given_back_by_a_loop_that_is_ended_before_it_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain would wait for a mail that there is not."""
+    waits = Event()
+    monkeypatch.setattr(row_source, "await_idle", lambda: (waits.set(), gevent.sleep(60)))
+    places = BoundedSemaphore(2)
+    source = RowSource(
+        None,  # type: ignore[arg-type]  # nothing is claimed here
+        None,  # type: ignore[arg-type]
+        lambda _: None,
+        places,
+        shares=Shares(2),
+        left_behind=None,  # type: ignore[arg-type]
+        queue_works=None,
+        turns=Turns(),
+        wait_for_leave=lambda: None,
+    )
+    source._backlog.add([waiting("a", "one")])
+    source._next_look = math.inf
+    claiming = gevent.spawn(source._claim_some)
+    assert waits.wait(10)
+    claiming.kill()
+    assert places.counter == 2
