@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import gevent
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from relay.core.deadlines import with_what_is_at_hand
 from relay.core.errors import TooLate
 from relay.core.tls_client import client_context
 
@@ -29,9 +30,6 @@ _PORTS: Final = {"http": 80, "https": 443}
 _READ: Final = 65_536
 _MAX_CONTENT: Final = 4 * 1024 * 1024
 _MAX_RESPONSE: Final = 2 * _MAX_CONTENT
-#: Seconds for an answer that has come by the end of a call and is not read: this process may have stood still, by
-#: SIGSTOP or with its machine.
-_AT_HAND_SECONDS: Final = 0.1
 #: Interim responses (RFC 9110 section 15.2) to one request. A server has a reason to send one or two.
 _MAX_INTERIM: Final = 8
 
@@ -200,13 +198,7 @@ class _HttpsConnection:
             for piece in body.pieces():
                 self._limit(deadline)
                 self.sock.sendall(piece)
-        try:
-            return self._answer(deadline)
-        except (TimeoutError, gevent.Timeout) as late:
-            if isinstance(late, gevent.Timeout) and late is not limit:
-                raise
-            limit.cancel()
-            return self._answer(time.monotonic() + _AT_HAND_SECONDS)
+        return with_what_is_at_hand(self._answer, deadline, limit)
 
     def _answer(self, deadline: float) -> tuple[int, bytes]:
         while not self._answered:

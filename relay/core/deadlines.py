@@ -11,8 +11,15 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
+import gevent
+
+_T = TypeVar("_T")
+
+#: Seconds for an answer that has come by the end of its time and is not read: this process may have stood still, by
+#: SIGSTOP or with its machine.
+AT_HAND_SECONDS: Final = 0.1
 _END: Final[ContextVar[float]] = ContextVar("end", default=math.inf)
 
 
@@ -32,3 +39,17 @@ def after(seconds: float) -> float:
 def seconds_left(deadline: float) -> float:
     """Until a moment of time.monotonic(), never negative."""
     return max(0.0, deadline - time.monotonic())
+
+
+def with_what_is_at_hand(read: Callable[[float], _T], deadline: float, limit: gevent.Timeout) -> _T:
+    """What `read(deadline)` returns. Where its time is over it goes on for AT_HAND_SECONDS, which ends in TimeoutError.
+
+    `limit`: the time limit around it, which does not count from then on.
+    """
+    try:
+        return read(deadline)
+    except (TimeoutError, gevent.Timeout) as late:
+        if isinstance(late, gevent.Timeout) and late is not limit:
+            raise
+        limit.cancel()
+        return read(time.monotonic() + AT_HAND_SECONDS)

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -22,6 +23,7 @@ from gevent.lock import BoundedSemaphore
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from relay.core.address import normalise_domain
+from relay.core.deadlines import with_what_is_at_hand
 from relay.core.supervision import NativeThread
 from relay.core.tls_client import client_context
 from relay.delivery.bounded_tls import BoundedTls
@@ -59,9 +61,6 @@ _NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)")
 _READ: Final = 16_384
 _MOST_HEAD: Final = 65_536
 _MOST_FRAMING: Final = 8
-#: Seconds for a response that has come by the end of its time and is not read: this process may have stood still, by
-#: SIGSTOP or with its machine.
-_AT_HAND_SECONDS: Final = 0.1
 #: Threads that look names up, and as many for names whose last look-up took more than so many seconds: a name whose
 #: servers do not answer keeps a thread for longer than the request waits for it. So many such names are remembered.
 _LOOK_UPS: Final = 64
@@ -130,13 +129,7 @@ class Outbound:
         try:
             sock.sendall(request)
             response = _BoundedResponse(receive)
-            try:
-                return response.read(sock, deadline)
-            except (TimeoutError, gevent.Timeout) as late:
-                if isinstance(late, gevent.Timeout) and late is not limit:
-                    raise
-                limit.cancel()
-                return response.read(sock, time.monotonic() + _AT_HAND_SECONDS)
+            return with_what_is_at_hand(partial(response.read, sock), deadline, limit)
         finally:
             sock.close()
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from relay.core.deadlines import AT_HAND_SECONDS
 from relay.delivery.bounded_tls import BoundedTls, send_whole
 
 #: Octets that are asked for at a time.
@@ -24,9 +25,6 @@ _READ: Final = 16_384
 _MAX_LINE: Final = 4096
 _MAX_LINES: Final = 256
 _MAX_REPLY: Final = 65_536
-#: Seconds for a reply that has come by the end of its time and is not read: this process may have stood still, by
-#: SIGSTOP or with its machine.
-_AT_HAND_SECONDS: Final = 0.1
 #: A server says this where it closes the connection (RFC 5321 section 3.8).
 CLOSING: Final = 421
 
@@ -139,7 +137,7 @@ class SmtpConnection:
             except TimeoutError as error:
                 if late:
                     raise ConnectionBroken(word_of(error)) from None
-                late, until = True, time.monotonic() + _AT_HAND_SECONDS
+                late, until = True, time.monotonic() + AT_HAND_SECONDS
                 continue
             size += len(line)
             match = _LINE.match(line)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,10 +12,11 @@ import redis
 from relay.redis import keys
 from relay.redis.claim_states import CLAIMED, HANDING_OVER, SENT, SILENT_MS
 from scripts.database import query
-from scripts.services import Delivery, processes
+from scripts.services import Delivery
 from scripts.services.ses_request import Answer
 from tests.faults.delivery_stage import DeliveryStage
 from tests.faults.stage import wait_until
+from tests.support.relay_process import frozen
 
 #: The commit of the last release that has a delivery worker.
 LAST_RELEASE: Final = "e55ec5a"
@@ -56,7 +54,7 @@ def leave_behind(stage: DeliveryStage, leaving: Delivery, staying: Delivery) -> 
     left = Left()
     before = stage.count("processing")
     with redis.Redis.from_url(stage.valkey.url) as client:
-        with _standing_still(staying):
+        with frozen(staying):
             _slow_down(stage, client)
             stage.ses.answer(*[_SOON] * _ANSWERED, *[_NOT_YET] * (2 * _MAILS))
             first = len(stage.mails)
@@ -86,16 +84,6 @@ def leave_behind(stage: DeliveryStage, leaving: Delivery, staying: Delivery) -> 
     left.became = Counter((state, became[email_id]) for email_id, state in states.items())
     leaving.start()
     return left
-
-
-@contextlib.contextmanager
-def _standing_still(service: Delivery) -> Iterator[None]:
-    family = processes.family(service.pid)
-    processes.send(family, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        processes.send(family, signal.SIGCONT)
 
 
 def _slow_down(stage: DeliveryStage, client: redis.Redis) -> None:
