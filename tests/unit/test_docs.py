@@ -35,6 +35,8 @@ SHORT = {
     "visits": "tests/integration/web/test_tracked_links.py",
     "notices": "tests/integration/web/test_ses_events.py",
     "smtp": "tests/integration/delivery/test_smtp_provider.py",
+    "transactions": "tests/integration/delivery/test_smtp_transactions.py",
+    "connections": "tests/unit/delivery/test_smtp_connections.py",
     "verdict": "tests/unit/delivery/test_smtp_verdict.py",
     "refused": "tests/integration/delivery/test_refused_recipients.py",
     "text": "tests/unit/delivery/test_smtp_text.py",

@@ -249,7 +249,7 @@ def test_of_the_connections_that_are_kept_one_is_used_that_the_host_has_not_clos
         provider = provider_of(double.port)
         connections = [provider._host.open(time.monotonic() + PATIENCE) for _ in range(3)]
         for connection in connections:
-            provider._keep(connection)
+            provider._kept.keep(connection)
         # The one that would be used first.
         connections[2].send(b"QUIT\r\n", time.monotonic() + PATIENCE)
         connections[2].reply(time.monotonic() + PATIENCE)
@@ -482,7 +482,7 @@ def test_the_end_waits_for_all_connections_together_as_long_as_for_one(monkeypat
     with SmtpDouble(mechanisms="") as double:
         provider = provider_of(double.port)
         for _ in range(3):
-            provider._keep(provider._host.open(time.monotonic() + PATIENCE))
+            provider._kept.keep(provider._host.open(time.monotonic() + PATIENCE))
         provider.close()
     assert len(asked) == 3
     assert len(set(asked)) == 1

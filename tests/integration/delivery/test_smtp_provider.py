@@ -7,30 +7,21 @@ from __future__ import annotations
 
 import math
 import re
-import socket
 import ssl
-import tempfile
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from config.settings import Settings
 from relay.core.errors import TooLate
-from relay.delivery import smtp_provider
-from relay.delivery.content import Content, Held, NoRoom, Spool
+from relay.delivery import smtp_connections, smtp_provider
 from relay.delivery.large_mails import Busy
 from relay.delivery.outcome import Failed, Outcome, Sent, Verdict
 from relay.delivery.permit import Lag, Permit
-from relay.delivery.provider import Handover
-from relay.delivery.smart_host import SmartHost
-from relay.delivery.smtp_provider import SmtpProvider
-from tests.support import smtp_double
 from tests.support.certificates import write_pair
+from tests.support.smart_host import handover, provider_of
 from tests.support.smtp_double import (
     CLOSE,
     ENDLESS_LINE,
@@ -41,7 +32,6 @@ from tests.support.smtp_double import (
     PHASES,
     RESET,
     RUBBISH,
-    USER,
     Odd,
     SmtpDouble,
 )
@@ -49,7 +39,6 @@ from tests.support.smtp_double import (
 OPENING = PHASES[: PHASES.index("MAIL")]
 REPLIES = ("450 4.2.1 <to@x.example> later", "451 4.3.0 trouble", "550 5.1.1 <to@x.example> no", "554 5.7.1 spam")
 BREAKS = (RESET, CLOSE, HALF, RUBBISH, ENDLESS_LINE, ENDLESS_REPLY, "421 4.3.2 closing", "354 go on", "999 odd")
-MAIL = b"Subject: hello\r\n\r\nHello\r\n.\r\n..\r\nend\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -62,40 +51,6 @@ def context(certificate: tuple[str, str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     return context
-
-
-def settings_of(double: SmtpDouble, ca_path: str | None, **more: Any) -> Settings:
-    values: dict[str, Any] = {
-        "database_url": "postgres://",
-        "smarthost_host": "localhost",
-        "smarthost_port": double.port,
-        "smarthost_tls": "none" if double.context is None else "implicit" if double.implicit else "starttls",
-        "smarthost_user": USER,
-        "smarthost_password": PASSWORD,
-        "smarthost_ca_path": ca_path,
-        "hostname": "client.example",
-    }
-    return Settings(**(values | more))
-
-
-def provider_of(
-    double: SmtpDouble, certificate: tuple[str, str], *, connections: int = 20, **more: Any
-) -> SmtpProvider:
-    return SmtpProvider(SmartHost(settings_of(double, certificate[0], **more)), connections=connections)
-
-
-def handover(*to: str, content: Content | bytes = MAIL, **more: Any) -> Handover:
-    values: dict[str, Any] = {
-        "email_id": str(uuid.uuid4()),
-        "sender": "ann@example.com",
-        "to": to or ("to@x.example",),
-        "cc": (),
-        "bcc": (),
-        "content": Held(content) if isinstance(content, bytes) else content,
-        "region": "smtp",
-        "configuration_set": None,
-    }
-    return Handover(**(values | more))
 
 
 def judged(outcome: Outcome, odd: Odd, took: int) -> str:
@@ -217,121 +172,6 @@ def test_what_a_reply_says_is_for_the_row_and_without_secrets(
             assert outcome.message == f"{'text' if phase == 'end' else phase}: 550 5.1.1 {shown}".strip()
 
 
-# Recipients.
-
-
-def test_those_who_are_refused_are_named_and_the_others_get_it_once(
-    context: ssl.SSLContext, certificate: tuple[str, str]
-) -> None:
-    answers = {"a@x.example": ["550 5.1.1 nobody"], "b@x.example": ["450 4.2.2 full"], "d@x.example": ["251 elsewhere"]}
-    for offers in (("PIPELINING",), ()):
-        replies = {address: list(each) for address, each in answers.items()}
-        with SmtpDouble(context=context, offers=offers, answers=replies) as double:
-            provider = provider_of(double, certificate)
-            outcome = provider.send(
-                handover("a@x.example", "b@x.example", cc=("c@x.example",), bcc=("d@x.example", "c@x.example"))
-            )
-            assert isinstance(outcome, Sent)
-            assert [(each.address, each.passing, each.code) for each in outcome.refused] == [
-                ("a@x.example", False, "550 5.1.1"),
-                ("b@x.example", True, "450 4.2.2"),
-            ]
-            assert [taken.recipients for taken in double.taken] == [("c@x.example", "d@x.example")]
-            provider.close()
-
-
-def test_where_there_are_too_many_recipients_the_rest_goes_in_further_transactions(
-    context: ssl.SSLContext, certificate: tuple[str, str]
-) -> None:
-    people = [f"p{number}@x.example" for number in range(10)]
-    for offers in (("PIPELINING",), ()):
-        with SmtpDouble(context=context, offers=offers, most_recipients=4) as double:
-            outcome = provider_of(double, certificate).send(handover(*people))
-            assert outcome == Sent("D1", ())
-            assert [len(taken.recipients) for taken in double.taken] == [4, 4, 2]
-            assert [address for taken in double.taken for address in taken.recipients] == people
-            assert double.connections == 1
-
-
-def test_the_rest_of_too_many_is_tried_again_where_it_fails(
-    context: ssl.SSLContext, certificate: tuple[str, str]
-) -> None:
-    with SmtpDouble(
-        context=context, most_recipients=1, answers={"b@x.example": ["452 4.5.3 many", "451 4.3.0 x"]}
-    ) as double:
-        outcome = provider_of(double, certificate).send(handover("a@x.example", "b@x.example"))
-        assert isinstance(outcome, Sent)
-        assert [(each.address, each.passing) for each in outcome.refused] == [("b@x.example", True)]
-        assert [taken.recipients for taken in double.taken] == [("a@x.example",)]
-
-
-def test_a_host_that_asks_for_the_text_although_it_refused_all_gets_none(
-    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RFC 2920 section 3.1. The double refuses DATA itself, so this one is made to go on."""
-
-    def do_data(session: Any, command: str) -> None:
-        session.say("354 Go on")
-        texts.append(session.text())
-        session.sender = None
-        session.say("554 5.5.1 No valid recipients")
-
-    texts: list[bytes] = []
-    monkeypatch.setattr(smtp_double._Session, "do_data", do_data)
-    with SmtpDouble(answers={"to@x.example": ["550 5.1.1 nobody"]}) as double:
-        provider = provider_of(double, certificate)
-        outcome = provider.send(handover())
-        assert isinstance(outcome, Failed)
-        assert (outcome.verdict, outcome.code) == (Verdict.PERMANENT, "550 5.1.1")
-        assert texts == [b""]
-        provider.send(handover())
-        assert double.connections == 1
-
-
-def test_replies_in_as_many_packets_as_octets_are_the_same_replies(
-    context: ssl.SSLContext, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    act = smtp_double._Session.act
-
-    class Piecemeal:
-        """A socket that sends each octet by itself: Nagle's algorithm is switched off, so each is a packet."""
-
-        def __init__(self, sock: Any) -> None:
-            self._sock = sock
-
-        def sendall(self, octets: bytes) -> None:
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for octet in octets:
-                self._sock.sendall(bytes((octet,)))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._sock, name)
-
-    def piecemeal(session: Any, answer: str) -> None:
-        whole, session.sock = session.sock, Piecemeal(session.sock)
-        try:
-            act(session, answer)
-        finally:
-            session.sock = whole
-
-    monkeypatch.setattr(smtp_double._Session, "act", piecemeal)
-    answers = {"a@x.example": ["550 5.1.1 nobody"], "b@x.example": ["450-4.2.2 full\r\n450 4.2.2 really"]}
-    for offers in (("PIPELINING", "SIZE 50000000", "SMTPUTF8"), ()):
-        replies = {address: list(each) for address, each in answers.items()}
-        with SmtpDouble(context=context, offers=offers, answers=replies) as double:
-            provider = provider_of(double, certificate)
-            outcome = provider.send(handover("a@x.example", "b@x.example", "c@x.example"))
-            assert isinstance(outcome, Sent)
-            assert [(each.address, each.passing) for each in outcome.refused] == [
-                ("a@x.example", False),
-                ("b@x.example", True),
-            ]
-            assert [taken.recipients for taken in double.taken] == [("c@x.example",)]
-            assert isinstance(provider.send(handover()), Sent)
-            assert double.connections == 1
-            provider.close()
-
-
 # Who we speak to.
 
 
@@ -392,7 +232,7 @@ def test_authentication(context: ssl.SSLContext, certificate: tuple[str, str], m
 def test_connections_are_kept_and_closed_after_so_many_mails(
     context: ssl.SSLContext, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smtp_provider, "MOST_MAILS", 5)
+    monkeypatch.setattr(smtp_connections, "MOST_MAILS", 5)
     with SmtpDouble(context=context) as double:
         provider = provider_of(double, certificate)
         for _ in range(12):
@@ -409,22 +249,6 @@ def test_what_a_host_says_unasked_is_no_reply_to_the_next_mail(certificate: tupl
         double.odd = Odd("end", f"250 2.0.0 Ok: queued as D1\r\n{ahead}", taken=True)
         assert [provider.send(handover()) for _ in range(2)] == [Sent("D1", ()), Sent("D2", ())]
         assert (len(double.taken), double.connections) == (2, 2)
-        provider.close()
-
-
-def test_connections_that_are_idle_are_closed(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with SmtpDouble() as double:
-        provider = provider_of(double, certificate)
-        provider.send(handover())
-        now = smtp_provider.time.monotonic
-        provider._close_idle()
-        assert len(provider._idle) == 1
-        with monkeypatch.context() as patched:
-            patched.setattr(smtp_provider.time, "monotonic", lambda: now() + smtp_provider.IDLE_SECONDS + 1)
-            provider._close_idle()
-        assert len(provider._idle) == 0
-        provider.send(handover())
-        assert double.connections == 2
         provider.close()
 
 
@@ -454,48 +278,3 @@ def test_a_mail_that_is_late_for_its_permit_is_not_begun_and_its_connection_kept
         assert isinstance(provider.send(handover(permit=Permit(0.0, math.inf, Lag()))), Sent)
         assert (double.connections, len(double.taken)) == (1, 1)
         provider.close()
-
-
-# Content.
-
-
-def test_what_the_host_offers_is_used(context: ssl.SSLContext, certificate: tuple[str, str]) -> None:
-    heard: list[str] = []
-    with SmtpDouble(context=context, heard=heard.append) as double:
-        provider = provider_of(double, certificate)
-        provider.send(handover())
-        assert f"MAIL FROM:<ann@example.com> SIZE={len(MAIL)}" in heard
-        heard.clear()
-    with SmtpDouble(context=context, offers=("SIZE 10",), heard=heard.append) as double:
-        provider = provider_of(double, certificate)
-        large = provider.send(handover())
-        assert isinstance(large, Failed)
-        assert (large.verdict, large.code) == (Verdict.PERMANENT, "MessageTooLarge")
-        assert not any(command.startswith("MAIL") for command in heard)
-        assert isinstance(provider.send(handover(content=b"x\r\n")), Sent)
-
-
-@pytest.fixture
-def spool() -> Iterator[Spool]:
-    with Spool(tempfile.gettempdir()) as spool:
-        yield spool
-
-
-def test_a_large_mail_comes_from_its_file(context: ssl.SSLContext, certificate: tuple[str, str], spool: Spool) -> None:
-    octets = b"".join(b".%d\r\n" % number * 3 for number in range(200_000))
-    spool.write(octets)
-    with SmtpDouble(context=context) as double:
-        assert isinstance(provider_of(double, certificate).send(handover(content=spool.since(0))), Sent)
-        assert double.taken[0].octets == octets
-
-
-def test_a_file_that_can_not_be_read_is_our_own_trouble(certificate: tuple[str, str], spool: Spool) -> None:
-    spool.write(b"x" * 100 + b"\r\n")
-    content = spool.since(0)
-    spool.cut(50)
-    with SmtpDouble() as double:
-        provider = provider_of(double, certificate)
-        with pytest.raises(NoRoom):
-            provider.send(handover(content=content))
-        assert double.taken == []
-        assert isinstance(provider.send(handover()), Sent)
