@@ -1,4 +1,4 @@
-"""A permit to hand a mail over: from which moment on, and until when (`relay.delivery.pace`).
+"""A permit to hand a mail over: from which moment on, and until when; or why there is none (`relay.delivery.pace`).
 
 What counts for the rate is when a mail comes to its provider. So the last look at its permit is taken when it is
 composed and signed, and its connection open, right before its first octet leaves. A mail that is too late for its
@@ -17,6 +17,7 @@ from typing import Final
 import gevent
 
 from relay.core.errors import TooLate
+from relay.core.frozen import frozen
 
 #: Permits that a mail gets right before it leaves; a process that is late for all of them puts it back.
 _TRIES: Final = 5
@@ -74,6 +75,16 @@ class ServerClock:
         if beyond > 0.0 or half <= error:
             self._offset, self._error, self._found = offset, half, answered
         return said - self._offset
+
+
+@frozen
+class Rest:
+    """No permit for so long. `kind`: one of `relay.delivery.outcome.KINDS`, for all mails; or `FAR` or `SHORT` of
+    `relay.core.allowance`.
+    """
+
+    seconds: float
+    kind: str
 
 
 @dataclass(slots=True)

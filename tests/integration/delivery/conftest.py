@@ -14,6 +14,7 @@ import pytest
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import LargeMails
+from relay.delivery.pace import Pace
 from relay.delivery.provider import Provider
 from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
@@ -26,6 +27,7 @@ from relay.postgres.row_contents import RowContents
 from relay.redis.claim_states import ClaimStates
 from relay.redis.link import RedisLink
 from scripts.services import Ses
+from tests.support.paces import Asked, MakePace
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +70,29 @@ def without_redis() -> ClaimStates:
 def handovers(outgoing: Outgoing, left: LeftRows, without_redis: ClaimStates) -> Handovers:
     """Of a process without Redis."""
     return Handovers(without_redis, outgoing, left, service="test", index=0, provider="ses")
+
+
+@pytest.fixture
+def asked() -> Asked:
+    """What the account of `make_pace` says."""
+    return Asked()
+
+
+@pytest.fixture
+def make_pace(redis_url: str, asked: Asked) -> Iterator[MakePace]:
+    """Makes the paces of processes, with Redis unless `url` says otherwise."""
+    links: list[RedisLink] = []
+
+    def make(url: str | None = redis_url, *, shares: int = 1, fallback: float = 2.0) -> Pace:
+        link = None
+        if url is not None:
+            link = RedisLink(url, verify_tls=True, timeout=1.0, pause=0.05)
+            links.append(link)
+        return Pace(link, "ses", asked, fallback=fallback, shares=shares)
+
+    yield make
+    for link in links:
+        link.close()
 
 
 @pytest.fixture

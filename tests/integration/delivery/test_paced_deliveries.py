@@ -11,13 +11,13 @@ import pytest
 from relay.aws.ses import SesError
 from relay.aws.ses_account import SesAccount
 from relay.core.errors import TooLate
-from relay.delivery import pace as module
 from relay.delivery.account import UNTOLD, Account
 from relay.delivery.deliverer import Deliverer
 from relay.delivery.handovers import Handovers
 from relay.delivery.large_mails import Busy
-from relay.delivery.pace import Pace, Rest
-from relay.delivery.permit import Permit
+from relay.delivery.pace import Pace
+from relay.delivery.paced_account import PacedAccount
+from relay.delivery.permit import Permit, Rest
 from relay.delivery.regions import Regions
 from relay.delivery.row import email_of
 from relay.delivery.ses_provider import SesProvider
@@ -211,7 +211,7 @@ def test_the_last_look_at_a_permit_is_taken_before_the_mail_leaves(
     deliver = worker()
     deliver(add_email())
     given: list[Permit] = []
-    wait, renewed = Pace.wait, module._Paced.renewed
+    wait, renewed = Pace.wait, PacedAccount.renewed
 
     def slow(*arguments: Any) -> Permit | Rest:
         permit = wait(*arguments)
@@ -224,7 +224,7 @@ def test_the_last_look_at_a_permit_is_taken_before_the_mail_leaves(
         return given[-1]
 
     monkeypatch.setattr(Pace, "wait", slow)
-    monkeypatch.setattr(module._Paced, "renewed", renew)
+    monkeypatch.setattr(PacedAccount, "renewed", renew)
     deliver(add_email())
     assert given
     assert ses.ledger()["calls"] == 2
@@ -312,6 +312,6 @@ def test_a_permit_that_a_mail_does_not_use_uses_up_nothing_of_the_days_quota(
         monkeypatch.setattr(provider, "send", busy)
     for row in outgoing.claim([add_email(to=["a@x.example", "b@x.example"])]):
         deliverer.deliver(email_of(row))
-    grant = pace._of("us-east-1")._reserve(0.0, [], 0.0)
+    grant = pace._of("us-east-1")._allowance.reserve(0.0, [], 0.0)
     assert (provider.calls, grant.left) == ([], 100)
     link.close()
