@@ -29,6 +29,8 @@ CONTEXT: Final = b"opensend.tracking.v1"
 #: Characters of a token, at most: a request line with a longer one is not read (`relay.web.server`), so none is made.
 LONGEST_TOKEN: Final = 60_000
 
+#: What stands for the last two characters of the usual alphabet.
+_BASE64URL: Final = b"-_"
 _IV_OCTETS: Final = 12
 _TAG_OCTETS: Final = 16
 #: Characters of a signature: 32 octets as base64url without padding.
@@ -71,23 +73,31 @@ class TrackingTokens:
 
     def sealed(self, payloads: Sequence[bytes]) -> list[bytes]:
         """A token for each of these payloads, which are JSON."""
-        # perf: 2.7 µs for each of 40 tokens instead of 3.5 µs, with a call to the kernel for the octets of each:
+        # perf: 1.8 µs for each of 40 tokens, one step for all of them after the other, instead of 2.3 µs with all steps
+        # for one; and instead of 3.5 µs with a call to the kernel for the octets of each besides.
         # python -m timeit -s 'from relay.core.tracking_token import TrackingTokens as T; t = T("s" * 16)' \
         # -s 'p = [b"p" * 260] * 40' 't.sealed(p)'
-        encrypt, begun, base64url = self._cipher.encrypt, self._begun, _base64url
         random = os.urandom(_IV_OCTETS * len(payloads))
-        tokens: list[bytes] = []
-        start = 0
-        for payload in payloads:
-            iv = random[start : start + _IV_OCTETS]
-            start += _IV_OCTETS
-            sealed = encrypt(iv, payload, CONTEXT)
-            # The library puts the tag behind the ciphertext, the contract before it.
-            encoded = base64url(iv + sealed[-_TAG_OCTETS:] + sealed[:-_TAG_OCTETS])
-            signing = begun.copy()
-            signing.update(encoded)
-            tokens.append(encoded + b"." + base64url(signing.finalize()))
-        return tokens
+        ivs = [random[start : start + _IV_OCTETS] for start in range(0, len(random), _IV_OCTETS)]
+        encrypt, begun = self._cipher.encrypt, self._begun.copy
+        sealed = [encrypt(iv, payload, CONTEXT) for iv, payload in zip(ivs, payloads, strict=True)]
+        # The library puts the tag behind the ciphertext, the contract before it.
+        encoded = [
+            b64encode(iv + each[-_TAG_OCTETS:] + each[:-_TAG_OCTETS], _BASE64URL).rstrip(b"=")
+            for iv, each in zip(ivs, sealed, strict=True)
+        ]
+        signatures = []
+        for each in encoded:
+            signing = begun()
+            signing.update(each)
+            signatures.append(signing.finalize())
+        # With an octet behind it each is a whole number of characters, of which that octet has the last.
+        signed = b64encode(b"".join([each + b"\0" for each in signatures]), _BASE64URL)
+        starts = range(0, len(signed), _SIGNATURE_CHARACTERS + 1)
+        return [
+            b"%b.%b" % (each, signed[start : start + _SIGNATURE_CHARACTERS])
+            for each, start in zip(encoded, starts, strict=True)
+        ]
 
     def verify(self, token: str) -> Tracked | None:
         """What the token says; None: it is not one of ours.
@@ -137,4 +147,4 @@ def _tracked(payload: object) -> Tracked | None:
 def _base64url(octets: bytes) -> bytes:
     # perf: 0.3 µs for a token of 290 octets, and 0.8 µs with the standard library, which has no such alphabet in C:
     # python -m timeit -s 'from relay.core.tracking_token import _base64url; o = bytes(290)' '_base64url(o)'
-    return b64encode(octets, b"-_").rstrip(b"=")
+    return b64encode(octets, _BASE64URL).rstrip(b"=")

@@ -6,13 +6,16 @@ import binascii
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import IO, Final, Protocol
 
 from relay.core.frozen import frozen
 
 #: Octets read from a file at a time: a multiple of 57, which make one line of Base64.
 PIECE: Final = 57 * 4096
+#: What stands for a token in a text: an octet that no UTF-8 has.
+SEAM: Final = b"\xff"
 
 
 class NoRoom(Exception):
@@ -52,6 +55,37 @@ class Held:
         """See Content."""
         if self.octets:
             yield self.octets
+
+
+@frozen
+class Woven:
+    """Text in memory with tokens in it, whose octets need no transfer encoding: a line may be cut within them.
+
+    `octets`: UTF-8, with SEAM for each token, behind which comes neither `.` nor `F`. `tokens`: characters of
+    base64url, and one `.` within them at most.
+    """
+
+    octets: bytes
+    tokens: Sequence[bytes]
+
+    @property
+    def size(self) -> int:
+        """See Content."""
+        return len(self.octets) - len(self.tokens) + sum(map(len, self.tokens))
+
+    def pieces(self) -> Iterator[bytes]:
+        """See Content."""
+        yield b"".join(chain.from_iterable(zip(self.octets.split(SEAM), (*self.tokens, b""), strict=True)))
+
+
+def woven(pieces: Iterable[tuple[Sequence[bytes], Sequence[bytes]]]) -> Content:
+    """Text in pieces of UTF-8, and the token that stands behind each of some pieces; none: no token is among them."""
+    octets: list[bytes] = []
+    tokens: list[bytes] = []
+    for texts, behind in pieces:
+        octets.append(SEAM.join([*texts, b""]) if behind else b"".join(texts))
+        tokens += behind
+    return Woven(b"".join(octets), tokens) if tokens else Held(b"".join(octets))
 
 
 @frozen

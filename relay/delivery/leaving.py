@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, zip_longest
 
 from relay.core.provider_limits import MAX_COMPOSED_OCTETS
 from relay.delivery.compose import Composed, Unsendable, compose
-from relay.delivery.content import Content, Held, Spool, octets_of
+from relay.delivery.content import Content, Spool, octets_of, woven
 from relay.delivery.parts import Bodies
 from relay.delivery.row import OutgoingEmail
-from relay.delivery.tracking import Tracking
+from relay.delivery.tracking import Spliced, Tracking
 from relay.postgres.sending_facts import SendingDomain
 
 
@@ -52,14 +53,14 @@ def _tracked(
     if pieces is None:
         return None
     if spool is None:
-        return Held(b"".join(pieces))
+        return woven(pieces)
     return _spooled(pieces, spool)
 
 
-def _spooled(pieces: Iterator[bytes], spool: Spool) -> Content | None:
+def _spooled(pieces: Iterator[Spliced], spool: Spool) -> Content | None:
     start = spool.size
-    for piece in pieces:
-        spool.write(piece)
+    for texts, tokens in pieces:
+        spool.write(b"".join(chain.from_iterable(zip_longest(texts, tokens, fillvalue=b""))))
         if spool.size - start > MAX_COMPOSED_OCTETS:
             spool.cut(start)
             return None

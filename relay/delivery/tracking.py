@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Final
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 import orjson
@@ -14,12 +14,15 @@ from config.settings import Settings
 from relay.core.address import BadAddress, normalise_domain
 from relay.core.tracking_token import LONGEST_PAYLOAD, TrackingTokens
 from relay.delivery.content import PIECE
-from relay.delivery.html_links import BodyEnd, Link, links, unescape
+from relay.delivery.html_links import BodyEnd, Link, UsualLinks, links, unescape
 from relay.delivery.mailbox import address_of
 from relay.delivery.row import OutgoingEmail
 from relay.postgres.sending_facts import SendingDomain
 
 log = structlog.get_logger(__name__)
+
+#: Pieces of a document, and the token behind each; none: there are no tokens between these pieces.
+Spliced: TypeAlias = tuple[Sequence[bytes], Sequence[bytes]]
 
 _MARKER: Final = b"data-opensend-open-tracking"
 #: What URL parsers leave out of a link wherever it stands (WHATWG URL, section 4.4).
@@ -28,7 +31,7 @@ _DROPPED: Final = str.maketrans("", "", "\t\r\n")
 _STRIPPED: Final = "".join(map(chr, range(0x21)))
 #: Octets of a link that is tracked, at most: no browser takes a longer one.
 _LONGEST_LINK: Final = 32_768
-#: Links whose tokens are made at a time.
+#: Links whose tokens are made at a time, at least.
 _TOGETHER: Final = 64
 #: What the path of a tracked link begins with.
 _OWN: Final = "/api/track/"
@@ -44,8 +47,11 @@ class Tracking:
         self._tokens = TrackingTokens(secret)
         self._base = base
 
-    def rewrite(self, email: OutgoingEmail, domain: SendingDomain | None, html: bytes) -> Iterator[bytes] | None:
-        """The HTML that leaves, in pieces; None where nothing is tracked. `html`: that of the row, as UTF-8."""
+    def rewrite(self, email: OutgoingEmail, domain: SendingDomain | None, html: bytes) -> Iterator[Spliced] | None:
+        """The HTML that leaves; None where nothing is tracked. `html`: that of the row, as UTF-8.
+
+        In pieces and tokens, in order: see Spliced.
+        """
         if domain is None or not html or not email.user_id or not (domain.track_clicks or domain.track_opens):
             return None
         base = self._base_of(domain)
@@ -56,52 +62,36 @@ class Tracking:
             about["recipient"] = address_of(email.to[0])
         return self._spliced(html, domain, base, about)
 
-    def _spliced(self, html: bytes, domain: SendingDomain, base: str, about: dict[str, str]) -> Iterator[bytes]:
-        # The token of the image is made with those of the first links.
-        payloads: list[bytes] = []
-        if domain.track_opens and _MARKER not in html:
-            payloads.append(orjson.dumps({"v": 1, "kind": "open", **about}))
-        image_due, image = bool(payloads), b""
+    def _spliced(self, html: bytes, domain: SendingDomain, base: str, about: dict[str, str]) -> Iterator[Spliced]:
+        image_due = domain.track_opens and _MARKER not in html
         # What stands before the target in the payload of each link, and before the token in the link.
         begin = orjson.dumps({"v": 1, "kind": "click", **about})[:-1] + b',"targetUrl":'
         link = f"{base}/api/track/click/".encode()
-        copied = 0
-        all_found = links(html)
-        ended = False
-        while not ended:
-            some = list(islice(all_found, _TOGETHER))
-            ended = len(some) < _TOGETHER
-            places: list[tuple[int, int, bool]] = []
-            for found in some:
-                if isinstance(found, BodyEnd):
-                    places.append((found.start, found.start, False))
-                elif domain.track_clicks:
-                    target = _target(html, found)
-                    if target is not None and len(begin) + len(target) < LONGEST_PAYLOAD:
-                        payloads.append(b"%b%b}" % (begin, target))
-                        places.append((found.start, found.end, True))
-            tokens = iter(self._tokens.sealed(payloads))
-            payloads = []
-            if image_due:
-                image = b'<img src="%b/api/track/open/%b" width="1" height="1" alt="" %b="true">' % (
-                    base.encode(),
-                    next(tokens),
-                    _MARKER,
-                )
+        splicing = _Splicing(html)
+        spans: list[tuple[int, int]] = []
+        payloads: list[bytes] = []
+        # Where no body ends the document does.
+        for found in chain(links(html), (BodyEnd(len(html)),)):
+            if isinstance(found, BodyEnd):
+                opens = [orjson.dumps({"v": 1, "kind": "open", **about})] if image_due else []
                 image_due = False
-            for start, end, is_link in places:
-                if is_link:
-                    spliced = link + next(tokens)
-                else:
-                    spliced, image = image, b""
-                if start - copied <= PIECE:
-                    yield html[copied:start] + spliced
-                else:
-                    yield from _cut(html, copied, start)
-                    yield spliced
-                copied = end
-        yield from _cut(html, copied, len(html))
-        yield image
+                if not payloads and not opens:
+                    continue
+                tokens = self._tokens.sealed(payloads + opens)
+                yield from splicing.put(link, spans, tokens[: len(spans)])
+                if opens:
+                    image = f'<img src="{base}/api/track/open/'.encode()
+                    yield from splicing.put(image, [(found.start, found.start)], tokens[-1:])
+                    splicing.ahead = b'" width="1" height="1" alt="" %b="true">' % _MARKER
+                spans, payloads = [], []
+            elif domain.track_clicks:
+                more, made = _payloads(html, found, begin)
+                spans += more
+                payloads += made
+                if len(spans) >= _TOGETHER:
+                    yield from splicing.put(link, spans, self._tokens.sealed(payloads))
+                    spans, payloads = [], []
+        yield from splicing.rest()
 
     def _base_of(self, domain: SendingDomain) -> str | None:
         subdomain = (domain.tracking_subdomain or "").strip().strip(".")
@@ -138,25 +128,33 @@ def tracking_of(settings: Settings) -> Tracking | None:
     return Tracking(settings.tracking_secret.strip(), base)
 
 
-def _target(html: bytes, link: Link) -> bytes | None:
-    """The URL that a link leads to, as JSON, where it is to be tracked; else None."""
-    if link.left_alone or link.end - link.start > _LONGEST_LINK:
-        return None
-    if link.usual:
-        # perf: 0.65 µs instead of 1 µs for a link of which nothing but `&amp;` is to be decoded:
-        # python -m timeit -s 'from relay.delivery.tracking import _target, Link; h = b"https://x.example/?a&amp;b"' \
-        # -s 'l = Link(0, len(h)); l.usual = True' '_target(h, l)'
-        octets = html[link.start : link.end]
+def _payloads(html: bytes, found: UsualLinks | Link, begin: bytes) -> tuple[Sequence[tuple[int, int]], list[bytes]]:
+    """Where links stand that are to be tracked, and the payload of each. `begin`: what stands before a target."""
+    if isinstance(found, UsualLinks):
+        # perf: 0.3 µs instead of 0.8 µs for each of 40 links of which nothing but `&amp;` is to be decoded:
+        # python -m timeit -s 'from relay.delivery.tracking import _payloads; from relay.delivery.html_links import *' \
+        # -s 'h = b"https://x.example/?a&amp;b"; l = UsualLinks([(0, len(h))] * 40)' '_payloads(h, l, b"p" * 99)'
+        octets = b"\n".join([html[start:end] for start, end in found.spans])
         plain = octets.replace(b"&amp;", b"&")
-        if len(octets) - len(plain) == 4 * octets.count(b"&") and _OWN_OCTETS not in plain:
-            return b'"%b"' % plain
-    target = _any_target(html, link)
-    return None if target is None else orjson.dumps(target)
+        short = len(octets) <= _LONGEST_LINK and len(begin) + len(octets) + 2 < LONGEST_PAYLOAD
+        if short and len(octets) - len(plain) == 4 * octets.count(b"&") and _OWN_OCTETS not in plain:
+            return found.spans, [b'%b"%b"}' % (begin, target) for target in plain.split(b"\n")]
+        candidates = found.spans
+    else:
+        candidates = () if found.left_alone else ((found.start, found.end),)
+    spans: list[tuple[int, int]] = []
+    payloads: list[bytes] = []
+    for start, end in candidates:
+        target = _target(html[start:end]) if end - start <= _LONGEST_LINK else None
+        if target is not None and len(begin) + len(target) < LONGEST_PAYLOAD:
+            spans.append((start, end))
+            payloads.append(b"%b%b}" % (begin, target))
+    return spans, payloads
 
 
-def _any_target(html: bytes, link: Link) -> str | None:
-    """The same as text, of any link."""
-    target = unescape(html[link.start : link.end].decode("utf-8", "replace"))
+def _target(href: bytes) -> bytes | None:
+    """The URL that a link leads to, as JSON, where it is to be tracked; else None."""
+    target = unescape(href.decode("utf-8", "replace"))
     if not target.isprintable():
         target = target.translate(_DROPPED)
     target = target.strip(_STRIPPED)
@@ -164,17 +162,48 @@ def _any_target(html: bytes, link: Link) -> str | None:
         return None
     if "unsubscribe" in target.lower():
         return None
-    if target.isascii() and "[" not in target and "]" not in target and _OWN not in target:
-        return target  # one that can be split, and has another path
-    try:
-        path = urlsplit(target).path
-    except ValueError:
-        return None
-    return None if path.startswith(_OWN) else target
+    if not (target.isascii() and "[" not in target and "]" not in target and _OWN not in target):
+        # One that may not be one that can be split, or may have a path of ours.
+        try:
+            path = urlsplit(target).path
+        except ValueError:
+            return None
+        if path.startswith(_OWN):
+            return None
+    return orjson.dumps(target)
 
 
-def _cut(html: bytes, start: int, end: int) -> Iterable[bytes]:
-    """A part of the document, in pieces: the whole may be large, and there is no room for a second one."""
-    if end - start <= PIECE:
-        return (html[start:end],)
-    return (html[at : min(end, at + PIECE)] for at in range(start, end, PIECE))
+class _Splicing:
+    """A document, copied as far as something has been put into it."""
+
+    def __init__(self, html: bytes) -> None:
+        self._html = html
+        self._copied = 0
+        #: What stands ahead of what is copied next.
+        self.ahead = b""
+
+    def put(self, before: bytes, spans: Sequence[tuple[int, int]], tokens: Sequence[bytes]) -> Iterator[Spliced]:
+        """Puts `before` and a token in the place of each of these parts of the document."""
+        if spans and spans[-1][0] - self._copied <= PIECE:
+            starts = [self._copied, *[end for _, end in spans]]
+            self._copied = starts[-1]
+            texts = [self._html[start:end] + before for start, (end, _) in zip(starts, spans)]  # noqa: B905 - one more
+            texts[0] = self.ahead + texts[0]
+            self.ahead = b""
+            yield texts, tokens
+            return
+        for (start, end), token in zip(spans, tokens, strict=True):
+            yield from self._copy(start)
+            self._copied = end
+            yield (before,), (token,)
+
+    def rest(self) -> Iterator[Spliced]:
+        """What is left of the document."""
+        yield from self._copy(len(self._html))
+
+    def _copy(self, end: int) -> Iterator[Spliced]:
+        """Up to there, in pieces: the whole may be large, and there is no room for a second one."""
+        yield (self.ahead,), ()
+        self.ahead = b""
+        for start in range(self._copied, end, PIECE):
+            yield (self._html[start : min(end, start + PIECE)],), ()

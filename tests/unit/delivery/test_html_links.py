@@ -5,18 +5,28 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
 
-from relay.delivery.html_links import Link, links, unescape
+from relay.delivery.html_links import BodyEnd, Link, UsualLinks, links, unescape
 from tests.security.long_messages import grows
 from tests.unit.delivery.test_tracking import LINK, payload, restored, tracked
 
 
 def hrefs(document: str) -> list[str]:
     octets = document.encode()
-    return [octets[link.start : link.end].decode() for link in links(octets) if isinstance(link, Link)]
+    return [octets[link.start : link.end].decode() for link in each(octets) if isinstance(link, Link)]
+
+
+def each(document: bytes) -> Iterator[Link | BodyEnd]:
+    """Every link by itself."""
+    for found in links(document):
+        if isinstance(found, UsualLinks):
+            yield from (Link(*span) for span in found.spans)
+        else:
+            yield found
 
 
 @pytest.mark.parametrize(
@@ -254,9 +264,7 @@ def test_what_is_passed_over_holds_no_link(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def found(document: bytes) -> list[tuple[int, ...]]:
-    return [
-        (each.start, each.end, each.left_alone) if isinstance(each, Link) else (each.start,) for each in links(document)
-    ]
+    return [(one.start, one.end, one.left_alone) if isinstance(one, Link) else (one.start,) for one in each(document)]
 
 
 #: Runs of these, whole and cut off, are the worst that a scanner of tags meets.

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from relay.core.tracking_token import LONGEST_PAYLOAD, LONGEST_TOKEN
 from relay.delivery import tracking as tracking_module
-from relay.delivery.html_links import BodyEnd, Link, links
+from relay.delivery.content import octets_of, woven
+from relay.delivery.html_links import BodyEnd, Link, UsualLinks, links
 from relay.delivery.row import OutgoingEmail
 from relay.delivery.tracking import Tracking, base_of
 from relay.postgres.sending_facts import SendingDomain
@@ -34,7 +35,7 @@ LINK = re.compile(r"https://app\.example/api/track/(click|open)/([\w.-]+)")
 
 def rewritten(tracking: Tracking, email: OutgoingEmail, domain: SendingDomain) -> str | None:
     pieces = tracking.rewrite(email, domain, email.html.encode())
-    return None if pieces is None else b"".join(pieces).decode()
+    return None if pieces is None else octets_of(woven(pieces)).decode()
 
 
 def tracked(html: str, domain: SendingDomain = DOMAIN, **columns: Any) -> str:
@@ -85,6 +86,16 @@ def test_nothing_is_lost_where_a_piece_ends(piece: int, monkeypatch: pytest.Monk
         html = f'<p>{"a" * size}</p><a href="https://x.example/{"b" * size}">go</a>{"c" * size}</body>{"d" * size}'
         for domain in (DOMAIN, OPENS):
             assert restored(tracked(html, domain)) == html, (size, domain)
+
+
+@pytest.mark.parametrize("links_before", [0, 1])
+def test_no_large_part_of_a_document_is_copied_at_a_time(links_before: int) -> None:
+    between = "x" * (2 * tracking_module.PIECE)
+    html = _link(0) * links_before + "".join(between + _link(number) for number in range(4)) + between
+    email = row(html=html)
+    spliced = list(TRACKING.rewrite(email, DOMAIN, html.encode()) or ())
+    assert max(sum(map(len, texts)) for texts, _ in spliced) <= 1.1 * tracking_module.PIECE
+    assert restored(octets_of(woven(spliced)).decode()) == html
 
 
 def test_references_in_a_link_are_decoded() -> None:
@@ -155,11 +166,12 @@ def test_a_usual_link_is_tracked_as_any_other(monkeypatch: pytest.MonkeyPatch) -
 
     def forgotten(document: bytes) -> Iterator[Link | BodyEnd]:
         nonlocal known
-        for link in links(document):
-            if isinstance(link, Link):
-                known += link.usual
-                link.usual = False
-            yield link
+        for found in links(document):
+            if isinstance(found, UsualLinks):
+                known += len(found.spans)
+                yield from (Link(*span) for span in found.spans)
+            else:
+                yield found
 
     monkeypatch.setattr("relay.delivery.tracking.links", forgotten)
     for document, targets in zip(documents, searched, strict=True):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relay.core.frozen import frozen
 from relay.delivery import transfer
 from relay.delivery.compose import Unsendable, content_of
-from relay.delivery.content import Encoded, Held, octets_of
+from relay.delivery.content import SEAM, Encoded, Held, Woven, octets_of, woven
 from relay.delivery.row import OutgoingAttachment
 
 #: What lines begin and end with, what is escaped, and what reaches the limits of a line.
@@ -90,6 +90,55 @@ def test_a_text_is_read_as_itself_whatever_its_lines_are() -> None:
         from_file, pieces_of_file = transfer.text_body(cut(octets, chance))
         assert (from_file, b"".join(pieces_of_file())) == (name, encoded)
     assert names == {"7bit", "quoted-printable", "base64"}
+
+
+def token(chance: random.Random) -> bytes:
+    """As in a tracked link, and longer and shorter ones: its full stop may be where a line would begin."""
+    size = chance.choice((chance.randrange(1, 90), chance.randrange(340, 460), 75 * chance.randrange(1, 20), 5_550))
+    return b"t" * size + chance.choice((b".", b".", b"")) + b"From" * chance.randrange(1, 12)
+
+
+def test_tokens_are_cut_apart_from_the_text_around_them() -> None:
+    chance = random.Random(23)
+    names: dict[str, int] = {}
+    for number in range(4_000):
+        pieces = [(texts(chance).encode(), token(chance)) for _ in range(chance.randrange(1, 6))]
+        pieces = [(b'"' + text, behind) for text, behind in pieces]
+        last = chance.choice(("", '">', '"' + texts(chance))).encode()
+        if number % 5 == 0:
+            pieces, last = [(text.replace(b"\n", b"\r\n"), behind) for text, behind in pieces], last + b"\r"
+        content = woven([*(((text,), (behind,)) for text, behind in pieces), ((last,), ())])
+        octets = b"".join(text + behind for text, behind in pieces) + last
+        assert octets_of(content) == octets
+        assert content.size == len(octets)
+        plain = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        name, all_encoded = transfer.text_body(content)
+        names[name] = names.get(name, 0) + 1
+        encoded = b"".join(all_encoded())
+        if name == "7bit":
+            assert (name, encoded) == (name, plain.replace(b"\n", b"\r\n"))
+            continue
+        lines = encoded.split(b"\r\n")
+        assert max(map(len, lines)) <= 76
+        if name == "base64":
+            assert base64.b64decode(encoded) == plain.replace(b"\n", b"\r\n")
+            continue
+        assert b"\n" not in encoded.replace(b"\r\n", b"")
+        assert not [line for line in lines if line.startswith((b".", b"From "))]
+        assert not [line for line in lines if line.endswith((b" ", b"\t"))]
+        assert not re.search(rb"[^\r\n\t -~]", encoded)
+        assert quopri.decodestring(encoded.replace(b"\r\n", b"\n")) == plain
+        assert len(encoded) * 3 <= len(plain) * 4
+    assert names.keys() == {"7bit", "quoted-printable", "base64"}
+    assert names["quoted-printable"] > 1_000
+    assert names["base64"] > 100
+
+
+def test_a_text_of_letters_that_are_escaped_is_base64_with_tokens_too() -> None:
+    content = Woven(b'"'.join(["漢字".encode() * 200, SEAM, b">"]), [b"t" * 400])
+    name, pieces = transfer.text_body(content)
+    assert name == "base64"
+    assert base64.b64decode(b"".join(pieces())) == octets_of(content)
 
 
 def test_no_octet_is_lost_where_a_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
