@@ -113,7 +113,7 @@ def _short_text(octets: bytes, tokens: Sequence[bytes]) -> tuple[str, bytes]:
 
 
 def _with_tokens(quoted: bytes, tokens: Sequence[bytes]) -> bytes:
-    """Quoted-printable with the tokens where the seams are, each on lines of its own.
+    """Quoted-printable with the tokens where the seams are, each on separate lines.
 
     A seam has kept room for the `=` of a soft line end.
     """
