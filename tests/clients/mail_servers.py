@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import subprocess
 from pathlib import Path
 from typing import ClassVar
 
+from tests.clients.machine import lacking
 from tests.clients.mail import Account, Mail
 
 SENDER = "ann@example.com"
@@ -37,15 +37,7 @@ class MailServer:
     @classmethod
     def missing(cls) -> str:
         """What this machine lacks for it; empty if nothing."""
-        if shutil.which(cls.program) is None:
-            return f"{cls.name} is not installed"
-        if os.geteuid() != 0:
-            return f"{cls.name} needs root"
-        try:
-            pwd.getpwnam(cls.user)
-        except KeyError:
-            return f"there is no user {cls.user}"
-        return ""
+        return lacking(cls.name, cls.program, cls.user)
 
     def start(self, account: Account) -> None:
         """Configures it to send everything through the account, and starts it where it is a daemon."""

@@ -11,7 +11,6 @@ By Exim alone where Postfix has no word for it: `grey`, `drop`, `nodata`, and wh
 
 from __future__ import annotations
 
-import os
 import pwd
 import shutil
 import socket
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from scripts.services import free_port
+from tests.clients.machine import lacking
 from tests.support.certificates import write_pair
 
 #: Recipients that exist: p0 … p59.
@@ -46,15 +46,7 @@ class RealHost:
     @classmethod
     def missing(cls) -> str:
         """What this machine lacks for it; empty if nothing."""
-        if shutil.which(cls.program) is None:
-            return f"{cls.name} is not installed ({cls.program} is not in PATH)"
-        if os.geteuid() != 0:
-            return f"{cls.name} needs root"
-        try:
-            pwd.getpwnam(cls.user)
-        except KeyError:
-            return f"there is no user {cls.user}"
-        return ""
+        return lacking(cls.name, cls.program, cls.user)
 
     def __init__(self) -> None:
         # Not in pytest's own folder, which only its owner may enter.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import email.policy
-import json
 import os
 import random
 import subprocess
@@ -28,6 +27,7 @@ from scripts.database import create_api_key, create_database, drop_database, que
 from scripts.services import Delivery, Postgres, Valkey
 from tests.clients.smart_hosts import PASSWORD, REAL_HOSTS, RealHost
 from tests.support.certificates import write_pair
+from tests.support.email_rows import add_email
 from tests.support.relay_process import Relay
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,27 +62,9 @@ def host(request: pytest.FixtureRequest) -> Iterator[RealHost]:
 
 
 def add(database: str, **columns: Any) -> str:
-    """Inserts a row of emails; its id."""
-    row: dict[str, Any] = {
-        "id": str(uuid.uuid4()),
-        "from": "Änn <ann@example.com>",
-        "to": ["p0@x.example"],
-        "cc": [],
-        "bcc": [],
-        "reply_to": [],
-        "subject": uuid.uuid4().hex,
-        "html": "",
-        "text": "Hi\n",
-        "headers": {},
-        "attachments": [],
-        "tags": [],
-        "user_id": "user",
-    } | columns
-    names = ", ".join(f'"{name}"' for name in row)
-    values = [json.dumps(value) if isinstance(value, list | dict) else value for value in row.values()]
-    with psycopg2.connect(database) as connection, connection.cursor() as cursor:
-        cursor.execute(f"INSERT INTO emails ({names}) VALUES ({', '.join(['%s'] * len(row))})", values)
-    return str(row["id"])
+    """A queued mail to a recipient that exists, with a subject that no other has; its id."""
+    usual = {"from": "Änn <ann@example.com>", "to": ["p0@x.example"], "subject": uuid.uuid4().hex}
+    return add_email(database, **(usual | columns))
 
 
 def attachment(name: str, octets: bytes) -> dict[str, str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from relay.postgres.row_contents import RowContents
 from relay.redis.claim_states import ClaimStates
 from relay.redis.link import RedisLink
 from scripts.services import Ses
+from tests.support import email_rows
 from tests.support.paces import Asked, MakePace
 
 
@@ -118,31 +118,9 @@ def query(postgres_url: str) -> Callable[..., list[tuple[Any, ...]]]:
 
 
 @pytest.fixture
-def add_email(query: Callable[..., list[tuple[Any, ...]]]) -> Callable[..., str]:
+def add_email(postgres_url: str) -> Callable[..., str]:
     """Inserts a row of emails, every column optional; its id."""
-
-    def add(**columns: Any) -> str:
-        row: dict[str, Any] = {
-            "id": str(uuid.uuid4()),
-            "from": "Ann <ann@example.com>",
-            "to": ["to@x.example"],
-            "cc": [],
-            "bcc": [],
-            "reply_to": [],
-            "subject": "Hello",
-            "html": "",
-            "text": "Hi\n",
-            "headers": {},
-            "attachments": [],
-            "tags": [],
-            "user_id": "user",
-        } | columns
-        names = ", ".join(f'"{name}"' for name in row)
-        values = [json.dumps(value) if isinstance(value, list | dict) else value for value in row.values()]
-        query(f"INSERT INTO emails ({names}) VALUES ({', '.join(['%s'] * len(row))})", *values)
-        return str(row["id"])
-
-    return add
+    return partial(email_rows.add_email, postgres_url)
 
 
 @pytest.fixture
