@@ -69,6 +69,8 @@ class _Opened:
     """What calls need: credentials, and where they go."""
 
     credentials: Credentials
+    #: Those of them that do not change, of variables and files; None: they are asked for each time.
+    keys: Keys | None
     signer: Signer
     host: str
     client: HttpsClient | _ProxiedClient
@@ -116,16 +118,7 @@ class AwsService:
 
         `ready`: see HttpsClient. Raises CallError, and TooLate where `ready` does.
         """
-        with _limited(self.open_seconds):
-            opened = self._open()
-            try:
-                keys = _keys(opened.credentials)
-            except Exception as error:  # noqa: BLE001 - as in _open
-                expected = isinstance(error, (BotoCoreError, ClientError, OSError))
-                if not expected or time.monotonic() - opened.since > self.trust_seconds:
-                    # What these credentials were made of may not be there any more.
-                    self._opened = None
-                raise CallError(_word(error)) from None
+        opened, keys = self._ready()
         headers = opened.signer.signed(keys, "POST", {"Host": opened.host, **fields}, _digest(body))
         try:
             answer = opened.client.post(body, headers, more_seconds=more_seconds, ready=ready)
@@ -146,6 +139,22 @@ class AwsService:
         """Closes the connections that are idle."""
         if self._opened is not None:
             self._opened.client.close()
+
+    def _ready(self) -> tuple[_Opened, Keys]:
+        """What a call needs. Raises CallError."""
+        opened = self._opened
+        if opened is not None and opened.keys is not None:
+            return opened, opened.keys
+        with _limited(self.open_seconds):
+            opened = self._open()
+            try:
+                return opened, _keys(opened.credentials)
+            except Exception as error:  # noqa: BLE001 - as in _open
+                expected = isinstance(error, (BotoCoreError, ClientError, OSError))
+                if not expected or time.monotonic() - opened.since > self.trust_seconds:
+                    # What these credentials were made of may not be there any more.
+                    self._opened = None
+                raise CallError(_word(error)) from None
 
     def _open(self) -> _Opened:
         with self._opening:
@@ -183,7 +192,8 @@ class AwsService:
                 call_seconds=self.call_seconds,
             )
         signer = Signer(_SIGNED_AS.get(self._name, self._name), region, urlsplit(url).path)
-        return _Opened(found, signer=signer, host=host_field(url), client=calls, since=time.monotonic())
+        keys = _keys(found) if type(found) is Credentials else None
+        return _Opened(found, keys=keys, signer=signer, host=host_field(url), client=calls, since=time.monotonic())
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.server
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -251,6 +253,33 @@ def test_an_answer_that_dribbles_is_not_in_time(pieces: list[bytes]) -> None:
     with pytest.raises(TimeoutError):
         Script(*pieces).call(call_seconds=0.5)
     assert time.monotonic() - began < 60
+
+
+_PATCHED_CALL = """
+from gevent import monkey; monkey.patch_all()
+import sys
+from relay.aws.https import HttpsClient
+client = HttpsClient(sys.argv[1], cafile=None, connect_seconds=5.0, call_seconds=0.3)
+try:
+    client.post(b"x", {})
+except TimeoutError:
+    print("not in time")
+"""
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n"])
+def test_a_call_without_a_whole_answer_ends_in_time_with_gevent(said: bytes) -> None:
+    """Where gevent's timer limits the wait for an answer, and no other; and for what is at hand behind that."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        program = subprocess.Popen([sys.executable, "-c", _PATCHED_CALL, url], stdout=subprocess.PIPE, text=True)
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(said)
+            try:
+                assert program.communicate(timeout=10.0)[0] == "not in time\n"
+            finally:
+                program.kill()
 
 
 def test_what_was_not_sent_is_distinguished_from_what_may_have_been_carried_out(endpoint: Endpoint) -> None:
