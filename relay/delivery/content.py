@@ -78,12 +78,12 @@ class Woven:
         yield b"".join(chain.from_iterable(zip(self.octets.split(SEAM), (*self.tokens, b""), strict=True)))
 
 
-def woven(pieces: Iterable[tuple[Sequence[bytes], Sequence[bytes]]]) -> Content:
-    """Text in pieces of UTF-8, and the token that stands behind each of some pieces; none: no token is among them."""
+def woven(pieces: Iterable[tuple[Sequence[bytes], bytes, Sequence[bytes]]]) -> Content:
+    """Text in pieces of UTF-8, what comes behind each of some pieces, and then the token; none: there is neither."""
     octets: list[bytes] = []
     tokens: list[bytes] = []
-    for texts, behind in pieces:
-        octets.append(SEAM.join([*texts, b""]) if behind else b"".join(texts))
+    for texts, before, behind in pieces:
+        octets.append((before + SEAM).join([*texts, b""]) if behind else b"".join(texts))
         tokens += behind
     return Woven(b"".join(octets), tokens) if tokens else Held(b"".join(octets))
 

@@ -191,6 +191,8 @@ class Deliverer:
                 if isinstance(answer, float):
                     return self._records.put_back(email, answer)
                 outcome = self._regions.judge(handover, answer)
+                # It takes room while others are recorded with this one.
+                del composed, handover
         except Busy:
             return self._records.put_back(email, _BUSY_SECONDS)
         except NoRoom as full:
@@ -227,7 +229,7 @@ class Deliverer:
                     self._regions.rest_with_others(handover.region, permit.kind, permit.seconds)
                 return permit.seconds
             permit.claim_lasts = partial(self._outgoing.may_leave, email.id)
-            handover = replace(handover, permit=permit)
+            handover = handover.permitted(permit)
         put_off = self._put_off(email, handover, records_sent=records_sent)
         if put_off is not None:
             self._give_back_permit(handover)

@@ -59,8 +59,8 @@ def _tracked(
 
 def _spooled(pieces: Iterator[Spliced], spool: Spool) -> Content | None:
     start = spool.size
-    for texts, tokens in pieces:
-        spool.write(b"".join(chain.from_iterable(zip_longest(texts, tokens, fillvalue=b""))))
+    for texts, before, tokens in pieces:
+        spool.write(b"".join(chain.from_iterable(zip_longest(texts, map(before.__add__, tokens), fillvalue=b""))))
         if spool.size - start > MAX_COMPOSED_OCTETS:
             spool.cut(start)
             return None

@@ -29,6 +29,24 @@ class Handover:
     #: To be used right before the first octet leaves; None: the mail may leave at any time.
     permit: Permit | None = None
 
+    def permitted(self, permit: Permit) -> Handover:
+        """The same with a permit."""
+        # perf: 1 µs instead of 2.5 µs with dataclasses.replace, which asks for each field by its name:
+        # python -m timeit -s 'from relay.delivery.provider import Handover; from dataclasses import replace' \
+        # -s 'h = Handover(*"abcdefgh")' 'h.permitted(1); replace(h, permit=1)'
+        return Handover(
+            self.email_id,
+            self.sender,
+            self.to,
+            self.cc,
+            self.bcc,
+            self.content,
+            self.region,
+            self.configuration_set,
+            self.user_id,
+            permit,
+        )
+
     @property
     def recipients(self) -> tuple[str, ...]:
         """All that it goes to: To, then Cc, then Bcc."""

@@ -21,8 +21,8 @@ from relay.postgres.sending_facts import SendingDomain
 
 log = structlog.get_logger(__name__)
 
-#: Pieces of a document, and the token behind each; none: there are no tokens between these pieces.
-Spliced: TypeAlias = tuple[Sequence[bytes], Sequence[bytes]]
+#: Pieces of a document, what comes behind each, and then the token; none: there is neither.
+Spliced: TypeAlias = tuple[Sequence[bytes], bytes, Sequence[bytes]]
 
 _MARKER: Final = b"data-opensend-open-tracking"
 #: What URL parsers leave out of a link wherever it stands (WHATWG URL, section 4.4).
@@ -138,7 +138,9 @@ def _payloads(html: bytes, found: UsualLinks | Link, begin: bytes) -> tuple[Sequ
         plain = octets.replace(b"&amp;", b"&")
         short = len(octets) <= _LONGEST_LINK and len(begin) + len(octets) + 2 < LONGEST_PAYLOAD
         if short and len(octets) - len(plain) == 4 * octets.count(b"&") and _OWN_OCTETS not in plain:
-            return found.spans, [b'%b"%b"}' % (begin, target) for target in plain.split(b"\n")]
+            # JSON has no line end in it.
+            together = b'%b"%b"}' % (begin, plain.replace(b"\n", b'"}\n%b"' % begin))
+            return found.spans, together.split(b"\n")
         candidates = found.spans
     else:
         candidates = () if found.left_alone else ((found.start, found.end),)
@@ -187,15 +189,16 @@ class _Splicing:
         if spans and spans[-1][0] - self._copied <= PIECE:
             starts = [self._copied, *[end for _, end in spans]]
             self._copied = starts[-1]
-            texts = [self._html[start:end] + before for start, (end, _) in zip(starts, spans)]  # noqa: B905 - one more
+            html = self._html
+            texts = [html[start:end] for start, (end, _) in zip(starts, spans)]  # noqa: B905 - one more
             texts[0] = self.ahead + texts[0]
             self.ahead = b""
-            yield texts, tokens
+            yield texts, before, tokens
             return
         for (start, end), token in zip(spans, tokens, strict=True):
             yield from self._copy(start)
             self._copied = end
-            yield (before,), (token,)
+            yield (b"",), before, (token,)
 
     def rest(self) -> Iterator[Spliced]:
         """What is left of the document."""
@@ -203,7 +206,7 @@ class _Splicing:
 
     def _copy(self, end: int) -> Iterator[Spliced]:
         """Up to there, in pieces: the whole may be large, and there is no room for a second one."""
-        yield (self.ahead,), ()
+        yield (self.ahead,), b"", ()
         self.ahead = b""
         for start in range(self._copied, end, PIECE):
-            yield (self._html[start : min(end, start + PIECE)],), ()
+            yield (self._html[start : min(end, start + PIECE)],), b"", ()

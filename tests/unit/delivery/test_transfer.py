@@ -107,7 +107,7 @@ def test_tokens_are_cut_apart_from_the_text_around_them() -> None:
         last = chance.choice(("", '">', '"' + texts(chance))).encode()
         if number % 5 == 0:
             pieces, last = [(text.replace(b"\n", b"\r\n"), behind) for text, behind in pieces], last + b"\r"
-        content = woven([*(((text,), (behind,)) for text, behind in pieces), ((last,), ())])
+        content = woven([*(((b'"',), text[1:], (behind,)) for text, behind in pieces), ((last,), b"", ())])
         octets = b"".join(text + behind for text, behind in pieces) + last
         assert octets_of(content) == octets
         assert content.size == len(octets)
