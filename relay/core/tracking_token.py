@@ -95,7 +95,7 @@ class TrackingTokens:
         signed = b64encode(b"".join([each + b"\0" for each in signatures]), _BASE64URL)
         starts = range(0, len(signed), _SIGNATURE_CHARACTERS + 1)
         return [
-            b"%b.%b" % (each, signed[start : start + _SIGNATURE_CHARACTERS])
+            each + b"." + signed[start : start + _SIGNATURE_CHARACTERS]
             for each, start in zip(encoded, starts, strict=True)
         ]
 

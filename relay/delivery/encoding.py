@@ -32,6 +32,9 @@ def clean(text: str) -> str:
 
 def field(name: str, value: str) -> bytes:
     """A header field of ASCII text, folded before blanks where it is long."""
+    line = f"{name}: {value}"
+    if len(line) <= _LINE and value.strip(" "):
+        return line.rstrip(" ").encode("ascii") + b"\r\n"
     return fold(name, value.split(" "))
 
 

@@ -122,9 +122,10 @@ def _spellings(reference: bytes) -> set[bytes]:
 def _alternatives(text: Content, html: Content, invitation: Part | None) -> list[Part]:
     """What shows the same, the simplest first (RFC 2046 section 5.1.4)."""
     parts = []
-    if text.size or not html.size:
+    has_html = html.size > 0
+    if text.size or not has_html:
         parts.append(_text_part("plain", text if text.size else Held(b"\n")))
-    if html.size:
+    if has_html:
         parts.append(_text_part("html", html))
     if invitation is not None:
         parts.append(invitation)

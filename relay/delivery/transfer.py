@@ -74,7 +74,7 @@ def text_body(content: Content) -> tuple[str, Pieces]:
 
     `content` is UTF-8, its line ends of any kind. 7bit where it may stand as it is, else the smaller one of the others.
     """
-    if isinstance(content, Woven) and max(map(len, content.tokens)) <= _LINE:
+    if isinstance(content, Woven) and all(len(token) <= _LINE for token in content.tokens):
         content = Held(octets_of(content))
     if isinstance(content, Held | Woven):
         name, octets = _short_text(content.octets, content.tokens if isinstance(content, Woven) else ())
