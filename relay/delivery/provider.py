@@ -31,7 +31,7 @@ class Handover:
 
     def permitted(self, permit: Permit) -> Handover:
         """The same with a permit."""
-        # perf: 1 µs instead of 2.5 µs with dataclasses.replace, which asks for each field by its name:
+        # perf: 0.2 µs instead of 1 µs with dataclasses.replace, which asks for each field by its name:
         # python -m timeit -s 'from relay.delivery.provider import Handover; from dataclasses import replace' \
         # -s 'h = Handover(*"abcdefgh")' 'h.permitted(1); replace(h, permit=1)'
         return Handover(
