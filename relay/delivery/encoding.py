@@ -32,10 +32,7 @@ def clean(text: str) -> str:
 
 def field(name: str, value: str) -> bytes:
     """A header field of ASCII text, folded before blanks where it is long."""
-    line = f"{name}: {value}"
-    if len(line) <= _LINE and value.strip(" "):
-        return line.rstrip(" ").encode("ascii") + b"\r\n"
-    return fold(name, value.split(" "))
+    return _unfolded(name, value) or fold(name, value.split(" "))
 
 
 def text_field(name: str, text: str) -> bytes:
@@ -58,9 +55,9 @@ def fold(name: str, words: list[str]) -> bytes:
     """
     # perf: 0.3 µs instead of 1.8 µs for a field that is not folded, as nearly all are:
     # python -m timeit -s 'from relay.delivery.encoding import fold; w = ["a"] * 5' 'fold("Subject", w)'
-    line = f"{name}: {' '.join(words)}"
-    if len(line) <= _LINE and any(words):
-        return line.rstrip(" ").encode("ascii") + b"\r\n"
+    whole = _unfolded(name, " ".join(words))
+    if whole is not None:
+        return whole
     lines: list[str] = []
     line = f"{name}:"
     filled = False
@@ -73,6 +70,12 @@ def fold(name: str, words: list[str]) -> bytes:
             filled = filled or bool(word)
     lines.append(line.rstrip(" ") if filled else line)
     return "\r\n".join(piece for whole in lines for piece in _within_limit(whole)).encode("ascii") + b"\r\n"
+
+
+def _unfolded(name: str, value: str) -> bytes | None:
+    """The field on one line, where it fits and is not blank."""
+    line = f"{name}: {value}"
+    return line.rstrip(" ").encode("ascii") + b"\r\n" if len(line) <= _LINE and value.strip(" ") else None
 
 
 def _within_limit(line: str) -> list[str]:

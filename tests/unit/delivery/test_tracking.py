@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from relay.core.tracking_token import LONGEST_PAYLOAD, LONGEST_TOKEN
 from relay.delivery import tracking as tracking_module
-from relay.delivery.content import octets_of, woven
+from relay.delivery.content import SEAM, Woven, octets_of, woven
 from relay.delivery.html_links import BodyEnd, Link, UsualLinks, links
 from relay.delivery.row import OutgoingEmail
 from relay.delivery.tracking import Tracking, base_of
@@ -96,6 +96,43 @@ def test_no_large_part_of_a_document_is_copied_at_a_time(links_before: int) -> N
     spliced = list(TRACKING.rewrite(email, DOMAIN, html.encode()) or ())
     assert max(sum(map(len, texts)) for texts, *_ in spliced) <= 1.1 * tracking_module.PIECE
     assert restored(octets_of(woven(spliced)).decode()) == html
+
+
+def test_what_stands_behind_a_token_is_never_what_a_line_must_not_begin_with() -> None:
+    """Quoted-printable puts it at the begin of a line (`relay.delivery.content.Woven`)."""
+    source = random.Random(24)
+    pieces = (
+        "<a href=",
+        "https://x.example",
+        "<p",
+        ">",
+        '"',
+        "'",
+        ".",
+        "From ",
+        "F",
+        " ",
+        "/",
+        "<!--[if mso]>",
+        "<![endif]-->",
+    )
+    usual = (
+        '<a href="https://x.example">',
+        "<a href=https://x.example>",
+        "<a href='https://x.example'F>",
+        "</body>",
+        ".",
+        "F",
+    )
+    domain = SendingDomain("00000000-0000-4000-8000-000000000001", "us-east-1", None, True, True, None, "example.com")
+    tokens = 0
+    for _ in range(4_000):
+        html = "".join(source.choices(pieces + usual, k=source.randrange(1, 15)))
+        content = woven(TRACKING.rewrite(row(html=html), domain, html.encode()) or ())
+        if isinstance(content, Woven):
+            tokens += len(content.tokens)
+            assert not re.search(SEAM + rb"[.F]", content.octets), html
+    assert tokens > 4_000
 
 
 def test_references_in_a_link_are_decoded() -> None:
